@@ -1,0 +1,284 @@
+"""Checkpoints that are verified: the only module that imports Orbax.
+
+`WORKDIR/checkpoints/<step>/` holds the state after that many batches, and `manifest/manifest.json`, written
+before the step takes its final name. The manifest has a digest of every array, the same on any mesh, because one
+flipped byte inside array data is restored by Orbax without a word.
+"""
+
+import dataclasses
+import functools
+import importlib.metadata
+import json
+import os
+import subprocess
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+import lmjax
+from lmjax import paths
+from lmjax.errors import CheckpointError
+from lmjax.fields import NonNegativeInt, PositiveInt
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """What is saved, and what is kept.
+
+  every: batches from one checkpoint to the next; the last batch is always followed by one
+  keep_last: newest checkpoints that are kept
+  keep_every: checkpoints at multiples of this stay for good; None for off
+  keep_best: checkpoints with the best validation loss that are kept besides; 0 for none
+  """
+
+  every: PositiveInt
+  keep_last: PositiveInt
+  keep_every: PositiveInt | None
+  keep_best: NonNegativeInt
+
+  def problems(self):
+    """A multiple that no checkpoint falls on would keep nothing."""
+    if self.keep_every is not None and self.keep_every % self.every:
+      yield 'keep_every', self.keep_every, f'must be a multiple of checkpoint.every = {self.every}', 'or None'
+
+
+class _Manifest:
+  """Stores a dict of JSON values as a readable file (Orbax would store it as arrays)."""
+
+  def __init__(self):
+    self._json = ocp.handlers.JsonHandler(filename='manifest.json')
+
+  async def save(self, directory, checkpointable):
+    return await self._json.save(directory, checkpointable)
+
+  async def load(self, directory, abstract_checkpointable=None):
+    return await self._json.load(directory, abstract_checkpointable)
+
+  async def metadata(self, directory):
+    return None
+
+  def is_handleable(self, checkpointable):
+    return isinstance(checkpointable, dict)
+
+  def is_abstract_handleable(self, abstract_checkpointable):
+    return None
+
+
+@jax.jit
+def _digests(leaves):
+  return [_digest(leaf) for leaf in leaves]
+
+
+def _digest(x):
+  """Two uint32 sums over the elements: each one's bits times a hash of its place in the whole array.
+
+  Integer sums do not depend on their order, so every mesh and any number of hosts gives the same digest, and
+  nothing is gathered.
+  """
+  x = x.astype(jnp.uint8) if x.dtype == jnp.bool_ else x
+  width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+  bits = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
+  place = jnp.zeros(x.shape, jnp.uint32)
+  for axis, size in enumerate(x.shape):
+    place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+  return jnp.stack([jnp.sum((bits + 1) * _mix(place + salt)) for salt in (jnp.uint32(1), jnp.uint32(0x9E3779B9))])
+
+
+def _mix(h):
+  """The finaliser of MurmurHash3, made odd: a multiplier without common factors with 2 ** 32."""
+  h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
+  h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
+  return (h ^ (h >> 16)) | 1
+
+
+def describe_arrays(tree) -> dict[str, dict]:
+  """{path: {'shape', 'dtype', 'digest'}} of every array of a tree."""
+  leaves = paths.flatten(tree)
+  digests = _digests(list(leaves.values()))
+  return {
+    path: {'shape': list(leaf.shape), 'dtype': str(leaf.dtype), 'digest': ''.join(f'{int(w):08x}' for w in np.asarray(d))}
+    for (path, leaf), d in zip(leaves.items(), digests)
+  }
+
+
+@functools.cache
+def _git_commit() -> str | None:
+  """The commit of the code that runs, if it runs from a checkout."""
+  here = os.path.dirname(os.path.abspath(lmjax.__file__))
+  try:
+    found = subprocess.run(
+      ['git', '-C', here, 'rev-parse', 'HEAD'], capture_output=True, text=True, timeout=5, check=True
+    )
+    return found.stdout.strip()
+  except (OSError, subprocess.SubprocessError):
+    return None
+
+
+def versions() -> dict[str, str]:
+  """Versions of what wrote a checkpoint."""
+  names = ('jax', 'flax', 'orbax-checkpoint')
+  return {'lmjax': lmjax.__version__, **{name: importlib.metadata.version(name) for name in names}}
+
+
+def read_manifest(directory: epath.Path, step: int) -> dict:
+  """The manifest of a step.
+
+  Raises:
+    CheckpointError: it is missing, broken, or of a newer schema.
+  """
+  file = directory / str(step) / 'manifest' / 'manifest.json'
+  try:
+    manifest = json.loads(file.read_text())
+    schema, _ = manifest['schema'], manifest['arrays']
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise CheckpointError(f'{file}: no readable manifest ({type(error).__name__}); the save was cut short') from error
+  if schema > SCHEMA:
+    raise CheckpointError(f'{file}: schema {schema}, this lmjax reads up to {SCHEMA}; install the newer lmjax')
+  return manifest
+
+
+def saved_steps(directory: epath.Path) -> list[int]:
+  """Steps that have a folder, oldest first, whatever is in it."""
+  if not directory.exists():
+    return []
+  return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
+
+
+class Checkpoints:
+  """The checkpoints of one run.
+
+  Args:
+    workdir: the run's folder, local or `gs://`.
+    config: what is kept.
+    best: name of the validation metric that `keep_best` goes by; lower is better.
+  """
+
+  def __init__(self, workdir, config: CheckpointConfig, best: str):
+    self.directory = epath.Path(os.path.abspath(workdir) if '://' not in str(workdir) else workdir) / 'checkpoints'
+    policies = ocp.training.preservation_policies
+    keep = [policies.LatestN(config.keep_last)]
+    if config.keep_every is not None:
+      keep.append(policies.EveryNSteps(config.keep_every))
+    if config.keep_best:
+      # Orbax keeps the last of the sorted ones: sorted from worst to best
+      metric = lambda metrics: metrics[best]  # noqa: E731
+      keep.append(
+        policies.BestN(get_metric_fn=metric, reverse=True, n=config.keep_best, keep_checkpoints_without_metrics=False)
+      )
+    registry = ocp.handlers.local_registry()
+    registry.add(_Manifest, checkpointable_name='manifest')
+    context = ocp.Context()
+    context.checkpointables.registry = registry
+    self._orbax = ocp.training.Checkpointer(
+      self.directory,
+      context=context,
+      preservation_policy=policies.AnyPreservationPolicy(keep),
+      cleanup_tmp_directories=True,
+    )
+
+  def save(self, step: int, state, facts: dict, metrics: dict[str, float] | None = None) -> None:
+    """Starts saving `state` under `step`; the arrays are copied before this returns, and written afterwards.
+
+    Args:
+      step: batches seen.
+      state: a NamedTuple of trees of arrays.
+      facts: what the manifest says besides versions and digests.
+      metrics: of the evaluation at this step, if there was one.
+
+    Raises:
+      CheckpointError: this save was refused, or an earlier one failed.
+    """
+    tree = state._asdict()
+    manifest = {
+      'schema': SCHEMA,
+      'step': step,
+      'versions': versions(),
+      'git_commit': _git_commit(),
+      'devices': jax.device_count(),
+      **facts,
+      'arrays': describe_arrays(tree),
+    }
+    self.wait()
+    checkpointables = {'state': tree, 'manifest': manifest}
+    saved = self._orbax.save_checkpointables_async(step, checkpointables, force=True, metrics=metrics)
+    if saved is None:
+      raise CheckpointError(f'step {step}: {self.directory} has a later step; use another workdir')
+
+  def wait(self) -> None:
+    """Blocks until nothing is being written.
+
+    Raises:
+      CheckpointError: the write failed (a full disk); older checkpoints are as they were.
+    """
+    try:
+      self._orbax.wait()
+    except Exception as error:
+      raise CheckpointError(f'{self.directory}: saving failed: {error}; older checkpoints are intact') from error
+
+  def restore_latest(self, abstract, check=lambda manifest: None, say=print):
+    """The newest checkpoint that is intact, or None where there is none at all.
+
+    Args:
+      abstract: shapes, dtypes and shardings of the state.
+      check: called with the manifest before arrays are read; raises CheckpointError for another run's.
+      say: told which checkpoints were rejected, and why.
+
+    Returns:
+      (state, manifest), or None.
+
+    Raises:
+      CheckpointError: there are checkpoints, and none is intact: nothing starts again from step 0 unasked.
+    """
+    rejected = []
+    for step in reversed(saved_steps(self.directory)):
+      try:
+        manifest = read_manifest(self.directory, step)
+      except CheckpointError as error:
+        rejected.append((step, str(error)))
+        continue
+      check(manifest)
+      try:
+        state = self._restore(step, abstract, manifest)
+      except Exception as error:  # Orbax and tensorstore raise many types for broken files
+        rejected.append((step, f'{type(error).__name__}: {str(error).splitlines()[0][:200]}'))
+        continue
+      self._set_aside(rejected, say)
+      return state, manifest
+    if rejected:
+      reasons = '; '.join(f'{step}: {reason}' for step, reason in rejected)
+      raise CheckpointError(
+        f'{self.directory}: none of {len(rejected)} checkpoints is intact ({reasons}); '
+        'restore them from a copy, or choose a new --workdir to start again'
+      )
+    return None
+
+  def _restore(self, step, abstract, manifest):
+    target = abstract._asdict()
+    loaded = self._orbax.load_checkpointables(step, {'state': target})['state']
+    found, said = describe_arrays(loaded), manifest['arrays']
+    wrong = [path for path in sorted(found.keys() | said.keys()) if found.get(path) != said.get(path)]
+    if wrong:
+      raise CheckpointError(f'{len(wrong)} arrays differ from their digests, such as {wrong[0]}')
+    return type(abstract)(**loaded)
+
+  def _set_aside(self, rejected, say):
+    """Moves rejected steps out of the way: Orbax would refuse to save a step that is not above them."""
+    for step, reason in rejected:
+      aside = self.directory.parent / 'rejected_checkpoints'
+      aside.mkdir(parents=True, exist_ok=True)
+      target = aside / f'{step}-{int(time.time())}'
+      say(f'checkpoint {step} rejected: {reason}; moved to {target}')
+      (self.directory / str(step)).rename(target)
+    if rejected:
+      self._orbax.reload()
+
+  def close(self) -> None:
+    """Waits, then lets go of the folder."""
+    self.wait()
+    self._orbax.close()

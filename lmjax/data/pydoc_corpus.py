@@ -1,0 +1,149 @@
+"""The embedded corpus: the language reference of `pydoc` and the docstrings of the standard library.
+
+It is there wherever Python is, so a first run needs no download. Modules are parsed, not imported: importing
+the standard library opens browsers (`antigravity`) and prints poems (`this`); and parsing finds docstrings
+under -OO.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib
+import inspect
+import os
+import platform
+import sys
+import sysconfig
+from collections.abc import Iterator
+
+from lmjax.errors import DataError
+
+# Shorter docstrings are mostly "Return self+value." and the like: they repeat, and teach little prose.
+_SHORTEST = 80
+
+_SKIPPED_FOLDERS = frozenset(
+  'site-packages dist-packages __pycache__ test tests idle_test turtledemo lib2to3 ensurepip'.split()
+)
+
+# Extension modules whose import has no side effects; one that a build lacks is passed over.
+_EXTENSIONS = """
+  builtins sys math cmath time itertools array zlib binascii select unicodedata errno atexit gc marshal mmap
+  pyexpat signal _abc _ast _asyncio _bisect _bz2 _codecs _collections _csv _ctypes _datetime _decimal
+  _elementtree _functools _hashlib _heapq _io _json _locale _lzma _operator _pickle _posixsubprocess _queue
+  _random _socket _sqlite3 _sre _ssl _stat _statistics _string _struct _symtable _thread _tracemalloc
+  _typing _warnings _weakref _zoneinfo posix pwd grp fcntl resource termios syslog
+""".split()
+
+
+def documents() -> Iterator[tuple[str, str]]:
+  """Yields (where, text): the topics of the language reference, then each docstring once, in a fixed
+  order."""
+  for index, text in enumerate(_scan()):
+    yield f'pydoc, document {index}', text
+
+
+def identity() -> dict:
+  """The Python version and the sizes of the standard library's files (distributions patch them)."""
+  sizes = hashlib.blake2b(digest_size=16)
+  folder = _library()
+  for name in _module_files(folder):
+    sizes.update(f'{os.path.relpath(name, folder)} {os.path.getsize(name)}\n'.encode())
+  return {
+    'kind': 'pydoc',
+    'python': platform.python_version(),
+    'implementation': platform.python_implementation(),
+    'platform': sys.platform,
+    'library': sizes.hexdigest(),
+  }
+
+
+@functools.lru_cache(maxsize=1)
+def _scan() -> tuple[str, ...]:
+  """All documents, about 2.5 MB. Kept, since the tokenizer's sample and the token store both read them."""
+  texts = dict.fromkeys(_topics())
+  folder = _library()
+  for name in _module_files(folder):
+    with open(name, 'rb') as file:
+      code = file.read()
+    try:
+      tree = ast.parse(code)
+    except (SyntaxError, ValueError):  # templates and test data may stand among the modules
+      continue
+    texts.update(dict.fromkeys(_prose(_docstrings(tree))))
+  texts.update(dict.fromkeys(_prose(_extension_docstrings())))
+  return tuple(texts)
+
+
+def _library() -> str:
+  folder = sysconfig.get_paths()['stdlib']
+  if not os.path.isfile(os.path.join(folder, 'ast.py')):
+    raise DataError(
+      f"pydoc: Python's standard library is not at {folder} as source files; the embedded corpus is read "
+      'from them; '
+      'name another source in data.sources'
+    )
+  return folder
+
+
+def _module_files(folder: str) -> list[str]:
+  found = []
+  for root, folders, names in os.walk(folder):
+    folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS and not name.startswith('config-')]
+    # _sysconfigdata and pydoc_data are generated: the one is a dict of paths, the other is read as topics.
+    found += [
+      os.path.join(root, name)
+      for name in names
+      if name.endswith('.py')
+      and not name.startswith('_sysconfigdata')
+      and os.path.basename(root) != 'pydoc_data'
+    ]
+  return sorted(found)
+
+
+def _topics() -> list[str]:
+  try:
+    from pydoc_data import topics
+  except ImportError:  # some distributions leave it out
+    return []
+  return [text.strip() + '\n' for _, text in sorted(topics.topics.items())]
+
+
+def _docstrings(tree: ast.Module) -> Iterator[str | None]:
+  """The docstrings of a module, its classes and functions, in the order of the source."""
+  stack = [tree]
+  while stack:
+    node = stack.pop()
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+      yield ast.get_docstring(node)
+    # Definitions also stand under `if` and `try`; nothing else that holds statements is looked into.
+    for block in ('finalbody', 'handlers', 'orelse', 'body'):
+      stack.extend(
+        child
+        for child in reversed(getattr(node, block, None) or [])
+        if isinstance(
+          child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.If | ast.Try | ast.ExceptHandler
+        )
+      )
+
+
+def _extension_docstrings() -> Iterator[str | None]:
+  for name in _EXTENSIONS:
+    try:
+      module = importlib.import_module(name)
+    except ImportError:
+      continue
+    yield module.__doc__
+    for _, value in sorted(vars(module).items()):
+      if inspect.isclass(value):
+        yield from (
+          getattr(member, '__doc__', None) for _, member in sorted(vars(value).items()) if callable(member)
+        )
+        yield value.__doc__ if inspect.isclass(value) else None
+      elif inspect.isbuiltin(value):
+        yield value.__doc__
+
+
+def _prose(docstrings) -> Iterator[str]:
+  for text in docstrings:
+    if isinstance(text, str) and len(text := inspect.cleandoc(text)) >= _SHORTEST:
+      yield text + '\n'

@@ -1,0 +1,39 @@
+"""What can go wrong for a user. Each message gives value, rule and remedy; each class its exit code."""
+
+
+class LmjaxError(ValueError):
+  """A problem that the user can mend. `main` prints it without a traceback and exits with `exit_code`."""
+
+  exit_code = 1
+
+
+class ConfigError(LmjaxError):
+  """The command line or the config. Holds every problem found, one line each.
+
+  Attributes:
+    problems: tuple of lines, each `path = value: rule; remedy`.
+  """
+
+  exit_code = 2
+
+  def __init__(self, problems):
+    self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+    super().__init__('\n'.join(self.problems))
+
+
+class DataError(LmjaxError):
+  """A corpus, a record, a tokenizer or a token store."""
+
+  exit_code = 3
+
+
+class CheckpointError(LmjaxError):
+  """A checkpoint that is missing, broken, or of another run."""
+
+  exit_code = 4
+
+
+class NonFiniteError(LmjaxError):
+  """Too many steps in a row whose loss or gradient was not finite."""
+
+  exit_code = 5

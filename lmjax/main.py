@@ -1,0 +1,54 @@
+"""`python -m lmjax.main --config=FILE.py[:arg,arg=value] [--workdir=DIR] [--config.a.b=value ...]`
+
+Trains the run that the config describes; the same command again goes on where it stopped. Where several hosts
+are not found by themselves (TPU pods and SLURM are): --coordinator=HOST:PORT --processes=N --process=I on each.
+"""
+
+import sys
+
+from lmjax import command_line
+from lmjax.errors import ConfigError, LmjaxError
+
+FLAGS = {'coordinator': str, 'processes': int, 'process': int}
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command line; returns the exit code."""
+  try:
+    return run(sys.argv[1:] if argv is None else argv)
+  except LmjaxError as error:
+    for line in str(error).splitlines():
+      print(f'lmjax: {line}', file=sys.stderr)
+    return error.exit_code
+
+
+def run(argv: list[str]) -> int:
+  """Reads the config, reports all of its problems at once, and trains."""
+  flags = command_line.parse_command_line(argv, FLAGS)
+  if flags.help and flags.file is None:
+    print(__doc__ + '\nWith --config=FILE --help: every leaf of that config, with type and meaning.')
+    return 0
+  if flags.file is None:
+    raise ConfigError(flags.problems)
+  config = command_line.load_config_file(flags.file, flags.argument)
+  # jax and what stands on it take seconds to import: a mistake above is told without them
+  import jax
+
+  from lmjax import config as config_lib
+  from lmjax import schema, sharding
+
+  config, problems = schema.override(config_lib.Config, config, flags.assignments)
+  if flags.help:
+    print(f'{flags.file}\n\n{schema.describe(config_lib.Config, config)}')
+    return 0
+  problems = [*flags.problems, *problems]
+  sharding.join_hosts(**flags.extra)
+  built = config_lib.build(config, devices=jax.device_count(), problems=problems)
+  from lmjax.train import train
+
+  train(built, flags.workdir or command_line.default_workdir(flags.file, flags.argument))
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,76 @@
+"""What stands on the backbone. Legend: B batch, T length, D width, V rows of the vocabulary."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from lmjax.models.axes import Named, names_of
+from lmjax.models.transformer import GATED, PLAIN, ModelConfig, Norm, Transformer, linear
+
+
+class MlmTransform(nn.Module):
+  """BERT's dense layer, activation and norm before the output embedding (https://arxiv.org/abs/1810.04805)."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, x_BTD):
+    """x_BTD -> x_BTD."""
+    c = self.config
+    x_BTD = linear(c, c.width, ('embed', None), c.init_std, 'dense')(x_BTD)
+    # a gated activation has no gate here: ModernBERT, too, takes its plain GELU
+    activation = PLAIN['gelu'] if c.activation in GATED else PLAIN[c.activation]
+    return Norm(c, name='norm')(activation(x_BTD))
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+  """Backbone and output embedding: what both pre-training objectives train.
+
+  `init` gives {'embeddings', 'layers', 'final_norm', 'head'}; the head is empty (absent) where embeddings are tied
+  and there is no transform.
+  """
+
+  backbone: Transformer
+
+  def init(self, key: jax.Array) -> dict:
+    """Random float32 parameters."""
+    backbone_key, head_key = jax.random.split(key)
+    params = self.backbone.init(backbone_key)
+    head = nn.unbox(self._init_head(head_key))
+    return {**params, 'head': head} if head else params
+
+  def axes(self) -> dict:
+    """Logical axis names of every parameter."""
+    head = names_of(jax.eval_shape(lambda: self._init_head(jax.random.key(0))))
+    return {**self.backbone.axes(), 'head': head} if head else self.backbone.axes()
+
+  def _init_head(self, key):
+    c, rows = self.backbone.config, self.backbone.rows
+    transform_key, output_key = jax.random.split(key)
+    head = {}
+    if c.mlm_transform:
+      head['transform'] = MlmTransform(c).init(transform_key, jnp.zeros((1, 1, c.width), c.dtype))['params']
+      head['bias'] = Named(jnp.zeros((rows,)), ('vocab',))
+    if not c.tied_embeddings:
+      kernel = nn.initializers.normal(c.init_std)(output_key, (c.width, rows))
+      head['output'] = {'kernel': Named(kernel, ('embed', 'vocab'))}
+    return head
+
+  def output(self, params: dict, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """What the logits are made of: x_BTD (transformed), kernel_DV, bias_V or None; logits = x @ kernel + bias."""
+    c = self.backbone.config
+    if c.mlm_transform:
+      x_BTD = MlmTransform(c).apply({'params': params['head']['transform']}, x_BTD)
+    tied = c.tied_embeddings
+    kernel_DV = params['embeddings']['token']['embedding'].T if tied else params['head']['output']['kernel']
+    return x_BTD, kernel_DV, params['head']['bias'] if c.mlm_transform else None
+
+  def logits(self, params: dict, x_BTD: jax.Array) -> jax.Array:
+    """Float32 logits [B, T, vocab_size] at every position of x: for generation and tests, not for training."""
+    x_BTD, kernel_DV, bias_V = self.output(params, x_BTD)
+    logits = jnp.einsum('BTD,DV->BTV', x_BTD, kernel_DV.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+    logits = logits if bias_V is None else logits + bias_V
+    return logits[..., : self.backbone.vocab_size]

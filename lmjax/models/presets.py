@@ -1,0 +1,193 @@
+"""Model shapes with their sources, each with a recipe that fits eight TPU v5e chips (`v5e:2x4`, 16 GB each).
+
+A preset is {'model': leaves of ModelConfig, 'recipe': what a config file needs besides}. Recipes are starting
+points, not tuned runs; the tiny ones were tuned on two CPU cores.
+"""
+
+import difflib
+
+from lmjax.errors import ConfigError
+
+_COMMON = dict(
+  rope_theta=None,
+  rope_theta_local=None,
+  max_length=None,
+  qk_norm=False,
+  window=None,
+  global_every=None,
+  segment_types=None,
+  embedding_norm=False,
+  mlm_transform=False,
+  embedding_dropout=0.0,
+  attention_dropout=0.0,
+  residual_dropout=0.0,
+  init_std=0.02,
+  residual_init='plain',
+  vocab_multiple=128,
+  scan=True,
+  remat='none',
+  dtype='bfloat16',
+  attention_implementation='auto',
+)
+
+# Radford et al. 2019, https://cdn.openai.com/better-language-models/language_models.pdf; shapes as in
+# https://huggingface.co/openai-community/gpt2/blob/main/config.json, without dropout, since a web-scale corpus is
+# seen about once.
+_GPT2 = _COMMON | dict(
+  attention='causal',
+  positions='learned',
+  max_length=1024,
+  norm='layernorm',
+  norm_eps=1e-5,
+  norm_placement='pre',
+  activation='gelu_tanh',
+  biases=True,
+  tied_embeddings=True,
+  residual_init='scaled',
+)
+
+# Touvron et al. 2023, https://arxiv.org/abs/2302.13971
+_LLAMA = _COMMON | dict(
+  attention='causal',
+  positions='rotary',
+  rope_theta=10000.0,
+  norm='rmsnorm',
+  norm_eps=1e-6,
+  norm_placement='pre',
+  activation='swiglu',
+  biases=False,
+  tied_embeddings=False,
+)
+
+# Devlin et al. 2019, https://arxiv.org/abs/1810.04805;
+# https://huggingface.co/google-bert/bert-base-uncased/blob/main/config.json
+_BERT = _COMMON | dict(
+  attention='bidirectional',
+  positions='learned',
+  max_length=512,
+  norm='layernorm',
+  norm_eps=1e-12,
+  norm_placement='post',
+  activation='gelu',
+  biases=True,
+  tied_embeddings=True,
+  segment_types=2,
+  embedding_norm=True,
+  mlm_transform=True,
+  embedding_dropout=0.1,
+  attention_dropout=0.1,
+  residual_dropout=0.1,
+)
+
+# Warner et al. 2024, https://arxiv.org/abs/2412.13663, appendix D; its first layer has no norm before the
+# attention, here it has one.
+_MODERNBERT = _COMMON | dict(
+  attention='bidirectional',
+  positions='rotary',
+  rope_theta=160000.0,
+  rope_theta_local=10000.0,
+  norm='layernorm',
+  norm_eps=1e-5,
+  norm_placement='pre',
+  activation='geglu',
+  biases=False,
+  window=128,
+  global_every=3,
+  tied_embeddings=True,
+  embedding_norm=True,
+  mlm_transform=True,
+)
+
+# For two CPU cores: what trains fastest at this size (pre-norm, rotary, QK-norm, written-out layers, float32).
+_TINY = _LLAMA | dict(
+  qk_norm=True, tied_embeddings=True, scan=False, dtype='float32', activation='gelu', vocab_multiple=64
+)
+
+
+def _shape(layers, width, heads, mlp_width, kv_heads=None):
+  return dict(layers=layers, width=width, heads=heads, kv_heads=kv_heads or heads, mlp_width=mlp_width)
+
+
+def _recipe(vocab_size, length, batch_size, learning_rate, steps, chunk, warmup_steps=1000, fsdp=1):
+  return dict(
+    vocab_size=vocab_size,
+    length=length,
+    batch_size=batch_size,
+    learning_rate=learning_rate,
+    steps=steps,
+    chunk=chunk,
+    warmup_steps=warmup_steps,
+    mesh=dict(data=None, fsdp=fsdp, tensor=1),
+  )
+
+
+PRESETS = {
+  # learns in three minutes on two cores
+  'tiny': dict(
+    model=_TINY | _shape(4, 256, 4, 1024),
+    recipe=_recipe(4096, 128, 8, 4e-3, 600, 64, warmup_steps=40),
+  ),
+  'tiny_encoder': dict(
+    model=_TINY | _shape(4, 256, 4, 1024) | dict(attention='bidirectional'),
+    recipe=_recipe(4096, 128, 8, 3e-3, 800, 64, warmup_steps=40),
+  ),
+  # for tests: runs a step in milliseconds
+  'mini': dict(
+    model=_TINY | _shape(2, 64, 4, 128),
+    recipe=_recipe(768, 64, 8, 3e-3, 20, 16, warmup_steps=2),
+  ),
+  'mini_encoder': dict(
+    model=_TINY | _shape(2, 64, 4, 128) | dict(attention='bidirectional'),
+    recipe=_recipe(768, 64, 8, 3e-3, 20, 16, warmup_steps=2),
+  ),
+  'gpt2_small': dict(
+    model=_GPT2 | _shape(12, 768, 12, 3072),
+    recipe=_recipe(50257, 1024, 256, 6e-4, 100_000, 128),
+  ),
+  'gpt2_medium': dict(
+    model=_GPT2 | _shape(24, 1024, 16, 4096) | dict(remat='dots'),
+    recipe=_recipe(50257, 1024, 128, 3e-4, 100_000, 128, fsdp=8),
+  ),
+  # Zhao et al. 2024 (GaLore), https://arxiv.org/abs/2403.03507, table 11
+  'llama_60m': dict(
+    model=_LLAMA | _shape(8, 512, 8, 1376),
+    recipe=_recipe(32000, 1024, 256, 1e-3, 10_000, 128),
+  ),
+  # https://huggingface.co/JackFram/llama-160m/blob/main/config.json
+  'llama_160m': dict(
+    model=_LLAMA | _shape(12, 768, 12, 3072),
+    recipe=_recipe(32000, 1024, 256, 6e-4, 50_000, 128),
+  ),
+  # https://huggingface.co/meta-llama/Llama-3.2-1B/blob/main/config.json, without its rotary scaling
+  'llama_1b': dict(
+    model=_LLAMA
+    | _shape(16, 2048, 32, 8192, kv_heads=8)
+    | dict(rope_theta=500000.0, norm_eps=1e-5, tied_embeddings=True, remat='full'),
+    recipe=_recipe(128256, 2048, 64, 3e-4, 200_000, 128, fsdp=8),
+  ),
+  'bert_base': dict(
+    model=_BERT | _shape(12, 768, 12, 3072) | dict(remat='dots'),
+    recipe=_recipe(30522, 512, 256, 1e-4, 1_000_000, 128, warmup_steps=10_000),
+  ),
+  'modernbert_base': dict(
+    model=_MODERNBERT | _shape(22, 768, 12, 1152) | dict(remat='dots'),
+    recipe=_recipe(50368, 1024, 128, 8e-4, 100_000, 128),
+  ),
+}
+
+
+def get(name: str, attention: str) -> dict:
+  """A preset by name, for a causal or a bidirectional model.
+
+  Raises:
+    ConfigError: no such preset, or one of the other kind.
+  """
+  fitting = [key for key, preset in PRESETS.items() if preset['model']['attention'] == attention]
+  if name in fitting:
+    return PRESETS[name]
+  if name in PRESETS:
+    kind = PRESETS[name]['model']['attention']
+    raise ConfigError(f'preset = {name}: is {kind}, this objective needs {attention}; choose one of {", ".join(fitting)}')
+  close = difflib.get_close_matches(name, fitting, 1)
+  hint = f'did you mean {close[0]}?' if close else f'choose one of {", ".join(fitting)}'
+  raise ConfigError(f'preset = {name}: no such preset; {hint}')

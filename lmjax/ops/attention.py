@@ -1,0 +1,133 @@
+"""Scaled dot-product attention behind one interface, whatever kernel runs it.
+
+Legend: B batch, T queries, S keys, H heads, G key-value heads (H a multiple of G), K head width.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.ops.masks import attention_mask
+
+# The splash kernel works on blocks of this many positions and takes no other lengths.
+SPLASH_BLOCK = 128
+
+
+def choose(implementation: str, dtype: str, dropout: float) -> str:
+  """The kernel that 'auto' means on this backend; any other name is itself.
+
+  Only the XLA path applies dropout to the attention weights; cuDNN's takes no float32.
+  """
+  if implementation != 'auto':
+    return implementation
+  if jax.default_backend() == 'gpu' and dtype == 'bfloat16' and dropout == 0.0:
+    return 'cudnn'
+  return 'xla'
+
+
+def attend(
+  q_BTHK: jax.Array,
+  k_BSGK: jax.Array,
+  v_BSGK: jax.Array,
+  *,
+  causal: bool,
+  window: int | jax.Array | None = None,
+  q_index_T: jax.Array | None = None,
+  q_segments_BT: jax.Array | None = None,
+  k_segments_BS: jax.Array | None = None,
+  implementation: str = 'xla',
+  dropout: float = 0.0,
+  key: jax.Array | None = None,
+) -> jax.Array:
+  """Attention (https://arxiv.org/abs/1706.03762, section 3.2.1), softmax in float32.
+
+  Args:
+    q_BTHK: queries, unscaled; they are scaled by K ** -0.5.
+    k_BSGK: keys; each serves H // G query heads.
+    v_BSGK: values.
+    causal: see `attention_mask`, as for window and segments.
+    window: sliding window in tokens, or None.
+    q_index_T: place of each query among the keys; None: 0 .. T-1.
+    q_segments_BT: document numbers, or None for one document a row.
+    k_segments_BS: the same for the keys.
+    implementation: 'xla' (the reference), 'cudnn' (GPU, bfloat16) or 'splash' (TPU).
+    dropout: rate on the attention weights (xla alone).
+    key: for dropout; None: no dropout.
+
+  Returns:
+    [B, T, H, K] in the dtype of the queries.
+  """
+  T, S = q_BTHK.shape[1], k_BSGK.shape[1]
+  if implementation == 'splash' and q_index_T is None:
+    return _splash(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, causal=causal, window=window)
+  mask = attention_mask(
+    jnp.arange(T) if q_index_T is None else q_index_T,
+    jnp.arange(S),
+    causal=causal,
+    window=window,
+    q_segments_BT=q_segments_BT,
+    k_segments_BS=k_segments_BS,
+  )
+  if dropout > 0.0 and key is not None:
+    return _with_dropout(q_BTHK, k_BSGK, v_BSGK, mask, dropout, key)
+  kernel = 'cudnn' if implementation == 'cudnn' and q_index_T is None else 'xla'
+  return jax.nn.dot_product_attention(q_BTHK, k_BSGK, v_BSGK, mask=mask, implementation=kernel)
+
+
+def _with_dropout(q_BTHK, k_BSGK, v_BSGK, mask, rate, key):
+  """`jax.nn.dot_product_attention` has no dropout."""
+  B, T, H, K = q_BTHK.shape
+  G = k_BSGK.shape[2]
+  q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)
+  scores_BGRTS = jnp.einsum('BTGRK,BSGK->BGRTS', q_BTGRK, k_BSGK, preferred_element_type=jnp.float32) * K**-0.5
+  if mask is not None:
+    scores_BGRTS = jnp.where(mask[:, :, None], scores_BGRTS, jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(scores_BGRTS, axis=-1)
+  kept = jax.random.bernoulli(key, 1.0 - rate, weights.shape)
+  weights = jnp.where(kept, weights / (1.0 - rate), 0.0).astype(v_BSGK.dtype)
+  return jnp.einsum('BGRTS,BSGK->BTGRK', weights, v_BSGK).reshape(B, T, H, K)
+
+
+def _splash(q_BTHK, k_BSGK, v_BSGK, segments_BT, *, causal, window, interpret=False):
+  """Pallas splash attention, on each device's own rows and heads (a Pallas call is opaque to the partitioner)."""
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+
+  kernel = _splash_kernel(q_BTHK.shape[2], q_BTHK.shape[1], causal, window, interpret)
+  if segments_BT is None:
+    segments_BT = jnp.ones(q_BTHK.shape[:2], jnp.int32)
+
+  def local(q_BTHK, k_BSGK, v_BSGK, segments_BT):
+    # grouped heads: splash's multi-head kernel wants as many key heads as query heads
+    repeats = q_BTHK.shape[2] // k_BSGK.shape[2]
+    k_BSHK, v_BSHK = (jnp.repeat(x, repeats, axis=2) for x in (k_BSGK, v_BSGK))
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_BTHK * q_BTHK.shape[-1] ** -0.5, k_BSHK, v_BSHK))
+    ids = kernels.SegmentIds(q=segments_BT, kv=segments_BT)
+    return jnp.swapaxes(jax.vmap(kernel)(q, k, v, segment_ids=ids), 1, 2).astype(q_BTHK.dtype)
+
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return local(q_BTHK, k_BSGK, v_BSGK, segments_BT)
+  P = jax.sharding.PartitionSpec
+  kernel = _splash_kernel(q_BTHK.shape[2] // mesh.shape['tensor'], q_BTHK.shape[1], causal, window, interpret)
+  heads, rows = P(('data', 'fsdp'), None, 'tensor', None), P(('data', 'fsdp'), None)
+  return jax.shard_map(local, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)(
+    q_BTHK, k_BSGK, v_BSGK, segments_BT
+  )
+
+
+@functools.lru_cache(maxsize=None)
+def _splash_kernel(heads, length, causal, window, interpret):
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+  if causal:
+    one = masks.CausalMask((length, length)) if window is None else masks.LocalMask((length, length), (window - 1, 0), 0)
+  elif window is None:
+    one = masks.FullMask((length, length))
+  else:
+    one = masks.LocalMask((length, length), (window // 2, window // 2), 0)
+  with jax.ensure_compile_time_eval():
+    return kernels.make_splash_mha(
+      masks.MultiHeadMask([one] * heads), head_shards=1, q_seq_shards=1, interpret=interpret
+    )

@@ -1,0 +1,44 @@
+"""Which position may look at which. Legend: B batch, T queries, S keys."""
+
+import jax
+import jax.numpy as jnp
+
+
+def attention_mask(
+  q_index_T: jax.Array,
+  k_index_S: jax.Array,
+  *,
+  causal: bool,
+  window: int | jax.Array | None = None,
+  q_segments_BT: jax.Array | None = None,
+  k_segments_BS: jax.Array | None = None,
+) -> jax.Array | None:
+  """True where a query may attend to a key.
+
+  Args:
+    q_index_T: place of each query in the row. Places, not positions: these never restart.
+    k_index_S: place of each key in the row.
+    causal: keys after the query are hidden.
+    window: how wide a sliding window is, in tokens. Causal: the query and the `window - 1` before it;
+      bidirectional: `window // 2` on each side (ModernBERT, https://arxiv.org/abs/2412.13663, section 2.1).
+      An array where layers are scanned and their windows differ.
+    q_segments_BT: document number of each query; only equal numbers see each other. Padding is segment 0 and
+      sees padding, so that no row of the softmax is empty.
+    k_segments_BS: the same for keys.
+
+  Returns:
+    bool [B or 1, 1, T, S], or None where everything is visible.
+  """
+  ahead_TS = k_index_S[None, :] - q_index_T[:, None]
+  visible = None
+  if causal:
+    visible = ahead_TS <= 0
+  if window is not None:
+    near = ahead_TS > -window if causal else jnp.abs(ahead_TS) <= window // 2
+    visible = near if visible is None else visible & near
+  if visible is not None:
+    visible = visible[None, None]
+  if q_segments_BT is not None:
+    same = (q_segments_BT[:, :, None] == k_segments_BS[:, None, :])[:, None]
+    visible = same if visible is None else visible & same
+  return visible

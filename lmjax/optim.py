@@ -1,0 +1,146 @@
+"""How the weights move: optax, with a learning rate that is a function of the batch number."""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lmjax import paths
+from lmjax.errors import ConfigError
+from lmjax.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Share
+
+# Which settings each optimizer reads; the others must be None, so that none is silently without effect.
+SETTINGS = {
+  'adamw': {'b1', 'b2', 'eps'},
+  'lion': {'b1', 'b2'},
+  'adafactor': {'momentum'},
+  'muon': {'b1', 'b2', 'eps', 'momentum'},
+}
+OPTIONAL = {('adafactor', 'momentum')}
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+  """The optimizer and its schedule.
+
+  name: adamw (arXiv:1711.05101), lion (arXiv:2302.06675), adafactor (arXiv:1804.04235) or muon (arXiv:2502.16982)
+  learning_rate: the highest step size
+  schedule: after the warm-up: constant, linear, cosine (arXiv:1608.03983) or wsd (constant, then linear)
+  warmup_steps: batches over which the rate rises linearly from 0
+  decay_steps: batches over which wsd falls at the end; None with the other schedules
+  final_rate: the rate at the end, as a share of the highest; None with constant
+  weight_decay: decoupled, times the learning rate
+  no_decay: path patterns of parameters that are not decayed
+  b1: decay of Adam's and Lion's first moment
+  b2: decay of Adam's second moment (Lion: of its momentum)
+  eps: added to the root of Adam's second moment
+  momentum: of Muon, and of Adafactor if any
+  clip_norm: gradients are scaled down to this global norm; None for off
+  """
+
+  name: Literal['adamw', 'lion', 'adafactor', 'muon']
+  learning_rate: PositiveFloat
+  schedule: Literal['constant', 'linear', 'cosine', 'wsd']
+  warmup_steps: NonNegativeInt
+  decay_steps: PositiveInt | None
+  final_rate: Share | None
+  weight_decay: NonNegativeFloat
+  no_decay: tuple[str, ...]
+  b1: Rate | None
+  b2: Rate | None
+  eps: PositiveFloat | None
+  momentum: Rate | None
+  clip_norm: PositiveFloat | None
+
+  def problems(self):
+    """Settings that the optimizer or the schedule does not read, or lacks."""
+    for leaf in ('b1', 'b2', 'eps', 'momentum'):
+      value = getattr(self, leaf)
+      if leaf in SETTINGS[self.name]:
+        if value is None and (self.name, leaf) not in OPTIONAL:
+          yield leaf, None, f'is needed by {self.name}', 'give it a number'
+      elif value is not None:
+        yield leaf, value, f'has no effect with {self.name}', 'set it to None'
+    if (self.schedule == 'wsd') != (self.decay_steps is not None):
+      rule = 'is needed with wsd' if self.schedule == 'wsd' else f'has no effect with {self.schedule}'
+      yield 'decay_steps', self.decay_steps, rule, 'only wsd has it'
+    if (self.schedule == 'constant') != (self.final_rate is None):
+      rule = 'has no effect with constant' if self.schedule == 'constant' else f'is needed with {self.schedule}'
+      yield 'final_rate', self.final_rate, rule, 'give a share, or None with constant'
+    if not self.weight_decay and self.no_decay:
+      yield 'no_decay', self.no_decay, 'has no effect with weight_decay = 0', 'set it to ()'
+
+
+def learning_rate(config: OptimConfig, total_steps: int):
+  """The schedule: batch number (from 0) -> step size."""
+  peak, warmup = config.learning_rate, config.warmup_steps
+  if config.schedule == 'constant':
+    after = optax.constant_schedule(peak)
+  elif config.schedule == 'wsd':
+    stable = max(total_steps - warmup - config.decay_steps, 0)
+    decay = optax.linear_schedule(peak, peak * config.final_rate, config.decay_steps)
+    after = optax.join_schedules([optax.constant_schedule(peak), decay], [stable])
+  elif config.schedule == 'linear':
+    after = optax.linear_schedule(peak, peak * config.final_rate, max(total_steps - warmup, 1))
+  else:
+    after = optax.cosine_decay_schedule(peak, max(total_steps - warmup, 1), alpha=config.final_rate)
+  if not warmup:
+    return after
+  # the first batch already moves the weights: the rise begins at 1 / warmup, not at 0
+  rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+  return optax.join_schedules([rise, after], [warmup])
+
+
+def make(config: OptimConfig) -> optax.GradientTransformation:
+  """Gradients -> updates for a learning rate of 1; `train` multiplies them by the schedule.
+
+  So the optimizer's state holds no count of its own for the rate, and a skipped batch still counts.
+  """
+
+  def decayed(params):
+    mask = paths.map_with_path(lambda path, _: not paths.matches(path, config.no_decay), params)
+    for pattern in config.no_decay:
+      if not any(paths.matches(path, (pattern,)) for path in paths.flatten(params)):
+        raise ConfigError(f'optim.no_decay = {pattern!r}: matches no parameter; remove it or correct it')
+    return mask
+
+  decay = dict(weight_decay=config.weight_decay, mask=decayed)
+  if config.name == 'adamw':
+    return optax.adamw(1.0, config.b1, config.b2, config.eps, **decay)
+  if config.name == 'lion':
+    return optax.lion(1.0, config.b1, config.b2, **decay)
+  if config.name == 'adafactor':
+    factored = optax.adafactor(None, momentum=config.momentum)
+    return optax.chain(factored, optax.add_decayed_weights(-config.weight_decay, decayed))
+  return optax.contrib.muon(
+    1.0,
+    beta=config.momentum,
+    eps=config.eps,
+    weight_decay=config.weight_decay,
+    weight_decay_mask=decayed,
+    adam_b1=config.b1,
+    adam_b2=config.b2,
+    # updates as large as Adam's, so that one learning rate serves both (arXiv:2502.16982, section 2.2)
+    consistent_rms=0.2,
+    muon_weight_dimension_numbers=_hidden_matrices,
+  )
+
+
+def _hidden_matrices(params):
+  """Muon takes the kernels of the layers; embeddings, norms and the head get Adam (arXiv:2502.16982)."""
+  from optax.contrib import MuonDimensionNumbers
+
+  def numbers(path, p):
+    return MuonDimensionNumbers() if path.startswith('layers/') and p.ndim == 2 else None
+
+  return paths.map_with_path(numbers, params)
+
+
+def clip(grads, norm: jax.Array, limit: float | None):
+  """Scales gradients of global norm `norm` down to `limit`."""
+  if limit is None:
+    return grads
+  scale = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12))
+  return jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)

@@ -1,0 +1,29 @@
+"""One way to name a leaf of a tree: its keys joined by '/', as in `layers/3/attention/query/kernel`."""
+
+import fnmatch
+
+import jax
+
+
+def path_of(keys) -> str:
+  """Keys as `jax.tree_util` gives them -> 'a/b/0/c'."""
+  return '/'.join(jax.tree_util.keystr((key,), simple=True) for key in keys)
+
+
+def flatten(tree, is_leaf=None) -> dict:
+  """A tree -> {path: leaf}, in the tree's order."""
+  return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)}
+
+
+def map_with_path(function, tree, *rest):
+  """`function(path, leaf, ...)` at every leaf."""
+  return jax.tree_util.tree_map_with_path(lambda keys, *leaves: function(path_of(keys), *leaves), tree, *rest)
+
+
+def matches(path: str, patterns) -> bool:
+  """Whether any shell pattern matches the whole path; `*` crosses '/'.
+
+  >>> matches('layers/3/mlp/up/bias', ('*/bias',))
+  True
+  """
+  return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)

@@ -1,0 +1,165 @@
+"""The mesh, and the one table that says which axis of an array lies along which axis of the mesh."""
+
+import contextlib
+import dataclasses
+import os
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from lmjax.errors import ConfigError
+from lmjax.fields import PositiveInt
+
+AXES = ('data', 'fsdp', 'tensor')
+
+# Logical axis -> mesh axis or axes; None: not split. Batches are split over `data` and `fsdp` alike; `fsdp`
+# splits parameters too, gathered layer by layer (ZeRO-3, https://arxiv.org/abs/1910.02054); `tensor` splits
+# heads, hidden units and vocabulary (Megatron, https://arxiv.org/abs/1909.08053, section 3).
+RULES = {
+  'batch': ('data', 'fsdp'),
+  'length': None,
+  'features': None,
+  'embed': 'fsdp',
+  'heads': 'tensor',
+  'kv_heads': 'tensor',
+  'mlp': 'tensor',
+  'vocab': 'tensor',
+  'positions': None,
+  'segment_types': None,
+  'norm': None,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """How devices are laid out; None for one axis: all that the others leave.
+
+  data: copies of the model, each with its own rows
+  fsdp: devices that share rows and parameters
+  tensor: devices that share each layer's heads and hidden units
+  """
+
+  data: PositiveInt | None
+  fsdp: PositiveInt | None
+  tensor: PositiveInt | None
+
+  def problems(self):
+    """At most one axis can be worked out from the others."""
+    if sum(size is None for size in dataclasses.astuple(self)) > 1:
+      yield 'data', None, 'only one axis may be None', 'give the others a number'
+
+
+def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
+  """Sizes of ('data', 'fsdp', 'tensor') whose product is `devices`.
+
+  Raises:
+    ConfigError: the sizes do not multiply to the number of devices.
+  """
+  sizes = dataclasses.astuple(config)
+  known = int(np.prod([size for size in sizes if size is not None]))
+  if None in sizes:
+    if devices % known:
+      raise ConfigError(
+        f'mesh = {_text(sizes)}: {known} does not divide the {devices} devices here; choose sizes that do'
+      )
+    return tuple(devices // known if size is None else size for size in sizes)
+  if known != devices:
+    raise ConfigError(
+      f'mesh = {_text(sizes)}: makes {known}, but there are {devices} devices here; '
+      'set --config.mesh.data=None to take what is left'
+    )
+  return sizes
+
+
+def make_mesh(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
+  """The mesh of `devices` (default: all). Its axes are Auto: Linen and embedding gathers fail on Explicit ones."""
+  devices = jax.devices() if devices is None else devices
+  shape = mesh_shape(config, len(devices))
+  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
+  """Logical axes -> PartitionSpec, strictly.
+
+  >>> spec(('embed', 'heads'))
+  PartitionSpec('fsdp', 'tensor')
+
+  Raises:
+    KeyError: a name that is not in RULES.
+    ValueError: two axes of one array on one mesh axis.
+  """
+  entries, used = [], set()
+  for axis in axes:
+    if axis is not None and axis not in RULES:
+      raise KeyError(f'logical axis {axis!r} is not in sharding.RULES: {", ".join(RULES)}')
+    entry = None if axis is None else RULES[axis]
+    names = (entry,) if isinstance(entry, str) else entry or ()
+    if used & set(names):
+      raise ValueError(f'logical axes {axes} use the mesh axis {used & set(names)} twice')
+    used |= set(names)
+    entries.append(entry)
+  return PartitionSpec(*entries)
+
+
+def shardings(axes_tree, mesh) -> dict:
+  """A tree of tuples of logical axes -> the same tree of NamedShardings."""
+  return jax.tree.map(lambda axes: NamedSharding(mesh, spec(axes)), axes_tree, is_leaf=lambda x: isinstance(x, tuple))
+
+
+def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+  """Pins an activation to the rules, under a mesh; without one (a laptop, a test) does nothing."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, spec(axes))
+
+
+def shard_batch(batch: dict[str, np.ndarray], mesh) -> dict[str, jax.Array]:
+  """This host's rows -> arrays of the whole batch, split over `data` and `fsdp`."""
+
+  def put(rows):
+    sharding = NamedSharding(mesh, spec(('batch',) + (None,) * (rows.ndim - 1)))
+    return jax.make_array_from_process_local_data(sharding, rows)
+
+  return jax.tree.map(put, batch)
+
+
+def batch_shardings(batch, mesh):
+  """Shardings of a batch (arrays or their shapes), rows over `data` and `fsdp`."""
+  return jax.tree.map(lambda a: NamedSharding(mesh, spec(('batch',) + (None,) * (a.ndim - 1))), batch)
+
+
+def replicated(mesh) -> NamedSharding:
+  """The sharding of what every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def join_hosts(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+  """Calls `jax.distributed.initialize` where there are several hosts: explicit flags, SLURM, or a TPU pod.
+
+  Must come before anything touches a device. On one host it does nothing.
+
+  Raises:
+    ConfigError: only some of the three flags.
+  """
+  flags = {'coordinator': coordinator, 'processes': processes, 'process': process}
+  given = [name for name, value in flags.items() if value is not None]
+  if given and len(given) < 3:
+    missing = [name for name in flags if name not in given]
+    raise ConfigError(f'--{given[0]} = {flags[given[0]]}: needs the other two as well; add --{" and --".join(missing)}')
+  if given:
+    jax.distributed.initialize(coordinator, processes, process)
+  elif int(os.environ.get('SLURM_NTASKS', '1')) > 1 and 'SLURM_PROCID' in os.environ:
+    jax.distributed.initialize()
+  elif len(os.environ.get('TPU_WORKER_HOSTNAMES', '').split(',')) > 1:
+    jax.distributed.initialize()
+
+
+def using(mesh) -> contextlib.AbstractContextManager:
+  """`jax.set_mesh`, so that bare PartitionSpecs inside a jitted function mean this mesh."""
+  return jax.set_mesh(mesh)
+
+
+def _text(sizes):
+  return ' x '.join(f'{axis}={size}' for axis, size in zip(AXES, sizes))

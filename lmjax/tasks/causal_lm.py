@@ -1,0 +1,150 @@
+"""Causal language modelling as a task. Legend: B batch, T length, V vocabulary."""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+
+from lmjax import decode
+from lmjax.data.packing import RowSpec
+from lmjax.data.transforms import causal_example
+from lmjax.fields import NonNegativeFloat, PositiveFloat, PositiveInt
+from lmjax.objectives import causal
+from lmjax.tasks.language_model import LanguageModelTask
+
+
+@dataclasses.dataclass(frozen=True)
+class CausalSamples:
+  """What is generated as training goes on: continuations of held-out documents.
+
+  count: how many documents
+  prompt_tokens: tokens of each that the model is given
+  new_tokens: tokens that it writes
+  temperature: divides the logits; 0 always takes the likeliest token
+  top_k: only the k likeliest tokens are drawn from; None for all
+  top_p: only the likeliest tokens that make up this probability; None for all (arXiv:1904.09751)
+  """
+
+  count: PositiveInt
+  prompt_tokens: PositiveInt
+  new_tokens: PositiveInt
+  temperature: NonNegativeFloat
+  top_k: PositiveInt | None
+  top_p: PositiveFloat | None
+
+  def problems(self):
+    """Greedy decoding draws nothing."""
+    for leaf in ('top_k', 'top_p'):
+      if self.temperature == 0 and getattr(self, leaf) is not None:
+        yield leaf, getattr(self, leaf), 'has no effect with samples.temperature = 0', 'set it to None'
+    if self.top_p is not None and self.top_p >= 1:
+      yield 'top_p', self.top_p, 'must be below 1', 'set it to None for all tokens'
+
+
+class CausalLM(LanguageModelTask):
+  """GPT's objective."""
+
+  NAME = 'causal_lm'
+  MAIN_METRIC = 'bits_per_byte'
+
+  def __init__(self, *arguments):
+    super().__init__(*arguments)
+    self.loss = causal.make_loss(self.model, self.objective)
+
+  def row_spec(self) -> RowSpec:
+    """Rows of length + 1 tokens that overlap by one, so that every token but the first is predicted once."""
+    begin = ()
+    if self.data.rows != 'concat':
+      begin = (self.tokenizer.require('bos'),)
+    length, end = self.data.length, self.document_end()
+    return RowSpec(size=length + 1, stride=length, begin=begin, end=end, prefix=(), suffix=(), pad=self.pad)
+
+  @property
+  def predicted(self) -> int:
+    """Positions a row whose logits are computed."""
+    return self.data.length
+
+  def example(self, row, rng, progress, keep_segments=False) -> dict[str, np.ndarray]:
+    """A row -> inputs, targets, weights [T]; segments and positions where documents are kept apart."""
+    del rng, progress, keep_segments  # in concat rows padding comes last: causal attention never sees it
+    example = causal_example(row)
+    if self.data.rows == 'concat':
+      del example['segments'], example['positions']
+    return example
+
+  @functools.cached_property
+  def _generate(self):
+    def step(params, cache, tokens_BT, positions_BT, segments_BT):
+      x_BTD, cache = self.model.backbone.apply(
+        params, tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT, cache=cache
+      )
+      return self.model.logits(params, x_BTD[:, -1:])[:, 0], cache
+
+    def run(params, tokens_BP, segments_BP, key, **settings):
+      length = tokens_BP.shape[1] + settings['new_tokens']
+      cache = self.model.backbone.init_cache(tokens_BP.shape[0], length)
+      return decode.generate(functools.partial(step, params), cache, tokens_BP, segments_BP, key, **settings)
+
+    return jax.jit(run, static_argnames=('new_tokens', 'temperature', 'top_k', 'top_p', 'stop'))
+
+  def complete(self, params, prompts: list[list[int]], key, *, new_tokens, temperature, top_k, top_p) -> list[list[int]]:
+    """Continues token prompts; each continuation ends before the end-of-document token."""
+    stop = self.document_end()[0]
+    tokens_BP, segments_BP = decode.pad_left(prompts, self.pad)
+    new_BN = self._generate(
+      params,
+      tokens_BP,
+      segments_BP,
+      key,
+      new_tokens=new_tokens,
+      temperature=float(temperature),
+      top_k=top_k,
+      top_p=top_p,
+      stop=stop,
+    )
+    rows = np.asarray(new_BN).tolist()
+    return [row[: row.index(stop)] if stop in row else row for row in rows]
+
+  def samples(self, params, stores, key) -> str:
+    """Markdown: continuations of the beginnings of held-out documents."""
+    c = self.samples_config
+    # a model of concatenated rows knows a document's beginning by the end of the one before
+    first = self.row_spec().begin or self.document_end()
+    prompts, truths = [], []
+    for document in _held_out(stores, c.count, c.prompt_tokens + c.new_tokens):
+      prompts.append([*first, *document[: c.prompt_tokens]])
+      truths.append(document[c.prompt_tokens : c.prompt_tokens + c.new_tokens])
+    settings = dict(new_tokens=c.new_tokens, temperature=c.temperature, top_k=c.top_k, top_p=c.top_p)
+    completions = self.complete(params, prompts, key, **settings)
+    blocks = []
+    for prompt, completion, truth in zip(prompts, completions, truths):
+      texts = (self.tokenizer.decode(ids) for ids in (prompt, completion, truth))
+      prompt_text, model_text, true_text = (quote(text) for text in texts)
+      blocks.append(f'Prompt\n\n{prompt_text}\n\nModel\n\n{model_text}\n\nThe document itself\n\n{true_text}\n')
+    return '\n---\n\n'.join(blocks)
+
+
+def quote(text: str) -> str:
+  """Text as a Markdown block that nothing inside it can end.
+
+  >>> print(quote('a b'))
+      a b
+  """
+  lines = text.replace('\r', '').split('\n')
+  return '\n'.join('    ' + line for line in lines)
+
+
+def _held_out(stores, count, at_least):
+  """Ids of the first held-out documents, in turn from each source; long ones before short ones are tried."""
+  found = []
+  for number in range(max(len(store.valid.lengths) for store in stores.values())):
+    for store in stores.values():
+      valid = store.valid
+      order = np.argsort(valid.digests)
+      long_enough = order[valid.lengths[order] >= at_least]
+      order = long_enough if len(long_enough) else order
+      if number < len(order) and len(found) < count:
+        start = valid.starts[order[number]]
+        found.append([int(t) for t in valid.tokens[start : start + valid.lengths[order[number]]]])
+  return found

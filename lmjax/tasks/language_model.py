@@ -1,0 +1,63 @@
+"""What both pre-training tasks share. Legend: B batch, T length."""
+
+import functools
+
+import numpy as np
+
+from lmjax.data.pipeline import DataConfig
+from lmjax.data.tokenizer import Tokenizer
+from lmjax.models.heads import LanguageModel
+from lmjax.models.transformer import ModelConfig, Transformer
+
+# The most frequent token is looked for in so many training tokens of each source.
+MAJORITY_SAMPLE = 10_000_000
+
+
+class LanguageModelTask:
+  """A backbone with an output embedding, and the columns that evaluation adds to a batch."""
+
+  BEST = 'loss'
+
+  def __init__(self, model: ModelConfig, objective, samples, data: DataConfig, tokenizer: Tokenizer):
+    self.model = LanguageModel(Transformer(model, tokenizer.vocab_size))
+    self.objective, self.samples_config, self.data, self.tokenizer = objective, samples, data, tokenizer
+
+  def init(self, key):
+    """Random parameters, see `LanguageModel.init`."""
+    return self.model.init(key)
+
+  def axes(self):
+    """Logical axis names of every parameter."""
+    return self.model.axes()
+
+  @property
+  def pad(self) -> int:
+    """What fills a row: any valid id would do, since its weight is 0."""
+    return 0 if self.tokenizer.pad is None else self.tokenizer.pad
+
+  def document_end(self) -> tuple[int, ...]:
+    """The token between documents: `[EOS]`, or `[SEP]` in a tokenizer of BERT's."""
+    end = self.tokenizer.sep if self.tokenizer.eos is None else self.tokenizer.eos
+    return (self.tokenizer.require('eos') if end is None else end,)
+
+  def majority_token(self, stores) -> int:
+    """The most frequent token of the training documents."""
+    counts = np.zeros(self.tokenizer.vocab_size, np.int64)
+    for store in stores.values():
+      counts += np.bincount(store.train.tokens[:MAJORITY_SAMPLE], minlength=len(counts))
+    return int(np.argmax(counts))
+
+  def eval_example(self, stores, store):
+    """The transform of held-out rows: a training example and what each of its targets stands for."""
+    majority = self.majority_token(stores)
+    token_bytes = self.tokenizer.token_bytes()
+    if token_bytes is None:  # not byte-level: every token stands for the mean number of bytes
+      mean = store.valid.n_bytes.sum() / max(store.valid.lengths.sum(), 1)
+      token_bytes = np.full(self.tokenizer.vocab_size, mean, np.float32)
+    return functools.partial(self._eval_example, majority, token_bytes)
+
+  def _eval_example(self, majority, token_bytes, row, rng, progress):
+    example = self.example(row, rng, progress, keep_segments=True)
+    example['majority'] = (example['targets'] == majority).astype(np.float32)
+    example['bytes'] = token_bytes[example['targets']].astype(np.float32)
+    return example

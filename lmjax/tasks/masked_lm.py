@@ -1,0 +1,118 @@
+"""Masked language modelling as a task. Legend: B batch, T length, K slots a row, V vocabulary."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lmjax.data.packing import RowSpec
+from lmjax.data.pipeline import valid_batches
+from lmjax.data.transforms import MaskVocabulary, masked_example
+from lmjax.fields import PositiveInt
+from lmjax.objectives import masked
+from lmjax.tasks.causal_lm import quote
+from lmjax.tasks.language_model import LanguageModelTask
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskedSamples:
+  """What is filled in as training goes on: masked tokens of held-out rows.
+
+  count: how many rows
+  top: how many of the likeliest tokens are shown for each mask
+  """
+
+  count: PositiveInt
+  top: PositiveInt
+
+
+class MaskedLM(LanguageModelTask):
+  """BERT's objective, without next-sentence prediction (RoBERTa, https://arxiv.org/abs/1907.11692, section 4.2)."""
+
+  NAME = 'masked_lm'
+  MAIN_METRIC = 'accuracy'
+
+  def __init__(self, *arguments):
+    super().__init__(*arguments)
+    self.loss = masked.make_loss(self.model, self.objective)
+    self.vocabulary = MaskVocabulary.of(self.tokenizer)
+
+  def row_spec(self) -> RowSpec:
+    """Rows of `length` tokens, with `[CLS]` before and `[SEP]` after where the config says so."""
+    prefix = suffix = ()
+    if self.data.cls_sep:
+      prefix, suffix = (self.tokenizer.require('cls'),), (self.tokenizer.require('sep'),)
+    end = () if self.data.cls_sep and self.data.rows == 'padded' else self.document_end()
+    length = self.data.length
+    stride = length - len(prefix) - len(suffix)
+    return RowSpec(size=length, stride=stride, begin=(), end=end, prefix=prefix, suffix=suffix, pad=self.pad)
+
+  @property
+  def predicted(self) -> int:
+    """Slots a row: the positions whose logits are computed."""
+    return self.objective.masking.slots(self.data.length)
+
+  def example(self, row, rng, progress, keep_segments=False) -> dict[str, np.ndarray]:
+    """A row -> inputs [T], slots, targets, weights, shown [K]; segments and positions where rows are not full."""
+    masking = self.objective.masking
+    example = masked_example(row, rng, masking.rate_at(progress), self.predicted, masking, self.vocabulary)
+    if self.data.rows == 'concat' and not keep_segments:
+      del example['segments'], example['positions']
+    return example
+
+  @functools.cached_property
+  def _fill(self):
+    def run(params, inputs_BT, segments_BT, slots_BK, top):
+      x_BTD = self.model.backbone.apply(params, inputs_BT, segments_BT=segments_BT)
+      x_BKD = jnp.take_along_axis(x_BTD, slots_BK[:, :, None], axis=1)
+      return jax.lax.top_k(jax.nn.softmax(self.model.logits(params, x_BKD)), top)
+
+    return jax.jit(run, static_argnames='top')
+
+  def fill(self, params, rows: list[list[int]], top: int):
+    """The likeliest tokens at every `[MASK]` of each row.
+
+    Returns:
+      for each row a list, for each mask, of (token id, probability), likeliest first.
+    """
+    longest = max(map(len, rows))
+    inputs_BT = np.full((len(rows), longest), self.pad, np.int32)
+    segments_BT = np.zeros_like(inputs_BT)
+    places = [[i for i, token in enumerate(row) if token == self.tokenizer.mask] for row in rows]
+    slots_BK = np.zeros((len(rows), max(1, *map(len, places))), np.int32)
+    for i, (row, slots) in enumerate(zip(rows, places)):
+      inputs_BT[i, : len(row)], segments_BT[i, : len(row)] = row, 1
+      slots_BK[i, : len(slots)] = slots
+    probability_BKN, ids_BKN = (np.asarray(a) for a in self._fill(params, inputs_BT, segments_BT, slots_BK, top=top))
+    return [
+      [list(zip(ids_BKN[i, k].tolist(), probability_BKN[i, k].tolist())) for k in range(len(slots))]
+      for i, slots in enumerate(places)
+    ]
+
+  def samples(self, params, stores, key) -> str:
+    """Markdown: held-out rows with masks, and the likeliest tokens for each."""
+    del key
+    c, blocks = self.samples_config, []
+    store = next(iter(stores.values()))
+    batches = valid_batches(self.data, store, self.row_spec(), self.eval_example(stores, store), batch_size=c.count)
+    batch = next(iter(batches))
+    segments = batch['segments']
+    rows = [[int(t) for t in row[s > 0]] for row, s in zip(batch['inputs'], segments)]
+    filled = self.fill(params, rows, c.top)
+    for i, row in enumerate(rows):
+      if not filled[i]:
+        continue
+      truth = {int(slot): int(t) for slot, t, w in zip(batch['slots'][i], batch['targets'][i], batch['weights'][i]) if w}
+      masks = [place for place, token in enumerate(row) if token == self.tokenizer.mask]
+      table = ['| mask | the text has | the model says |', '|---|---|---|']
+      for number, (place, guesses) in enumerate(zip(masks, filled[i]), 1):
+        said = ', '.join(f'{self._show(t)} {p:.2f}' for t, p in guesses)
+        table.append(f'| {number} | {self._show(truth[place])} | {said} |')
+      blocks.append(quote(self.tokenizer.decode(row, skip_special=False)) + '\n\n' + '\n'.join(table) + '\n')
+    return '\n---\n\n'.join(blocks)
+
+  def _show(self, token: int) -> str:
+    text = repr(self.tokenizer.token(token))[1:-1].replace('|', '\\|').replace('`', "'")
+    return f'`{text}`'

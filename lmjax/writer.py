@@ -1,0 +1,186 @@
+"""What a run leaves for people: metrics.jsonl, curves.png, samples.md, results.json, TensorBoard, W&B."""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import tempfile
+
+from lmjax.errors import ConfigError
+
+# Smoothing of the training loss in curves.png: a running mean over this share of its points.
+SMOOTH_SHARE = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class WriterConfig:
+  """Where metrics go besides metrics.jsonl.
+
+  tensorboard: whether WORKDIR/tensorboard is written
+  wandb_project: Weights & Biases project; None for off (needs the extra `wandb`)
+  """
+
+  tensorboard: bool
+  wandb_project: str | None
+
+
+def write_atomically(path: str, data: str | bytes) -> None:
+  """Writes a whole file or none: first under another name, then renamed."""
+  folder = os.path.dirname(os.path.abspath(path))
+  handle, temporary = tempfile.mkstemp(dir=folder, prefix='.' + os.path.basename(path))
+  try:
+    with os.fdopen(handle, 'wb') as file:
+      file.write(data.encode() if isinstance(data, str) else data)
+      file.flush()
+      os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+  except BaseException:
+    os.unlink(temporary)
+    raise
+
+
+def write_json(path: str, value) -> None:
+  """Readable JSON, atomically; NaN and infinities become null."""
+  write_atomically(path, json.dumps(_finite(value), indent=2) + '\n')
+
+
+class Writer:
+  """Writes a run's metrics.
+
+  Args:
+    workdir: the run's folder.
+    config: a WriterConfig.
+    start_step: lines of later steps are dropped, and so is a line that was cut short: the run resumed from here.
+    name: of the run, for W&B.
+  """
+
+  def __init__(self, workdir: str, config: WriterConfig, start_step: int, name: str):
+    self.workdir = workdir
+    self._path = os.path.join(workdir, 'metrics.jsonl')
+    self._samples = os.path.join(workdir, 'samples.md')
+    lines = [line for line in read_metrics(workdir) if line['step'] <= start_step]
+    write_atomically(self._path, ''.join(json.dumps(line) + '\n' for line in lines))
+    if os.path.exists(self._samples):
+      with open(self._samples, encoding='utf-8') as file:
+        write_atomically(self._samples, _samples_until(file.read(), start_step))
+    self._file = open(self._path, 'a', encoding='utf-8')  # noqa: SIM115 - open for the run's length
+    self._tensorboard = self._wandb = None
+    if config.tensorboard:
+      import tensorboardX
+
+      self._tensorboard = tensorboardX.SummaryWriter(os.path.join(workdir, 'tensorboard'), purge_step=start_step + 1)
+    if config.wandb_project is not None:
+      self._wandb = _start_wandb(config.wandb_project, name, workdir)
+
+  def write(self, step: int, split: str, values: dict[str, float]) -> None:
+    """One line of metrics."""
+    self._file.write(json.dumps(_finite({'step': step, 'split': split, **values})) + '\n')
+    self._file.flush()
+    numbers = {f'{split}/{k}': v for k, v in values.items() if isinstance(v, (int, float))}
+    if self._tensorboard is not None:
+      for name, value in numbers.items():
+        self._tensorboard.add_scalar(name, value, step)
+    if self._wandb is not None:
+      self._wandb.log(numbers, step=step)
+
+  def write_samples(self, step: int, markdown: str) -> None:
+    """Adds a section to samples.md."""
+    with open(self._samples, 'a', encoding='utf-8') as file:
+      file.write(f'## step {step}\n\n{markdown}\n')
+
+  def sync(self) -> None:
+    """Puts every line on disk: a checkpoint of step N must not be there before the lines up to N are."""
+    self._file.flush()
+    os.fsync(self._file.fileno())
+
+  def plot(self, metric: str) -> None:
+    """Draws curves.png anew: the loss, and the task's main metric."""
+    plot_curves(self.workdir, metric)
+
+  def close(self) -> None:
+    """Lets go of all files."""
+    self._file.close()
+    if self._tensorboard is not None:
+      self._tensorboard.close()
+    if self._wandb is not None:
+      self._wandb.finish()
+
+
+def read_metrics(workdir: str) -> list[dict]:
+  """The lines of metrics.jsonl; one that is cut short, and all after it, are left out."""
+  lines = []
+  try:
+    with open(os.path.join(workdir, 'metrics.jsonl'), encoding='utf-8', errors='replace') as file:
+      for text in file:
+        line = json.loads(text)
+        if not isinstance(line, dict) or not isinstance(line.get('step'), int):
+          break
+        lines.append(line)
+  except FileNotFoundError:
+    pass
+  except ValueError:
+    pass
+  return lines
+
+
+def plot_curves(workdir: str, metric: str) -> None:
+  """WORKDIR/curves.png from WORKDIR/metrics.jsonl; nothing where there is no point to draw."""
+  from matplotlib.figure import Figure  # without pyplot: no display, no global state, safe in a notebook
+
+  lines = read_metrics(workdir)
+  train = [(line['step'], line['loss']) for line in lines if line['split'] == 'train' and line.get('loss') is not None]
+  valid = [line for line in lines if line['split'] == 'valid']
+  if not train:
+    return
+  figure = Figure(figsize=(10, 4), layout='constrained')
+  left, right = figure.subplots(1, 2)
+  steps, losses = zip(*train)
+  left.plot(steps, losses, color='tab:blue', alpha=0.25, linewidth=1)
+  left.plot(steps, _running_mean(losses), color='tab:blue', label='train')
+  for axes, name in ((left, 'loss'), (right, metric)):
+    points = [(line['step'], line[name]) for line in valid if line.get(name) is not None]
+    if points:
+      axes.plot(*zip(*points), color='tab:orange', marker='o', label='valid')
+    baseline = {'bits_per_byte': 'gzip_bits_per_byte', 'accuracy': 'majority_accuracy'}.get(name)
+    level = [line[baseline] for line in valid if baseline and line.get(baseline) is not None]
+    if level:
+      axes.axhline(level[-1], color='grey', linestyle='--', label=baseline.replace('_', ' '))
+    axes.set_xlabel('step')
+    axes.set_ylabel(name.replace('_', ' '))
+    axes.grid(alpha=0.3)
+    axes.legend()
+  with tempfile.NamedTemporaryFile(suffix='.png') as file:
+    figure.savefig(file.name, dpi=120)
+    write_atomically(os.path.join(workdir, 'curves.png'), file.read())
+
+
+def _running_mean(values):
+  width = max(1, int(len(values) * SMOOTH_SHARE))
+  return [sum(values[max(0, i - width) : i + width + 1]) / len(values[max(0, i - width) : i + width + 1]) for i in range(len(values))]
+
+
+def _samples_until(text, step):
+  for found in re.finditer(r'^## step (\d+)$', text, flags=re.MULTILINE):
+    if int(found[1]) > step:
+      return text[: found.start()]
+  return text
+
+
+def _finite(value):
+  if isinstance(value, dict):
+    return {k: _finite(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_finite(v) for v in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _start_wandb(project, name, workdir):
+  try:
+    import wandb
+  except ImportError as error:
+    raise ConfigError(
+      f"writer.wandb_project = {project}: wandb is not installed; pip install 'lmjax[wandb]', or set it to None"
+    ) from error
+  return wandb.init(project=project, name=name, dir=workdir, resume='allow')
