@@ -55,7 +55,9 @@ def get_config(argument=None):
   steps = recipe['steps']
   c.train = dict(steps=steps, log_every=1 if arg.smoke else max(steps // 1000, 10), accumulate=1, max_skipped=5)
   c.eval = dict(every=max(steps // 4, 1))
-  c.samples = dict(count=3, prompt_tokens=16, new_tokens=32 if arg.smoke else 64, temperature=0.8, top_k=None, top_p=0.95)
+  c.samples = dict(
+    count=3, prompt_tokens=16, new_tokens=32 if arg.smoke else 64, temperature=0.8, top_k=None, top_p=0.95
+  )
   c.checkpoint = dict(every=max(steps // 4, 1), keep_last=2, keep_every=None, keep_best=1)
   c.writer = dict(tensorboard=not arg.smoke, wandb_project=None)
   return c

@@ -102,7 +102,11 @@ def describe_arrays(tree) -> dict[str, dict]:
   leaves = paths.flatten(tree)
   digests = _digests(list(leaves.values()))
   return {
-    path: {'shape': list(leaf.shape), 'dtype': str(leaf.dtype), 'digest': ''.join(f'{int(w):08x}' for w in np.asarray(d))}
+    path: {
+      'shape': list(leaf.shape),
+      'dtype': str(leaf.dtype),
+      'digest': ''.join(f'{int(w):08x}' for w in np.asarray(d)),
+    }
     for (path, leaf), d in zip(leaves.items(), digests)
   }
 
@@ -150,6 +154,40 @@ def saved_steps(directory: epath.Path) -> list[int]:
   return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
 
 
+def directory_of(workdir) -> epath.Path:
+  """WORKDIR/checkpoints as an absolute path (Orbax takes no other), or a URL."""
+  absolute = workdir if '://' in str(workdir) else os.path.abspath(workdir)
+  return epath.Path(absolute) / 'checkpoints'
+
+
+def restore_params(workdir, step: int, abstract: dict) -> dict:
+  """The parameters of one checkpoint, without the optimizer's state, verified against their digests.
+
+  Raises:
+    CheckpointError: the checkpoint is broken, or not of this model.
+  """
+  directory = directory_of(workdir)
+  said = read_manifest(directory, step)['arrays']
+  wanted = {path: (list(a.shape), str(a.dtype)) for path, a in paths.flatten({'params': abstract}).items()}
+  for path, (shape, dtype) in wanted.items():
+    if path not in said or (said[path]['shape'], said[path]['dtype']) != (shape, dtype):
+      there = said.get(path, 'nothing')
+      raise CheckpointError(f'{path}: the model needs {dtype}{shape}, step {step} of {directory} has {there}')
+  context = ocp.Context()
+  context.pytree.loading.partial_load = True
+  try:
+    with context:
+      loaded = ocp.load_checkpointables(directory / str(step), {'state': {'params': abstract}})['state']
+  except Exception as error:  # Orbax and tensorstore raise many types for broken files
+    raise CheckpointError(f'{directory / str(step)}: cannot be read: {str(error).splitlines()[0][:200]}') from error
+  wrong = [path for path, facts in describe_arrays(loaded).items() if facts != said[path]]
+  if wrong:
+    raise CheckpointError(
+      f'{directory / str(step)}: {len(wrong)} arrays differ from their digests, such as {wrong[0]}; choose another step'
+    )
+  return loaded['params']
+
+
 class Checkpoints:
   """The checkpoints of one run.
 
@@ -160,7 +198,7 @@ class Checkpoints:
   """
 
   def __init__(self, workdir, config: CheckpointConfig, best: str):
-    self.directory = epath.Path(os.path.abspath(workdir) if '://' not in str(workdir) else workdir) / 'checkpoints'
+    self.directory = directory_of(workdir)
     policies = ocp.training.preservation_policies
     keep = [policies.LatestN(config.keep_last)]
     if config.keep_every is not None:

@@ -66,7 +66,9 @@ class Config:
   task: Literal['causal_lm', 'masked_lm']
   seed: NonNegativeInt
   model: ModelConfig
-  objective: Annotated[CausalConfig | MaskedConfig, Choice('task', {'causal_lm': CausalConfig, 'masked_lm': MaskedConfig})]
+  objective: Annotated[
+    CausalConfig | MaskedConfig, Choice('task', {'causal_lm': CausalConfig, 'masked_lm': MaskedConfig})
+  ]
   data: DataConfig
   optim: OptimConfig
   mesh: MeshConfig
@@ -78,6 +80,11 @@ class Config:
   checkpoint: CheckpointConfig
   writer: WriterConfig
 
+  def due(self, step: int) -> set[str]:
+    """What happens once `step` batches are done: of log, evaluate, save."""
+    every = {'log': self.train.log_every, 'evaluate': self.eval.every, 'save': self.checkpoint.every}
+    return {name for name, n in every.items() if step == self.train.steps or step % n == 0}
+
   def problems(self):
     """Rules between the slices."""
     m, d, t = self.model, self.data, self.train
@@ -88,7 +95,12 @@ class Config:
       rule = f'is longer than the position table, model.max_length = {m.max_length}'
       yield 'data.length', d.length, rule, 'shorten it, or lengthen the table'
     if m.attention_implementation == 'splash' and d.length % 128:
-      yield 'data.length', d.length, 'must be a multiple of 128 for splash attention', f'try {-(-d.length // 128) * 128}'
+      yield (
+        'data.length',
+        d.length,
+        'must be a multiple of 128 for splash attention',
+        f'try {-(-d.length // 128) * 128}',
+      )
     if d.batch_size % t.accumulate:
       yield 'train.accumulate', t.accumulate, f'must divide data.batch_size = {d.batch_size}', 'change one of them'
     if self.checkpoint.keep_best and self.checkpoint.every % self.eval.every:
@@ -113,45 +125,46 @@ class Config:
       yield 'samples.new_tokens', s.new_tokens, rule, 'shorten it'
 
   def device_problems(self, devices: int):
-    """Rules between the run and the devices it is to run on."""
+    """Rules between the run and the number of devices it is to run on, in the form of `problems`."""
     m, d = self.model, self.data
-    try:
-      data, fsdp, tensor = sharding.mesh_shape(self.mesh, devices)
-    except ConfigError as error:
-      yield from error.problems
+    sizes = sharding.mesh_shape(self.mesh, devices)
+    if sizes is None:
+      rule = f'must make {devices} devices with the other axes'
+      yield 'mesh.data', self.mesh.data, rule, 'set one axis to None: it takes what the others leave'
       return
+    data, fsdp, tensor = sizes
     rows = d.batch_size // self.train.accumulate
-    divisors = [
-      ('data.batch_size', d.batch_size, rows, data * fsdp, 'mesh.data x mesh.fsdp (after train.accumulate)'),
+    shared = 'mesh.data x mesh.fsdp' if self.train.accumulate == 1 else 'mesh.data x mesh.fsdp, after train.accumulate'
+    divisions = [
+      ('data.batch_size', d.batch_size, rows, data * fsdp, shared),
       ('model.width', m.width, m.width, fsdp, 'mesh.fsdp'),
       ('model.heads', m.heads, m.heads, tensor, 'mesh.tensor'),
       ('model.kv_heads', m.kv_heads, m.kv_heads, tensor, 'mesh.tensor'),
       ('model.mlp_width', m.mlp_width, m.mlp_width, tensor, 'mesh.tensor'),
       ('model.vocab_multiple', m.vocab_multiple, m.vocab_multiple, tensor, 'mesh.tensor'),
     ]
-    for path, value, divided, divisor, name in divisors:
+    for path, value, divided, divisor, name in divisions:
       if divided % divisor:
-        yield f'{path} = {value}: must be divisible by {name} = {divisor}; change it, or the mesh'
+        yield path, value, f'must be divisible by {name} = {divisor}', 'change it, or the mesh'
 
 
 def build(config, *, devices: int | None = None, problems=()) -> Config:
   """A file's ConfigDict (or a dict) -> Config.
 
   Args:
-    config: the ConfigDict; a Config passes through.
+    config: the ConfigDict; a Config is checked against the devices alone.
     devices: number of devices it is to run on, to check the mesh too; None: not checked.
     problems: lines that were found before (on the command line), to be told together with these.
 
   Raises:
     ConfigError: with every problem, one line each.
   """
-  problems, built = list(problems), None
+  further = (lambda built: ()) if devices is None else (lambda built: built.device_problems(devices))
+  problems, values = list(problems), schema.to_dict(config) if isinstance(config, Config) else config
   try:
-    built = config if isinstance(config, Config) else schema.build(Config, config)
+    built = schema.build(Config, values, further)
   except ConfigError as error:
     problems += error.problems
-  if built is not None and devices is not None:
-    problems += built.device_problems(devices)
   if problems:
     raise ConfigError(problems)
   return built

@@ -126,7 +126,7 @@ def type_name(kind, rules=False):
     name = ' or '.join(type_name(part, rules) for part in kind.parts)
   else:
     name = 'None' if kind.base is type(None) else 'section' if kind.is_section else kind.base.__name__
-  texts = [rule.text.removeprefix('must ').removeprefix('be ') for rule in kind.rules if rules]
+  texts = [re.sub(r'^must (be |lie )?', '', rule.text) for rule in kind.rules if rules]
   return ', '.join([name + (' or None' if kind.optional else ''), *texts])
 
 

@@ -30,7 +30,10 @@ def run(argv: list[str]) -> int:
     return 0
   if flags.file is None:
     raise ConfigError(flags.problems)
-  config = command_line.load_config_file(flags.file, flags.argument)
+  try:
+    config = command_line.load_config_file(flags.file, flags.argument)
+  except ConfigError as error:
+    raise ConfigError([*flags.problems, *error.problems]) from error
   # jax and what stands on it take seconds to import: a mistake above is told without them
   import jax
 
@@ -41,9 +44,9 @@ def run(argv: list[str]) -> int:
   if flags.help:
     print(f'{flags.file}\n\n{schema.describe(config_lib.Config, config)}')
     return 0
-  problems = [*flags.problems, *problems]
-  sharding.join_hosts(**flags.extra)
-  built = config_lib.build(config, devices=jax.device_count(), problems=problems)
+  if not flags.problems:
+    sharding.join_hosts(**flags.extra)
+  built = config_lib.build(config, devices=jax.device_count(), problems=[*flags.problems, *problems])
   from lmjax.train import train
 
   train(built, flags.workdir or command_line.default_workdir(flags.file, flags.argument))

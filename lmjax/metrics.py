@@ -100,3 +100,8 @@ def derive(values: dict[str, float]) -> dict[str, float]:
   if 'nats_per_byte' in out:
     out['bits_per_byte'] = out.pop('nats_per_byte') / math.log(2.0)
   return out
+
+
+def count(params) -> int:
+  """Number of parameters."""
+  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -26,14 +26,10 @@ _ENTRY = re.compile(r'[\w-]+')
 
 @dataclasses.dataclass(frozen=True)
 class _Node:
-  """One place in the tree.
+  """One place in the tree: its full path, what it takes and what the docstring says of it.
 
-  Attributes:
-    path: in full.
-    kind: what it takes.
-    doc: what the docstring says of it.
-    selector: path of the leaf that selects what is in this section.
-    reached: whether the config has the section that it is in.
+  `selector` is the path of the leaf that selects what is in this section; `reached` says whether the
+  config has the section that the node is in.
   """
 
   path: str
@@ -65,12 +61,13 @@ def show(value):
   return _shorten(f'dict({", ".join(value)})' if isinstance(value, Mapping) else repr(value))
 
 
-def build(cls, config):
+def build(cls, config, further=lambda instance: ()):
   """The frozen dataclasses that a config describes.
 
   Args:
     cls: the dataclass of the whole tree.
     config: ConfigDict or dict.
+    further: more problems of the whole, in the form of `problems()`, where it could be built.
 
   Raises:
     ConfigError: with every problem in tree order: unknown keys (with the likeliest meant one, from the
@@ -79,6 +76,9 @@ def build(cls, config):
   """
   builder = _Builder(cls, _plain(config))
   instance = builder.section(cls, builder.values, '')
+  if instance is not _INVALID:
+    for problem in further(instance):
+      builder.add(problem[0], show(problem[1]), *problem[2:])
   if builder.problems:
     raise ConfigError(builder.lines())
   return instance
@@ -192,8 +192,12 @@ class _Builder:
         self.add(path, None, 'missing', f'add it to the config ({_says(path, self.nodes)})')
     for name in values:
       if name not in built:
-        self.add(prefix + name, show(values[name]), 'unknown key',
-                 _meant(prefix + name, self.nodes, isinstance(values[name], Mapping)))
+        self.add(
+          prefix + name,
+          show(values[name]),
+          'unknown key',
+          _meant(prefix + name, self.nodes, isinstance(values[name], Mapping)),
+        )
     if any(value is _INVALID for value in built.values()):
       return _INVALID
     instance = cls(**built)
@@ -231,8 +235,7 @@ class _Builder:
 
 
 def _walk(cls, values, prefix='', reached=True) -> Iterator[_Node]:
-  """Every node of the schema in tree order, sections before what is in them. The values say which
-  dataclass a choice has and which named entries there are."""
+  """Every node in tree order; the values say which dataclass a choice has and which entries there are."""
   docs = documentation(cls)
   for name, kind in kinds_of(cls).items():
     path, chosen = prefix + name, _chosen(kind, values, name)
@@ -363,7 +366,7 @@ def _under(path, section):
 
 
 def _shorten(text):
-  return text if len(text) <= _SHOWN else text[:_SHOWN - 3] + '...'
+  return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + '...'
 
 
 def _says(path, nodes):
@@ -388,6 +391,7 @@ def _meant(path, nodes, is_section):
     above = _parent(above)
   if above and not nodes[above].kind.is_section:
     return f'did you mean {above}?'
+
   def score(other):
     node = nodes[other]
     return closeness(path, other) - 0.1 * (node.kind.is_section != is_section) - 0.05 * (not node.reached)

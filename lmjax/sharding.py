@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 
 import jax
@@ -50,32 +51,28 @@ class MeshConfig:
       yield 'data', None, 'only one axis may be None', 'give the others a number'
 
 
-def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int]:
-  """Sizes of ('data', 'fsdp', 'tensor') whose product is `devices`.
+def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int] | None:
+  """Sizes of ('data', 'fsdp', 'tensor') whose product is `devices`, or None where they do not make it.
 
-  Raises:
-    ConfigError: the sizes do not multiply to the number of devices.
+  >>> mesh_shape(MeshConfig(data=None, fsdp=2, tensor=1), devices=8)
+  (4, 2, 1)
   """
   sizes = dataclasses.astuple(config)
-  known = int(np.prod([size for size in sizes if size is not None]))
-  if None in sizes:
-    if devices % known:
-      raise ConfigError(
-        f'mesh = {_text(sizes)}: {known} does not divide the {devices} devices here; choose sizes that do'
-      )
-    return tuple(devices // known if size is None else size for size in sizes)
-  if known != devices:
-    raise ConfigError(
-      f'mesh = {_text(sizes)}: makes {known}, but there are {devices} devices here; '
-      'set --config.mesh.data=None to take what is left'
-    )
-  return sizes
+  known = math.prod(size for size in sizes if size is not None)
+  whole = devices % known == 0 if None in sizes else devices == known
+  return tuple(devices // known if size is None else size for size in sizes) if whole else None
 
 
 def make_mesh(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
-  """The mesh of `devices` (default: all). Its axes are Auto: Linen and embedding gathers fail on Explicit ones."""
+  """The mesh of `devices` (default: all). Its axes are Auto: Linen and embedding gathers fail on Explicit ones.
+
+  Raises:
+    ConfigError: its axes do not make the number of devices.
+  """
   devices = jax.devices() if devices is None else devices
   shape = mesh_shape(config, len(devices))
+  if shape is None:
+    raise ConfigError(f'mesh = {dataclasses.astuple(config)}: must make {len(devices)} devices; set one axis to None')
   return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
@@ -159,7 +156,3 @@ def join_hosts(coordinator: str | None = None, processes: int | None = None, pro
 def using(mesh) -> contextlib.AbstractContextManager:
   """`jax.set_mesh`, so that bare PartitionSpecs inside a jitted function mean this mesh."""
   return jax.set_mesh(mesh)
-
-
-def _text(sizes):
-  return ' x '.join(f'{axis}={size}' for axis, size in zip(AXES, sizes))

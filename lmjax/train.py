@@ -1,21 +1,21 @@
 """Wiring and the loop. Legend of arrays: B batch, T length."""
 
 import dataclasses
-import json
-import math
 import os
-import sys
 import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from lmjax import checkpoint, config as config_lib, evaluate, metrics, optim, schema, sharding, state as state_lib, tasks
+from lmjax import checkpoint, evaluate, metrics, optim, schema, sharding, tasks
+from lmjax import config as config_lib
+from lmjax import report as report_lib
+from lmjax import state as state_lib
 from lmjax import writer as writer_lib
-from lmjax.data import pipeline, store as store_lib
-from lmjax.errors import CheckpointError, NonFiniteError
+from lmjax.data import pipeline
+from lmjax.data import store as store_lib
+from lmjax.errors import CheckpointError
 
 
 def make_train_step(task, tx: optax.GradientTransformation, config):
@@ -102,13 +102,6 @@ def prepare_data(config, *, progress=False):
   return tokenizer, stores
 
 
-def due(config, step: int) -> set[str]:
-  """What happens once `step` batches are done: of log, evaluate, save."""
-  last = step == config.train.steps
-  every = {'log': config.train.log_every, 'evaluate': config.eval.every, 'save': config.checkpoint.every}
-  return {name for name, n in every.items() if last or step % n == 0}
-
-
 @dataclasses.dataclass
 class Run:
   """What the loop works with; `set_up` makes it."""
@@ -143,7 +136,7 @@ def train(config, workdir: str, say=None) -> dict:
   """
   config = config_lib.build(config, devices=jax.device_count())
   if say is None:
-    say = _print if jax.process_index() == 0 else lambda line: None
+    say = _say if jax.process_index() == 0 else lambda line: None
   with sharding.using(sharding.make_mesh(config.mesh)):
     run = set_up(config, workdir, say)
     try:
@@ -191,7 +184,7 @@ def set_up(config, workdir: str, say) -> Run:
   if jax.process_index() == 0:
     writer_lib.write_json(os.path.join(workdir, 'config.json'), schema.to_dict(config))
     tokenizer.save(os.path.join(workdir, 'tokenizer.json'))
-  say(banner(config, workdir, mesh, task, state, stores))
+  say(report_lib.banner(config, workdir, mesh, task, state, stores))
   say(f'resuming from step {start}' if restored else 'starting from random weights')
   evaluator = evaluate.Evaluator(config, task, stores, mesh)
   return Run(config, workdir, mesh, task, stores, data, evaluator, checkpoints, facts, state, start, say)
@@ -242,8 +235,10 @@ def compile_step(run: Run):
 def _loop(run: Run) -> dict:
   """Dispatches step i, then reads and writes the metrics of step i - 1."""
   config, total, first_host = run.config, run.config.train.steps, jax.process_index() == 0
-  writer = writer_lib.Writer(run.workdir, config.writer, run.start, os.path.basename(run.workdir)) if first_host else None
-  reporter = Reporter(run, writer)
+  writer = (
+    writer_lib.Writer(run.workdir, config.writer, run.start, os.path.basename(run.workdir)) if first_host else None
+  )
+  reporter = report_lib.Reporter(run, writer)
   # several CPU devices: with more than one sharded program in flight XLA's rendezvous can deadlock
   wait_each_step = jax.default_backend() == 'cpu' and run.mesh.size > 1
   values = None
@@ -262,7 +257,7 @@ def _loop(run: Run) -> dict:
       if pending is not None:
         reporter.log(*pending)
       pending = (step, report)
-      todo = due(config, step)
+      todo = config.due(step)
       if todo & {'evaluate', 'save'}:
         reporter.log(*pending)
         pending = None
@@ -283,13 +278,13 @@ def _loop(run: Run) -> dict:
     'metrics': {**{f'valid/{k}': v for k, v in values.items()}, **reporter.last_train},
     'hand_off': None,
     'seconds': round(reporter.seconds, 1),
-    'parameters': _count(run.state.params),
+    'parameters': metrics.count(run.state.params),
   }
   if writer:
     writer.plot(run.task.MAIN_METRIC)
     writer.close()
     writer_lib.write_json(os.path.join(run.workdir, 'results.json'), results)
-  run.say(farewell(run, results))
+  run.say(report_lib.farewell(run, results))
   return results
 
 
@@ -304,142 +299,10 @@ def _evaluate(run, writer, step) -> dict[str, float]:
     writer.write(step, 'valid', {**values, 'seconds': round(seconds, 3)})
     writer.write_samples(step, shown)
     writer.plot(run.task.MAIN_METRIC)
-  text = ' | '.join(f'{name} {_number(value)}' for name, value in values.items())
+  text = ' | '.join(f'{name} {report_lib.number(value)}' for name, value in values.items())
   run.say(f'step {step}/{run.config.train.steps} | valid | {text}')
   return values
 
 
-class Reporter:
-  """Turns a step's report into a line for people and a line of metrics.jsonl, and keeps the time."""
-
-  def __init__(self, run: Run, writer):
-    self._run, self._writer = run, writer
-    self.seconds = 0.0  # in training steps alone: no compiling, evaluating or saving
-    self.last_train = {}
-    self._since, self._done, self._window = None, 0, (0.0, run.start)
-    config = run.config
-    self._tokens = config.data.batch_size * config.data.length
-    self._flops = step_flops(config, run.task)
-    peak = metrics.peak_flops(jax.devices()[0])
-    self._peak = None if peak is None else peak * run.mesh.size
-
-  def start_clock(self):
-    """Training goes on."""
-    self._since = time.perf_counter()
-
-  def stop_clock(self):
-    """Something else than training begins."""
-    self.seconds += time.perf_counter() - self._since
-    self._since = None
-
-  def _elapsed(self):
-    return self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
-
-  def log(self, step: int, report) -> None:
-    """Reads the report of `step` (waiting for it), checks it, and writes it if its turn has come.
-
-    Raises:
-      NonFiniteError: too many batches in a row were skipped.
-    """
-    config = self._run.config
-    skipped = int(report['skipped'])
-    if skipped:
-      loss = metrics.means(jax.device_get(report['pairs']))['loss']
-      rows = ', '.join(f'{name} epoch {epoch} row {row}' for name, epoch, row in self._run.pipeline.rows(step - 1)[:4])
-      self._run.say(
-        f'step {step} skipped: loss {loss}, grad_norm {float(report["grad_norm"])}; '
-        f'{skipped} of at most {config.train.max_skipped} in a row; its first rows: {rows}'
-      )
-      if skipped >= config.train.max_skipped:
-        raise NonFiniteError(
-          f'{skipped} batches in a row without a finite loss and gradient, up to step {step}: '
-          'lower optim.learning_rate or optim.clip_norm, or go on from an earlier checkpoint'
-        )
-    if 'log' not in due(config, step):
-      return
-    report = jax.device_get(report)
-    elapsed = self._elapsed()
-    window_seconds, window_step = self._window
-    rate = (step - window_step) / max(elapsed - window_seconds, 1e-9)
-    self._window = (elapsed, step)
-    values = metrics.derive(metrics.means(report['pairs']))
-    values |= {'grad_norm': float(report['grad_norm']), 'learning_rate': float(report['learning_rate'])}
-    values |= {name: float(value) for name, value in report['groups'].items()}
-    values['tokens_per_second'] = rate * self._tokens
-    if self._peak is not None:
-      values['mfu'] = rate * self._flops / self._peak
-    values['seconds'] = round(elapsed, 3)
-    names = ('loss', 'grad_norm', 'learning_rate')
-    shown = [f'{name} {_number(values[name])}' for name in names]
-    shown.append(f'{values["tokens_per_second"]:,.0f} tokens/s')
-    shown += [f'mfu {values["mfu"]:.3f}'] if 'mfu' in values else []
-    shown.append(f'eta {_duration((config.train.steps - step) / rate)}')
-    self._run.say(f'step {step}/{config.train.steps} | train | ' + ' | '.join(shown))
-    self.last_train = {f'train/{name}': values[name] for name in ('loss', 'tokens_per_second')}
-    if self._writer:
-      self._writer.write(step, 'train', values)
-
-
-def step_flops(config, task) -> float:
-  """FLOPs of one training step."""
-  return metrics.train_flops(
-    config.model, task.model.backbone.rows, config.data.batch_size, config.data.length, task.predicted
-  )
-
-
-def banner(config, workdir, mesh, task, state, stores) -> str:
-  """What a person wants to know before the first step."""
-  m, d = config.model, config.data
-  kind = f'{jax.devices()[0].device_kind} ({jax.default_backend()})'
-  shape = ', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())
-  text = [f'{name}: {len(s.train.lengths):,} documents, {int(s.train.lengths.sum()):,} tokens' for name, s in stores.items()]
-  rows = [
-    ('task', f'{config.task}, seed {config.seed}'),
-    ('model', f'{m.attention}, {m.layers} layers, width {m.width}, {m.heads} heads, {m.dtype}'),
-    ('parameters', f'{_count(state.params):,}, vocabulary {task.model.backbone.vocab_size:,}'),
-    ('text', '; '.join(text)),
-    ('batch', f'{d.batch_size} rows x {d.length} = {d.batch_size * d.length:,} tokens a step, {config.train.steps:,} steps'),
-    ('devices', f'{mesh.size} x {kind}; mesh {shape}; {jax.process_count()} host(s)'),
-    ('FLOPs a step', f'{step_flops(config, task):.3e} ({metrics.FLOPS_COUNT})'),
-    ('workdir', os.path.abspath(workdir)),
-  ]
-  return '\n'.join(f'{name:>13}  {text}' for name, text in rows)
-
-
-def farewell(run: Run, results: dict) -> str:
-  """Where everything is, and what to run next."""
-  main = run.task.MAIN_METRIC
-  found = results['metrics']
-  baseline = {'bits_per_byte': 'gzip_bits_per_byte', 'accuracy': 'majority_accuracy'}[main]
-  return '\n'.join([
-    f'done: step {results["step"]}, valid loss {_number(found["valid/loss"])}, '
-    f'{main} {_number(found[f"valid/{main}"])} ({baseline} {_number(found[f"valid/{baseline}"])})',
-    f'metrics, curves and samples: {os.path.join(run.workdir, "")}'
-    '{results.json, metrics.jsonl, curves.png, samples.md}',
-    f'look inside: python -m lmjax.inspect --workdir={run.workdir}',
-  ])
-
-
-def _count(params):
-  return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
-
-
-def _number(value):
-  if not isinstance(value, float) or math.isnan(value):
-    return str(value)
-  return f'{value:.4g}' if abs(value) < 1e-3 or abs(value) >= 1e5 else f'{value:.4f}'
-
-
-def _duration(seconds):
-  seconds = int(seconds)
-  return f'{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}'
-
-
-def _print(line):
-  print(line, flush=True, file=sys.stdout)
-
-
-def load_results(workdir: str) -> dict:
-  """WORKDIR/results.json."""
-  with open(os.path.join(workdir, 'results.json'), encoding='utf-8') as file:
-    return json.load(file)
+def _say(line):
+  print(line, flush=True)

@@ -65,7 +65,7 @@ class Writer:
     if os.path.exists(self._samples):
       with open(self._samples, encoding='utf-8') as file:
         write_atomically(self._samples, _samples_until(file.read(), start_step))
-    self._file = open(self._path, 'a', encoding='utf-8')  # noqa: SIM115 - open for the run's length
+    self._file = open(self._path, 'a', encoding='utf-8')
     self._tensorboard = self._wandb = None
     if config.tensorboard:
       import tensorboardX
@@ -158,7 +158,10 @@ def plot_curves(workdir: str, metric: str) -> None:
 
 def _running_mean(values):
   width = max(1, int(len(values) * SMOOTH_SHARE))
-  return [sum(values[max(0, i - width) : i + width + 1]) / len(values[max(0, i - width) : i + width + 1]) for i in range(len(values))]
+  return [
+    sum(values[max(0, i - width) : i + width + 1]) / len(values[max(0, i - width) : i + width + 1])
+    for i in range(len(values))
+  ]
 
 
 def _samples_until(text, step):

@@ -309,8 +309,8 @@ def test_a_frozen_config_becomes_one_that_can_be_overridden(tmp_path):
     ),
     (
       'import json\ndef get_config():\n  return helper()\ndef helper():\n  json.loads("{")',
-      '{path}:5: JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1); '
-      'mend the config file',
+      '{path}:5: JSONDecodeError: Expecting property name enclosed in double quotes: '
+      'line 1 column 2 (char 1); mend the config file',
     ),
     (
       'def get_config():\n  raise ValueError("two\\nlines")',

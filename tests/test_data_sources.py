@@ -282,6 +282,8 @@ def test_tfds_data_dir_is_honoured(tfds_folder):
 
 def test_tfds_offline_is_said_within_five_seconds(tfds_read, monkeypatch):
   # Nothing listens at this proxy: what a machine without a network looks like.
+  monkeypatch.delenv('no_proxy', raising=False)
+  monkeypatch.delenv('NO_PROXY', raising=False)
   for name in ('https_proxy', 'HTTPS_PROXY'):
     monkeypatch.setenv(name, 'http://127.0.0.1:9')
   started = time.monotonic()

@@ -204,8 +204,10 @@ CASES = {
   'optim.name="adamww"': "optim.name = 'adamww': must be 'adamw' or 'lion'; did you mean 'adamw'?",
   'optim.name=3': "optim.name = 3: must be 'adamw' or 'lion'; give one of these",
   'optim.betas=0.9': 'optim.betas = 0.9: must be a tuple of float; give values separated by commas',
-  'optim.betas=(0.9, "x")': "optim.betas = (0.9, 'x'): must be a tuple of float; give values separated by commas",
-  'init_from.step="lates"': "init_from.step = 'lates': must be 'latest' or 'best' or int; did you mean 'latest'?",
+  'optim.betas=(0.9, "x")':
+    "optim.betas = (0.9, 'x'): must be a tuple of float; give values separated by commas",
+  'init_from.step="lates"':
+    "init_from.step = 'lates': must be 'latest' or 'best' or int; did you mean 'latest'?",
   'init_from.step=-1': 'init_from.step = -1: must be 0 or more; give an int such as 300',
   'init_from.path=3': "init_from.path = 3: must be a str or None; give a str such as 'text'",
   'model=3': 'model = 3: must be a section; give a dict with width, heads, dropout, window',
@@ -370,7 +372,8 @@ OVERRIDES = {
   'seed=' + '9' * 5000: 'seed = ' + '9' * 77 + '...: must be a finite number; give an int such as 300',
   'seed.x=1': 'seed.x = 1: unknown key; did you mean seed?',
   'model.width=-5': 'model.width = -5: must be 1 or more; give an int such as 300',
-  'model=3': 'model = 3: is a section; set a leaf of it, --config.model.NAME=VALUE: width, heads, dropout, window',
+  'model=3': 'model = 3: is a section; set a leaf of it, --config.model.NAME=VALUE: '
+  'width, heads, dropout, window',
   'model=None': 'model = None: is a section; set a leaf of it, --config.model.NAME=VALUE: '
   'width, heads, dropout, window',
   'optim.nesterov=maybe': 'optim.nesterov = maybe: must be a bool; give a bool such as True',
@@ -378,7 +381,8 @@ OVERRIDES = {
   'optim.betas=0.9,x': 'optim.betas = 0.9,x: must be a tuple of float; give values separated by commas',
   'init_from.step=-1': 'init_from.step = -1: must be 0 or more; give an int such as 300',
   'objective.share=0.2': 'objective.share = 0.2: unknown key; remove it; objective has z_loss with this task',
-  'sources.pydco.weight=2': 'sources.pydco: no such entry; did you mean sources.pydoc? a new one needs path, weight',
+  'sources.pydco.weight=2':
+    'sources.pydco: no such entry; did you mean sources.pydoc? a new one needs path, weight',
   'sources.mine.weight=2': 'sources.mine: no such entry; a new one needs path, weight',
   'sources.mine.wight=2': 'sources.mine.wight = 2: unknown key; did you mean sources.mine.weight?',
   'sources..path=x': 'sources..path = x: unknown key; did you mean sources.pydoc.path?',
@@ -455,6 +459,7 @@ def test_the_description_has_type_value_and_documentation_of_each_leaf():
   assert rows['seed'].endswith('  int: of everything random.')
   assert rows['model.width'].endswith('int, 1 or more: model width D, a multiple of heads')
   assert rows['model.window'].endswith('int or None, 1 or more')
+  assert rows['model.dropout'].endswith('float, in [0, 1)')
   assert rows['init_from.step'].endswith("'latest' or 'best' or int, 0 or more")
   assert rows['objective.z_loss'] and 'objective.share' not in rows
   assert 'objective.share' in schema.describe(Config, good(task='masked_lm'))

@@ -1,0 +1,1 @@
+"""Model shapes, layers and heads: the only place where Flax is used."""

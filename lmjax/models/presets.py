@@ -187,7 +187,9 @@ def get(name: str, attention: str) -> dict:
     return PRESETS[name]
   if name in PRESETS:
     kind = PRESETS[name]['model']['attention']
-    raise ConfigError(f'preset = {name}: is {kind}, this objective needs {attention}; choose one of {", ".join(fitting)}')
+    raise ConfigError(
+      f'preset = {name}: is {kind}, this objective needs {attention}; choose one of {", ".join(fitting)}'
+    )
   close = difflib.get_close_matches(name, fitting, 1)
   hint = f'did you mean {close[0]}?' if close else f'choose one of {", ".join(fitting)}'
   raise ConfigError(f'preset = {name}: no such preset; {hint}')

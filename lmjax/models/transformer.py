@@ -112,7 +112,12 @@ class ModelConfig:
     elif self.positions == 'rotary' and self.head_width % 2:
       yield 'heads', self.heads, f'gives heads of odd width {self.head_width}', 'rotary positions need an even one'
     if self.heads % self.kv_heads:
-      yield 'kv_heads', self.kv_heads, f'must divide model.heads = {self.heads}', f'choose one of {_divisors(self.heads)}'
+      yield (
+        'kv_heads',
+        self.kv_heads,
+        f'must divide model.heads = {self.heads}',
+        f'choose one of {_divisors(self.heads)}',
+      )
     learned = self.positions == 'learned'
     if learned != (self.max_length is not None):
       rule = 'is needed with learned positions' if learned else 'has no effect with rotary positions'

@@ -1,0 +1,1 @@
+"""The loss functions: pure in (params, batch, key), sums and weights out."""

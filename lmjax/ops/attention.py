@@ -116,13 +116,15 @@ def _splash(q_BTHK, k_BSGK, v_BSGK, segments_BT, *, causal, window, interpret=Fa
   )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _splash_kernel(heads, length, causal, window, interpret):
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
   if causal:
-    one = masks.CausalMask((length, length)) if window is None else masks.LocalMask((length, length), (window - 1, 0), 0)
+    one = (
+      masks.CausalMask((length, length)) if window is None else masks.LocalMask((length, length), (window - 1, 0), 0)
+    )
   elif window is None:
     one = masks.FullMask((length, length))
   else:

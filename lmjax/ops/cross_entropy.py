@@ -91,7 +91,9 @@ def _over_chunks(
     sums, dx, dkernel, dbias = one(*jax.tree.map(lambda a: a[0], pieces))
     dx = dx if dx is None else dx[None]
   else:
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, *jax.tree.map(lambda a: a[0], pieces)))
+    zeros = jax.tree.map(
+      lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, *jax.tree.map(lambda a: a[0], pieces))
+    )
     (sums, dkernel, dbias), dx = jax.lax.scan(body, (zeros[0], _keep_apart(zeros[2]), zeros[3]), pieces)
   if not gradients:
     return sums, None

@@ -1,4 +1,7 @@
-"""Rotary position embeddings (RoFormer, https://arxiv.org/abs/2104.09864). Legend: B batch, T length, H heads, K head width."""
+"""Rotary position embeddings (RoFormer, https://arxiv.org/abs/2104.09864).
+
+Legend: B batch, T length, H heads, K head width.
+"""
 
 import jax
 import jax.numpy as jnp

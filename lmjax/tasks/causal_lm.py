@@ -88,7 +88,9 @@ class CausalLM(LanguageModelTask):
 
     return jax.jit(run, static_argnames=('new_tokens', 'temperature', 'top_k', 'top_p', 'stop'))
 
-  def complete(self, params, prompts: list[list[int]], key, *, new_tokens, temperature, top_k, top_p) -> list[list[int]]:
+  def complete(
+    self, params, prompts: list[list[int]], key, *, new_tokens, temperature, top_k, top_p
+  ) -> list[list[int]]:
     """Continues token prompts; each continuation ends before the end-of-document token."""
     stop = self.document_end()[0]
     tokens_BP, segments_BP = decode.pad_left(prompts, self.pad)

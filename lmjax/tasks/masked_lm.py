@@ -104,7 +104,9 @@ class MaskedLM(LanguageModelTask):
     for i, row in enumerate(rows):
       if not filled[i]:
         continue
-      truth = {int(slot): int(t) for slot, t, w in zip(batch['slots'][i], batch['targets'][i], batch['weights'][i]) if w}
+      truth = {
+        int(slot): int(t) for slot, t, w in zip(batch['slots'][i], batch['targets'][i], batch['weights'][i]) if w
+      }
       masks = [place for place, token in enumerate(row) if token == self.tokenizer.mask]
       table = ['| mask | the text has | the model says |', '|---|---|---|']
       for number, (place, guesses) in enumerate(zip(masks, filled[i]), 1):

@@ -1,0 +1,264 @@
+"""Look at what goes in, and at what was learned.
+
+python -m lmjax.inspect --config=FILE.py[:arg] --batch=S     batch S as text: inputs, targets, weights, origins
+python -m lmjax.inspect --workdir=DIR                        parameters by group
+    --words=cat,dog     nearest neighbours in the embedding table
+    --prompt=TEXT       completes it (causal), or fills each [MASK] in it (masked)
+    --pairs=FILE        a good and a bad sentence a line, separated by a tab: which does the model find likelier?
+    --step=N            another checkpoint than the newest
+"""
+
+import sys
+
+import numpy as np
+
+from lmjax import command_line
+from lmjax.errors import ConfigError, DataError, LmjaxError
+
+FLAGS = {'batch': int, 'words': str, 'prompt': str, 'pairs': str, 'step': int}
+NEIGHBOURS = 8
+TOP = 5
+NEW_TOKENS = 64
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command line; returns the exit code."""
+  try:
+    return run(sys.argv[1:] if argv is None else argv)
+  except LmjaxError as error:
+    for line in str(error).splitlines():
+      print(f'lmjax: {line}', file=sys.stderr)
+    return error.exit_code
+
+
+def run(argv: list[str]) -> int:
+  """Shows a batch of a config, or what a workdir has learned."""
+  flags = command_line.parse_command_line(argv, FLAGS, config_required=False)
+  if flags.help:
+    print(__doc__)
+    return 0
+  problems = list(flags.problems)
+  if (flags.file is None) == (flags.workdir is None):
+    problems.append('--config, --workdir: exactly one is needed; --config=FILE --batch=S, or --workdir=DIR')
+  elif flags.file is not None and (flags.extra['batch'] is None or flags.extra['batch'] < 0):
+    problems.append(f'--batch = {flags.extra["batch"]}: must be a step, 0 or more; add --batch=0')
+  if problems:
+    raise ConfigError(problems)
+  if flags.file is not None:
+    show_batch(flags)
+  else:
+    show_run(flags)
+  return 0
+
+
+def show_batch(flags) -> None:
+  """Prints one training batch as text, with where each row comes from."""
+  from lmjax import config as config_lib
+  from lmjax import schema, tasks, train
+  from lmjax.data import pipeline
+
+  raw = command_line.load_config_file(flags.file, flags.argument)
+  raw, problems = schema.override(config_lib.Config, raw, flags.assignments)
+  config = config_lib.build(raw, problems=problems)
+  step = flags.extra['batch']
+  if step >= config.train.steps:
+    raise ConfigError(f'--batch = {step}: the run has steps 0 to {config.train.steps - 1}; choose one of them')
+  tokenizer, stores = train.prepare_data(config, progress=True)
+  task = tasks.build(config, tokenizer)
+  data = pipeline.make(
+    config.data, stores, task.row_spec(), task.example, seed=config.seed, total_steps=config.train.steps
+  )
+  batch = data.batch(step)
+  print(f'batch {step}: ' + ', '.join(f'{name} {a.dtype}{list(a.shape)}' for name, a in batch.items()))
+  for i, (source, epoch, row) in enumerate(data.rows(step)):
+    begins = data.document_of(source, row)
+    places = ', '.join(f'{document} from {place}' for document, place in begins)
+    print(f'\nrow {i}: source {source}, epoch {epoch}, row {row}; documents: {places}')
+    print(row_as_text(task, {name: a[i] for name, a in batch.items()}))
+
+
+def row_as_text(task, example: dict) -> str:
+  """One example for people: what is shown, what is to be predicted, and what counts.
+
+  Tokens are kept apart by `|`; a token that predicts nothing stands in parentheses, as does padding; `||` is a
+  boundary between documents that do not see each other.
+  """
+  tok = task.tokenizer
+  shown = [_plain(tok.token(int(t))) for t in example['inputs']]
+  segments = example.get('segments')
+  weights = example['weights'] if 'slots' not in example else np.ones(len(shown))
+  out = []
+  for i, text in enumerate(shown):
+    if segments is not None and i and segments[i] != segments[i - 1]:
+      out.append('|')
+    out.append(text if weights[i] > 0 and (segments is None or segments[i] > 0) else f'({text})')
+  lines = ['  inputs   ' + '|'.join(out)]
+  if 'slots' in example:
+    for slot, target, weight, masked in zip(*(example[n] for n in ('slots', 'targets', 'weights', 'shown'))):
+      if weight > 0:
+        as_what = '[MASK]' if masked else _plain(tok.token(int(example['inputs'][slot])))
+        lines.append(f'  place {int(slot):4d}  target {_plain(tok.token(int(target)))!r}, shown as {as_what!r}')
+  else:
+    lines.append('  targets  ' + '|'.join(_plain(tok.token(int(t))) for t in example['targets']))
+  lines.append(f'  weight   {float(example["weights"].sum()):g} of {len(example["weights"])}')
+  return '\n'.join(lines)
+
+
+def show_run(flags) -> None:
+  """Prints what a trained run holds and answers."""
+  from lmjax import restore
+
+  trained = restore.open_run(flags.workdir, 'latest' if flags.extra['step'] is None else flags.extra['step'])
+  print(f'{flags.workdir}: {trained.config.task}, step {trained.step}')
+  print(parameter_table(trained.params))
+  if flags.extra['words'] is not None:
+    for word in flags.extra['words'].split(','):
+      print(neighbours(trained, word))
+  if flags.extra['prompt'] is not None:
+    print(answer(trained, flags.extra['prompt']))
+  if flags.extra['pairs'] is not None:
+    print(minimal_pairs(trained, flags.extra['pairs']))
+
+
+def parameter_table(params) -> str:
+  """Parameters by group: how many, and their root mean square."""
+  from lmjax import metrics, paths
+
+  groups = {}
+  for path, leaf in paths.flatten(params).items():
+    total, square = groups.get(metrics.group_of(path), (0, 0.0))
+    groups[metrics.group_of(path)] = (total + leaf.size, square + float((np.asarray(leaf, np.float64) ** 2).sum()))
+  rows = [f'{"group":12} {"parameters":>14} {"rms":>10}']
+  rows += [f'{name:12} {n:14,} {(square / n) ** 0.5:10.4f}' for name, (n, square) in sorted(groups.items())]
+  rows.append(f'{"all":12} {sum(n for n, _ in groups.values()):14,}')
+  return '\n'.join(rows)
+
+
+def neighbours(trained, word: str) -> str:
+  """The tokens whose embeddings point most nearly the same way as that of ` word`."""
+  tok = trained.tokenizer
+  # a word inside a sentence carries its space
+  ids = min((tok.encode(' ' + word.strip()), tok.encode(word.strip())), key=len)
+  if not ids:
+    raise ConfigError(f'--words = {word!r}: is empty; give words separated by commas')
+  table = np.asarray(trained.params['embeddings']['token']['embedding'], np.float32)[: tok.vocab_size]
+  unit = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-9)
+  query = table[ids].mean(axis=0)
+  nearness = unit @ (query / max(np.linalg.norm(query), 1e-9))
+  best = [int(i) for i in np.argsort(-nearness) if int(i) not in ids][:NEIGHBOURS]
+  found = ', '.join(f'{_plain(tok.token(i)).strip()!r} {nearness[i]:.2f}' for i in best)
+  pieces = '' if len(ids) == 1 else f' (mean of {len(ids)} tokens)'
+  return f'{word}{pieces}: {found}'
+
+
+def answer(trained, prompt: str) -> str:
+  """Completes a prompt (causal), or fills each [MASK] in it (masked)."""
+  import jax
+
+  task, tok = trained.task, trained.tokenizer
+  if trained.config.task == 'causal_lm':
+    first = task.row_spec().begin or task.document_end()
+    c = trained.config.samples
+    ids = [*first, *tok.encode(prompt)]
+    room = trained.config.model.max_length
+    new = NEW_TOKENS if room is None else min(NEW_TOKENS, room - len(ids))
+    if new < 1:
+      raise ConfigError(f'--prompt: {len(ids)} tokens leave no room in a position table of {room}; shorten it')
+    sampling = dict(temperature=c.temperature, top_k=c.top_k, top_p=c.top_p)
+    [completion] = task.complete(trained.params, [ids], jax.random.key(0), new_tokens=new, **sampling)
+    return f'{prompt}{tok.decode(completion)}'
+  row = masked_row(task, prompt)
+  if task.tokenizer.mask not in row:
+    raise ConfigError(f'--prompt = {prompt!r}: has no [MASK]; write one for each token to be filled in')
+  lines = [prompt]
+  for number, guesses in enumerate(task.fill(trained.params, [row], TOP)[0], 1):
+    lines.append(f'  mask {number}: ' + ', '.join(f'{_plain(tok.token(t))!r} {p:.2f}' for t, p in guesses))
+  return '\n'.join(lines)
+
+
+def masked_row(task, text: str) -> list[int]:
+  """Token ids of a text in which `[MASK]` stands for the mask token, framed as the model's rows are.
+
+  The space before a `[MASK]` belongs to the hidden token, as in the text that the model was trained on.
+  """
+  spec, tok, row = task.row_spec(), task.tokenizer, []
+  pieces = text.split('[MASK]')
+  for i, piece in enumerate(pieces):
+    row += tok.encode(piece.rstrip(' ') if i < len(pieces) - 1 else piece)
+    row += [tok.mask] if i < len(pieces) - 1 else []
+  return [*spec.prefix, *row, *spec.suffix]
+
+
+def minimal_pairs(trained, file: str) -> str:
+  """Scores pairs: the share in which the good sentence is likelier than the bad one.
+
+  Causal: log-probability of the sentence. Masked: pseudo-log-likelihood, each token masked in its turn (Salazar et
+  al. 2020, https://arxiv.org/abs/1910.14659).
+
+  Raises:
+    DataError: the file is not there, or a line is not two sentences separated by a tab.
+  """
+  pairs = read_pairs(file)
+  scores = [tuple(log_likelihood(trained, sentence) for sentence in pair) for pair in pairs]
+  right = sum(good > bad for good, bad in scores)
+  rows = [
+    f'{good:10.2f} {bad:10.2f}  {"right" if good > bad else "wrong"}  {pair[0]}  |  {pair[1]}'
+    for (good, bad), pair in zip(scores, pairs)
+  ]
+  return '\n'.join([f'{"good":>10} {"bad":>10}', *rows, f'{right} of {len(pairs)} right ({right / len(pairs):.3f})'])
+
+
+def read_pairs(file: str) -> list[tuple[str, str]]:
+  """The tab-separated pairs of a file; empty lines are passed over."""
+  try:
+    with open(file, encoding='utf-8') as opened:
+      lines = [(number, line.rstrip('\r\n')) for number, line in enumerate(opened, 1)]
+  except OSError as error:
+    raise DataError(f'--pairs = {file}: {error.strerror}; give a readable file') from error
+  except UnicodeDecodeError as error:
+    raise DataError(f'--pairs = {file}: not UTF-8 ({error.reason} at byte {error.start}); convert it') from error
+  pairs = []
+  for number, line in lines:
+    if not line.strip():
+      continue
+    pair = tuple(part.strip() for part in line.split('\t'))
+    if len(pair) != 2 or not all(pair):
+      raise DataError(
+        f'{file}:{number} = {line[:60]!r}: must be a good and a bad sentence separated by one tab; mend it'
+      )
+    pairs.append(pair)
+  if not pairs:
+    raise DataError(f'{file}: no pairs; write a good and a bad sentence a line, separated by a tab')
+  return pairs
+
+
+def log_likelihood(trained, sentence: str) -> float:
+  """The log-probability of a sentence in nats: exact (causal) or pseudo (masked)."""
+  import jax
+  import jax.numpy as jnp
+
+  task, tok = trained.task, trained.tokenizer
+  ids = tok.encode(sentence)
+  if trained.config.task == 'causal_lm':
+    first = task.row_spec().begin or task.document_end()
+    rows, targets = np.array([[*first, *ids][: len(ids) + len(first) - 1]], np.int32), np.array(ids)
+    places = np.arange(len(first) - 1, len(first) - 1 + len(ids))
+    picked = lambda logits: logits[0, places]  # noqa: E731
+  else:
+    spec = task.row_spec()
+    row = np.array([*spec.prefix, *ids, *spec.suffix], np.int32)
+    places = len(spec.prefix) + np.arange(len(ids))
+    rows, targets = np.tile(row, (len(ids), 1)), np.array(ids)
+    rows[np.arange(len(ids)), places] = tok.mask
+    picked = lambda logits: logits[np.arange(len(ids)), places]  # noqa: E731
+  x_BTD = task.model.backbone.apply(trained.params, jnp.asarray(rows))
+  log_p = jax.nn.log_softmax(task.model.logits(trained.params, x_BTD))
+  return float(np.asarray(picked(np.asarray(log_p)))[np.arange(len(ids)), targets].sum())
+
+
+def _plain(text: str) -> str:
+  return text.replace('\n', '\\n').replace('\t', '\\t').replace('\r', '\\r')
+
+
+if __name__ == '__main__':
+  sys.exit(main())

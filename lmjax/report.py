@@ -1,0 +1,141 @@
+"""What a person sees of a run: the banner, a line a log step, the last words."""
+
+import math
+import os
+import time
+
+import jax
+
+from lmjax import metrics
+from lmjax.errors import NonFiniteError
+
+
+class Reporter:
+  """Turns a step's report into a line for people and a line of metrics.jsonl, and keeps the time."""
+
+  def __init__(self, run, writer):
+    self._run, self._writer = run, writer
+    self.seconds = 0.0  # in training steps alone: no compiling, evaluating or saving
+    self.last_train = {}
+    self._since, self._done, self._window = None, 0, (0.0, run.start)
+    config = run.config
+    self._tokens = config.data.batch_size * config.data.length
+    self._flops = step_flops(config, run.task)
+    peak = metrics.peak_flops(jax.devices()[0])
+    self._peak = None if peak is None else peak * run.mesh.size
+
+  def start_clock(self):
+    """Training goes on."""
+    self._since = time.perf_counter()
+
+  def stop_clock(self):
+    """Something else than training begins."""
+    self.seconds += time.perf_counter() - self._since
+    self._since = None
+
+  def _elapsed(self):
+    return self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+  def log(self, step: int, report) -> None:
+    """Reads the report of `step` (waiting for it), checks it, and writes it if its turn has come.
+
+    Raises:
+      NonFiniteError: too many batches in a row were skipped.
+    """
+    config = self._run.config
+    skipped = int(report['skipped'])
+    if skipped:
+      loss = metrics.means(jax.device_get(report['pairs']))['loss']
+      rows = ', '.join(f'{name} epoch {epoch} row {row}' for name, epoch, row in self._run.pipeline.rows(step - 1)[:4])
+      self._run.say(
+        f'step {step} skipped: loss {loss}, grad_norm {float(report["grad_norm"])}; '
+        f'{skipped} of at most {config.train.max_skipped} in a row; its first rows: {rows}'
+      )
+      if skipped >= config.train.max_skipped:
+        raise NonFiniteError(
+          f'{skipped} batches in a row without a finite loss and gradient, up to step {step}: '
+          'lower optim.learning_rate or optim.clip_norm, or go on from an earlier checkpoint'
+        )
+    if 'log' not in config.due(step):
+      return
+    report = jax.device_get(report)
+    elapsed = self._elapsed()
+    window_seconds, window_step = self._window
+    rate = (step - window_step) / max(elapsed - window_seconds, 1e-9)
+    self._window = (elapsed, step)
+    values = metrics.derive(metrics.means(report['pairs']))
+    values |= {'grad_norm': float(report['grad_norm']), 'learning_rate': float(report['learning_rate'])}
+    values |= {name: float(value) for name, value in report['groups'].items()}
+    values['tokens_per_second'] = rate * self._tokens
+    if self._peak is not None:
+      values['mfu'] = rate * self._flops / self._peak
+    values['seconds'] = round(elapsed, 3)
+    names = ('loss', 'grad_norm', 'learning_rate')
+    shown = [f'{name} {number(values[name])}' for name in names]
+    shown.append(f'{values["tokens_per_second"]:,.0f} tokens/s')
+    shown += [f'mfu {values["mfu"]:.3f}'] if 'mfu' in values else []
+    shown.append(f'eta {duration((config.train.steps - step) / rate)}')
+    self._run.say(f'step {step}/{config.train.steps} | train | ' + ' | '.join(shown))
+    self.last_train = {f'train/{name}': values[name] for name in ('loss', 'tokens_per_second')}
+    if self._writer:
+      self._writer.write(step, 'train', values)
+
+
+def step_flops(config, task) -> float:
+  """FLOPs of one training step."""
+  return metrics.train_flops(
+    config.model, task.model.backbone.rows, config.data.batch_size, config.data.length, task.predicted
+  )
+
+
+def banner(config, workdir, mesh, task, state, stores) -> str:
+  """What a person wants to know before the first step."""
+  m, d = config.model, config.data
+  kind = f'{jax.devices()[0].device_kind} ({jax.default_backend()})'
+  shape = ', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())
+  text = [
+    f'{name}: {len(s.train.lengths):,} documents, {int(s.train.lengths.sum()):,} tokens' for name, s in stores.items()
+  ]
+  rows = [
+    ('task', f'{config.task}, seed {config.seed}'),
+    ('model', f'{m.attention}, {m.layers} layers, width {m.width}, {m.heads} heads, {m.dtype}'),
+    ('parameters', f'{metrics.count(state.params):,}, vocabulary {task.model.backbone.vocab_size:,}'),
+    ('text', '; '.join(text)),
+    (
+      'batch',
+      f'{d.batch_size} rows x {d.length} = {d.batch_size * d.length:,} tokens a step, {config.train.steps:,} steps',
+    ),
+    ('devices', f'{mesh.size} x {kind}; mesh {shape}; {jax.processmetrics.count()} host(s)'),
+    ('FLOPs a step', f'{step_flops(config, task):.3e} ({metrics.FLOPS_COUNT})'),
+    ('workdir', os.path.abspath(workdir)),
+  ]
+  return '\n'.join(f'{name:>13}  {text}' for name, text in rows)
+
+
+def farewell(run, results: dict) -> str:
+  """Where everything is, and what to run next."""
+  main = run.task.MAIN_METRIC
+  found = results['metrics']
+  baseline = {'bits_per_byte': 'gzip_bits_per_byte', 'accuracy': 'majority_accuracy'}[main]
+  return '\n'.join(
+    [
+      f'done: step {results["step"]}, valid loss {number(found["valid/loss"])}, '
+      f'{main} {number(found[f"valid/{main}"])} ({baseline} {number(found[f"valid/{baseline}"])})',
+      f'metrics, curves and samples: {os.path.join(run.workdir, "")}'
+      '{results.json, metrics.jsonl, curves.png, samples.md}',
+      f'look inside: python -m lmjax.inspect --workdir={run.workdir}',
+    ]
+  )
+
+
+def number(value) -> str:
+  """A metric for people."""
+  if not isinstance(value, float) or math.isnan(value):
+    return str(value)
+  return f'{value:.4g}' if abs(value) < 1e-3 or abs(value) >= 1e5 else f'{value:.4f}'
+
+
+def duration(seconds: float) -> str:
+  """Hours:minutes:seconds."""
+  seconds = int(seconds)
+  return f'{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}'

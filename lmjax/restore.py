@@ -1,0 +1,64 @@
+"""A run that was trained, opened again from its workdir alone."""
+
+import dataclasses
+import json
+import os
+from typing import Any, Literal
+
+import jax
+from etils import epath
+
+from lmjax import checkpoint, schema, sharding, tasks
+from lmjax.config import Config
+from lmjax.data.tokenizer import Tokenizer
+from lmjax.errors import CheckpointError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+  """What a workdir holds.
+
+  Attributes:
+    config: its Config.
+    tokenizer: its Tokenizer.
+    task: its task.
+    params: the parameters, verified, on one device.
+    step: how many batches they saw.
+  """
+
+  config: Config
+  tokenizer: Tokenizer
+  task: Any
+  params: dict
+  step: int
+
+
+def open_run(workdir: str, step: int | Literal['latest'] = 'latest') -> TrainedRun:
+  """Reads config, tokenizer and verified parameters of a workdir.
+
+  Raises:
+    CheckpointError: there is no run, no such step, or its arrays differ from their digests.
+    ConfigError: its config.json is not of this version.
+  """
+  config_file = epath.Path(workdir) / 'config.json'
+  try:
+    values = json.loads(config_file.read_text())
+  except FileNotFoundError as error:
+    raise CheckpointError(f'{config_file}: no such file; give --workdir a folder that lmjax.main made') from error
+  except ValueError as error:
+    raise CheckpointError(f'{config_file}: not JSON ({error}); the folder is damaged') from error
+  config = schema.build(Config, values)
+  tokenizer = Tokenizer.load(os.path.join(workdir, 'tokenizer.json'))
+  task = tasks.build(config, tokenizer)
+  steps = checkpoint.saved_steps(checkpoint.directory_of(workdir))
+  if not steps:
+    raise CheckpointError(f'{checkpoint.directory_of(workdir)}: no checkpoint; let the run reach its first one')
+  if step != 'latest' and step not in steps:
+    raise CheckpointError(f'step {step}: not among the checkpoints of {workdir}; choose one of {steps}')
+  chosen = steps[-1] if step == 'latest' else step
+  mesh = sharding.make_mesh(sharding.MeshConfig(1, 1, 1), jax.devices()[:1])
+  where = sharding.replicated(mesh)
+  abstract = jax.tree.map(
+    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), jax.eval_shape(task.init, jax.random.key(0))
+  )
+  return TrainedRun(config, tokenizer, task, checkpoint.restore_params(workdir, chosen, abstract), chosen)
