@@ -8,7 +8,7 @@ from lmjax.checkpoint import CheckpointConfig
 from lmjax.data.pipeline import DataConfig
 from lmjax.errors import ConfigError
 from lmjax.fields import NonNegativeInt, PositiveInt
-from lmjax.models.transformer import ModelConfig
+from lmjax.models.model_config import ModelConfig
 from lmjax.objectives.causal import CausalConfig
 from lmjax.objectives.masked import MaskedConfig
 from lmjax.optim import OptimConfig

@@ -18,53 +18,62 @@ from lmjax.data import store as store_lib
 from lmjax.errors import CheckpointError
 
 
-def make_train_step(task, tx: optax.GradientTransformation, config):
-  """`(state, batch) -> (state, metrics)`: pure; jit it with shardings, donating the state.
+def make_gradient(task, parts: int):
+  """`(params, batch, key) -> (gradient, weight_sum, pairs)`: pure.
 
-  The gradient is that of the mean loss a weighted position, over the whole batch: sums are accumulated over
-  `train.accumulate` parts and all devices, then divided once. A batch whose loss or gradient is not finite
-  changes nothing but the counters.
+  The gradient is that of the mean loss a weighted position, over the whole batch: sums are accumulated over `parts`
+  and all devices, then divided once. So parts, ragged weights and meshes give one answer.
   """
-  schedule = optim.learning_rate(config.optim, config.train.steps)
-  root = jax.random.fold_in(jax.random.key(config.seed), 1)
-  with_dropout = any((config.model.embedding_dropout, config.model.attention_dropout, config.model.residual_dropout))
 
   def summed(params, batch, key):
     loss_sum, weight_sum, pairs = task.loss(params, batch, key)
     return loss_sum, (weight_sum, pairs)
 
+  def gradient(params, batch, key):
+    grads, (weight_sum, pairs) = accumulate(summed, params, batch, key, parts)
+    # a batch without a labelled position would give 0 / 0; its gradient is 0
+    return jax.tree.map(lambda g: g / jnp.maximum(weight_sum, 1.0), grads), weight_sum, pairs
+
+  return gradient
+
+
+def make_train_step(task, tx: optax.GradientTransformation, config):
+  """`(state, batch) -> (state, report)`: pure; jit it with shardings, donating the state.
+
+  A batch whose loss or gradient is not finite, or in which nothing is labelled, changes nothing but the counters.
+  """
+  schedule = optim.learning_rate(config.optim, config.train.steps)
+  root = jax.random.fold_in(jax.random.key(config.seed), 1)
+  gradient = make_gradient(task, config.train.accumulate)
+
   def train_step(state, batch):
-    key = jax.random.fold_in(root, state.step) if with_dropout else None
-    grads, (weight_sum, pairs) = accumulate(summed, state.params, batch, key, config.train.accumulate)
-    # a batch without a labelled position gives 0 / 0; its gradient is 0, and the step counts as skipped
-    grads = jax.tree.map(lambda g: g / jnp.maximum(weight_sum, 1.0), grads)
+    key = jax.random.fold_in(root, state.step) if config.model.has_dropout else None
+    grads, weight_sum, pairs = gradient(state.params, batch, key)
     grad_norms = metrics.group_norms(grads)
     grad_norm = jnp.sqrt(sum(jnp.square(norm) for norm in grad_norms.values()))
     good = jnp.isfinite(grad_norm) & jnp.isfinite(pairs['loss'][0]) & (weight_sum > 0)
+    rate = schedule(state.step)
     clipped = optim.clip(grads, grad_norm, config.optim.clip_norm)
     updates, opt_state = tx.update(clipped, state.opt_state, state.params)
-    rate = schedule(state.step)
     updates = jax.tree.map(lambda u: u * rate, updates)
-    params = optax.apply_updates(state.params, updates)
-    keep = lambda new, old: jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)  # noqa: E731
-    new_state = state_lib.TrainState(
-      step=state.step + 1,
-      params=keep(params, state.params),
-      opt_state=keep(opt_state, state.opt_state),
-      skipped=jnp.where(good, 0, state.skipped + 1),
+    moved = optax.apply_updates(state.params, updates)
+    params, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(good, new, old), (moved, opt_state), (state.params, state.opt_state)
     )
+    skipped = jnp.where(good, 0, state.skipped + 1)
     update_norms, weight_norms = metrics.group_norms(updates), metrics.group_norms(state.params)
+    ratios = {group: norm / jnp.maximum(weight_norms[group], 1e-12) for group, norm in update_norms.items()}
     report = {
       'pairs': pairs,
       'grad_norm': grad_norm,
       'learning_rate': rate,
-      'skipped': new_state.skipped,
+      'skipped': skipped,
       'groups': {
         **{f'grad_norm/{group}': norm for group, norm in grad_norms.items()},
-        **{f'update_ratio/{g}': norm / jnp.maximum(weight_norms[g], 1e-12) for g, norm in update_norms.items()},
+        **{f'update_ratio/{group}': ratio for group, ratio in ratios.items()},
       },
     }
-    return new_state, report
+    return state_lib.TrainState(state.step + 1, params, opt_state, skipped), report
 
   return train_step
 
@@ -120,13 +129,14 @@ class Run:
   say: object
 
 
-def train(config, workdir: str, say=None) -> dict:
+def train(config, workdir: str, say=None, devices=None) -> dict:
   """Trains, or goes on where the newest checkpoint in `workdir` stands.
 
   Args:
     config: a config file's ConfigDict, or a Config.
     workdir: folder of the run, made if it is not there.
     say: called with each line for people; default: print, on the first host.
+    devices: what it runs on; default: every device of every host.
 
   Returns:
     what WORKDIR/results.json holds.
@@ -134,20 +144,21 @@ def train(config, workdir: str, say=None) -> dict:
   Raises:
     ConfigError, DataError, CheckpointError, NonFiniteError: see lmjax.errors.
   """
-  config = config_lib.build(config, devices=jax.device_count())
+  devices = jax.devices() if devices is None else devices
+  config = config_lib.build(config, devices=len(devices))
   if say is None:
     say = _say if jax.process_index() == 0 else lambda line: None
-  with sharding.using(sharding.make_mesh(config.mesh)):
-    run = set_up(config, workdir, say)
+  mesh = sharding.make_mesh(config.mesh, devices)
+  with sharding.using(mesh):
+    run = set_up(config, workdir, mesh, say)
     try:
       return _loop(run)
     finally:
       run.checkpoints.close()
 
 
-def set_up(config, workdir: str, say) -> Run:
+def set_up(config, workdir: str, mesh, say) -> Run:
   """Everything before the first step: data, model, state (new or restored), the files that describe the run."""
-  mesh = sharding.make_mesh(config.mesh)
   tokenizer, stores = prepare_data(config, progress=True)
   task = tasks.build(config, tokenizer)
   data = pipeline.make(

@@ -205,6 +205,17 @@ def test_two_runs_at_once_make_one_store(tmp_path, tokenizer, locks):
   assert len(folders(tmp_path)) == 1
 
 
+def test_a_finished_store_in_a_read_only_folder_is_used(tmp_path, tokenizer):
+  source = write(tmp_path / 'a.jsonl', DOCUMENTS)
+  folder = os.path.dirname(build(tmp_path, tokenizer, source).train.folder)
+  os.remove(folder + '.lock')
+  os.mkdir(folder + '.lock')  # so that the lock cannot be opened, even by root
+  assert len(build(tmp_path, tokenizer, source).train.lengths)
+  shutil.rmtree(folder)
+  with pytest.raises(DataError, match='data.cache_dir'):
+    build(tmp_path, tokenizer, source)
+
+
 def test_progress_tells_bytes_per_second_and_counts(tmp_path, tokenizer, capsys):
   build(tmp_path, tokenizer, write(tmp_path / 'a.jsonl', [*DOCUMENTS, DOCUMENTS[0], ' ']), progress=True)
   out = capsys.readouterr().out
@@ -229,8 +240,10 @@ def test_tokenizer_is_trained_on_training_documents_and_kept(tmp_path, monkeypat
   sources = {'a': write(tmp_path / 'a.jsonl', DOCUMENTS), 'b': write(tmp_path / 'b.jsonl', ['zzqzzq ' * 40, *'bcdef'])}
   seen = []
   train = store_module.train_tokenizer
-  monkeypatch.setattr(store_module, 'train_tokenizer', lambda texts, *args: seen.append(list(texts)) or train(texts, *args))
-  config, cache = TokenizerConfig(None, 320, 20_000), str(tmp_path / 'cache')
+  monkeypatch.setattr(
+    store_module, 'train_tokenizer', lambda texts, *args: seen.append(list(texts)) or train(texts, *args)
+  )
+  config, cache = TokenizerConfig(None, 320, 200_000), str(tmp_path / 'cache')
   first = prepare_tokenizer(config, sources, cache_dir=cache, **SETTINGS)
   again = prepare_tokenizer(config, sources, cache_dir=cache, **SETTINGS)
   assert first.hash == again.hash and len(seen) == 1

@@ -18,7 +18,9 @@ from lmjax.data.tokenizer import (
 )
 from lmjax.errors import DataError
 
-TEXTS = [f'The {word} sat on the {word}, and {number} more.\n' for number, word in enumerate(['cat', 'dog', 'hen'] * 40)]
+TEXTS = [
+  f'The {word} sat on the {word}, and {number} more.\n' for number, word in enumerate(['cat', 'dog', 'hen'] * 40)
+]
 STRANGE = ['', ' ', 'naïve 語 \U0001f600\n\n\tx', 'e\u0301 a\u2028b\x00c', '[MASK] and [PAD]', "don't  do   it\r\n"]
 
 
@@ -76,7 +78,7 @@ def test_save_and_load(tokenizer, tmp_path):
   assert os.listdir(tmp_path) == ['tokenizer.json']
   again = Tokenizer.load(path)
   assert again.hash == tokenizer.hash and again.encode(TEXTS[0]) == tokenizer.encode(TEXTS[0])
-  assert train_tokenizer(TEXTS, 380, 10_000).hash != tokenizer.hash
+  assert train_tokenizer(TEXTS, 290, 10_000).hash != tokenizer.hash
 
 
 def test_unusable_files_are_errors(tmp_path):

@@ -44,13 +44,9 @@ def documents(path: str, field: str | None) -> Iterator[tuple[str, str | bytes]]
           file.seek(0)
         yield from _text_documents(name, file) if name.endswith(TEXT_ENDINGS) else _records(name, file, field)
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
-      raise DataError(
-        f'{name}: {error}; a compressed file must be whole; download or compress it again'
-      ) from None
+      raise DataError(f'{name}: {error}; a compressed file must be whole; download or compress it again') from None
     except OSError as error:
-      raise DataError(
-        f'{name}: {error.strerror or error}; a source must be readable; check the file'
-      ) from None
+      raise DataError(f'{name}: {error.strerror or error}; a source must be readable; check the file') from None
 
 
 def expand(path: str) -> list[str]:
@@ -75,9 +71,7 @@ def identity(path: str) -> dict:
   """Names (relative to their common folder), sizes and content digests of the files."""
   names = expand(path)
   folder = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in names])
-  facts = [
-    [os.path.relpath(os.path.abspath(name), folder), os.path.getsize(name), _digest(name)] for name in names
-  ]
+  facts = [[os.path.relpath(os.path.abspath(name), folder), os.path.getsize(name), _digest(name)] for name in names]
   return {'kind': 'files', 'files': facts}
 
 
@@ -92,9 +86,7 @@ def _digest(name: str) -> str:
 def _check_ending(name: str):
   if not name.endswith(TEXT_ENDINGS + JSONL_ENDINGS):
     endings = ', '.join(TEXT_ENDINGS + JSONL_ENDINGS)
-    raise DataError(
-      f'{name}: unknown ending; a source must end in one of {endings}; rename or convert the file'
-    )
+    raise DataError(f'{name}: unknown ending; a source must end in one of {endings}; rename or convert the file')
 
 
 def _open(name: str) -> BinaryIO:
@@ -155,9 +147,7 @@ def _records(name: str, file: BinaryIO, field: str | None) -> Iterator[tuple[str
     number += 1
     where = f'{name}, line {number}'
     if len(line) == _LONGEST_RECORD:
-      raise DataError(
-        f'{where}: more than {_LONGEST_RECORD:,} bytes; a record must be shorter; is this JSONL?'
-      )
+      raise DataError(f'{where}: more than {_LONGEST_RECORD:,} bytes; a record must be shorter; is this JSONL?')
     if line.strip():
       yield where, _field_text(line, where, field)
 
@@ -171,9 +161,7 @@ def _field_text(line: bytes, where: str, field: str) -> str | bytes:
   try:
     record = json.loads(line.decode('utf-8', 'surrogateescape'))
   except (ValueError, RecursionError) as error:
-    raise DataError(
-      f'{where}: broken JSON ({error}); each line must be one object; mend or drop the line'
-    ) from None
+    raise DataError(f'{where}: broken JSON ({error}); each line must be one object; mend or drop the line') from None
   if not isinstance(record, dict):
     kind = type(record).__name__
     raise DataError(f'{where}: a JSON {kind}; each line must be one object; write {{"{field}": ...}}')

@@ -64,9 +64,7 @@ class RowLayout:
     padded  tokens 7 8 9 2 0                        and 5 6 2 0 0
   """
 
-  def __init__(
-    self, documents: StoredDocuments, order: np.ndarray, kind: Kind, spec: RowSpec, keep_tail: bool
-  ):
+  def __init__(self, documents: StoredDocuments, order: np.ndarray, kind: Kind, spec: RowSpec, keep_tail: bool):
     """Lays out the rows.
 
     Args:
@@ -169,9 +167,7 @@ class RowLayout:
     return np.concatenate(
       [
         self._begin[low:high],
-        self.documents.tokens[start + max(low - head, 0) : start + min(max(high - head, 0), length)].astype(
-          np.int32
-        ),
+        self.documents.tokens[start + max(low - head, 0) : start + min(max(high - head, 0), length)].astype(np.int32),
         self._end[max(low - tail, 0) : max(high - tail, 0)],
       ]
     )

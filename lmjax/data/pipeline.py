@@ -13,7 +13,6 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Literal, Protocol
 
-import grain
 import numpy as np
 
 from lmjax.data.packing import RowLayout, RowSpec
@@ -53,9 +52,7 @@ class DataConfig:
   length: PositiveInt
   batch_size: PositiveInt
   cls_sep: bool
-  valid_fraction: Annotated[
-    float, Rule('must lie between 0 and 1, without them', lambda value: 0 < value < 1)
-  ]
+  valid_fraction: Annotated[float, Rule('must lie between 0 and 1, without them', lambda value: 0 < value < 1)]
   valid_bytes: PositiveInt | None
   bad_text: BadText
   cache_dir: str
@@ -84,9 +81,7 @@ class DataConfig:
 class Transform(Protocol):
   """What a task does to a row. Must be pure but for `rng`: grain calls it from several threads."""
 
-  def __call__(
-    self, row: dict[str, np.ndarray], rng: np.random.Generator, progress: float
-  ) -> dict[str, np.ndarray]:
+  def __call__(self, row: dict[str, np.ndarray], rng: np.random.Generator, progress: float) -> dict[str, np.ndarray]:
     """Makes an example.
 
     Args:
@@ -142,6 +137,8 @@ class Pipeline:
 
   def iterate(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
     """Batches start_step, start_step + 1, ... up to the last step, made ahead of time by grain's threads."""
+    import grain  # takes JAX along: a second and a half that reading a config should not cost
+
     batches = grain.MapDataset.source(_Batches(self, self._total_steps)).slice(slice(start_step, None))
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_PREFETCHED_BATCHES)
     return iter(batches.to_iter_dataset(options))
@@ -159,9 +156,7 @@ class Pipeline:
     """
     config = self._config
     facts = {
-      'sources': [
-        [name, self._stores[name].fingerprint, config.sources[name].weight] for name in self._names
-      ],
+      'sources': [[name, self._stores[name].fingerprint, config.sources[name].weight] for name in self._names],
       'rows': config.rows,
       'spec': dataclasses.asdict(self._spec),
       'batch_size': config.batch_size,
@@ -205,6 +200,7 @@ def make(
       f'data.batch_size = {config.batch_size}: must be a multiple of the {hosts} hosts; set it to '
       f'{-(-config.batch_size // hosts) * hosts}'
     )
+  assert len({store.meta['tokenizer'] for store in stores.values()}) == 1, 'one tokenizer for all sources'
   return Pipeline(config, stores, spec, transform, seed, total_steps, hosts, host)
 
 
@@ -264,9 +260,7 @@ def valid_batches(
     raise DataError(f'batch size {batch_size}: must be a multiple of the {hosts} hosts; change it')
   batches = ValidBatches(config, store, spec, transform, batch_size, hosts, host)
   if not len(batches):
-    raise DataError(
-      f'{store.name}: its held-out documents make no row; raise data.valid_fraction or add text'
-    )
+    raise DataError(f'{store.name}: its held-out documents make no row; raise data.valid_fraction or add text')
   return batches
 
 

@@ -93,9 +93,7 @@ def _module_files(folder: str) -> list[str]:
     found += [
       os.path.join(root, name)
       for name in names
-      if name.endswith('.py')
-      and not name.startswith('_sysconfigdata')
-      and os.path.basename(root) != 'pydoc_data'
+      if name.endswith('.py') and not name.startswith('_sysconfigdata') and os.path.basename(root) != 'pydoc_data'
     ]
   return sorted(found)
 
@@ -135,9 +133,7 @@ def _extension_docstrings() -> Iterator[str | None]:
     yield module.__doc__
     for _, value in sorted(vars(module).items()):
       if inspect.isclass(value):
-        yield from (
-          getattr(member, '__doc__', None) for _, member in sorted(vars(value).items()) if callable(member)
-        )
+        yield from (getattr(member, '__doc__', None) for _, member in sorted(vars(value).items()) if callable(member))
         yield value.__doc__ if inspect.isclass(value) else None
       elif inspect.isbuiltin(value):
         yield value.__doc__

@@ -144,6 +144,4 @@ def _clean(text: str | bytes, where: str, bad_text: BadText) -> tuple[str | None
     return mended, 'replaced'
   if bad_text == 'skip':
     return None, 'skipped'
-  raise DataError(
-    f"{where}: {problem}; text must be UTF-8; mend it, or set data.bad_text to 'replace' or 'skip'"
-  )
+  raise DataError(f"{where}: {problem}; text must be UTF-8; mend it, or set data.bad_text to 'replace' or 'skip'")

@@ -75,7 +75,7 @@ class StoredDocuments:
 
   def pieces(self) -> np.ndarray:
     """int64 [pieces, 3] of a held-out split: document, tokens and bytes of each piece that was encoded."""
-    return np.load(os.path.join(self.folder, 'pieces.npy'))
+    return np.load(os.path.join(self.folder, 'pieces.npy'), mmap_mode='r')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +139,7 @@ def open_or_build(
   folder = os.path.join(os.path.expanduser(cache_dir), f'{name}-{fingerprint[:16]}')
   with _writing(cache_dir):
     os.makedirs(os.path.dirname(folder), exist_ok=True)
-    with _lock(folder + '.lock') as locked:
+    with _lock(folder) as locked:
       if locked:
         # Nobody else can be writing this store: what a killed run has left is rubbish.
         for left in glob.glob(glob.escape(folder) + '.*.tmp'):
@@ -233,17 +233,24 @@ def _writing(cache_dir: str):
 
 
 @contextlib.contextmanager
-def _lock(path: str):
-  """Holds an exclusive lock, so that a second run waits for the first and then finds its store.
+def _lock(folder: str):
+  """Holds an exclusive lock on a store, so that a second run waits for the first and then finds its work done.
 
-  Yields whether it is held: some network filesystems refuse locks, and then the rename decides who wins.
+  Yields whether it is held: some network filesystems refuse locks, and then the rename decides who wins; and a
+  folder of finished stores may be read-only.
   """
-  with open(path, 'a') as file:
+  with contextlib.ExitStack() as stack:
     locked = False
-    if fcntl is not None:
-      with contextlib.suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_EX)
-        locked = True
+    try:
+      file = stack.enter_context(open(folder + '.lock', 'a'))
+    except OSError:
+      if not os.path.isdir(folder):
+        raise
+    else:
+      if fcntl is not None:
+        with contextlib.suppress(OSError):
+          fcntl.flock(file, fcntl.LOCK_EX)
+          locked = True
     yield locked
 
 
@@ -270,9 +277,7 @@ def _write(name, folder, source, tokenizer, facts, progress) -> dict:
   counts = collections.Counter()
   limit = held_out_below(source, facts['valid_fraction'], facts['bad_text'])
   dtype = '<u2' if tokenizer.vocab_size <= 1 << 16 else '<u4'
-  writers = [
-    SplitWriter(os.path.join(folder, split), dtype, split == 'valid') for split in ('train', 'valid')
-  ]
+  writers = [SplitWriter(os.path.join(folder, split), dtype, split == 'valid') for split in ('train', 'valid')]
   bar = tqdm(
     desc=f'tokenising {name}',
     unit='B',
@@ -345,9 +350,7 @@ def _checksum(path: str) -> int:
 
 def _write_meta(folder: str, meta: dict):
   names = [
-    os.path.join(split, name)
-    for split in ('train', 'valid')
-    for name in os.listdir(os.path.join(folder, split))
+    os.path.join(split, name) for split in ('train', 'valid') for name in os.listdir(os.path.join(folder, split))
   ]
   meta['files'] = {
     name: {'size': os.path.getsize(path), 'crc32': _checksum(path)}
@@ -363,9 +366,7 @@ def _open_whole(name: str, folder: str, fingerprint: str) -> TokenStore:
   try:
     return _open(name, folder, fingerprint)
   except _CorruptError as error:
-    raise DataError(
-      f'{folder}: corrupt just after it was written ({error}); check the disk, then run again'
-    ) from None
+    raise DataError(f'{folder}: corrupt just after it was written ({error}); check the disk, then run again') from None
 
 
 def _open(name: str, folder: str, fingerprint: str) -> TokenStore:
@@ -374,10 +375,7 @@ def _open(name: str, folder: str, fingerprint: str) -> TokenStore:
     with open(os.path.join(folder, 'meta.json'), encoding='utf-8') as file:
       meta = json.load(file)
     crc = meta.pop('crc32')
-    if (
-      crc != zlib.crc32(json.dumps(meta, sort_keys=True).encode('utf-8'))
-      or meta['fingerprint'] != fingerprint
-    ):
+    if crc != zlib.crc32(json.dumps(meta, sort_keys=True).encode('utf-8')) or meta['fingerprint'] != fingerprint:
       raise _CorruptError('meta.json does not match its checksum')
     for file, facts in meta['files'].items():
       if os.path.getsize(os.path.join(folder, file)) != facts['size']:

@@ -88,7 +88,7 @@ class SplitWriter:
     self._tokens_file = open(os.path.join(folder, 'tokens.bin'), 'wb')
     self._text_file = open(os.path.join(folder, 'text.bin'), 'wb') if keep_text else None
     self._lengths, self._n_bytes, self._digests = array.array('q'), array.array('q'), array.array('Q')
-    self._pieces: list[tuple[int, int, int]] = []
+    self._pieces = array.array('q')  # document, tokens, bytes of each piece, end to end
     self.tokens = self.bytes = 0
 
   def __enter__(self):
@@ -115,7 +115,8 @@ class SplitWriter:
     self._tokens_file.write(ids.astype(self._dtype).tobytes())
     if self._text_file:
       self._text_file.write(data)
-      self._pieces += [(len(self), len(piece), n_bytes) for piece, n_bytes in pieces]
+      for piece, n_bytes in pieces:
+        self._pieces.extend((len(self), len(piece), n_bytes))
     self._lengths.append(len(ids))
     self._n_bytes.append(len(data))
     self._digests.append(digest)

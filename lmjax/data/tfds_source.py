@@ -67,9 +67,7 @@ def _prepared(path: str):
   try:
     import tensorflow_datasets as tfds
   except ImportError as error:
-    raise DataError(
-      f'{path}: {error}; a tfds: source needs tensorflow-datasets; pip install lmjax again'
-    ) from None
+    raise DataError(f'{path}: {error}; a tfds: source needs tensorflow-datasets; pip install lmjax again') from None
   name, split = parse(path)
   builder = _builder(tfds, path, name)
   if not builder.info.splits:
@@ -84,9 +82,7 @@ def _prepared(path: str):
     )
   # 'train[:10%]' and 'train+test' are splits too: TFDS judges those itself.
   if split.isidentifier() and split not in builder.info.splits:
-    raise DataError(
-      f'{path}: no split {split!r}; splits there: {", ".join(builder.info.splits)}; name one after @'
-    )
+    raise DataError(f'{path}: no split {split!r}; splits there: {", ".join(builder.info.splits)}; name one after @')
   return builder, split
 
 
@@ -109,9 +105,7 @@ def _builder(tfds, path: str, name: str):
       name.split('/')[0].split(':')[0], tfds.list_builders(with_community_datasets=False)
     )
     hint = f'did you mean {", ".join(close)}?' if close else 'see tensorflow.org/datasets/catalog'
-    raise DataError(
-      f'{path}: TFDS knows no data set {name!r}; the name must be one of its catalogue; {hint}'
-    ) from None
+    raise DataError(f'{path}: TFDS knows no data set {name!r}; the name must be one of its catalogue; {hint}') from None
   except Exception as error:
     raise _needs(path, error, 'cannot be opened') from None
 
@@ -127,9 +121,7 @@ def _prepare(path: str, builder):
     )
   try:
     builder.download_and_prepare(file_format='array_record')
-  except (
-    Exception
-  ) as error:  # builders raise whatever they like; the user needs one line, not their traceback
+  except Exception as error:  # builders raise whatever they like; the user needs one line, not their traceback
     raise _needs(path, error, 'could not be prepared') from None
 
 
@@ -150,9 +142,7 @@ def network_reachable() -> bool:
 
   def ask():
     try:
-      urllib.request.urlopen(
-        urllib.request.Request(_PROBE, method='HEAD'), timeout=_NETWORK_TIMEOUT_SECONDS
-      ).close()
+      urllib.request.urlopen(urllib.request.Request(_PROBE, method='HEAD'), timeout=_NETWORK_TIMEOUT_SECONDS).close()
     except urllib.error.HTTPError:
       pass  # an answer, if not a kind one: a proxy that refuses the tunnel raises URLError instead
     except (OSError, ValueError):

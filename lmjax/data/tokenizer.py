@@ -115,9 +115,7 @@ class Tokenizer:
       with open(os.path.expanduser(path), encoding='utf-8') as file:
         text = file.read()
     except (OSError, UnicodeDecodeError) as error:
-      raise DataError(
-        f'{path}: cannot be read ({error}); a tokenizer.json must exist; check the path'
-      ) from None
+      raise DataError(f'{path}: cannot be read ({error}); a tokenizer.json must exist; check the path') from None
     try:
       return cls(tokenizers.Tokenizer.from_str(text))
     except Exception as error:  # the library raises plain Exception
@@ -279,7 +277,7 @@ def sample(texts: Iterable[str], sample_bytes: int) -> list[str]:
   very large corpus. Memory is `sample_bytes` and a piece.
 
   >>> sample(['a ' * 9, 'b ' * 9], 18)  # one of the two
-  ['a a a a a a a a a ']
+  ['b b b b b b b b b ']
   """
   kept: list[tuple[int, str]] = []  # a heap, highest digest first
   seen = held = 0

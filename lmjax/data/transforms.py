@@ -33,9 +33,7 @@ def causal_example(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   Returns:
     inputs, targets, segments, positions: int32 [T]. weights: float32 [T], 0 or 1.
   """
-  tokens, segments, positions = (
-    np.asarray(row[key], np.int32) for key in ('tokens', 'segments', 'positions')
-  )
+  tokens, segments, positions = (np.asarray(row[key], np.int32) for key in ('tokens', 'segments', 'positions'))
   weights_T = (segments[1:] == segments[:-1]) & (segments[1:] > 0)
   return {
     'inputs': tokens[:-1],
@@ -168,9 +166,7 @@ def masked_example(
   if masking.unit == 'token':
     places = rng.permutation(np.flatnonzero(maskable_T))[:wanted]
   elif masking.unit == 'word':
-    places = _draw_words(
-      rng, word_numbers(tokens_T, segments_T, vocabulary.classes), maskable_T, wanted, slots
-    )
+    places = _draw_words(rng, word_numbers(tokens_T, segments_T, vocabulary.classes), maskable_T, wanted, slots)
   else:
     places = _draw_spans(rng, segments_T, maskable_T, wanted, slots, masking)
   places_N = np.sort(places).astype(np.int32)
@@ -181,9 +177,7 @@ def masked_example(
   is_mask_N = draw_N < masking.mask_share
   is_random_N = ~is_mask_N & (draw_N < masking.mask_share + masking.random_share)
   inputs_T = tokens_T.copy()
-  inputs_T[places_N] = np.where(
-    is_mask_N, vocabulary.mask, np.where(is_random_N, random_N, tokens_T[places_N])
-  )
+  inputs_T[places_N] = np.where(is_mask_N, vocabulary.mask, np.where(is_random_N, random_N, tokens_T[places_N]))
 
   slots_K, targets_K = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
   weights_K, shown_K = np.zeros(slots, np.float32), np.zeros(slots, np.float32)

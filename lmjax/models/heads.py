@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lmjax.models.axes import Named, names_of
-from lmjax.models.transformer import GATED, PLAIN, ModelConfig, Norm, Transformer, linear
+from lmjax.models.layers import GATED, PLAIN, Norm, linear
+from lmjax.models.model_config import ModelConfig
+from lmjax.models.transformer import Transformer
 
 
 class MlmTransform(nn.Module):

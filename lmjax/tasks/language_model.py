@@ -7,7 +7,8 @@ import numpy as np
 from lmjax.data.pipeline import DataConfig
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.models.heads import LanguageModel
-from lmjax.models.transformer import ModelConfig, Transformer
+from lmjax.models.model_config import ModelConfig
+from lmjax.models.transformer import Transformer
 
 # The most frequent token is looked for in so many training tokens of each source.
 MAJORITY_SAMPLE = 10_000_000

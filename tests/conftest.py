@@ -1,0 +1,98 @@
+"""Eight virtual CPU devices, tiny configs, and a corpus made on the spot."""
+
+import os
+
+os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import pathlib
+import random
+
+import jax
+import pytest
+
+from lmjax import command_line, schema
+from lmjax import config as config_lib
+from lmjax.data.tokenizer import train_tokenizer
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = {'causal_lm': 'configs/pretrain_clm.py', 'masked_lm': 'configs/pretrain_mlm.py'}
+TASKS = tuple(CONFIGS)
+WORDS = (
+  'the model reads a line of text and learns which word comes next because words follow each other in sentences '
+  'that people wrote about trees rivers numbers and the weather of the north where snow falls early every year'
+).split()
+
+
+def text(seed: int, words: int) -> str:
+  """Pseudo-random sentences of real words."""
+  draw = random.Random(seed)
+  return ' '.join(draw.choice(WORDS) + draw.choice(['', '', '', ',', '.']) for _ in range(words)) + '.'
+
+
+@pytest.fixture(scope='session')
+def corpus(tmp_path_factory) -> str:
+  """A JSONL file of 300 documents of 5 to 125 words."""
+  import json
+
+  file = tmp_path_factory.mktemp('corpus') / 'corpus.jsonl'
+  with open(file, 'w', encoding='utf-8') as out:
+    for i in range(300):
+      out.write(json.dumps({'text': text(i, 5 + i % 121)}) + '\n')
+  return str(file)
+
+
+@pytest.fixture(scope='session')
+def cache_dir(tmp_path_factory) -> str:
+  """Token stores of this test process."""
+  return str(tmp_path_factory.mktemp('cache'))
+
+
+@pytest.fixture(scope='session')
+def tokenizer():
+  """A small byte-level tokenizer with all special tokens."""
+  return train_tokenizer((text(i, 60) for i in range(200)), vocab_size=320, sample_bytes=100_000)
+
+
+@pytest.fixture(scope='session')
+def raw_config(corpus, cache_dir):
+  """`raw_config(task, **{'model.layers': 1})` -> the ConfigDict of a very small run on `corpus`."""
+
+  def make(task: str, **leaves):
+    config = command_line.load_config_file(str(ROOT / CONFIGS[task]), f'smoke,data={corpus}')
+    small = {
+      'data.cache_dir': cache_dir,
+      'data.tokenizer.vocab_size': 320,
+      'data.length': 32,
+      'data.valid_fraction': 0.1,
+      'data.valid_bytes': 4000,
+      'model.width': 32,
+      'model.heads': 4,
+      'model.kv_heads': 2,
+      'model.mlp_width': 64,
+      'objective.chunk': 5,
+      'train.steps': 6,
+      'optim.warmup_steps': 2,
+      'eval.every': 3,
+      'checkpoint.every': 3,
+    }
+    if task == 'causal_lm':
+      small |= {'samples.prompt_tokens': 4, 'samples.new_tokens': 8, 'samples.count': 1}
+    assignments = [(path, str(value)) for path, value in (small | leaves).items()]
+    config, problems = schema.override(config_lib.Config, config, assignments)
+    assert not problems, problems
+    return config
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def make_config(raw_config):
+  """The same, built."""
+  return lambda task, **leaves: config_lib.build(raw_config(task, **leaves))
+
+
+@pytest.fixture
+def one_device():
+  """The first device alone, for runs that are not about sharding."""
+  return jax.devices()[:1]

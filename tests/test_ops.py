@@ -1,0 +1,196 @@
+"""The array functions against plain definitions."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmjax.ops import attention, norms, positions
+from lmjax.ops.cross_entropy import cross_entropy
+from lmjax.ops.masks import attention_mask
+
+V, VOCAB, D = 24, 21, 8
+
+
+def plain_cross_entropy(x, kernel, bias, targets, weights, z_loss, smoothing):
+  """The definition, with all logits at once."""
+  logits = jnp.einsum('BTD,DV->BTV', x, kernel)[..., :VOCAB] + (0 if bias is None else bias[:VOCAB])
+  log_p = jax.nn.log_softmax(logits)
+  labels = jax.nn.one_hot(targets, VOCAB) * (1 - smoothing) + smoothing / VOCAB
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  loss = -(labels * log_p).sum(-1) + z_loss * log_z**2
+  nll = -jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+  return (loss * weights).sum(), (nll * weights).sum(), logits.argmax(-1) == targets
+
+
+@pytest.fixture(scope='module')
+def arrays():
+  keys = jax.random.split(jax.random.key(0), 5)
+  return dict(
+    x=jax.random.normal(keys[0], (3, 10, D)),
+    kernel=jax.random.normal(keys[1], (D, V)),
+    bias=jax.random.normal(keys[2], (V,)),
+    targets=jax.random.randint(keys[3], (3, 10), 0, VOCAB),
+    weights=jax.random.uniform(keys[4], (3, 10)) * (jnp.arange(10) != 4),
+  )
+
+
+@pytest.mark.parametrize(
+  'chunk,with_bias,z_loss,smoothing',
+  [(10, True, 0.0, 0.0), (1, False, 0.0, 0.0), (3, True, 1e-2, 0.1), (5, False, 1e-2, 0.0), (7, True, 0.0, 0.2)],
+)
+def test_chunked_equals_plain_cross_entropy(arrays, chunk, with_bias, z_loss, smoothing):
+  a = arrays
+  bias = a['bias'] if with_bias else None
+  counted = a['weights'] > 0.5
+
+  def ours(x, kernel, bias):
+    return cross_entropy(x, kernel, bias, a['targets'], a['weights'], counted, VOCAB, chunk, z_loss, smoothing)
+
+  def plain(x, kernel, bias):
+    return plain_cross_entropy(x, kernel, bias, a['targets'], a['weights'], z_loss, smoothing)
+
+  sums, (loss, nll, right) = ours(a['x'], a['kernel'], bias), plain(a['x'], a['kernel'], bias)
+  np.testing.assert_allclose(sums.loss, loss, rtol=1e-5)
+  np.testing.assert_allclose(sums.nll, nll, rtol=1e-5)
+  assert float(sums.correct) == float((right * counted).sum())
+  which = (0, 1, 2) if with_bias else (0, 1)
+  # scaled by 3: the backward pass must use the incoming gradient
+  got = jax.grad(lambda *p: 3 * ours(*p).loss, which)(a['x'], a['kernel'], bias)
+  expected = jax.grad(lambda *p: 3 * plain(*p)[0], which)(a['x'], a['kernel'], bias)
+  for g, e in zip(got, expected):
+    np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-5)
+
+
+def test_cross_entropy_never_holds_all_logits(arrays):
+  """No float32 array of [batch, length, vocabulary], forwards or backwards."""
+  x = jnp.zeros((2, 64, D))
+  ids, weights = jnp.zeros((2, 64), jnp.int32), jnp.ones((2, 64))
+
+  def loss(x, kernel):
+    return cross_entropy(x, kernel, None, ids, weights, weights, VOCAB, 16).loss
+
+  program = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, arrays['kernel']))
+  assert f'f32[1,2,16,{V}]' in program
+  assert f'64,{V}]' not in program and f'{2 * 64},{V}]' not in program
+
+
+def test_ignored_positions_do_not_count(arrays):
+  """A position of weight 0 has no say, whatever its target: the last and the first class are not trained."""
+  a = arrays
+  other = jnp.where(a['weights'] == 0, VOCAB - 1, a['targets'])
+
+  def gradient(targets):
+    f = lambda kernel: cross_entropy(a['x'], kernel, None, targets, a['weights'], a['weights'], VOCAB, 4).loss  # noqa: E731
+    return jax.grad(f)(a['kernel'])
+
+  np.testing.assert_array_equal(gradient(a['targets']), gradient(other))
+
+
+def test_token_zero_is_learnable(arrays):
+  """A target of id 0 is a target like any other."""
+  zeros, ones = jnp.zeros((3, 10), jnp.int32), jnp.ones((3, 10))
+  f = lambda bias: cross_entropy(arrays['x'], arrays['kernel'], bias, zeros, ones, ones, VOCAB, 4).loss  # noqa: E731
+  gradient = jax.grad(f)(arrays['bias'])
+  assert gradient[0] < -1 and (gradient[1:VOCAB] > 0).all() and (gradient[VOCAB:] == 0).all()
+
+
+def test_bfloat16_inputs_give_float32_sums(arrays):
+  a = arrays
+  x = a['x'].astype(jnp.bfloat16)
+  sums = cross_entropy(x, a['kernel'], None, a['targets'], a['weights'], a['weights'], VOCAB, 4)
+  exact = plain_cross_entropy(a['x'], a['kernel'], None, a['targets'], a['weights'], 0.0, 0.0)[0]
+  assert sums.loss.dtype == jnp.float32
+  np.testing.assert_allclose(sums.loss, exact, rtol=2e-2)
+
+
+@pytest.mark.parametrize('causal,window,segmented', itertools.product([True, False], [None, 1, 3, 4], [True, False]))
+def test_mask_equals_its_definition(causal, window, segmented):
+  T = 7
+  segments = np.array([[1, 1, 2, 2, 2, 3, 0], [1, 1, 1, 1, 0, 0, 0]]) if segmented else None
+  mask = attention_mask(
+    jnp.arange(T), jnp.arange(T), causal=causal, window=window, q_segments_BT=segments, k_segments_BS=segments
+  )
+  if mask is None:
+    assert not causal and window is None and not segmented
+    return
+  for b, t, s in itertools.product(range(2), range(T), range(T)):
+    visible = not causal or s <= t
+    if window is not None:
+      visible = visible and (t - s < window if causal else abs(t - s) <= window // 2)
+    if segmented:
+      visible = visible and segments[b, t] == segments[b, s]
+    assert bool(mask[b % mask.shape[0], 0, t, s]) == visible, (b, t, s)
+
+
+def plain_attention(q, k, v, mask):
+  """One head and one query at a time."""
+  B, T, H, K = q.shape
+  out = np.zeros((B, T, H, K))
+  for b, h, t in itertools.product(range(B), range(H), range(T)):
+    g = h // (H // k.shape[2])
+    scores = k[b, :, g] @ q[b, t, h] / K**0.5
+    scores = np.where(mask[b % mask.shape[0], 0, t], scores, -np.inf)
+    p = np.exp(scores - scores.max())
+    out[b, t, h] = (p / p.sum()) @ v[b, :, g]
+  return out
+
+
+@pytest.mark.parametrize('causal,window', [(True, None), (True, 3), (False, None), (False, 4)])
+@pytest.mark.parametrize('implementation', ['auto', 'xla'])
+def test_attention_equals_its_definition(causal, window, implementation):
+  B, T, H, G, K = 2, 9, 4, 2, 6
+  q, k, v = (
+    jax.random.normal(key, (B, T, heads, K)) for key, heads in zip(jax.random.split(jax.random.key(1), 3), (H, G, G))
+  )
+  segments = jnp.array([[1] * 4 + [2] * 5, [1] * 7 + [0] * 2])
+  settings = dict(causal=causal, window=window, q_segments_BT=segments, k_segments_BS=segments)
+  mask = attention_mask(jnp.arange(T), jnp.arange(T), **settings)
+  got = attention.attend(q, k, v, **settings, implementation=attention.choose(implementation, 'float32', 0.0))
+  np.testing.assert_allclose(got, plain_attention(*(np.asarray(a) for a in (q, k, v, mask))), atol=1e-5)
+
+
+def test_attention_dropout_keeps_the_mean_and_the_mask():
+  q, k, v = (jax.random.normal(key, (1, 8, 2, 4)) for key in jax.random.split(jax.random.key(2), 3))
+  exact = attention.attend(q, k, v, causal=True)
+  f = lambda key: attention.attend(q, k, v, causal=True, dropout=0.3, key=key)  # noqa: E731
+  many = jax.vmap(f)(jax.random.split(jax.random.key(3), 4000))
+  np.testing.assert_allclose(many.mean(0), exact, atol=0.06)
+  assert not np.allclose(many[0], many[1])
+  seen = jax.jacobian(lambda v: attention.attend(q, k, v, causal=True, dropout=0.3, key=jax.random.key(4)))(v)
+  assert (jnp.abs(seen[0, 2, :, :, 0, 3:]) == 0).all(), 'a query saw later values'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('causal,window', [(True, None), (True, 64), (False, None), (False, 64)])
+def test_splash_equals_xla(causal, window):
+  """The Pallas kernel, interpreted on the CPU."""
+  q, k, v = (
+    jax.random.normal(key, (1, 256, heads, 128)) for key, heads in zip(jax.random.split(jax.random.key(5), 3), (2, 1, 1))
+  )
+  segments = jnp.repeat(jnp.array([[1, 2]]), 128, axis=1)
+  got = attention._splash(q, k, v, segments, causal=causal, window=window, interpret=True)
+  settings = dict(causal=causal, window=window, q_segments_BT=segments, k_segments_BS=segments)
+  np.testing.assert_allclose(got, attention.attend(q, k, v, **settings), atol=2e-3)
+
+
+def test_rotary_scores_depend_on_distance_alone():
+  q, k = (jax.random.normal(key, (1, 1, 1, 8)) for key in jax.random.split(jax.random.key(6)))
+
+  def score(i, j):
+    rotated = (positions.rotate(x, jnp.array([[p]]), 100.0) for x, p in ((q, i), (k, j)))
+    return float(jnp.sum(jnp.multiply(*rotated)))
+
+  assert abs(score(5, 2) - score(105, 102)) < 1e-4
+  assert abs(score(5, 2) - score(5, 3)) > 1e-3
+
+
+def test_norms_equal_their_definitions():
+  x = np.random.default_rng(0).normal(3.0, 2.0, (4, 16)).astype(np.float32)
+  scale, bias = np.linspace(0.5, 2, 16, dtype=np.float32), np.linspace(-1, 1, 16, dtype=np.float32)
+  expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * scale + bias
+  np.testing.assert_allclose(norms.layer_norm(x, scale, bias, 1e-5), expected, atol=1e-5)
+  expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * scale
+  np.testing.assert_allclose(norms.rms_norm(jnp.asarray(x), scale, 1e-5), expected, atol=1e-5)
