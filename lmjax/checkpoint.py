@@ -232,6 +232,11 @@ class Checkpoints:
     Raises:
       CheckpointError: this save was refused, or an earlier one failed.
     """
+    self.wait()
+    newest = max(saved_steps(self.directory), default=-1)
+    if step <= newest:
+      # Orbax would skip it and say nothing, or save it below the step that the next run resumes from
+      raise CheckpointError(f'step {step}: {self.directory} has step {newest} already; use another workdir')
     tree = state._asdict()
     manifest = {
       'schema': SCHEMA,
@@ -242,11 +247,8 @@ class Checkpoints:
       **facts,
       'arrays': describe_arrays(tree),
     }
-    self.wait()
     checkpointables = {'state': tree, 'manifest': manifest}
-    saved = self._orbax.save_checkpointables_async(step, checkpointables, force=True, metrics=metrics)
-    if saved is None:
-      raise CheckpointError(f'step {step}: {self.directory} has a later step; use another workdir')
+    self._orbax.save_checkpointables_async(step, checkpointables, force=True, metrics=metrics)
 
   def wait(self) -> None:
     """Blocks until nothing is being written.

@@ -93,18 +93,24 @@ def learning_rate(config: OptimConfig, total_steps: int):
   return optax.join_schedules([rise, after], [warmup])
 
 
-def make(config: OptimConfig) -> optax.GradientTransformation:
+def make(config: OptimConfig, shapes) -> optax.GradientTransformation:
   """Gradients -> updates for a learning rate of 1; `train` multiplies them by the schedule.
 
   So the optimizer's state holds no count of its own for the rate, and a skipped batch still counts.
+
+  Args:
+    config: an OptimConfig.
+    shapes: the parameters, or their shapes: what the patterns are checked against.
+
+  Raises:
+    ConfigError: a pattern of no_decay matches no parameter.
   """
+  for pattern in config.no_decay:
+    if not any(paths.matches(path, (pattern,)) for path in paths.flatten(shapes)):
+      raise ConfigError(f'optim.no_decay = {pattern!r}: matches no parameter; remove it or correct it')
 
   def decayed(params):
-    mask = paths.map_with_path(lambda path, _: not paths.matches(path, config.no_decay), params)
-    for pattern in config.no_decay:
-      if not any(paths.matches(path, (pattern,)) for path in paths.flatten(params)):
-        raise ConfigError(f'optim.no_decay = {pattern!r}: matches no parameter; remove it or correct it')
-    return mask
+    return paths.map_with_path(lambda path, _: not paths.matches(path, config.no_decay), params)
 
   decay = dict(weight_decay=config.weight_decay, mask=decayed)
   if config.name == 'adamw':

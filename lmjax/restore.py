@@ -58,7 +58,5 @@ def open_run(workdir: str, step: int | Literal['latest'] = 'latest') -> TrainedR
   chosen = steps[-1] if step == 'latest' else step
   mesh = sharding.make_mesh(sharding.MeshConfig(1, 1, 1), jax.devices()[:1])
   where = sharding.replicated(mesh)
-  abstract = jax.tree.map(
-    lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), jax.eval_shape(task.init, jax.random.key(0))
-  )
+  abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), task.shapes())
   return TrainedRun(config, tokenizer, task, checkpoint.restore_params(workdir, chosen, abstract), chosen)

@@ -172,7 +172,7 @@ def set_up(config, workdir: str, mesh, say) -> Run:
     host=jax.process_index(),
   )
   os.makedirs(workdir, exist_ok=True)
-  tx = optim.make(config.optim)
+  tx = optim.make(config.optim, task.shapes())
   facts = {
     'task': config.task,
     'model': schema.to_dict(config.model),
@@ -226,7 +226,7 @@ def check_same_run(manifest: dict, facts: dict) -> None:
 
 def compile_step(run: Run):
   """The train step compiled for this run's shapes; any other shape is an error, not a silent recompilation."""
-  tx = optim.make(run.config.optim)
+  tx = optim.make(run.config.optim, run.task.shapes())
   places = state_lib.state_shardings(run.task, tx, run.mesh)
   rows = run.config.data.batch_size
   local = run.pipeline.batch(run.start)

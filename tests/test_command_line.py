@@ -19,9 +19,7 @@ from lmjax.command_line import (
 )
 from lmjax.errors import ConfigError
 
-DECLARED = dict(
-  preset='tiny', data='pydoc', mix=None, smoke=False, length=128, rate=0.5, cap=(int | None, None)
-)
+DECLARED = dict(preset='tiny', data='pydoc', mix=None, smoke=False, length=128, rate=0.5, cap=(int | None, None))
 
 
 def parsed(argument):
@@ -144,12 +142,8 @@ def test_both_forms_of_a_flag_are_read():
 
 
 def test_a_bare_flag_takes_a_text_only_after_an_equals_sign():
-  assert (
-    parse_command_line(['--config=c.py', '--dry-run', '--workdir', 'w'], bare=('dry_run',)).workdir == 'w'
-  )
-  assert parse_command_line(['--config=c.py', '--dry_run=v5e:2x4'], bare=('dry_run',)).extra == {
-    'dry_run': 'v5e:2x4'
-  }
+  assert parse_command_line(['--config=c.py', '--dry-run', '--workdir', 'w'], bare=('dry_run',)).workdir == 'w'
+  assert parse_command_line(['--config=c.py', '--dry_run=v5e:2x4'], bare=('dry_run',)).extra == {'dry_run': 'v5e:2x4'}
   assert parse_command_line(['--config=c.py'], bare=('dry_run',)).extra == {'dry_run': False}
 
 
@@ -178,10 +172,7 @@ def test_help_needs_no_config():
     (['--config=c.py', 'optim.rate=1'], ['optim.rate = 1: unknown flag; did you mean --config.optim.rate?']),
     (
       ['--config=c.py', '--zzz=1'],
-      [
-        '--zzz = 1: unknown flag; the flags are --config, --workdir, --batch, '
-        'and --config.PATH=VALUE for a leaf'
-      ],
+      ['--zzz = 1: unknown flag; the flags are --config, --workdir, --batch, and --config.PATH=VALUE for a leaf'],
     ),
     (['--config=c.py', '--batch=x'], ['--batch = x: must be an int; give an int such as 300']),
     (
@@ -282,9 +273,7 @@ def test_a_path_is_relative_to_the_current_directory(tmp_path, monkeypatch):
 def test_a_frozen_config_becomes_one_that_can_be_overridden(tmp_path):
   path = write(
     tmp_path,
-    GOOD.replace(
-      'return ConfigDict(', 'from ml_collections import FrozenConfigDict\n    return FrozenConfigDict('
-    ),
+    GOOD.replace('return ConfigDict(', 'from ml_collections import FrozenConfigDict\n    return FrozenConfigDict('),
   )
   assert type(load_config_file(path)) is ml_collections.ConfigDict
 
@@ -332,9 +321,7 @@ def test_a_config_error_of_the_file_passes_through(tmp_path):
       parse_argument(arg, smoke=False)
   """,
   )
-  assert problems_of(load_config_file, path, 'smok') == [
-    'argument smok: unknown argument; did you mean smoke?'
-  ]
+  assert problems_of(load_config_file, path, 'smok') == ['argument smok: unknown argument; did you mean smoke?']
 
 
 def test_a_file_that_is_not_there_is_named_with_the_likeliest_one(tmp_path, monkeypatch):
@@ -387,7 +374,4 @@ def test_different_arguments_have_different_workdirs_that_are_single_folders():
 
 def test_the_boundary_imports_no_jax():
   code = 'import sys, lmjax.command_line; print({"jax", "numpy"} & set(sys.modules))'
-  assert (
-    subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
-    == 'set()\n'
-  )
+  assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == 'set()\n'

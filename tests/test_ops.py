@@ -168,7 +168,8 @@ def test_attention_dropout_keeps_the_mean_and_the_mask():
 def test_splash_equals_xla(causal, window):
   """The Pallas kernel, interpreted on the CPU."""
   q, k, v = (
-    jax.random.normal(key, (1, 256, heads, 128)) for key, heads in zip(jax.random.split(jax.random.key(5), 3), (2, 1, 1))
+    jax.random.normal(key, (1, 256, heads, 128))
+    for key, heads in zip(jax.random.split(jax.random.key(5), 3), (2, 1, 1))
   )
   segments = jnp.repeat(jnp.array([[1, 2]]), 128, axis=1)
   got = attention._splash(q, k, v, segments, causal=causal, window=window, interpret=True)

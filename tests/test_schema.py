@@ -142,18 +142,16 @@ def overridden(*assignments, config=None):
 
 
 def test_a_valid_config_is_built_with_the_types_of_its_annotations():
-  config = schema.build(
-    Config, good(**{'optim.warmup_steps': 1e3, 'optim.learning_rate': 1, 'init_from.take': ['a']})
-  )
+  config = schema.build(Config, good(**{'optim.warmup_steps': 1e3, 'optim.learning_rate': 1, 'init_from.take': ['a']}))
   assert config.model == Model(8, 2, 0.0, None)
   assert type(config.optim.warmup_steps) is int and config.optim.warmup_steps == 1000
   assert type(config.optim.learning_rate) is float
   assert config.init_from.take == ('a',)
   assert config.objective == Causal(0.0)
   assert config.sources == {'pydoc': Source('pydoc', 1.0)}
-  assert schema.build(
-    Config, good(**{'task': 'masked_lm', 'objective': dict(share=1, unit='word')})
-  ).objective == (Masked(1.0, 'word'))
+  assert schema.build(Config, good(**{'task': 'masked_lm', 'objective': dict(share=1, unit='word')})).objective == (
+    Masked(1.0, 'word')
+  )
   assert schema.build(Config, good(ema=dict(good().optim))).ema.betas == (0.9, 0.99)
 
 
@@ -204,10 +202,8 @@ CASES = {
   'optim.name="adamww"': "optim.name = 'adamww': must be 'adamw' or 'lion'; did you mean 'adamw'?",
   'optim.name=3': "optim.name = 3: must be 'adamw' or 'lion'; give one of these",
   'optim.betas=0.9': 'optim.betas = 0.9: must be a tuple of float; give values separated by commas',
-  'optim.betas=(0.9, "x")':
-    "optim.betas = (0.9, 'x'): must be a tuple of float; give values separated by commas",
-  'init_from.step="lates"':
-    "init_from.step = 'lates': must be 'latest' or 'best' or int; did you mean 'latest'?",
+  'optim.betas=(0.9, "x")': "optim.betas = (0.9, 'x'): must be a tuple of float; give values separated by commas",
+  'init_from.step="lates"': "init_from.step = 'lates': must be 'latest' or 'best' or int; did you mean 'latest'?",
   'init_from.step=-1': 'init_from.step = -1: must be 0 or more; give an int such as 300',
   'init_from.path=3': "init_from.path = 3: must be a str or None; give a str such as 'text'",
   'model=3': 'model = 3: must be a section; give a dict with width, heads, dropout, window',
@@ -306,9 +302,7 @@ def test_a_reference_that_can_no_longer_be_computed_is_a_problem(by):
   config, problems = overridden('seed=0' if by == 'command line' else 'model.heads=4', config=config)
   assert not problems
   zero = 'integer division or modulo by zero'
-  assert problems_of(config) == [
-    f'model.width = <ZeroDivisionError: {zero}>: must be an int; give an int such as 300'
-  ]
+  assert problems_of(config) == [f'model.width = <ZeroDivisionError: {zero}>: must be an int; give an int such as 300']
 
 
 ROUND_TRIPS = [
@@ -372,8 +366,7 @@ OVERRIDES = {
   'seed=' + '9' * 5000: 'seed = ' + '9' * 77 + '...: must be a finite number; give an int such as 300',
   'seed.x=1': 'seed.x = 1: unknown key; did you mean seed?',
   'model.width=-5': 'model.width = -5: must be 1 or more; give an int such as 300',
-  'model=3': 'model = 3: is a section; set a leaf of it, --config.model.NAME=VALUE: '
-  'width, heads, dropout, window',
+  'model=3': 'model = 3: is a section; set a leaf of it, --config.model.NAME=VALUE: width, heads, dropout, window',
   'model=None': 'model = None: is a section; set a leaf of it, --config.model.NAME=VALUE: '
   'width, heads, dropout, window',
   'optim.nesterov=maybe': 'optim.nesterov = maybe: must be a bool; give a bool such as True',
@@ -381,8 +374,7 @@ OVERRIDES = {
   'optim.betas=0.9,x': 'optim.betas = 0.9,x: must be a tuple of float; give values separated by commas',
   'init_from.step=-1': 'init_from.step = -1: must be 0 or more; give an int such as 300',
   'objective.share=0.2': 'objective.share = 0.2: unknown key; remove it; objective has z_loss with this task',
-  'sources.pydco.weight=2':
-    'sources.pydco: no such entry; did you mean sources.pydoc? a new one needs path, weight',
+  'sources.pydco.weight=2': 'sources.pydco: no such entry; did you mean sources.pydoc? a new one needs path, weight',
   'sources.mine.weight=2': 'sources.mine: no such entry; a new one needs path, weight',
   'sources.mine.wight=2': 'sources.mine.wight = 2: unknown key; did you mean sources.mine.weight?',
   'sources..path=x': 'sources..path = x: unknown key; did you mean sources.pydoc.path?',

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import numpy as np
 
 from lmjax.data.pipeline import DataConfig
@@ -26,6 +27,10 @@ class LanguageModelTask:
   def init(self, key):
     """Random parameters, see `LanguageModel.init`."""
     return self.model.init(key)
+
+  def shapes(self):
+    """Shapes and dtypes of the parameters."""
+    return jax.eval_shape(self.init, jax.random.key(0))
 
   def axes(self):
     """Logical axis names of every parameter."""

@@ -1,0 +1,217 @@
+"""One answer, however it is computed: loss and gradients of both objectives against a reference, one axis at a time.
+
+The reference is one device, one pass over the batch, layers written out, nothing computed again.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from lmjax import paths, sharding, tasks, train
+from lmjax import state as state_lib
+from lmjax.data.packing import RowSpec
+from lmjax.sharding import MeshConfig
+from tests.conftest import TASKS
+
+# 1e-5 of the largest gradient of an array; losses relatively
+TOLERANCE = 1e-5
+
+
+@functools.cache
+def ragged_batch(task_name, task, rows=8, length=24):
+  """Rows of very different lengths, so that a mean of means would be far off: 2 to 24 real tokens a row."""
+  rng = np.random.default_rng(0)
+  examples = []
+  for i in range(rows):
+    used = [length, 2, 9, 24, 3, 17, 5, 12][i % 8]
+    size = length + 1 if task_name == 'causal_lm' else length
+    tokens = np.where(np.arange(size) < used, rng.integers(7, task.tokenizer.vocab_size, size), 0).astype(np.int32)
+    row = dict(
+      tokens=tokens, segments=(np.arange(size) < used).astype(np.int32), positions=np.arange(size, dtype=np.int32)
+    )
+    examples.append(task.example(row, np.random.default_rng(i), 0.0, keep_segments=True))
+  return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def make_task(make_config, tokenizer, name, **leaves):
+  config = make_config(
+    name, **{'data.length': 24, 'data.rows': 'padded', 'model.layers': 2, 'model.init_std': 0.3} | leaves
+  )
+  return tasks.build(config, tokenizer)
+
+
+def evaluate(task, batch, parts=1, mesh_shape=(1, 1, 1)):
+  """(mean loss, gradient of it), on a mesh, from parameters that depend on the seed alone."""
+  mesh = sharding.make_mesh(MeshConfig(*mesh_shape), jax.devices()[: int(np.prod(mesh_shape))])
+  with sharding.using(mesh):
+    places = sharding.shardings(task.axes(), mesh)
+    params = jax.jit(task.init, out_shardings=places)(jax.random.key(7))
+    on_mesh = sharding.shard_batch(batch, mesh)
+    gradient = jax.jit(train.make_gradient(task, parts), out_shardings=(places, None, None))
+    grads, weight, pairs = gradient(params, on_mesh, None)
+    return float(pairs['loss'][0] / pairs['loss'][1]), float(weight), jax.device_get(grads)
+
+
+@pytest.fixture(scope='module')
+def reference(make_config, tokenizer):
+  @functools.cache
+  def of(name):
+    task = make_task(make_config, tokenizer, name)
+    batch = ragged_batch(name, task)
+    return task, batch, evaluate(task, batch)
+
+  return of
+
+
+def assert_same(got, expected):
+  assert got[1] == expected[1], 'another number of labelled positions'
+  np.testing.assert_allclose(got[0], expected[0], rtol=TOLERANCE)
+
+  def close(a, b):
+    np.testing.assert_allclose(a, b, atol=TOLERANCE * max(np.abs(b).max(), 1e-3))
+
+  jax.tree.map(close, got[2], expected[2])
+
+
+@pytest.mark.parametrize('name', TASKS)
+@pytest.mark.parametrize('mesh', [(8, 1, 1), (2, 2, 2), (1, 8, 1)], ids=str)
+def test_meshes(reference, name, mesh):
+  task, batch, expected = reference(name)
+  assert_same(evaluate(task, batch, mesh_shape=mesh), expected)
+
+
+@pytest.mark.parametrize('name', TASKS)
+@pytest.mark.parametrize('parts', [2, 4])
+def test_accumulation_with_ragged_masks(reference, name, parts):
+  task, batch, expected = reference(name)
+  assert_same(evaluate(task, batch, parts=parts), expected)
+
+
+def test_a_mean_of_means_would_be_caught(reference):
+  """The batch is ragged enough: averaging the gradients of the parts' means is off by far more than the tolerance."""
+  task, batch, expected = reference('causal_lm')
+  parts = [evaluate(task, jax.tree.map(lambda a, i=i: a[i::4], batch))[2] for i in range(4)]
+  wrong = jax.tree.map(lambda *grads: sum(grads) / 4, *parts)
+  off = jax.tree.map(lambda a, b: np.abs(a - b).max() / np.abs(b).max(), wrong, expected[2])
+  assert max(jax.tree.leaves(off)) > 1000 * TOLERANCE
+
+
+@pytest.mark.parametrize('name', TASKS)
+@pytest.mark.parametrize('change', [{'model.scan': True}, {'model.remat': 'full'}, {'model.remat': 'dots'}], ids=str)
+def test_scan_and_remat(reference, make_config, tokenizer, name, change):
+  _, batch, expected = reference(name)
+  assert_same(evaluate(make_task(make_config, tokenizer, name, **change), batch), expected)
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_padded_against_packed(reference, name):
+  """The same documents, one a row with padding, or several in a row that do not see each other."""
+  task, batch, expected = reference(name)
+  longest = batch['inputs'].shape[1]
+  packed = {key: [] for key in batch}
+  rows, row, room = [], [], 0
+  for i in range(len(batch['inputs'])):
+    used = int((batch['segments'][i] > 0).sum())
+    if used > room:
+      row, room = [], longest
+      rows.append(row)
+    row.append((i, used))
+    room -= used
+  assert len(rows) < len(batch['inputs']), 'nothing was packed'
+  slots = max(sum(int((batch['weights'][i] > 0).sum()) for i, _ in row) for row in rows)
+  for row in rows:
+    pieces = {key: [] for key in batch}
+    for number, (i, used) in enumerate(row, 1):
+      offset = sum(n for _, n in row[: number - 1])
+      for key in ('inputs', 'positions') + (('targets', 'weights') if 'slots' not in batch else ()):
+        pieces[key].append(batch[key][i, :used])
+      pieces['segments'].append(np.full(used, number, np.int32))
+      if 'slots' in batch:
+        real = batch['weights'][i] > 0
+        pieces['slots'].append(batch['slots'][i][real] + offset)
+        for key in ('targets', 'weights', 'shown'):
+          pieces[key].append(batch[key][i][real])
+    for key in batch:
+      size = slots if 'slots' in batch and key in ('slots', 'targets', 'weights', 'shown') else longest
+      joined = np.concatenate(pieces[key])
+      packed[key].append(np.pad(joined, (0, size - len(joined))))
+  packed = {key: np.stack(values).astype(batch[key].dtype) for key, values in packed.items()}
+  assert_same(evaluate(task, packed), expected)
+
+
+def test_masked_logits_equal_full_logits(reference):
+  """Logits at the slots alone are those that a full pass has there."""
+  task, batch, _ = reference('masked_lm')
+  params = jax.jit(task.init)(jax.random.key(7))
+  x = task.model.backbone.apply(params, batch['inputs'], segments_BT=batch['segments'])
+  full = task.model.logits(params, x)
+  picked = np.take_along_axis(np.asarray(x), batch['slots'][:, :, None], axis=1)
+  at_slots = task.model.logits(params, picked)
+  np.testing.assert_allclose(
+    at_slots, np.take_along_axis(np.asarray(full), batch['slots'][:, :, None], axis=1), atol=1e-5
+  )
+  log_p = jax.nn.log_softmax(full)
+  expected = -sum(
+    float(log_p[b, batch['slots'][b, k], batch['targets'][b, k]]) * batch['weights'][b, k]
+    for b in range(batch['slots'].shape[0])
+    for k in range(batch['slots'].shape[1])
+  )
+  loss, weight, _ = task.loss(params, batch, None)
+  np.testing.assert_allclose(float(loss), expected, rtol=1e-5)
+  assert float(weight) == batch['weights'].sum()
+
+
+def test_a_row_without_anything_to_mask_is_not_nan(reference):
+  task, batch, _ = reference('masked_lm')
+  nothing = batch | {'weights': np.zeros_like(batch['weights'])}
+  loss, weight, pairs = evaluate(task, nothing)
+  assert weight == 0 and all(np.isfinite(leaf).all() and not leaf.any() for leaf in jax.tree.leaves(pairs))
+  one_row = batch | {'weights': batch['weights'] * (np.arange(8) != 3)[:, None]}
+  assert np.isfinite(evaluate(task, one_row)[0])
+
+
+def test_the_whole_step_is_the_same_on_a_mesh(make_config, tokenizer):
+  """Optimizer and schedule too: three steps on 2x2x2 move the weights as three on one device do."""
+  moved = {}
+  for shape in ((1, 1, 1), (2, 2, 2)):
+    config = make_config('causal_lm', **{'data.length': 24, 'optim.clip_norm': 0.5})
+    config = dataclasses.replace(config, mesh=MeshConfig(*shape))
+    task = tasks.build(config, tokenizer)
+    tx = train.optim.make(config.optim, task.shapes())
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[: int(np.prod(shape))])
+    with sharding.using(mesh):
+      state = state_lib.init_state(task, tx, mesh, seed=3)
+      places = state_lib.state_shardings(task, tx, mesh)
+      step = jax.jit(train.make_train_step(task, tx, config), out_shardings=(places, None))
+      batch = ragged_batch('causal_lm', task)
+      batch = {key: batch[key] for key in ('inputs', 'targets', 'weights')}
+      for _ in range(3):
+        state, report = step(state, sharding.shard_batch(batch, mesh))
+        jax.block_until_ready(report)
+      moved[shape] = jax.device_get(state.params)
+  # Adam divides by the root of the second moment: where a gradient is near 0, rounding shows
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-4), moved[(2, 2, 2)], moved[(1, 1, 1)])
+
+
+def test_state_is_sharded_from_birth(make_config, tokenizer):
+  config = make_config('causal_lm')
+  task = tasks.build(config, tokenizer)
+  tx = train.optim.make(config.optim, task.shapes())
+  mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
+  with sharding.using(mesh):
+    state = state_lib.init_state(task, tx, mesh, seed=0)
+  kernel = state.params['layers']['0']['mlp']['up']['kernel']
+  assert kernel.addressable_shards[0].data.size * 4 == kernel.size  # over fsdp and tensor, not over data
+  found = paths.flatten(state.opt_state)
+  [mu] = [leaf for path, leaf in found.items() if path.endswith('mu/layers/0/mlp/up/kernel')]
+  assert mu.sharding == kernel.sharding
+
+
+def test_causal_rows_begin_with_what_the_spec_says(make_config, tokenizer):
+  task = tasks.build(make_config('causal_lm', **{'data.rows': 'packed'}), tokenizer)
+  assert task.row_spec() == RowSpec(33, 32, (tokenizer.bos,), (tokenizer.eos,), (), (), tokenizer.pad)
+  task = tasks.build(make_config('masked_lm'), tokenizer)
+  assert task.row_spec() == RowSpec(32, 30, (), (tokenizer.eos,), (tokenizer.cls,), (tokenizer.sep,), tokenizer.pad)

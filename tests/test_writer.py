@@ -1,0 +1,84 @@
+"""What a run leaves for people."""
+
+import json
+
+import pytest
+
+from lmjax import writer
+from lmjax.writer import Writer, WriterConfig
+
+CONFIG = WriterConfig(tensorboard=False, wandb_project=None)
+
+
+def steps(folder):
+  return [line['step'] for line in writer.read_metrics(str(folder))]
+
+
+@pytest.fixture
+def run(tmp_path):
+  w = Writer(str(tmp_path), CONFIG, 0, 'run')
+  for step in range(1, 7):
+    w.write(step, 'train', {'loss': 7.0 - step, 'tokens_per_second': 10.0, 'seconds': 0.1 * step})
+    if step % 3 == 0:
+      w.write(step, 'valid', {'loss': 7.1 - step, 'bits_per_byte': 3.0, 'gzip_bits_per_byte': 2.9})
+      w.write_samples(step, f'text of {step}\n')
+  w.sync()
+  w.plot('bits_per_byte')
+  w.close()
+  return tmp_path
+
+
+def test_lines_are_objects_with_step_and_split(run):
+  lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+  assert len(lines) == 8
+  assert lines[0] == {'step': 1, 'split': 'train', 'loss': 6.0, 'tokens_per_second': 10.0, 'seconds': 0.1}
+
+
+def test_a_resumed_run_drops_later_lines_and_a_torn_tail(run):
+  with open(run / 'metrics.jsonl', 'a') as file:
+    file.write('{"step": 7, "split": "tr')
+  Writer(str(run), CONFIG, 4, 'run').close()
+  assert steps(run) == [1, 2, 3, 3, 4]
+  text = (run / 'samples.md').read_text()
+  assert '## step 3' in text and '## step 6' not in text
+
+
+def test_a_new_run_in_an_old_folder_starts_empty(run):
+  Writer(str(run), CONFIG, 0, 'run').close()
+  assert steps(run) == []
+  assert (run / 'samples.md').read_text() == ''
+
+
+def test_a_number_that_is_not_finite_is_null(tmp_path):
+  w = Writer(str(tmp_path), CONFIG, 0, 'run')
+  w.write(1, 'train', {'loss': float('nan')})
+  w.close()
+  assert json.loads((tmp_path / 'metrics.jsonl').read_text())['loss'] is None
+
+
+def test_curves_are_drawn(run):
+  data = (run / 'curves.png').read_bytes()
+  assert data.startswith(b'\x89PNG') and len(data) > 10_000
+
+
+def test_no_points_no_picture(tmp_path):
+  writer.plot_curves(str(tmp_path), 'accuracy')
+  assert not (tmp_path / 'curves.png').exists()
+
+
+def test_tensorboard_events_are_written(tmp_path):
+  w = Writer(str(tmp_path), WriterConfig(tensorboard=True, wandb_project=None), 0, 'run')
+  w.write(1, 'train', {'loss': 1.5})
+  w.close()
+  [file] = (tmp_path / 'tensorboard').iterdir()
+  assert b'train/loss' in file.read_bytes()
+
+
+def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
+  file = tmp_path / 'results.json'
+  writer.write_json(str(file), {'a': 1})
+  monkeypatch.setattr(writer.os, 'replace', lambda *_: (_ for _ in ()).throw(OSError('disk full')))
+  with pytest.raises(OSError, match='disk full'):
+    writer.write_json(str(file), {'a': 2})
+  assert json.loads(file.read_text()) == {'a': 1}
+  assert [f.name for f in tmp_path.iterdir()] == ['results.json']
