@@ -205,7 +205,7 @@ class Checkpoints:
       keep.append(policies.EveryNSteps(config.keep_every))
     if config.keep_best:
       # Orbax keeps the last of the sorted ones: sorted from worst to best
-      metric = lambda metrics: metrics[best]  # noqa: E731
+      metric = lambda metrics: metrics[best]
       keep.append(
         policies.BestN(get_metric_fn=metric, reverse=True, n=config.keep_best, keep_checkpoints_without_metrics=False)
       )

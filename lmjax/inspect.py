@@ -243,14 +243,14 @@ def log_likelihood(trained, sentence: str) -> float:
     first = task.row_spec().begin or task.document_end()
     rows, targets = np.array([[*first, *ids][: len(ids) + len(first) - 1]], np.int32), np.array(ids)
     places = np.arange(len(first) - 1, len(first) - 1 + len(ids))
-    picked = lambda logits: logits[0, places]  # noqa: E731
+    picked = lambda logits: logits[0, places]
   else:
     spec = task.row_spec()
     row = np.array([*spec.prefix, *ids, *spec.suffix], np.int32)
     places = len(spec.prefix) + np.arange(len(ids))
     rows, targets = np.tile(row, (len(ids), 1)), np.array(ids)
     rows[np.arange(len(ids)), places] = tok.mask
-    picked = lambda logits: logits[np.arange(len(ids)), places]  # noqa: E731
+    picked = lambda logits: logits[np.arange(len(ids)), places]
   x_BTD = task.model.backbone.apply(trained.params, jnp.asarray(rows))
   log_p = jax.nn.log_softmax(task.model.logits(trained.params, x_BTD))
   return float(np.asarray(picked(np.asarray(log_p)))[np.arange(len(ids)), targets].sum())

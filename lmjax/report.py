@@ -105,7 +105,7 @@ def banner(config, workdir, mesh, task, state, stores) -> str:
       'batch',
       f'{d.batch_size} rows x {d.length} = {d.batch_size * d.length:,} tokens a step, {config.train.steps:,} steps',
     ),
-    ('devices', f'{mesh.size} x {kind}; mesh {shape}; {jax.processmetrics.count()} host(s)'),
+    ('devices', f'{mesh.size} x {kind}; mesh {shape}; {jax.process_count()} host(s)'),
     ('FLOPs a step', f'{step_flops(config, task):.3e} ({metrics.FLOPS_COUNT})'),
     ('workdir', os.path.abspath(workdir)),
   ]

@@ -55,10 +55,7 @@ def test_sampling_draws_from_the_softmax():
   logits = jnp.log(jnp.array([0.5, 0.3, 0.2]))
   keys = jax.random.split(jax.random.key(0), 20_000)
   draw = lambda **s: (
-    np.bincount(  # noqa: E731
-      np.asarray(jax.vmap(lambda k: decode.sample(logits[None], k, **s)[0])(keys)), minlength=3
-    )
-    / len(keys)
+    np.bincount(np.asarray(jax.vmap(lambda k: decode.sample(logits[None], k, **s)[0])(keys)), minlength=3) / len(keys)
   )
   np.testing.assert_allclose(draw(temperature=1.0, top_k=None, top_p=None), [0.5, 0.3, 0.2], atol=0.015)
   np.testing.assert_allclose(draw(temperature=1.0, top_k=2, top_p=None), [0.625, 0.375, 0], atol=0.015)

@@ -83,7 +83,7 @@ def test_ignored_positions_do_not_count(arrays):
   other = jnp.where(a['weights'] == 0, VOCAB - 1, a['targets'])
 
   def gradient(targets):
-    f = lambda kernel: cross_entropy(a['x'], kernel, None, targets, a['weights'], a['weights'], VOCAB, 4).loss  # noqa: E731
+    f = lambda kernel: cross_entropy(a['x'], kernel, None, targets, a['weights'], a['weights'], VOCAB, 4).loss
     return jax.grad(f)(a['kernel'])
 
   np.testing.assert_array_equal(gradient(a['targets']), gradient(other))
@@ -92,7 +92,7 @@ def test_ignored_positions_do_not_count(arrays):
 def test_token_zero_is_learnable(arrays):
   """A target of id 0 is a target like any other."""
   zeros, ones = jnp.zeros((3, 10), jnp.int32), jnp.ones((3, 10))
-  f = lambda bias: cross_entropy(arrays['x'], arrays['kernel'], bias, zeros, ones, ones, VOCAB, 4).loss  # noqa: E731
+  f = lambda bias: cross_entropy(arrays['x'], arrays['kernel'], bias, zeros, ones, ones, VOCAB, 4).loss
   gradient = jax.grad(f)(arrays['bias'])
   assert gradient[0] < -1 and (gradient[1:VOCAB] > 0).all() and (gradient[VOCAB:] == 0).all()
 
@@ -155,7 +155,7 @@ def test_attention_equals_its_definition(causal, window, implementation):
 def test_attention_dropout_keeps_the_mean_and_the_mask():
   q, k, v = (jax.random.normal(key, (1, 8, 2, 4)) for key in jax.random.split(jax.random.key(2), 3))
   exact = attention.attend(q, k, v, causal=True)
-  f = lambda key: attention.attend(q, k, v, causal=True, dropout=0.3, key=key)  # noqa: E731
+  f = lambda key: attention.attend(q, k, v, causal=True, dropout=0.3, key=key)
   many = jax.vmap(f)(jax.random.split(jax.random.key(3), 4000))
   np.testing.assert_allclose(many.mean(0), exact, atol=0.06)
   assert not np.allclose(many[0], many[1])

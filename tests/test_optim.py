@@ -69,7 +69,7 @@ def params():
 def test_every_optimizer_reduces_a_loss(params, name):
   tx = optim.make(config(name=name, **OPTIMIZERS[name]), params)
   target = jax.tree.map(jnp.zeros_like, params)
-  loss = lambda p: sum(jnp.sum((a - b) ** 2) for a, b in zip(jax.tree.leaves(p), jax.tree.leaves(target)))  # noqa: E731
+  loss = lambda p: sum(jnp.sum((a - b) ** 2) for a, b in zip(jax.tree.leaves(p), jax.tree.leaves(target)))
   state, start = tx.init(params), loss(params)
 
   @jax.jit

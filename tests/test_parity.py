@@ -191,7 +191,7 @@ def check_training(name, config, reference, params, as_torch):
 
 
 def train_ours(config, task, params, batches):
-  tx = optim.make(config.optim)
+  tx = optim.make(config.optim, params)
   current = state.TrainState(np.int32(0), params, tx.init(params), np.int32(0))
   step = jax.jit(make_train_step(task, tx, config))
   losses = []

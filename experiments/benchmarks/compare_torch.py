@@ -224,7 +224,7 @@ def make_lmjax(shape: Shape):
   )
   mesh = sharding.make_mesh(sharding.MeshConfig(1, 1, 1))
   jax.set_mesh(mesh)
-  tx = optim.make(settings)
+  tx = optim.make(settings, jax.eval_shape(task.init, jax.random.key(0)))
   current = state.init_state(task, tx, mesh, seed=0)
   places = state.state_shardings(task, tx, mesh)
   train_step = jax.jit(

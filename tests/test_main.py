@@ -1,0 +1,193 @@
+"""The command as a user types it: configs, resuming, exit codes, what is left on disk."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lmjax import checkpoint, command_line, main, schema
+from lmjax import config as config_lib
+from tests.conftest import CONFIGS, ROOT, TASKS
+
+
+def start(arguments, cwd, **environment):
+  """Starts `python -m lmjax.main`, on one device unless told otherwise."""
+  env = os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)} | environment
+  command = [sys.executable, '-m', 'lmjax.main', *arguments]
+  return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(arguments, cwd, **environment):
+  process = start(arguments, cwd, **environment)
+  out, err = process.communicate(timeout=300)
+  return process.returncode, out, err
+
+
+def lines(workdir, split):
+  with open(os.path.join(workdir, 'metrics.jsonl')) as file:
+    return [line for line in map(json.loads, file) if line['split'] == split]
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_smoke(name, tmp_path, cache_dir):
+  """Each config runs here, offline, on the embedded corpus, and leaves what the contract says."""
+  flags = [f'--config={ROOT / CONFIGS[name]}:smoke', f'--config.data.cache_dir={cache_dir}']
+  began = time.time()
+  code, out, err = run(flags, tmp_path)
+  assert code == 0, err
+  assert time.time() - began < 240, 'a smoke run takes seconds'
+  stem = 'pretrain_clm' if name == 'causal_lm' else 'pretrain_mlm'
+  workdir = tmp_path / 'runs' / f'{stem}-smoke'
+  files = {'config.json', 'tokenizer.json', 'metrics.jsonl', 'checkpoints', 'curves.png', 'samples.md', 'results.json'}
+  assert files <= {f.name for f in workdir.iterdir()}
+  train = lines(workdir, 'train')
+  assert len(train) >= 20 and [line['step'] for line in train] == list(range(1, len(train) + 1))
+  assert {'step', 'split', 'loss', 'tokens_per_second', 'seconds', 'grad_norm', 'learning_rate'} <= train[0].keys()
+  assert any(key.startswith('update_ratio/') for key in train[0])
+  assert train[-1]['loss'] < train[0]['loss'] - 0.3
+  results = json.loads((workdir / 'results.json').read_text())
+  assert results['status'] == 'done' and results['step'] == len(train) and results['hand_off'] is None
+  wanted = {'valid/loss', 'valid/perplexity', 'valid/accuracy', 'valid/majority_accuracy'}
+  wanted |= {'valid/bits_per_byte', 'valid/gzip_bits_per_byte'} if name == 'causal_lm' else set()
+  assert wanted <= results['metrics'].keys()
+  last_valid = lines(workdir, 'valid')[-1]
+  assert results['metrics']['valid/loss'] == last_valid['loss']
+  saved = checkpoint.saved_steps(checkpoint.directory_of(workdir))
+  assert len(saved) >= 2 and saved[-1] == len(train)
+  [manifest] = (workdir / 'checkpoints' / str(saved[-1])).rglob('manifest.json')
+  assert 'params/layers/1/attention/query/kernel' in json.loads(manifest.read_text())['arrays']
+  assert json.loads((workdir / 'config.json').read_text())['data']['tokenizer']['vocab_size'] > 512
+  assert '## step 20' in (workdir / 'samples.md').read_text()
+  for expected in ('parameters', 'FLOPs a step', 'workdir', 'starting from random weights', 'compiling ... done in'):
+    assert expected in out
+  assert re.search(r'^step 20/20 \| train \| loss [\d.]+ .*tokens/s \| eta', out, flags=re.MULTILINE)
+  assert 'lmjax.inspect --workdir' in out
+
+  # the same command again: done already, nothing is trained
+  code, again, err = run(flags, tmp_path)
+  assert code == 0 and 'resuming from step 20' in again and '| train |' not in again, err
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_killed_and_resumed_is_bit_identical(name, tmp_path, cache_dir, corpus):
+  """SIGKILL at a moment nobody chose; the losses (float32, to the last bit) and digests are those of a run without."""
+  flags = [f'--config={ROOT / CONFIGS[name]}:smoke,data={corpus}', f'--config.data.cache_dir={cache_dir}']
+  leaves = {'train.steps': 24, 'checkpoint.every': 3, 'eval.every': 3, 'model.residual_dropout': 0.1}
+  flags += [
+    '--config.data.tokenizer.vocab_size=320',
+    '--config.data.valid_bytes=2000',
+    '--config.data.valid_fraction=0.1',
+  ]
+  flags += [f'--config.{path}={value}' for path, value in leaves.items()]
+  assert run([*flags, '--workdir=whole'], tmp_path)[0] == 0
+  process = start([*flags, '--workdir=killed'], tmp_path)
+  for line in process.stdout:
+    # the first checkpoint is on its way by then, perhaps not finished
+    if line.startswith('step 8/24 | train'):
+      time.sleep((os.getpid() % 10) / 20)
+      process.send_signal(signal.SIGKILL)
+      break
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+  code, out, err = run([*flags, '--workdir=killed'], tmp_path)
+  assert code == 0, err
+  resumed = int(re.search(r'resuming from step (\d+)', out)[1])
+  assert 3 <= resumed < 24
+  for split in ('train', 'valid'):
+    whole, killed = ([(x['step'], x['loss'].hex()) for x in lines(tmp_path / d, split)] for d in ('whole', 'killed'))
+    assert whole == killed
+  arrays = [checkpoint.read_manifest(checkpoint.directory_of(tmp_path / d), 24)['arrays'] for d in ('whole', 'killed')]
+  assert arrays[0] == arrays[1]
+  whole, killed = ((tmp_path / d / 'samples.md').read_text() for d in ('whole', 'killed'))
+  assert whole == killed
+
+
+def test_several_mistakes_are_told_together(tmp_path):
+  flags = ['--config.optim.learnin_rate=0.1', '--config.train.log_every=often', '--config.train.steps=-5']
+  flags += ['--config.model.heads=5', '--config.data.batch_size=3', '--config.mesh.data=2']
+  began = time.time()
+  code, out, err = run([f'--config={ROOT / CONFIGS["causal_lm"]}:smoke', *flags], tmp_path)
+  seconds = time.time() - began
+  assert code == 2 and 'Traceback' not in err + out
+  assert not list(tmp_path.iterdir()), 'a workdir was made'
+  for expected in (
+    'optim.learnin_rate = 0.1: unknown key; did you mean optim.learning_rate?',
+    'train.log_every = often: must be an int',
+    'train.steps = -5: must be 1 or more',
+    'model.heads = 5: must divide model.width = 64',
+    'mesh.data = 2: must make 1 devices',
+  ):
+    assert expected in err, err
+  assert seconds < 30, 'five seconds on a quiet machine'
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  return tmp_path
+
+
+@pytest.mark.parametrize(
+  'flags,message',
+  [
+    ([], '--config: missing'),
+    (['--config=nothing.py'], 'nothing.py: no such file'),
+    ([f'--config={ROOT}/configs/pretrain_clm.py:preset=gpt2_smal'], 'did you mean gpt2_small?'),
+    ([f'--config={ROOT}/configs/pretrain_clm.py:preset=bert_base'], 'is bidirectional'),
+    (
+      [f'--config={ROOT}/configs/pretrain_clm.py:smoke,data=a.txt', '--config.model.positions=learned'],
+      'model.max_length',
+    ),
+    ([f'--config={ROOT}/configs/pretrain_mlm.py:smoke', '--config.model.attention=causal'], 'must be bidirectional'),
+    (
+      [f'--config={ROOT}/configs/pretrain_clm.py:smoke', '--config.data.batch_size=9'],
+      'data.batch_size = 9: must be divis',
+    ),
+    ([f'--config={ROOT}/configs/pretrain_clm.py:smoke', '--processes=2'], '--processes = 2: needs the other two'),
+    (
+      [f'--config={ROOT}/configs/pretrain_clm.py:preset=gpt2_small', '--config.data.length=2048'],
+      'longer than the position',
+    ),
+  ],
+)
+def test_mistakes_exit_2(here, capsys, flags, message):
+  assert main.main(flags) == 2
+  assert message in capsys.readouterr().err
+  assert not list(here.iterdir())
+
+
+def test_a_missing_corpus_exits_3_and_makes_no_workdir(here, capsys, cache_dir):
+  flags = [f'--config={ROOT}/configs/pretrain_clm.py:smoke,data=nowhere/*.txt', f'--config.data.cache_dir={cache_dir}']
+  assert main.main(flags) == 3
+  assert 'nowhere/*.txt' in capsys.readouterr().err
+  assert not (here / 'runs').exists()
+
+
+def test_help_names_every_leaf(capsys):
+  for name in TASKS:
+    assert main.main([f'--config={ROOT / CONFIGS[name]}', '--help']) == 0
+    out = capsys.readouterr().out
+    raw = command_line.load_config_file(str(ROOT / CONFIGS[name]), None)
+    for path in schema.leaves(raw):
+      assert path in out
+
+
+def test_every_leaf_is_documented():
+  def walk(cls):
+    documented = schema.documentation(cls)
+    for field in cls.__dataclass_fields__:
+      assert documented[field].strip(), f'{cls.__name__}.{field}'
+
+  from lmjax.data import sources, tokenizer, transforms
+
+  slices = [config_lib.Config, config_lib.TrainConfig, config_lib.EvalConfig, config_lib.ModelConfig]
+  slices += [config_lib.DataConfig, config_lib.OptimConfig, config_lib.MeshConfig, config_lib.CheckpointConfig]
+  slices += [config_lib.WriterConfig, config_lib.CausalConfig, config_lib.MaskedConfig, config_lib.CausalSamples]
+  slices += [config_lib.MaskedSamples, sources.SourceConfig, tokenizer.TokenizerConfig, transforms.MaskingConfig]
+  for cls in slices:
+    walk(cls)
