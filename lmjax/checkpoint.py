@@ -188,6 +188,25 @@ def restore_params(workdir, step: int, abstract: dict) -> dict:
   return loaded['params']
 
 
+def retention(config: CheckpointConfig, best: str):
+  """Orbax's policy for what is kept: the last, every n-th, and the lowest in the metric `best`."""
+  policies = ocp.training.preservation_policies
+  keep = [policies.LatestN(config.keep_last)]
+  if config.keep_every is not None:
+    keep.append(policies.EveryNSteps(config.keep_every))
+  if config.keep_best:
+    keep.append(
+      # Orbax keeps the end of the sorted list: sorted from worst to best
+      policies.BestN(
+        get_metric_fn=lambda metrics: metrics[best],
+        reverse=True,
+        n=config.keep_best,
+        keep_checkpoints_without_metrics=False,
+      )
+    )
+  return policies.AnyPreservationPolicy(keep)
+
+
 class Checkpoints:
   """The checkpoints of one run.
 
@@ -199,16 +218,6 @@ class Checkpoints:
 
   def __init__(self, workdir, config: CheckpointConfig, best: str):
     self.directory = directory_of(workdir)
-    policies = ocp.training.preservation_policies
-    keep = [policies.LatestN(config.keep_last)]
-    if config.keep_every is not None:
-      keep.append(policies.EveryNSteps(config.keep_every))
-    if config.keep_best:
-      # Orbax keeps the last of the sorted ones: sorted from worst to best
-      metric = lambda metrics: metrics[best]
-      keep.append(
-        policies.BestN(get_metric_fn=metric, reverse=True, n=config.keep_best, keep_checkpoints_without_metrics=False)
-      )
     registry = ocp.handlers.local_registry()
     registry.add(_Manifest, checkpointable_name='manifest')
     context = ocp.Context()
@@ -216,7 +225,7 @@ class Checkpoints:
     self._orbax = ocp.training.Checkpointer(
       self.directory,
       context=context,
-      preservation_policy=policies.AnyPreservationPolicy(keep),
+      preservation_policy=retention(config, best),
       cleanup_tmp_directories=True,
     )
 

@@ -69,6 +69,9 @@ class DataConfig:
           'must have names of letters, digits and _ (they name folders)',
           'rename the source',
         )
+    for name, source in self.sources.items():
+      if len(self.sources) == 1 and source.weight != 1:
+        yield f'sources.{name}.weight', source.weight, 'has no effect with one source', 'set it to 1.0'
     if self.cls_sep and self.rows == 'packed':
       rule = "must be False with rows 'packed': [CLS] and [SEP] belong to a row of its own"
       yield 'cls_sep', self.cls_sep, rule, "set it to False, or rows to 'concat' or 'padded'"

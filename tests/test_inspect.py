@@ -1,0 +1,94 @@
+"""Looking at batches and at trained runs."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from lmjax import inspect, restore
+from lmjax.train import train
+from tests.conftest import CONFIGS, ROOT, TASKS
+
+
+@pytest.fixture(scope='module')
+def runs(raw_config, tmp_path_factory):
+  """A short run of each objective."""
+  folder = tmp_path_factory.mktemp('runs')
+  for name in TASKS:
+    train(raw_config(name), str(folder / name), say=lambda line: None, devices=jax.devices()[:1])
+  return folder
+
+
+@pytest.mark.parametrize('name', TASKS)
+@pytest.mark.parametrize('rows', ['concat', 'packed', 'padded'])
+def test_a_batch_as_text(name, rows, corpus, cache_dir, capsys):
+  leaves = [
+    'data.tokenizer.vocab_size=320',
+    f'data.rows={rows}',
+    f'data.cache_dir={cache_dir}',
+    'data.valid_fraction=0.1',
+  ]
+  leaves += ['data.cls_sep=false'] if rows == 'packed' else []
+  flags = [
+    f'--config={ROOT / CONFIGS[name]}:smoke,data={corpus}',
+    '--batch=3',
+    *(f'--config.{leaf}' for leaf in leaves),
+  ]
+  assert inspect.main(flags) == 0
+  out = capsys.readouterr().out
+  assert out.count('\nrow ') == 8 and 'source main, epoch 0' in out and 'weight' in out
+  assert ('[MASK]' in out) == (name == 'masked_lm')
+  assert ('||' in out) == (rows == 'packed') or rows == 'padded'
+
+
+def test_parameters_words_and_prompts(runs, capsys):
+  assert inspect.main([f'--workdir={runs}/causal_lm', '--words=snow,weather', '--prompt=the model reads']) == 0
+  out = capsys.readouterr().out
+  assert 'embeddings' in out and 'attention' in out and 'snow' in out and 'the model reads' in out
+  assert inspect.main([f'--workdir={runs}/masked_lm', '--prompt=the [MASK] reads a [MASK] of text']) == 0
+  out = capsys.readouterr().out
+  assert 'mask 1:' in out and 'mask 2:' in out and 'mask 3:' not in out
+
+
+@pytest.mark.parametrize('name', TASKS)
+def test_minimal_pairs(runs, name, tmp_path, capsys):
+  pairs = tmp_path / 'pairs.tsv'
+  pairs.write_text('the snow falls\tfalls the snow\n\nwords follow words\twords words words\n')
+  assert inspect.main([f'--workdir={runs}/{name}', f'--pairs={pairs}']) == 0
+  assert ' of 2 right' in capsys.readouterr().out
+
+
+def test_log_likelihood_is_a_probability(runs):
+  """Over all continuations by one token, the probabilities of the sentences sum to that of the beginning."""
+  trained = restore.open_run(f'{runs}/causal_lm')
+  task, tok = trained.task, trained.tokenizer
+  prefix = tok.encode('the snow')
+  x = task.model.backbone.apply(trained.params, np.array([[*task.document_end(), *prefix]]))
+  log_p = jax.nn.log_softmax(task.model.logits(trained.params, x))[0]
+  by_hand = sum(float(log_p[i, t]) for i, t in enumerate(prefix))
+  assert math.isclose(inspect.log_likelihood(trained, 'the snow'), by_hand, rel_tol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'flags,code,message',
+  [
+    ([], 2, 'exactly one is needed'),
+    (['--workdir=nowhere'], 4, 'no such file'),
+    (['--config=configs/pretrain_clm.py'], 2, '--batch'),
+    (['--workdir={runs}/causal_lm', '--step=1'], 4, 'choose one of [3, 6]'),
+    (['--workdir={runs}/causal_lm', '--pairs=nowhere.tsv'], 3, 'nowhere.tsv'),
+    (['--workdir={runs}/masked_lm', '--prompt=no mask'], 2, 'has no [MASK]'),
+    (['--workdir={runs}/masked_lm', '--wrods=a'], 2, 'did you mean --words?'),
+  ],
+)
+def test_mistakes(runs, capsys, flags, code, message):
+  assert inspect.main([flag.format(runs=runs) for flag in flags]) == code
+  assert message in capsys.readouterr().err
+
+
+def test_a_pair_that_is_none(runs, tmp_path, capsys):
+  pairs = tmp_path / 'pairs.tsv'
+  pairs.write_text('good sentence\tbad sentence\nonly one\n')
+  assert inspect.main([f'--workdir={runs}/causal_lm', f'--pairs={pairs}']) == 3
+  assert 'pairs.tsv:2' in capsys.readouterr().err

@@ -1,0 +1,52 @@
+"""The README's commands are those that are run."""
+
+import re
+import shlex
+
+import pytest
+
+from lmjax import command_line, schema
+from lmjax import config as config_lib
+from lmjax.models import presets
+from tests.conftest import ROOT
+
+README = (ROOT / 'README.md').read_text(encoding='utf-8')
+COMMANDS = [line for block in re.findall(r'```\n(.*?)```', README, flags=re.DOTALL) for line in block.splitlines()]
+
+
+def between(name):
+  return re.search(rf'<!-- {name} -->\n```\n(.*?)\n```\n<!-- /{name} -->', README, flags=re.DOTALL)[1]
+
+
+def test_two_commands_complete_in_themselves():
+  for name, ends in (('run', '--config=configs/pretrain_clm.py'), ('tests', 'pytest -n 2')):
+    command = between(name)
+    assert '\n' not in command and command.startswith('python3 -m venv ') and command.endswith(ends)
+
+
+@pytest.mark.parametrize('line', [line for line in COMMANDS if 'lmjax.main' in line])
+def test_configs_in_the_readme_build(line):
+  words = shlex.split(line)
+  flags = command_line.parse_command_line(words[words.index('lmjax.main') + 1 :])
+  assert not flags.problems
+  raw = command_line.load_config_file(str(ROOT / flags.file), flags.argument)
+  raw, problems = schema.override(config_lib.Config, raw, flags.assignments)
+  assert not problems
+  config_lib.build(raw)
+
+
+def test_every_preset_is_named_and_builds():
+  for name, preset in presets.PRESETS.items():
+    if not name.startswith('mini'):
+      assert f'`{name}`' in README
+    causal = preset['model']['attention'] == 'causal'
+    file = 'configs/pretrain_clm.py' if causal else 'configs/pretrain_mlm.py'
+    config = config_lib.build(command_line.load_config_file(str(ROOT / file), f'preset={name}'), devices=8)
+    assert config.model.layers == preset['model']['layers']
+
+
+@pytest.mark.parametrize('file', sorted((ROOT / 'configs').glob('*.py')), ids=lambda f: f.stem)
+def test_a_config_file_is_a_short_record(file):
+  text = file.read_text(encoding='utf-8')
+  assert text.count('\n') <= 70
+  assert f'--config=configs/{file.name}' in text, 'its header gives the command'
