@@ -9,8 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import evaluate, sharding, tasks
+from lmjax import evaluate, optim, sharding, tasks
+from lmjax import state as state_lib
 from lmjax import train as train_lib
+from lmjax.data import pipeline
+from lmjax.errors import CheckpointError
 from lmjax.sharding import MeshConfig
 from lmjax.train import train
 from tests.conftest import text
@@ -24,13 +27,8 @@ def test_nothing_leaks(raw_config, tmp_path, one_device):
   with open(tmp_path / 'letters.jsonl', 'w') as file:
     for _ in range(600):
       file.write(json.dumps({'text': ''.join(draw.choices('abcdefghijklmnop', k=200))}) + '\n')
-  leaves = {
-    'train.steps': 80,
-    'eval.every': 80,
-    'checkpoint.every': 80,
-    'data.valid_bytes': None,
-    'train.log_every': 80,
-  }
+  leaves = dict.fromkeys(('train.steps', 'train.log_every', 'eval.every', 'checkpoint.every'), 80)
+  leaves |= {'data.valid_bytes': None}
   leaves |= {'data.sources.main.path': tmp_path / 'letters.jsonl', 'model.width': 64, 'model.mlp_width': 128}
   results = train(raw_config('causal_lm', **leaves), str(tmp_path / 'run'), devices=one_device, **QUIET)
   found = results['metrics']['valid/bits_per_byte']
@@ -44,13 +42,8 @@ def test_masked_accuracy_does_not_count_what_is_shown(raw_config, tmp_path, one_
   with open(tmp_path / 'letters.jsonl', 'w') as file:
     for _ in range(600):
       file.write(json.dumps({'text': ' '.join(draw.choices('abcdefghijklmnop', k=60))}) + '\n')
-  leaves = {
-    'train.steps': 60,
-    'eval.every': 60,
-    'checkpoint.every': 60,
-    'data.valid_bytes': None,
-    'train.log_every': 60,
-  }
+  leaves = dict.fromkeys(('train.steps', 'train.log_every', 'eval.every', 'checkpoint.every'), 60)
+  leaves |= {'data.valid_bytes': None}
   leaves |= {'data.sources.main.path': tmp_path / 'letters.jsonl', 'objective.masking.keep_share': 0.5}
   leaves |= {'objective.masking.mask_share': 0.5, 'objective.masking.random_share': 0.0}
   results = train(raw_config('masked_lm', **leaves), str(tmp_path / 'run'), devices=one_device, **QUIET)
@@ -70,10 +63,10 @@ def test_evaluation_is_what_its_names_say(make_config, one_device):
     values = evaluator(params)
   valid = stores['main'].valid
   majority = task.majority_token(stores)
-  forward = jax.jit(
-    lambda tokens: jax.nn.log_softmax(task.model.logits(params, task.model.backbone.apply(params, tokens)))
-  )
-  from lmjax.data import pipeline
+
+  @jax.jit
+  def forward(tokens):
+    return jax.nn.log_softmax(task.model.logits(params, task.model.backbone.apply(params, tokens)))
 
   documents, order = pipeline.held_out(config.data, stores['main'])
   stream = [t for i in order for t in [*documents.tokens[documents.starts[i] :][: documents.lengths[i]], tokenizer.eos]]
@@ -115,9 +108,6 @@ def test_a_mixture_is_evaluated_by_source(raw_config, corpus, tmp_path, one_devi
 
 def test_a_step_without_a_finite_loss_changes_nothing(make_config, tokenizer, one_device):
   """Skipped, counted, and the next batch goes on from the same weights."""
-  from lmjax import optim
-  from lmjax import state as state_lib
-
   config = make_config('causal_lm')
   task = tasks.build(config, tokenizer)
   tx = optim.make(config.optim, task.shapes())
@@ -144,15 +134,11 @@ def test_a_run_that_diverges_ends_with_its_reason(raw_config, tmp_path, one_devi
   assert any('its first rows: main epoch 0 row' in line for line in said)
 
 
-@pytest.mark.parametrize(
-  'leaf,value', [('data.batch_size', 4), ('seed', 9), ('model.layers', 1), ('data.rows', 'padded')]
-)
-def test_resuming_another_run_is_refused(raw_config, tmp_path, one_device, leaf, value):
-  from lmjax.errors import CheckpointError
-
+def test_resuming_another_run_is_refused(raw_config, tmp_path, one_device):
   steps = {'train.steps': 1, 'optim.warmup_steps': 0}
   train(raw_config('causal_lm', **steps), str(tmp_path), devices=one_device, **QUIET)
   before = sorted(p.name for p in tmp_path.rglob('*'))
-  with pytest.raises(CheckpointError, match='were made with'):
-    train(raw_config('causal_lm', **steps | {leaf: value}), str(tmp_path), devices=one_device, **QUIET)
-  assert sorted(p.name for p in tmp_path.rglob('*')) == before
+  for leaf, value in [('data.batch_size', 4), ('seed', 9), ('model.layers', 1), ('data.rows', 'padded')]:
+    with pytest.raises(CheckpointError, match='were made with'):
+      train(raw_config('causal_lm', **steps | {leaf: value}), str(tmp_path), devices=one_device, **QUIET)
+    assert sorted(p.name for p in tmp_path.rglob('*')) == before, leaf
