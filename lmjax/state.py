@@ -41,7 +41,7 @@ def state_shardings(task, tx, mesh) -> TrainState:
   A leaf of the optimizer's state whose path ends in a parameter's path and that has its shape lies as that
   parameter does; anything else (counts, Adafactor's factors) is on every device.
   """
-  abstract = jax.eval_shape(make_init(task, tx), jax.random.key(0))
+  abstract = jax.eval_shape(lambda: make_init(task, tx)(jax.random.key(0)))
   placed = sharding.shardings(task.axes(), mesh)
   by_path = paths.flatten(placed)
   shapes = {path: leaf.shape for path, leaf in paths.flatten(abstract.params).items()}
@@ -68,6 +68,6 @@ def init_state(task, tx, mesh, seed: int) -> TrainState:
 
 def abstract_state(task, tx, mesh) -> TrainState:
   """Shapes, dtypes and shardings of the state: what a checkpoint is restored into."""
-  shapes = jax.eval_shape(make_init(task, tx), jax.random.key(0))
+  shapes = jax.eval_shape(lambda: make_init(task, tx)(jax.random.key(0)))
   places = state_shardings(task, tx, mesh)
   return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, places)

@@ -43,11 +43,12 @@ def make_train_step(task, tx: optax.GradientTransformation, config):
   A batch whose loss or gradient is not finite, or in which nothing is labelled, changes nothing but the counters.
   """
   schedule = optim.learning_rate(config.optim, config.train.steps)
-  root = jax.random.fold_in(jax.random.key(config.seed), 1)
   gradient = make_gradient(task, config.train.accumulate)
 
   def train_step(state, batch):
-    key = jax.random.fold_in(root, state.step) if config.model.has_dropout else None
+    key = None
+    if config.model.has_dropout:
+      key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 1), state.step)
     grads, weight_sum, pairs = gradient(state.params, batch, key)
     grad_norms = metrics.group_norms(grads)
     grad_norm = jnp.sqrt(sum(jnp.square(norm) for norm in grad_norms.values()))

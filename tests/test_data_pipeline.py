@@ -326,7 +326,7 @@ def test_config_rules(run):
   assert not list(run.config.problems())
   for change, leaf in [
     ({'sources': {}}, 'sources'),
-    ({'sources': {'a/b': run.config.sources['near']}}, 'sources'),
+    ({'sources': {'a/b': dataclasses.replace(run.config.sources['near'], weight=1.0)}}, 'sources'),
     ({'cls_sep': True, 'rows': 'packed'}, 'cls_sep'),
     ({'cls_sep': True, 'length': 2}, 'length'),
     ({'cache_dir': ''}, 'cache_dir'),

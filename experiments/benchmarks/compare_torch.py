@@ -62,7 +62,7 @@ def main():
   print(f'{shape}\n{machine()}', flush=True)
   workers = {}
   for name in args.contenders.split(','):
-    workers[name] = worker = Worker(name, shape)
+    workers[name] = worker = Worker(name, shape, args.huge_pages)
     said = f'failed: {worker.error}' if worker.error else f'first step after {worker.first["first_step"]:.1f} s'
     print(f'{name}: {said}', flush=True)
   running = [name for name, worker in workers.items() if not worker.error]
@@ -88,6 +88,7 @@ def parse_arguments():
   for name, value in defaults.items():
     parser.add_argument(f'--{name}', type=int, default=value)
   parser.add_argument('--attention', default='auto', help="lmjax's model.attention_implementation")
+  parser.add_argument('--huge_pages', action='store_true', help='sets GLIBC_TUNABLES for all contenders (Linux)')
   parser.add_argument('--contenders', default=','.join(CONTENDERS))
   parser.add_argument('--worker', help=argparse.SUPPRESS)
   parser.add_argument('--shape', help=argparse.SUPPRESS)
@@ -102,10 +103,11 @@ class Worker:
     error: why it failed, or None.
   """
 
-  def __init__(self, name, shape):
+  def __init__(self, name, shape, huge_pages):
+    environment = os.environ | ({'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'} if huge_pages else {})
     command = [sys.executable, __file__, f'--worker={name}', f'--shape={json.dumps(dataclasses.asdict(shape))}']
-    # its log goes to a pipe of its own only when it fails: warnings of compilers are many
-    self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
     self.first = self._read()
     self.error = self.first.get('error')
 
@@ -141,9 +143,10 @@ def work(name: str, shape: Shape):
     began = time.perf_counter()
     step = make_lmjax(shape) if name == 'lmjax' else make_torch(shape, compiled=name == 'torch.compile')
     built = time.perf_counter()
-    loss = step()
-    answer(first_step=time.perf_counter() - built, build=built - began, loss=loss)
+    step()
+    first = time.perf_counter() - built
     step()  # what is done once more (allocation, recompilation) stays out of the first round
+    answer(first_step=first, build=built - began)
   except Exception as error:  # a missing compiler, an operation that is not there: said in the table
     return answer(error=f'{type(error).__name__}: {str(error).strip().splitlines()[0]}')
   for line in sys.stdin:

@@ -59,14 +59,19 @@ class Transformer:
   def axes(self) -> dict:
     """Logical axis names of every parameter, in a tree like `init`'s."""
     c = self.config
-    tokens_11, x_11D = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, c.width), c.dtype)
-    key = jax.random.key(0)
-    embeddings = jax.eval_shape(lambda: Embeddings(c, self.rows).init(key, tokens_11, tokens_11, tokens_11, None))
-    block = jax.eval_shape(lambda: Block(c).init(key, x_11D, tokens_11, tokens_11, None, c.rope_theta, None))
-    layer = names_of(block['params'])
-    tree = {'embeddings': names_of(embeddings['params']), 'layers': {str(i): layer for i in range(c.layers)}}
+
+    def one_layer():  # traced, never run: it may be asked for a device that is not here
+      key, tokens_11, x_11D = jax.random.key(0), jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, c.width), c.dtype)
+      return {
+        'embeddings': Embeddings(c, self.rows).init(key, tokens_11, tokens_11, tokens_11, None),
+        'layer': Block(c).init(key, x_11D, tokens_11, tokens_11, None, c.rope_theta, None),
+        'final_norm': Norm(c).init(key, x_11D),
+      }
+
+    names = {part: names_of(boxed['params']) for part, boxed in jax.eval_shape(one_layer).items()}
+    tree = {'embeddings': names['embeddings'], 'layers': {str(i): names['layer'] for i in range(c.layers)}}
     if c.norm_placement == 'pre':
-      tree['final_norm'] = names_of(jax.eval_shape(lambda: Norm(c).init(key, x_11D))['params'])
+      tree['final_norm'] = names['final_norm']
     return tree
 
   def apply(

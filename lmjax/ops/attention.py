@@ -3,8 +3,6 @@
 Legend: B batch, T queries, S keys, H heads, G key-value heads (H a multiple of G), R = H / G, K head width.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -59,7 +57,8 @@ def attend(
     [B, T, H, K] in the dtype of the queries.
   """
   T, S = q_BTHK.shape[1], k_BSGK.shape[1]
-  if implementation == 'splash' and q_index_T is None:
+  # single tokens, as in initialisation and generation, and odd prompts take the XLA path
+  if implementation == 'splash' and q_index_T is None and T % SPLASH_BLOCK == 0:
     return _splash(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, causal=causal, window=window)
   mask = attention_mask(
     jnp.arange(T) if q_index_T is None else q_index_T,
@@ -156,11 +155,11 @@ def _splash(q_BTHK, k_BSGK, v_BSGK, segments_BT, *, causal, window, interpret=Fa
   """Pallas splash attention, on each device's own rows and heads (a Pallas call is opaque to the partitioner)."""
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 
-  kernel = _splash_kernel(q_BTHK.shape[2], q_BTHK.shape[1], causal, window, interpret)
   if segments_BT is None:
     segments_BT = jnp.ones(q_BTHK.shape[:2], jnp.int32)
 
   def local(q_BTHK, k_BSGK, v_BSGK, segments_BT):
+    kernel = _splash_kernel(q_BTHK.shape[2], q_BTHK.shape[1], causal, window, interpret)
     # grouped heads: splash's multi-head kernel wants as many key heads as query heads
     repeats = q_BTHK.shape[2] // k_BSGK.shape[2]
     k_BSHK, v_BSHK = (jnp.repeat(x, repeats, axis=2) for x in (k_BSGK, v_BSGK))
@@ -172,14 +171,12 @@ def _splash(q_BTHK, k_BSGK, v_BSGK, segments_BT, *, causal, window, interpret=Fa
   if mesh.empty or mesh.size == 1:
     return local(q_BTHK, k_BSGK, v_BSGK, segments_BT)
   P = jax.sharding.PartitionSpec
-  kernel = _splash_kernel(q_BTHK.shape[2] // mesh.shape['tensor'], q_BTHK.shape[1], causal, window, interpret)
   heads, rows = P(('data', 'fsdp'), None, 'tensor', None), P(('data', 'fsdp'), None)
   return jax.shard_map(local, in_specs=(heads, heads, heads, rows), out_specs=heads, check_vma=False)(
     q_BTHK, k_BSGK, v_BSGK, segments_BT
   )
 
 
-@functools.cache
 def _splash_kernel(heads, length, causal, window, interpret):
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -192,7 +189,5 @@ def _splash_kernel(heads, length, causal, window, interpret):
     one = masks.FullMask((length, length))
   else:
     one = masks.LocalMask((length, length), (window // 2, window // 2), 0)
-  with jax.ensure_compile_time_eval():
-    return kernels.make_splash_mha(
-      masks.MultiHeadMask([one] * heads), head_shards=1, q_seq_shards=1, interpret=interpret
-    )
+  many = masks.MultiHeadMask([one] * heads)
+  return kernels.make_splash_mha(many, head_shards=1, q_seq_shards=1, interpret=interpret)

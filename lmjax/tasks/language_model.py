@@ -30,7 +30,7 @@ class LanguageModelTask:
 
   def shapes(self):
     """Shapes and dtypes of the parameters."""
-    return jax.eval_shape(self.init, jax.random.key(0))
+    return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
   def axes(self):
     """Logical axis names of every parameter."""

@@ -1,0 +1,122 @@
+"""What is computed in another way for speed gives the same values and gradients as the plain way."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmjax.ops import attention
+from lmjax.ops.matmul import matmul
+
+
+def draw(shape, seed=0, dtype=jnp.float32):
+  return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+def heads(query_heads, key_heads, length=32, batch=2, width=8, dtype=jnp.float32):
+  shapes = [(batch, length, n, width) for n in (query_heads, key_heads, key_heads)]
+  return [draw(shape, seed, dtype) for seed, shape in enumerate(shapes)]
+
+
+def value_and_gradients(function, arrays):
+  """The output and the gradients of a sum in which every element weighs differently."""
+
+  def weighted(*arrays):
+    y = function(*arrays)
+    return (y * jnp.arange(1, y.size + 1).reshape(y.shape) / y.size).sum().astype(jnp.float32), y
+
+  (_, y), gradients = jax.jit(jax.value_and_grad(weighted, tuple(range(len(arrays))), has_aux=True))(*arrays)
+  return [y, *gradients]
+
+
+def assert_same(got, expected, tolerance=1e-5):
+  for g, e in zip(got, expected, strict=True):
+    assert g.dtype == e.dtype and g.shape == e.shape
+    np.testing.assert_allclose(g.astype(jnp.float32), e.astype(jnp.float32), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize('length', [32, 30])  # 30 is no multiple of the blocks
+@pytest.mark.parametrize('key_heads', [4, 2, 1])
+@pytest.mark.parametrize('causal', [True, False])
+@pytest.mark.parametrize('window,segmented', [(None, False), (6, False), (None, True), (6, True)])
+def test_blockwise_equals_xla(length, key_heads, causal, window, segmented):
+  segments = None
+  if segmented:  # documents that end inside and at the edges of blocks, and padding at the end of one row
+    segments = jnp.array([[1] * 8 + [2] * 11 + [3] * (length - 19), [1] * 5 + [2] * 20 + [0] * (length - 25)])
+  attend = functools.partial(
+    attention.attend, causal=causal, window=window, q_segments_BT=segments, k_segments_BS=segments
+  )
+  arrays = heads(4, key_heads, length)
+  got, expected = (
+    value_and_gradients(functools.partial(attend, implementation=i), arrays) for i in ('blockwise', 'xla')
+  )
+  assert_same(got, expected)
+
+
+def test_blockwise_is_exact_where_scores_are_large():
+  q, k, v = heads(2, 2)
+  arrays = [40 * q, 40 * k, v]  # exp of these scores overflows unless the largest is taken off
+  got, expected = (
+    value_and_gradients(functools.partial(attention.attend, causal=True, implementation=i), arrays)
+    for i in ('blockwise', 'xla')
+  )
+  assert np.isfinite(got[0]).all()
+  assert_same(got, expected, 1e-4)
+
+
+def test_blockwise_with_an_array_of_a_window_and_recomputed():
+  arrays = heads(4, 2)
+
+  def run(implementation, wrap):
+    attend = lambda *a: attention.attend(*a, causal=True, window=jnp.array(5), implementation=implementation)
+    return value_and_gradients(wrap(attend), arrays)
+
+  expected = run('xla', lambda f: f)
+  assert_same(run('blockwise', lambda f: f), expected)
+  assert_same(run('blockwise', jax.checkpoint), expected)
+
+
+def test_blockwise_in_bfloat16_stays_near_float32():
+  arrays = heads(4, 2, dtype=jnp.bfloat16)
+  attend = functools.partial(attention.attend, causal=True, implementation='blockwise')
+  got = value_and_gradients(attend, arrays)
+  exact = value_and_gradients(attend, [a.astype(jnp.float32) for a in arrays])
+  assert all(g.dtype == jnp.bfloat16 for g in got)
+  for g, e in zip(got, exact):
+    assert jnp.linalg.norm(g.astype(jnp.float32) - e) < 0.02 * jnp.linalg.norm(e)
+
+
+def test_blockwise_with_a_cache_is_xla():
+  q, k, v = heads(4, 4)
+  places = jnp.array([9])
+  got, expected = (
+    attention.attend(q[:, 9:10], k, v, causal=True, q_index_T=places, implementation=i) for i in ('blockwise', 'xla')
+  )
+  np.testing.assert_array_equal(got, expected)
+
+
+def test_blockwise_skips_hidden_scores():
+  """No array of all scores, forwards or backwards."""
+  arrays = heads(2, 2, length=64)
+  attend = functools.partial(attention.attend, causal=True, implementation='blockwise')
+  program = str(jax.make_jaxpr(jax.grad(lambda *a: attend(*a).sum(), (0, 1, 2)))(*arrays))
+  assert 'f32[2,2,16,16]' in program and 'f32[2,2,16,64]' in program
+  assert 'f32[2,2,64,64]' not in program
+
+
+def test_auto_takes_blockwise_for_float32_on_a_cpu_alone(monkeypatch):
+  assert jax.default_backend() == 'cpu'
+  assert attention.choose('auto', 'float32', 0.0) == 'blockwise'
+  assert attention.choose('auto', 'float32', 0.1) == 'xla'  # dropout on the weights
+  assert attention.choose('auto', 'bfloat16', 0.0) == 'xla'
+  assert attention.choose('xla', 'float32', 0.0) == 'xla'
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  assert attention.choose('auto', 'float32', 0.0) == 'xla'
+
+
+@pytest.mark.parametrize('shape', [(3, 5, 8), (7, 8), (8,)])
+def test_matmul_equals_that_of_jax(shape):
+  arrays = [draw(shape), draw((8, 6), 1)]
+  assert_same(value_and_gradients(matmul, arrays), value_and_gradients(jnp.matmul, arrays))

@@ -1,0 +1,54 @@
+"""Real text beside the checkout, where there is some: novels, and a mixture of two corpora."""
+
+import os
+import time
+
+import jax
+import pytest
+
+from lmjax import command_line, schema
+from lmjax import config as config_lib
+from lmjax import train as train_lib
+from tests.conftest import CONFIGS, ROOT, TASKS
+
+SHARED = os.environ.get('LMJAX_SHARED_DATA', str(ROOT.parent / 'shared' / 'data'))
+NOVELS, SPEECHES = (os.path.join(SHARED, 'pretrain', f'{name}.jsonl.xz') for name in ('gutenberg', 'us_speeches'))
+
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(not os.path.exists(NOVELS), reason=f'no {NOVELS}'),
+]
+
+
+def config(task, argument, **leaves):
+  raw = command_line.load_config_file(str(ROOT / CONFIGS[task]), argument)
+  raw, problems = schema.override(config_lib.Config, raw, [(path, str(value)) for path, value in leaves.items()])
+  return config_lib.build(raw, problems=problems)
+
+
+@pytest.fixture(scope='module')
+def novels_cache(tmp_path_factory):
+  return tmp_path_factory.mktemp('novels')
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_novels(task, novels_cache, tmp_path):
+  """15.6 MB are tokenised by all cores, the tokenizer trained before; a second run uses the same store."""
+  vocabulary = {'data.tokenizer.vocab_size': 4096, 'data.cache_dir': novels_cache}
+  c = config(task, f'smoke,data={NOVELS}', **vocabulary)
+  began = time.time()
+  train_lib.prepare_data(c)
+  assert time.time() - began < 120, '30 seconds on two quiet cores'
+  results = train_lib.train(c, str(tmp_path), say=lambda line: None, devices=jax.devices()[:1])
+  assert results['step'] == 20
+  lines = train_lib.writer_lib.read_metrics(str(tmp_path))
+  losses = [line['loss'] for line in lines if line['split'] == 'train']
+  assert losses[-1] < losses[0] - 0.3
+
+
+def test_a_mixture_of_novels_and_speeches(novels_cache, tmp_path):
+  c = config('causal_lm', f'smoke,data={NOVELS},mix={SPEECHES}', **{'data.cache_dir': novels_cache})
+  results = train_lib.train(c, str(tmp_path), say=lambda line: None, devices=jax.devices()[:1])
+  found = results['metrics']
+  for source in ('main', 'mix'):
+    assert found[f'valid/{source}/bits_per_byte'] > 0 and found[f'valid/{source}/gzip_bits_per_byte'] > 0
