@@ -62,7 +62,7 @@ def main():
   print(f'{shape}\n{machine()}', flush=True)
   workers = {}
   for name in args.contenders.split(','):
-    workers[name] = worker = Worker(name, shape, args.huge_pages)
+    workers[name] = worker = Worker(name, shape)
     said = f'failed: {worker.error}' if worker.error else f'first step after {worker.first["first_step"]:.1f} s'
     print(f'{name}: {said}', flush=True)
   running = [name for name, worker in workers.items() if not worker.error]
@@ -88,7 +88,6 @@ def parse_arguments():
   for name, value in defaults.items():
     parser.add_argument(f'--{name}', type=int, default=value)
   parser.add_argument('--attention', default='auto', help="lmjax's model.attention_implementation")
-  parser.add_argument('--huge_pages', action='store_true', help='sets GLIBC_TUNABLES for all contenders (Linux)')
   parser.add_argument('--contenders', default=','.join(CONTENDERS))
   parser.add_argument('--worker', help=argparse.SUPPRESS)
   parser.add_argument('--shape', help=argparse.SUPPRESS)
@@ -103,11 +102,10 @@ class Worker:
     error: why it failed, or None.
   """
 
-  def __init__(self, name, shape, huge_pages):
-    environment = os.environ | ({'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1'} if huge_pages else {})
+  def __init__(self, name, shape):
     command = [sys.executable, __file__, f'--worker={name}', f'--shape={json.dumps(dataclasses.asdict(shape))}']
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
+    self.process = subprocess.Popen(command, text=True, **pipes)
     self.first = self._read()
     self.error = self.first.get('error')
 

@@ -12,6 +12,7 @@ from flax import linen as nn
 from lmjax.models.axes import named
 from lmjax.models.model_config import ModelConfig
 from lmjax.ops import attention, norms, positions
+from lmjax.ops.matmul import matmul
 
 GATED = {'geglu': functools.partial(jax.nn.gelu, approximate=False), 'swiglu': jax.nn.silu}
 PLAIN = {
@@ -167,6 +168,7 @@ def linear(c: ModelConfig, features: int, axes: tuple, std: float, name: str) ->
     dtype=c.dtype,
     kernel_init=named(nn.initializers.normal(std), axes),
     bias_init=named(nn.initializers.zeros, axes[1:]),
+    dot_general=lambda x, kernel, *_, **__: matmul(x, kernel),
     name=name,
   )
 

@@ -41,7 +41,7 @@ class ModelConfig:
   scan: whether layers run as one compiled loop (compiles faster) or written out (runs faster)
   remat: what the backward pass computes again: none, dots (all but matrix products) or full (arXiv:1604.06174)
   dtype: compute dtype; parameters and their optimizer state stay float32
-  attention_implementation: auto, xla, cudnn (GPU) or splash (TPU)
+  attention_implementation: auto, xla (the reference), blockwise (CPU), cudnn (GPU) or splash (TPU)
   """
 
   attention: Literal['causal', 'bidirectional']
@@ -75,7 +75,7 @@ class ModelConfig:
   scan: bool
   remat: Literal['none', 'dots', 'full']
   dtype: Literal['float32', 'bfloat16']
-  attention_implementation: Literal['auto', 'xla', 'cudnn', 'splash']
+  attention_implementation: Literal['auto', 'xla', 'blockwise', 'cudnn', 'splash']
 
   @property
   def head_width(self) -> int:

@@ -141,21 +141,21 @@ PRESETS = {
     recipe=_recipe(768, 64, 8, 3e-3, 20, 16, warmup_steps=2),
   ),
   'gpt2_small': dict(
-    model=_GPT2 | _shape(12, 768, 12, 3072),
+    model=_GPT2 | _shape(12, 768, 12, 3072) | dict(remat='full'),
     recipe=_recipe(50257, 1024, 256, 6e-4, 100_000, 128),
   ),
   'gpt2_medium': dict(
-    model=_GPT2 | _shape(24, 1024, 16, 4096) | dict(remat='dots'),
+    model=_GPT2 | _shape(24, 1024, 16, 4096) | dict(remat='full'),
     recipe=_recipe(50257, 1024, 128, 3e-4, 100_000, 128, fsdp=8),
   ),
   # Zhao et al. 2024 (GaLore), https://arxiv.org/abs/2403.03507, table 11
   'llama_60m': dict(
-    model=_LLAMA | _shape(8, 512, 8, 1376),
+    model=_LLAMA | _shape(8, 512, 8, 1376) | dict(remat='full'),
     recipe=_recipe(32000, 1024, 256, 1e-3, 10_000, 128),
   ),
   # https://huggingface.co/JackFram/llama-160m/blob/main/config.json
   'llama_160m': dict(
-    model=_LLAMA | _shape(12, 768, 12, 3072),
+    model=_LLAMA | _shape(12, 768, 12, 3072) | dict(remat='full'),
     recipe=_recipe(32000, 1024, 256, 6e-4, 50_000, 128),
   ),
   # https://huggingface.co/meta-llama/Llama-3.2-1B/blob/main/config.json, without its rotary scaling
@@ -166,11 +166,11 @@ PRESETS = {
     recipe=_recipe(128256, 2048, 64, 3e-4, 200_000, 128, fsdp=8),
   ),
   'bert_base': dict(
-    model=_BERT | _shape(12, 768, 12, 3072) | dict(remat='dots'),
+    model=_BERT | _shape(12, 768, 12, 3072) | dict(remat='full'),
     recipe=_recipe(30522, 512, 256, 1e-4, 1_000_000, 128, warmup_steps=10_000),
   ),
   'modernbert_base': dict(
-    model=_MODERNBERT | _shape(22, 768, 12, 1152) | dict(remat='dots'),
+    model=_MODERNBERT | _shape(22, 768, 12, 1152) | dict(remat='full'),
     recipe=_recipe(50368, 1024, 128, 8e-4, 100_000, 128),
   ),
 }
