@@ -39,7 +39,7 @@ def get_config(argument=None):
     cache_dir='~/.cache/lmjax',
   )
   c.optim = dict(
-    name='adamw',
+    name=recipe['optimizer'],
     learning_rate=recipe['learning_rate'],
     schedule='cosine',
     warmup_steps=recipe['warmup_steps'],
@@ -50,7 +50,7 @@ def get_config(argument=None):
     b1=0.9,
     b2=0.98,
     eps=1e-6,
-    momentum=None,
+    momentum=0.95 if recipe['optimizer'] == 'muon' else None,
     clip_norm=1.0,
   )
   steps = recipe['steps']

