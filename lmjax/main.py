@@ -20,6 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     for line in str(error).splitlines():
       print(f'lmjax: {line}', file=sys.stderr)
     return error.exit_code
+  except KeyboardInterrupt:
+    print('lmjax: interrupted; the same command goes on from the newest checkpoint', file=sys.stderr)
+    return 130
 
 
 def run(argv: list[str]) -> int:

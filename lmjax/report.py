@@ -7,6 +7,7 @@ import time
 import jax
 
 from lmjax import metrics
+from lmjax import writer as writer_lib
 from lmjax.errors import NonFiniteError
 
 
@@ -15,9 +16,10 @@ class Reporter:
 
   def __init__(self, run, writer):
     self._run, self._writer = run, writer
-    self.seconds = 0.0  # in training steps alone: no compiling, evaluating or saving
-    self.last_train = {}
-    self._since, self._done, self._window = None, 0, (0.0, run.start)
+    self.last = writer_lib.last_values(run.workdir, 'train')  # of an earlier part of the run, if it goes on
+    # in training steps alone: no compiling, evaluating or saving
+    self.seconds = self.last['seconds'] if self.last else 0.0
+    self._since, self._window = None, (self.seconds, run.start)
     config = run.config
     self._tokens = config.data.batch_size * config.data.length
     self._flops = step_flops(config, run.task)
@@ -76,7 +78,7 @@ class Reporter:
     shown += [f'mfu {values["mfu"]:.3f}'] if 'mfu' in values else []
     shown.append(f'eta {duration((config.train.steps - step) / rate)}')
     self._run.say(f'step {step}/{config.train.steps} | train | ' + ' | '.join(shown))
-    self.last_train = {f'train/{name}': values[name] for name in ('loss', 'tokens_per_second')}
+    self.last = values
     if self._writer:
       self._writer.write(step, 'train', values)
 

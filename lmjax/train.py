@@ -1,5 +1,6 @@
 """Wiring and the loop. Legend of arrays: B batch, T length."""
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -15,7 +16,7 @@ from lmjax import state as state_lib
 from lmjax import writer as writer_lib
 from lmjax.data import pipeline
 from lmjax.data import store as store_lib
-from lmjax.errors import CheckpointError
+from lmjax.errors import CheckpointError, ConfigError
 
 
 def make_gradient(task, parts: int):
@@ -150,18 +151,21 @@ def train(config, workdir: str, say=None, devices=None) -> dict:
   if say is None:
     say = _say if jax.process_index() == 0 else lambda line: None
   mesh = sharding.make_mesh(config.mesh, devices)
+  if os.path.exists(workdir) and not os.path.isdir(workdir):
+    raise ConfigError(f'--workdir = {workdir}: is a file; name a folder')
   with sharding.using(mesh):
-    run = set_up(config, workdir, mesh, say)
+    tokenizer, stores = prepare_data(config, progress=True)
+    task = tasks.build(config, tokenizer)
     try:
-      return _loop(run)
-    finally:
-      run.checkpoints.close()
+      os.makedirs(workdir, exist_ok=True)
+    except OSError as error:
+      raise ConfigError(f'--workdir = {workdir}: cannot be made ({error.strerror}); name another folder') from error
+    with contextlib.closing(checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST)) as checkpoints:
+      return _loop(set_up(config, workdir, mesh, task, stores, checkpoints, say))
 
 
-def set_up(config, workdir: str, mesh, say) -> Run:
-  """Everything before the first step: data, model, state (new or restored), the files that describe the run."""
-  tokenizer, stores = prepare_data(config, progress=True)
-  task = tasks.build(config, tokenizer)
+def set_up(config, workdir: str, mesh, task, stores, checkpoints, say) -> Run:
+  """Everything before the first step: batches, state (new or restored), the files that describe the run."""
   data = pipeline.make(
     config.data,
     stores,
@@ -172,18 +176,16 @@ def set_up(config, workdir: str, mesh, say) -> Run:
     hosts=jax.process_count(),
     host=jax.process_index(),
   )
-  os.makedirs(workdir, exist_ok=True)
   tx = optim.make(config.optim, task.shapes())
   facts = {
     'task': config.task,
     'model': schema.to_dict(config.model),
     'objective': schema.to_dict(config.objective),
-    'tokenizer_hash': tokenizer.hash,
+    'tokenizer_hash': task.tokenizer.hash,
     'data_fingerprint': data.fingerprint,
     'batch_size': config.data.batch_size,
     'seed': config.seed,
   }
-  checkpoints = checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST)
   abstract = state_lib.abstract_state(task, tx, mesh)
   restored = checkpoints.restore_latest(abstract, lambda manifest: check_same_run(manifest, facts), say)
   state, start = (restored[0], int(restored[1]['step'])) if restored else (None, 0)
@@ -195,7 +197,7 @@ def set_up(config, workdir: str, mesh, say) -> Run:
     state = state_lib.init_state(task, tx, mesh, config.seed)
   if jax.process_index() == 0:
     writer_lib.write_json(os.path.join(workdir, 'config.json'), schema.to_dict(config))
-    tokenizer.save(os.path.join(workdir, 'tokenizer.json'))
+    task.tokenizer.save(os.path.join(workdir, 'tokenizer.json'))
   say(report_lib.banner(config, workdir, mesh, task, state, stores))
   say(f'resuming from step {start}' if restored else 'starting from random weights')
   evaluator = evaluate.Evaluator(config, task, stores, mesh)
@@ -281,15 +283,15 @@ def _loop(run: Run) -> dict:
           best = None if values is None else {run.task.BEST: values[run.task.BEST]}
           run.checkpoints.save(step, run.state, run.facts, best)
         reporter.start_clock()
-  if values is None:
-    values = _evaluate(run, writer, total)
   run.checkpoints.wait()
+  if values is None:  # the run had ended before: its last lines say how
+    values = writer_lib.last_values(run.workdir, 'valid')
   results = {
     'status': 'done',
     'step': total,
-    'metrics': {**{f'valid/{k}': v for k, v in values.items()}, **reporter.last_train},
+    'metrics': {f'valid/{k}': v for k, v in values.items()} | {f'train/{k}': v for k, v in reporter.last.items()},
     'hand_off': None,
-    'seconds': round(reporter.seconds, 1),
+    'seconds': reporter.last['seconds'],
     'parameters': metrics.count(run.state.params),
   }
   if writer:
@@ -306,13 +308,13 @@ def _evaluate(run, writer, step) -> dict[str, float]:
   values = run.evaluator(run.state.params)
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.config.seed), 2), step)
   shown = run.task.samples(run.state.params, run.stores, key)
-  if writer:
-    seconds = time.perf_counter() - began
-    writer.write(step, 'valid', {**values, 'seconds': round(seconds, 3)})
-    writer.write_samples(step, shown)
-    writer.plot(run.task.MAIN_METRIC)
   text = ' | '.join(f'{name} {report_lib.number(value)}' for name, value in values.items())
   run.say(f'step {step}/{run.config.train.steps} | valid | {text}')
+  values['seconds'] = round(time.perf_counter() - began, 3)
+  if writer:
+    writer.write(step, 'valid', values)
+    writer.write_samples(step, shown)
+    writer.plot(run.task.MAIN_METRIC)
   return values
 
 

@@ -125,6 +125,12 @@ def read_metrics(workdir: str) -> list[dict]:
   return lines
 
 
+def last_values(workdir: str, split: str) -> dict[str, float]:
+  """The metrics of the last line of a split; empty where there is none."""
+  lines = [line for line in read_metrics(workdir) if line['split'] == split]
+  return {name: value for name, value in lines[-1].items() if name not in ('step', 'split')} if lines else {}
+
+
 def plot_curves(workdir: str, metric: str) -> None:
   """WORKDIR/curves.png from WORKDIR/metrics.jsonl; nothing where there is no point to draw."""
   from matplotlib.figure import Figure  # without pyplot: no display, no global state, safe in a notebook

@@ -231,6 +231,7 @@ def plan_of(config, folder):
     pipeline=SimpleNamespace(rows=lambda step: []),
     say=lambda line: None,
     start=0,
+    workdir=folder,
     task=SimpleNamespace(model=SimpleNamespace(backbone=SimpleNamespace(rows=8)), predicted=1),
     mesh=SimpleNamespace(size=1),
   )

@@ -68,9 +68,12 @@ def test_smoke(name, tmp_path, cache_dir):
   assert re.search(r'^step 20/20 \| train \| loss [\d.]+ .*tokens/s \| eta', out, flags=re.MULTILINE)
   assert 'lmjax.inspect --workdir' in out
 
-  # the same command again: done already, nothing is trained
+  # the same command again: done already, nothing is trained, and nothing is lost
+  before = (workdir / 'metrics.jsonl').read_text(), (workdir / 'samples.md').read_text()
   code, again, err = run(flags, tmp_path)
   assert code == 0 and 'resuming from step 20' in again and '| train |' not in again, err
+  assert before == ((workdir / 'metrics.jsonl').read_text(), (workdir / 'samples.md').read_text())
+  assert json.loads((workdir / 'results.json').read_text()) == results
 
 
 @pytest.mark.parametrize('name', TASKS)
