@@ -6,7 +6,8 @@
 Arguments: preset=NAME; data=pydoc, a path or glob, or tfds:NAME; mix=the same, a second source of equal weight;
 field=NAME, where the text stands in JSONL records and TFDS examples; smoke, a run of seconds.
 
-Hardware, time and score: see the README (default preset, 2 CPU cores); the other presets: not measured.
+Measured (preset=tiny_encoder, pydoc, 2 cores of an AMD EPYC): 192 s of training steps, accuracy 0.177 at held-out
+`[MASK]` positions (most frequent token: 0.066). Other presets: not measured.
 """
 
 from ml_collections import ConfigDict
@@ -48,7 +49,7 @@ def get_config(argument=None):
     weight_decay=0.01,
     no_decay=('*/bias', '*/scale', '*/embedding') if preset['model']['biases'] else ('*/scale', '*/embedding'),
     b1=0.9,
-    b2=0.98,
+    b2=0.95,
     eps=1e-6,
     momentum=0.95 if recipe['optimizer'] == 'muon' else None,
     clip_norm=1.0,

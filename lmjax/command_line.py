@@ -21,7 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, LmjaxError
 from lmjax.leaf import Refusal, kind_of, parse
 from lmjax.schema import line
 
@@ -95,6 +95,28 @@ def parse_command_line(argv, extra=None, bare=(), config_required=True):
     problems.insert(0, '--config: missing; name a config file, such as --config=configs/pretrain_clm.py')
   file, argument = split_config_flag(config) if config else (None, None)
   return CommandLine(file, argument, workdir or None, tuple(assignments), values, wants_help, tuple(problems))
+
+
+def run_command(run, argv) -> int:
+  """Runs `run(argv)`; what a user can mend becomes lines on stderr and an exit code, without a traceback.
+
+  Returns:
+    0, the exit code of an LmjaxError, or 130 for Ctrl-C.
+  """
+  try:
+    run(sys.argv[1:] if argv is None else argv)
+    return 0
+  except LmjaxError as error:
+    for problem in str(error).splitlines():
+      print(f'lmjax: {problem}', file=sys.stderr)
+    return error.exit_code
+  except KeyboardInterrupt:
+    print('lmjax: interrupted; the same command goes on from the newest checkpoint', file=sys.stderr)
+    return 130
+  except BrokenPipeError:
+    # the reader has seen enough (`| head`); Python would complain again when it flushes
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def split_config_flag(flag):

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 from lmjax import command_line
-from lmjax.errors import ConfigError, DataError, LmjaxError
+from lmjax.errors import ConfigError, DataError
 
 FLAGS = {'batch': int, 'words': str, 'prompt': str, 'pairs': str, 'step': int}
 NEIGHBOURS = 8
@@ -23,20 +23,15 @@ NEW_TOKENS = 64
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  try:
-    return run(sys.argv[1:] if argv is None else argv)
-  except LmjaxError as error:
-    for line in str(error).splitlines():
-      print(f'lmjax: {line}', file=sys.stderr)
-    return error.exit_code
+  return command_line.run_command(run, argv)
 
 
-def run(argv: list[str]) -> int:
+def run(argv: list[str]) -> None:
   """Shows a batch of a config, or what a workdir has learned."""
   flags = command_line.parse_command_line(argv, FLAGS, config_required=False)
   if flags.help:
     print(__doc__)
-    return 0
+    return
   problems = list(flags.problems)
   if (flags.file is None) == (flags.workdir is None):
     problems.append('--config, --workdir: exactly one is needed; --config=FILE --batch=S, or --workdir=DIR')
@@ -48,7 +43,6 @@ def run(argv: list[str]) -> int:
     show_batch(flags)
   else:
     show_run(flags)
-  return 0
 
 
 def show_batch(flags) -> None:

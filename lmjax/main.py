@@ -7,30 +7,22 @@ are not found by themselves (TPU pods and SLURM are): --coordinator=HOST:PORT --
 import sys
 
 from lmjax import command_line
-from lmjax.errors import ConfigError, LmjaxError
+from lmjax.errors import ConfigError
 
 FLAGS = {'coordinator': str, 'processes': int, 'process': int}
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  try:
-    return run(sys.argv[1:] if argv is None else argv)
-  except LmjaxError as error:
-    for line in str(error).splitlines():
-      print(f'lmjax: {line}', file=sys.stderr)
-    return error.exit_code
-  except KeyboardInterrupt:
-    print('lmjax: interrupted; the same command goes on from the newest checkpoint', file=sys.stderr)
-    return 130
+  return command_line.run_command(run, argv)
 
 
-def run(argv: list[str]) -> int:
+def run(argv: list[str]) -> None:
   """Reads the config, reports all of its problems at once, and trains."""
   flags = command_line.parse_command_line(argv, FLAGS)
   if flags.help and flags.file is None:
     print(__doc__ + '\nWith --config=FILE --help: every leaf of that config, with type and meaning.')
-    return 0
+    return
   if flags.file is None:
     raise ConfigError(flags.problems)
   try:
@@ -46,14 +38,13 @@ def run(argv: list[str]) -> int:
   config, problems = schema.override(config_lib.Config, config, flags.assignments)
   if flags.help:
     print(f'{flags.file}\n\n{schema.describe(config_lib.Config, config)}')
-    return 0
+    return
   if not flags.problems:
     sharding.join_hosts(**flags.extra)
   built = config_lib.build(config, devices=jax.device_count(), problems=[*flags.problems, *problems])
   from lmjax.train import train
 
   train(built, flags.workdir or command_line.default_workdir(flags.file, flags.argument))
-  return 0
 
 
 if __name__ == '__main__':

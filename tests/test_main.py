@@ -171,6 +171,13 @@ def test_a_missing_corpus_exits_3_and_makes_no_workdir(here, capsys, cache_dir):
   assert not (here / 'runs').exists()
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+  command = f'{sys.executable} -m lmjax.main --config={ROOT / CONFIGS["causal_lm"]} --help | head -1'
+  env = os.environ | {'PYTHONPATH': str(ROOT)}
+  done = subprocess.run(['bash', '-c', command], capture_output=True, text=True, timeout=120, env=env)
+  assert done.stdout.startswith(str(ROOT)) and not done.stderr
+
+
 def test_help_names_every_leaf(capsys):
   for name in TASKS:
     assert main.main([f'--config={ROOT / CONFIGS[name]}', '--help']) == 0

@@ -131,7 +131,7 @@ PRESETS = {
   ),
   'tiny_encoder': dict(
     model=_TINY | _shape(4, 256, 4, 1024) | dict(attention='bidirectional'),
-    recipe=_recipe(4096, 128, 8, 3e-3, 380, 64, warmup_steps=40, optimizer='muon'),
+    recipe=_recipe(4096, 128, 8, 6e-3, 380, 64, warmup_steps=40, optimizer='muon'),
   ),
   # for tests: runs a step in milliseconds
   'mini': dict(
