@@ -37,10 +37,8 @@ def lines(workdir, split):
 def test_smoke(name, tmp_path, cache_dir):
   """Each config runs here, offline, on the embedded corpus, and leaves what the contract says."""
   flags = [f'--config={ROOT / CONFIGS[name]}:smoke', f'--config.data.cache_dir={cache_dir}']
-  began = time.time()
   code, out, err = run(flags, tmp_path)
   assert code == 0, err
-  assert time.time() - began < 240, 'a smoke run takes seconds'
   stem = 'pretrain_clm' if name == 'causal_lm' else 'pretrain_mlm'
   workdir = tmp_path / 'runs' / f'{stem}-smoke'
   files = {'config.json', 'tokenizer.json', 'metrics.jsonl', 'checkpoints', 'curves.png', 'samples.md', 'results.json'}
@@ -113,9 +111,7 @@ def test_killed_and_resumed_is_bit_identical(name, tmp_path, cache_dir, corpus):
 def test_several_mistakes_are_told_together(tmp_path):
   flags = ['--config.optim.learnin_rate=0.1', '--config.train.log_every=often', '--config.train.steps=-5']
   flags += ['--config.model.heads=5', '--config.data.batch_size=3', '--config.mesh.data=2']
-  began = time.time()
   code, out, err = run([f'--config={ROOT / CONFIGS["causal_lm"]}:smoke', *flags], tmp_path)
-  seconds = time.time() - began
   assert code == 2 and 'Traceback' not in err + out
   assert not list(tmp_path.iterdir()), 'a workdir was made'
   for expected in (
@@ -126,7 +122,6 @@ def test_several_mistakes_are_told_together(tmp_path):
     'mesh.data = 2: must make 1 devices',
   ):
     assert expected in err, err
-  assert seconds < 30, 'five seconds on a quiet machine'
 
 
 @pytest.fixture

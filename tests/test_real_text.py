@@ -1,7 +1,6 @@
 """Real text beside the checkout, where there is some: novels, and a mixture of two corpora."""
 
 import os
-import time
 
 import jax
 import pytest
@@ -33,12 +32,9 @@ def novels_cache(tmp_path_factory):
 
 @pytest.mark.parametrize('task', TASKS)
 def test_novels(task, novels_cache, tmp_path):
-  """15.6 MB are tokenised by all cores, the tokenizer trained before; a second run uses the same store."""
+  """15.6 MB, with a vocabulary that is worth its tokenizer; the second objective uses the same store."""
   vocabulary = {'data.tokenizer.vocab_size': 4096, 'data.cache_dir': novels_cache}
   c = config(task, f'smoke,data={NOVELS}', **vocabulary)
-  began = time.time()
-  train_lib.prepare_data(c)
-  assert time.time() - began < 120, '30 seconds on two quiet cores'
   results = train_lib.train(c, str(tmp_path), say=lambda line: None, devices=jax.devices()[:1])
   assert results['step'] == 20
   lines = train_lib.writer_lib.read_metrics(str(tmp_path))
