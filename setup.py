@@ -42,7 +42,7 @@ setup(
     'tfds': ['tensorflow-cpu'],  # to prepare the TFDS sets whose builders need TensorFlow
     'parity': ['torch==2.13.0', 'transformers>=4.56'],
     'wandb': ['wandb'],
-    'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff==0.17.6'],
+    'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff==0.17.6', 'mypy==2.4.1'],
   },
   classifiers=[
     'Development Status :: 3 - Alpha',

@@ -1,7 +1,7 @@
 """One run as data: the Config, and how a file's ConfigDict becomes one."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from lmjax import schema, sharding
 from lmjax.checkpoint import CheckpointConfig
@@ -114,7 +114,8 @@ class Config:
       yield from self._causal_problems()
 
   def _causal_problems(self):
-    s, d, m = self.samples, self.data, self.model
+    s: Any = self.samples  # CausalSamples, since `task` chose it
+    d, m = self.data, self.model
     if d.cls_sep:
       yield 'data.cls_sep', True, 'has no effect on causal_lm, whose documents begin with [BOS]', 'set it to False'
     if self.objective.chunk >= d.length:

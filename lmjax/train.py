@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import os
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +122,7 @@ class Run:
   config: config_lib.Config
   workdir: str
   mesh: jax.sharding.Mesh
-  task: object
+  task: Any
   stores: dict
   pipeline: pipeline.Pipeline
   evaluator: evaluate.Evaluator
@@ -128,7 +130,7 @@ class Run:
   facts: dict
   state: state_lib.TrainState
   start: int
-  say: object
+  say: Callable[[str], None]
 
 
 def train(config, workdir: str, say=None, devices=None) -> dict:

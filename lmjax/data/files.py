@@ -7,8 +7,8 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Callable, Iterator
+from typing import IO
 
 from lmjax.errors import DataError
 
@@ -89,13 +89,12 @@ def _check_ending(name: str):
     raise DataError(f'{name}: unknown ending; a source must end in one of {endings}; rename or convert the file')
 
 
-def _open(name: str) -> BinaryIO:
-  if name.endswith('.xz'):
-    return lzma.open(name)
-  return gzip.open(name) if name.endswith('.gz') else open(name, 'rb')
+def _open(name: str) -> IO[bytes]:
+  opener: Callable = lzma.open if name.endswith('.xz') else gzip.open if name.endswith('.gz') else open
+  return opener(name, 'rb')
 
 
-def _text_documents(name: str, file: BinaryIO) -> Iterator[tuple[str, bytes]]:
+def _text_documents(name: str, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
   """Cuts plain text at the first blank line after 4,096 bytes, or else the first line end after 16,384.
 
   Nothing is dropped: the documents of a file, joined, are the file (but for a byte order mark).
@@ -111,7 +110,7 @@ def _text_documents(name: str, file: BinaryIO) -> Iterator[tuple[str, bytes]]:
     yield f'{name}, document {number}', b''.join(parts)
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
   """Lines with their ends; one longer than 1 MB comes in pieces, cut after white space if there is any."""
   rest = b''
   while line := file.readline(_LONGEST_LINE - len(rest)):
@@ -137,7 +136,7 @@ def _soft_cut(line: bytes) -> int:
   return cut
 
 
-def _records(name: str, file: BinaryIO, field: str | None) -> Iterator[tuple[str, str | bytes]]:
+def _records(name: str, file: IO[bytes], field: str | None) -> Iterator[tuple[str, str | bytes]]:
   """The text of each JSONL line. Lines end at \\n alone: some texts hold U+2028, which str.splitlines would
   cut at."""
   if field is None:

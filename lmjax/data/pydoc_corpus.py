@@ -108,7 +108,7 @@ def _topics() -> list[str]:
 
 def _docstrings(tree: ast.Module) -> Iterator[str | None]:
   """The docstrings of a module, its classes and functions, in the order of the source."""
-  stack = [tree]
+  stack: list[ast.AST] = [tree]
   while stack:
     node = stack.pop()
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

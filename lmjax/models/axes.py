@@ -4,6 +4,7 @@ Linen's own boxes constrain sharding when they are opened, and turn a name they 
 one only carries the names, which `lmjax.sharding` translates strictly.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,7 @@ class Named(nn.meta.AxisMetadata):
 
   def replace_boxed(self, val):
     """The same names on another array."""
-    return self.replace(value=val)
+    return dataclasses.replace(self, value=val)
 
   def add_axis(self, index, params):
     """Not used: no Linen transform adds an axis here."""

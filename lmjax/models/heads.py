@@ -1,6 +1,7 @@
 """What stands on the backbone. Legend: B batch, T length, D width, V rows of the vocabulary."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +62,7 @@ class LanguageModel:
       head['output'] = {'kernel': Named(kernel, ('embed', 'vocab'))}
     return head
 
-  def output(self, params: dict, x_BTD: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+  def output(self, params: dict, x_BTD: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """What the logits are made of: x_BTD (transformed), kernel_DV, bias_V or None; logits = x @ kernel + bias."""
     c = self.backbone.config
     if c.mlm_transform:

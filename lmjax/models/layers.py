@@ -4,6 +4,7 @@ Legend: B batch, T length, D width, H heads, G key-value heads, K head width, F 
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,8 @@ from lmjax.models.model_config import ModelConfig
 from lmjax.ops import attention, norms, positions
 from lmjax.ops.matmul import matmul
 
-GATED = {'geglu': functools.partial(jax.nn.gelu, approximate=False), 'swiglu': jax.nn.silu}
-PLAIN = {
+GATED: dict[str, Callable] = {'geglu': functools.partial(jax.nn.gelu, approximate=False), 'swiglu': jax.nn.silu}
+PLAIN: dict[str, Callable] = {
   'gelu': functools.partial(jax.nn.gelu, approximate=False),
   'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),
 }

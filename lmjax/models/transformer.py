@@ -10,6 +10,7 @@ Legend: B batch, T length, D width.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +106,7 @@ class Transformer:
     if segment_types_BT is None:
       segment_types_BT = jnp.zeros_like(tokens_BT)
     keys = (None,) * (c.layers + 1) if key is None else jax.random.split(key, c.layers + 1)
-    x_BTD = Embeddings(c, self.rows).apply(
+    x_BTD: Any = Embeddings(c, self.rows).apply(
       {'params': params['embeddings']}, tokens_BT, positions_BT, segment_types_BT, keys[0]
     )
     x_BTD = constrain(x_BTD, ('batch', 'length', 'features'))

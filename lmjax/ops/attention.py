@@ -3,6 +3,8 @@
 Legend: B batch, T queries, S keys, H heads, G key-value heads (H a multiple of G), R = H / G, K head width.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -73,7 +75,7 @@ def attend(
     return _with_dropout(q_BTHK, k_BSGK, v_BSGK, mask, dropout, key)
   if implementation == 'blockwise' and q_index_T is None:
     return _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal)
-  kernel = 'cudnn' if implementation == 'cudnn' and q_index_T is None else 'xla'
+  kernel: Literal['xla', 'cudnn'] = 'cudnn' if implementation == 'cudnn' and q_index_T is None else 'xla'
   return jax.nn.dot_product_attention(q_BTHK, k_BSGK, v_BSGK, mask=mask, implementation=kernel)
 
 
@@ -182,6 +184,7 @@ def _splash_kernel(heads, length, causal, window, interpret):
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
+  one: masks.Mask
   if causal:
     one = (
       masks.CausalMask((length, length)) if window is None else masks.LocalMask((length, length), (window - 1, 0), 0)

@@ -54,7 +54,7 @@ class CausalLM(LanguageModelTask):
 
   def row_spec(self) -> RowSpec:
     """Rows of length + 1 tokens that overlap by one, so that every token but the first is predicted once."""
-    begin = ()
+    begin: tuple[int, ...] = ()
     if self.data.rows != 'concat':
       begin = (self.tokenizer.require('bos'),)
     length, end = self.data.length, self.document_end()

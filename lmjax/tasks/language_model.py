@@ -1,6 +1,7 @@
 """What both pre-training tasks share. Legend: B batch, T length."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ class LanguageModelTask:
   """A backbone with an output embedding, and the columns that evaluation adds to a batch."""
 
   BEST = 'loss'
+  example: Callable[..., dict[str, np.ndarray]]  # each task's own transform of a row
 
   def __init__(self, model: ModelConfig, objective, samples, data: DataConfig, tokenizer: Tokenizer):
     self.model = LanguageModel(Transformer(model, tokenizer.vocab_size))

@@ -41,7 +41,8 @@ class MaskedLM(LanguageModelTask):
 
   def row_spec(self) -> RowSpec:
     """Rows of `length` tokens, with `[CLS]` before and `[SEP]` after where the config says so."""
-    prefix = suffix = ()
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
     if self.data.cls_sep:
       prefix, suffix = (self.tokenizer.require('cls'),), (self.tokenizer.require('sep'),)
     end = () if self.data.cls_sep and self.data.rows == 'padded' else self.document_end()
