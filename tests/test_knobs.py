@@ -161,7 +161,7 @@ def configured(raw_config, files):
   return make
 
 
-def compare(observe, configured, task, leaf, value, under, besides=()):
+def assert_differs(observe, configured, task, leaf, value, under, besides=()):
   changed = under | {leaf: value} | dict(besides)
   assert observe(configured(task, under)) != observe(configured(task, changed)), f'{leaf} has no effect'
 
@@ -189,7 +189,7 @@ def test_program(configured, tokenizer, case):
   def observe(config):
     return program(dataclasses.replace(config, data=FrozenData(config.data)), tokenizer)
 
-  compare(observe, configured, 'causal_lm', *case)
+  assert_differs(observe, configured, 'causal_lm', *case)
 
 
 class FrozenData(SimpleNamespace):
@@ -219,7 +219,7 @@ def data_of(config):
 
 @pytest.mark.parametrize('task,case', [('causal_lm', c) for c in DATA] + [('masked_lm', c) for c in MASKED], ids=str)
 def test_data(configured, task, case):
-  compare(data_of, configured, task, *case)
+  assert_differs(data_of, configured, task, *case)
 
 
 def plan_of(config, folder):
@@ -254,16 +254,16 @@ def plan_of(config, folder):
 @pytest.mark.parametrize('case', PLAN, ids=[case[0] for case in PLAN])
 def test_plan(configured, tmp_path, case):
   folders = iter(['a', 'b'])
-  compare(lambda config: plan_of(config, str(tmp_path / next(folders))), configured, 'causal_lm', *case)
+  assert_differs(lambda config: plan_of(config, str(tmp_path / next(folders))), configured, 'causal_lm', *case)
 
 
 @pytest.mark.parametrize('task,case', [('causal_lm', c) for c in SAMPLES] + [('masked_lm', SAMPLES[0])], ids=str)
 def test_samples(configured, task, case):
-  compare(samples_of, configured, task, *case)
+  assert_differs(samples_of, configured, task, *case)
 
 
 def test_top(configured):
-  compare(samples_of, configured, 'masked_lm', 'samples.top', 2, ONE_LAYER)
+  assert_differs(samples_of, configured, 'masked_lm', 'samples.top', 2, ONE_LAYER)
 
 
 def samples_of(config):

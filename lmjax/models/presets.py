@@ -1,7 +1,8 @@
-"""Model shapes with their sources, each with a recipe that fits eight TPU v5e chips (`v5e:2x4`, 16 GB each).
+"""Model shapes with their sources, each with a recipe meant for eight TPU v5e chips (`v5e:2x4`, 16 GB each).
 
 A preset is {'model': leaves of ModelConfig, 'recipe': what a config file needs besides}. Recipes are starting
-points, not tuned runs; the tiny ones were tuned on two CPU cores.
+points, not tuned runs, and but for gpt2_small not yet compiled for that target; the tiny ones were tuned on two CPU
+cores.
 """
 
 import difflib

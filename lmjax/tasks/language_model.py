@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from lmjax.data.pipeline import DataConfig
+from lmjax.data.pipeline import DataConfig, valid_bytes_per_token
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.models.heads import LanguageModel
 from lmjax.models.model_config import ModelConfig
@@ -60,7 +60,7 @@ class LanguageModelTask:
     majority = self.majority_token(stores)
     token_bytes = self.tokenizer.token_bytes()
     if token_bytes is None:  # not byte-level: every token stands for the mean number of bytes
-      mean = store.valid.n_bytes.sum() / max(store.valid.lengths.sum(), 1)
+      mean = valid_bytes_per_token(self.data, store)
       token_bytes = np.full(self.tokenizer.vocab_size, mean, np.float32)
     return functools.partial(self._eval_example, majority, token_bytes)
 
