@@ -17,6 +17,7 @@ setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=find_packages(include=['lmjax', 'lmjax.*']),
+  package_data={'lmjax': ['data/demo/*.jsonl']},
   install_requires=[
     # jax and flax are never capped one without the other: flax <= 0.12.8 breaks with jax >= 0.11.1, and
     # flax >= 0.12.12 needs it; pip takes the newest pair that the Python version allows
@@ -34,6 +35,8 @@ setup(
     'matplotlib>=3.9',
     'tensorboardX>=2.6',
     'tqdm',
+    'rouge-score>=0.1.2',
+    'sacrebleu>=2.4',
   ],
   extras_require={
     'tpu': ['jax[tpu]'],

@@ -24,6 +24,7 @@ def get_config(argument=None):
   preset = presets.get('mini' if arg.smoke else arg.preset, 'causal')
   recipe = preset['recipe']
   c = ConfigDict(dict(task='causal_lm', seed=0, model=preset['model'], mesh=recipe['mesh']))
+  c.init_from = dict(path=None, step='latest', take=('*',), fresh=(), drop=(), convert=None)
   c.objective = dict(z_loss=None, label_smoothing=None, chunk=recipe['chunk'])
   corpora = {'main': arg.data} if arg.mix is None else {'main': arg.data, 'mix': arg.mix}
   c.data = dict(
@@ -52,10 +53,15 @@ def get_config(argument=None):
     eps=1e-8,
     momentum=0.95 if recipe['optimizer'] == 'muon' else None,
     clip_norm=1.0,
+    trainable=('*',),
+    frozen=(),
+    layer_decay=None,
+    head_learning_rate=None,
   )
   steps = recipe['steps']
-  c.train = dict(steps=steps, log_every=1 if arg.smoke else max(steps // 1000, 10), accumulate=1, max_skipped=5)
-  c.eval = dict(every=max(steps // 4, 1))
+  log_every = 1 if arg.smoke else max(steps // 1000, 10)
+  c.train = dict(steps=steps, epochs=None, log_every=log_every, accumulate=1, max_skipped=5, seeds=1)
+  c.eval = dict(every=max(steps // 4, 1), patience=None)
   c.samples = dict(
     count=3, prompt_tokens=16, new_tokens=32 if arg.smoke else 64, temperature=0.8, top_k=None, top_p=0.95
   )

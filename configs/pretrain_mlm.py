@@ -23,6 +23,7 @@ def get_config(argument=None):
   preset = presets.get('mini_encoder' if arg.smoke else arg.preset, 'bidirectional')
   recipe = preset['recipe']
   c = ConfigDict(dict(task='masked_lm', seed=0, model=preset['model'], mesh=recipe['mesh']))
+  c.init_from = dict(path=None, step='latest', take=('*',), fresh=(), drop=(), convert=None)
   # 30% rather than BERT's 15%: https://arxiv.org/abs/2202.08005
   masking = dict(unit='token', rate=0.3, final_rate=None, mask_share=0.8, random_share=0.1, keep_share=0.1)
   c.objective = dict(masking=masking | dict(mean_span=None, max_span=None), chunk=recipe['chunk'])
@@ -53,10 +54,15 @@ def get_config(argument=None):
     eps=1e-6,
     momentum=0.95 if recipe['optimizer'] == 'muon' else None,
     clip_norm=1.0,
+    trainable=('*',),
+    frozen=(),
+    layer_decay=None,
+    head_learning_rate=None,
   )
   steps = recipe['steps']
-  c.train = dict(steps=steps, log_every=1 if arg.smoke else max(steps // 1000, 10), accumulate=1, max_skipped=5)
-  c.eval = dict(every=max(steps // 4, 1))
+  log_every = 1 if arg.smoke else max(steps // 1000, 10)
+  c.train = dict(steps=steps, epochs=None, log_every=log_every, accumulate=1, max_skipped=5, seeds=1)
+  c.eval = dict(every=max(steps // 4, 1), patience=None)
   c.samples = dict(count=3, top=5)
   c.checkpoint = dict(every=max(steps // 4, 1), keep_last=2, keep_every=None, keep_best=1)
   c.writer = dict(tensorboard=not arg.smoke, wandb_project=None)

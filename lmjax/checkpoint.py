@@ -14,15 +14,16 @@ import subprocess
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 import lmjax
-from lmjax import paths
+from lmjax import handoff, paths
+from lmjax.digests import describe_arrays
 from lmjax.errors import CheckpointError
 from lmjax.fields import NonNegativeInt, PositiveInt
+from lmjax.models import lora
 
 SCHEMA = 1
 
@@ -31,20 +32,20 @@ SCHEMA = 1
 class CheckpointConfig:
   """What is saved, and what is kept.
 
-  every: batches from one checkpoint to the next; the last batch is always followed by one
+  every: batches from one checkpoint to the next; the last batch is always followed by one; None: at each evaluation
   keep_last: newest checkpoints that are kept
   keep_every: checkpoints at multiples of this stay for good; None for off
-  keep_best: checkpoints with the best validation loss that are kept besides; 0 for none
+  keep_best: checkpoints that are best in the task's validation metric, kept besides; 0 for none
   """
 
-  every: PositiveInt
+  every: PositiveInt | None
   keep_last: PositiveInt
   keep_every: PositiveInt | None
   keep_best: NonNegativeInt
 
   def problems(self):
     """A multiple that no checkpoint falls on would keep nothing."""
-    if self.keep_every is not None and self.keep_every % self.every:
+    if self.keep_every is not None and self.every is not None and self.keep_every % self.every:
       yield 'keep_every', self.keep_every, f'must be a multiple of checkpoint.every = {self.every}', 'or None'
 
 
@@ -68,47 +69,6 @@ class _Manifest:
 
   def is_abstract_handleable(self, abstract_checkpointable):
     return None
-
-
-@jax.jit
-def _digests(leaves):
-  return [_digest(leaf) for leaf in leaves]
-
-
-def _digest(x):
-  """Two uint32 sums over the elements: each one's bits times a hash of its place in the whole array.
-
-  Integer sums do not depend on their order, so every mesh and any number of hosts gives the same digest, and
-  nothing is gathered.
-  """
-  x = x.astype(jnp.uint8) if x.dtype == jnp.bool_ else x
-  width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-  bits = jax.lax.bitcast_convert_type(x, width).astype(jnp.uint32)
-  place = jnp.zeros(x.shape, jnp.uint32)
-  for axis, size in enumerate(x.shape):
-    place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-  return jnp.stack([jnp.sum((bits + 1) * _mix(place + salt)) for salt in (jnp.uint32(1), jnp.uint32(0x9E3779B9))])
-
-
-def _mix(h):
-  """The finaliser of MurmurHash3, made odd: a multiplier without common factors with 2 ** 32."""
-  h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
-  h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
-  return (h ^ (h >> 16)) | 1
-
-
-def describe_arrays(tree) -> dict[str, dict]:
-  """{path: {'shape', 'dtype', 'digest'}} of every array of a tree."""
-  leaves = paths.flatten(tree)
-  digests = _digests(list(leaves.values()))
-  return {
-    path: {
-      'shape': list(leaf.shape),
-      'dtype': str(leaf.dtype),
-      'digest': ''.join(f'{int(w):08x}' for w in np.asarray(d)),
-    }
-    for (path, leaf), d in zip(leaves.items(), digests)
-  }
 
 
 @functools.cache
@@ -168,28 +128,168 @@ def restore_params(workdir, step: int, abstract: dict) -> dict:
   """
   directory = directory_of(workdir)
   said = read_manifest(directory, step)['arrays']
-  wanted = {path: (list(a.shape), str(a.dtype)) for path, a in paths.flatten({'params': abstract}).items()}
-  for path, (shape, dtype) in wanted.items():
-    if path not in said or (said[path]['shape'], said[path]['dtype']) != (shape, dtype):
-      there = said.get(path, 'nothing')
-      raise CheckpointError(f'{path}: the model needs {dtype}{shape}, step {step} of {directory} has {there}')
+  for path, leaf in paths.flatten({'params': abstract}).items():
+    there = said.get(path, {'shape': 'nothing'})
+    if there['shape'] != list(leaf.shape):
+      raise CheckpointError(
+        f'{path}: the model needs {list(leaf.shape)}, step {step} of {directory} has {there["shape"]}'
+      )
+  return load_verified(directory, step, {'params': abstract})['params']
+
+
+def load_verified(directory: epath.Path, step: int, abstract: dict) -> dict:
+  """Some arrays of a checkpoint's state, each verified against its digest, then converted to the dtype asked for.
+
+  Args:
+    directory: WORKDIR/checkpoints.
+    step: which.
+    abstract: a tree of shapes, dtypes and shardings; every path must be in the manifest, with that shape.
+
+  Raises:
+    CheckpointError: the arrays cannot be read, or differ from their digests.
+  """
+  said = read_manifest(directory, step)['arrays']
+  # read in the dtype that was written: Orbax would convert without a word, and the digest would be another
+  as_saved = paths.map_with_path(
+    lambda path, a: jax.ShapeDtypeStruct(a.shape, said[path]['dtype'], sharding=a.sharding), abstract
+  )
   context = ocp.Context()
   context.pytree.loading.partial_load = True
   try:
     with context:
-      loaded = ocp.load_checkpointables(directory / str(step), {'state': {'params': abstract}})['state']
+      loaded = ocp.load_checkpointables(directory / str(step), {'state': as_saved})['state']
   except Exception as error:  # Orbax and tensorstore raise many types for broken files
-    raise CheckpointError(f'{directory / str(step)}: cannot be read: {str(error).splitlines()[0][:200]}') from error
+    raise CheckpointError(
+      f'{directory / str(step)}: cannot be read: {str(error).splitlines()[0][:200]}; choose another step'
+    ) from error
   wrong = [path for path, facts in describe_arrays(loaded).items() if facts != said[path]]
   if wrong:
     raise CheckpointError(
       f'{directory / str(step)}: {len(wrong)} arrays differ from their digests, such as {wrong[0]}; choose another step'
     )
-  return loaded['params']
+  return jax.tree.map(lambda a, wanted: a.astype(wanted.dtype), loaded, abstract)
 
 
-def retention(config: CheckpointConfig, best: str):
-  """Orbax's policy for what is kept: the last, every n-th, and the lowest in the metric `best`."""
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A checkpoint that another run starts from; only metadata has been read.
+
+  Attributes:
+    workdir: its run's folder.
+    step: which of its checkpoints.
+    manifest: of that checkpoint.
+  """
+
+  workdir: str
+  step: int
+  manifest: dict
+
+  @property
+  def arrays(self) -> dict[str, dict]:
+    """{path: {'shape', 'dtype'}} of its parameters; adapters count as merged into their kernels."""
+    found = {}
+    for path, facts in self.manifest['arrays'].items():
+      if path.startswith('params/') and not paths.matches(path, lora.ADAPTERS):
+        found[path.removeprefix('params/')] = facts
+    return found
+
+
+def open_source(config: handoff.InitFrom) -> Source:
+  """Finds the checkpoint that `init_from` names.
+
+  Raises:
+    CheckpointError: no run there, no checkpoint, no such step, or a save that was cut short.
+  """
+  path = epath.Path(config.path if '://' in config.path else os.path.abspath(os.path.expanduser(config.path)))
+  step = config.step
+  if path.name.isdigit() and path.parent.name == 'checkpoints':
+    if step not in ('latest', int(path.name)):
+      raise CheckpointError(f'init_from.step = {step}: init_from.path names step {path.name}; leave it at latest')
+    path, step = path.parent.parent, int(path.name)
+  directory = path / 'checkpoints'
+  steps = saved_steps(directory)
+  if not steps:
+    seeds = sorted(child.name for child in path.glob('seed*')) if path.exists() else []
+    what = 'no checkpoint there' if path.exists() else 'no such folder'
+    remedy = f'choose one of its runs, such as {path / seeds[0]}' if seeds else 'run the pre-training first'
+    raise CheckpointError(f'init_from.path = {config.path}: {what}; {remedy}, or name the workdir of a run')
+  if step == 'best':
+    step = best_step(directory)
+  step = steps[-1] if step == 'latest' else step
+  if step not in steps:
+    raise CheckpointError(f'init_from.step = {step}: not among the checkpoints of {path}; choose one of {steps}')
+  return Source(str(path), step, read_manifest(directory, step))
+
+
+def best_step(directory: epath.Path) -> int:
+  """The step with the best validation metric, as its own run ranks them; the earliest of equals.
+
+  Raises:
+    CheckpointError: no checkpoint was evaluated.
+  """
+  ranked = []
+  for step in saved_steps(directory):
+    best = read_manifest(directory, step).get('best')
+    if best is not None:
+      ranked.append((best['value'] if best['highest'] else -best['value'], -step))
+  if not ranked:
+    raise CheckpointError(f'{directory}: no checkpoint was evaluated when it was saved; choose a step')
+  return -max(ranked)[1]
+
+
+def hand_off(source: Source, plan: handoff.Plan, fresh: dict) -> dict:
+  """Carries a plan out: the parameters of the new run, each where its fresh one lies.
+
+  Args:
+    source: the checkpoint.
+    plan: what is taken, already checked.
+    fresh: the new run's random parameters.
+
+  Raises:
+    CheckpointError: the arrays cannot be read, or differ from their digests.
+  """
+  here = paths.flatten(fresh)
+  if not plan.taken and not plan.resized:
+    return fresh
+  adapters = source.manifest['model'].get('lora')
+  wanted: dict = {}
+  for path in [*plan.taken, *plan.resized]:
+    _put(wanted, path, _abstract(source.arrays[path]['shape'], here[path], path in plan.taken))
+    for name in ('lora_a', 'lora_b'):
+      beside = f'{path.rpartition("/")[0]}/{name}'
+      if path.endswith('/kernel') and f'params/{beside}' in source.manifest['arrays']:
+        _put(wanted, beside, _abstract(source.manifest['arrays'][f'params/{beside}']['shape'], here[path], False))
+  loaded = load_verified(epath.Path(source.workdir) / 'checkpoints', source.step, {'params': wanted})['params']
+  if adapters is not None:
+    loaded = lora.merge(loaded, lora.LoraConfig(**adapters))
+  found = paths.flatten(loaded)
+
+  def choose(path, leaf):
+    if path in plan.resized:
+      rows = np.arange(leaf.shape[0]) % found[path].shape[0]
+      return jax.device_put(found[path][rows], leaf.sharding)
+    return found.get(path, leaf)
+
+  return paths.map_with_path(choose, fresh)
+
+
+def _abstract(shape, like, in_place):
+  """A float array of this shape, in the place of `like`, or whole on every device."""
+  sharding = like.sharding
+  if not in_place:
+    sharding = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+  return jax.ShapeDtypeStruct(tuple(shape), like.dtype, sharding=sharding)
+
+
+def _put(tree: dict, path: str, leaf) -> None:
+  *above, name = path.split('/')
+  for part in above:
+    tree = tree.setdefault(part, {})
+  tree[name] = leaf
+
+
+def retention(config: CheckpointConfig, best: str, highest: bool = False):
+  """Orbax's policy for what is kept: the last, every n-th, and the best in the metric `best`."""
   policies = ocp.training.preservation_policies
   keep = [policies.LatestN(config.keep_last)]
   if config.keep_every is not None:
@@ -199,7 +299,7 @@ def retention(config: CheckpointConfig, best: str):
       # Orbax keeps the end of the sorted list: sorted from worst to best
       policies.BestN(
         get_metric_fn=lambda metrics: metrics[best],
-        reverse=True,
+        reverse=not highest,
         n=config.keep_best,
         keep_checkpoints_without_metrics=False,
       )
@@ -213,10 +313,12 @@ class Checkpoints:
   Args:
     workdir: the run's folder, local or `gs://`.
     config: what is kept.
-    best: name of the validation metric that `keep_best` goes by; lower is better.
+    best: name of the validation metric that `keep_best` goes by.
+    highest: whether higher is better in it.
   """
 
-  def __init__(self, workdir, config: CheckpointConfig, best: str):
+  def __init__(self, workdir, config: CheckpointConfig, best: str, highest: bool = False):
+    self._best, self._highest = best, highest
     self.directory = directory_of(workdir)
     registry = ocp.handlers.local_registry()
     registry.add(_Manifest, checkpointable_name='manifest')
@@ -225,7 +327,7 @@ class Checkpoints:
     self._orbax = ocp.training.Checkpointer(
       self.directory,
       context=context,
-      preservation_policy=retention(config, best),
+      preservation_policy=retention(config, best, highest),
       cleanup_tmp_directories=True,
     )
 
@@ -247,12 +349,14 @@ class Checkpoints:
       # Orbax would skip it and say nothing, or save it below the step that the next run resumes from
       raise CheckpointError(f'step {step}: {self.directory} has step {newest} already; use another workdir')
     tree = state._asdict()
+    best = None if metrics is None else {'metric': self._best, 'value': metrics[self._best], 'highest': self._highest}
     manifest = {
       'schema': SCHEMA,
       'step': step,
       'versions': versions(),
       'git_commit': _git_commit(),
       'devices': jax.device_count(),
+      'best': best,
       **facts,
       'arrays': describe_arrays(tree),
     }

@@ -1,20 +1,26 @@
 """One run as data: the Config, and how a file's ConfigDict becomes one."""
 
 import dataclasses
+import math
 from typing import Annotated, Any, Literal
 
-from lmjax import schema, sharding
+from lmjax import checkpoint, handoff, schema, sharding
 from lmjax.checkpoint import CheckpointConfig
 from lmjax.data.pipeline import DataConfig
+from lmjax.data.records import ROLES, RecordsConfig
 from lmjax.errors import ConfigError
-from lmjax.fields import NonNegativeInt, PositiveInt
+from lmjax.fields import NonNegativeInt, PositiveFloat, PositiveInt
+from lmjax.handoff import InitFrom
 from lmjax.models.model_config import ModelConfig
 from lmjax.objectives.causal import CausalConfig
+from lmjax.objectives.classification import ClassificationConfig
 from lmjax.objectives.masked import MaskedConfig
+from lmjax.objectives.spans import SpanConfig
 from lmjax.optim import OptimConfig
 from lmjax.schema import Choice
 from lmjax.sharding import MeshConfig
 from lmjax.tasks.causal_lm import CausalSamples
+from lmjax.tasks.fine_tuning import ExampleSamples
 from lmjax.tasks.masked_lm import MaskedSamples
 from lmjax.writer import WriterConfig
 
@@ -23,35 +29,59 @@ from lmjax.writer import WriterConfig
 class TrainConfig:
   """The loop.
 
-  steps: batches to train on, in all
+  steps: batches to train on, in all; None with epochs; 0: the start is evaluated, and nothing trained
+  epochs: times that the training examples are seen; None with steps
   log_every: batches from one line to the next
   accumulate: parts that a batch is computed in, one after the other; the result is the same
   max_skipped: so many batches in a row without a finite loss and gradient end the run
+  seeds: runs, one after the other, with the seeds seed, seed + 1, ... in WORKDIR/seed0, WORKDIR/seed1, ...; 1: one run
   """
 
-  steps: PositiveInt
+  steps: NonNegativeInt | None
+  epochs: PositiveFloat | None
   log_every: PositiveInt
   accumulate: PositiveInt
   max_skipped: PositiveInt
+  seeds: PositiveInt
+
+  def problems(self):
+    """One length."""
+    if (self.steps is None) == (self.epochs is None):
+      rule = 'one of train.steps and train.epochs must be given, not both'
+      yield 'epochs', self.epochs, rule, 'set one of them to None'
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
   """Looking at the held-out documents.
 
-  every: batches from one evaluation to the next; the last batch is always followed by one
+  every: batches from one evaluation to the next; the last batch is always followed by one; None: an epoch of examples
+  patience: evaluations without a new best after which training ends; None for off
   """
 
-  every: PositiveInt
+  every: PositiveInt | None
+  patience: PositiveInt | None
+
+
+PRE_TRAINING, FINE_TUNING = ('causal_lm', 'masked_lm'), ('classification', 'extractive_qa')
+OBJECTIVES = {
+  'causal_lm': CausalConfig,
+  'masked_lm': MaskedConfig,
+  'classification': ClassificationConfig,
+  'extractive_qa': SpanConfig,
+}
+DATA = dict.fromkeys(PRE_TRAINING, DataConfig) | dict.fromkeys(FINE_TUNING, RecordsConfig)
+SAMPLES = {'causal_lm': CausalSamples, 'masked_lm': MaskedSamples} | dict.fromkeys(FINE_TUNING, ExampleSamples)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
   """A run.
 
-  task: causal_lm (GPT) or masked_lm (BERT)
+  task: causal_lm (GPT) or masked_lm (BERT) to pre-train; classification, extractive_qa or summarization to fine-tune
   seed: of the weights, the order of the data, masks and dropout
-  model: the network
+  init_from: the checkpoint that the run starts from
+  model: the network; with a checkpoint, its own but for the leaves given here
   objective: the loss
   data: text, tokenizer and rows
   optim: the optimizer and its schedule
@@ -63,20 +93,17 @@ class Config:
   writer: where metrics go besides metrics.jsonl
   """
 
-  task: Literal['causal_lm', 'masked_lm']
+  task: Literal['causal_lm', 'masked_lm', 'classification', 'extractive_qa']
   seed: NonNegativeInt
+  init_from: InitFrom
   model: ModelConfig
-  objective: Annotated[
-    CausalConfig | MaskedConfig, Choice('task', {'causal_lm': CausalConfig, 'masked_lm': MaskedConfig})
-  ]
-  data: DataConfig
+  objective: Annotated[CausalConfig | MaskedConfig | ClassificationConfig | SpanConfig, Choice('task', OBJECTIVES)]
+  data: Annotated[DataConfig | RecordsConfig, Choice('task', DATA)]
   optim: OptimConfig
   mesh: MeshConfig
   train: TrainConfig
   eval: EvalConfig
-  samples: Annotated[
-    CausalSamples | MaskedSamples, Choice('task', {'causal_lm': CausalSamples, 'masked_lm': MaskedSamples})
-  ]
+  samples: Annotated[CausalSamples | MaskedSamples | ExampleSamples, Choice('task', SAMPLES)]
   checkpoint: CheckpointConfig
   writer: WriterConfig
 
@@ -85,33 +112,88 @@ class Config:
     every = {'log': self.train.log_every, 'evaluate': self.eval.every, 'save': self.checkpoint.every}
     return {name for name, n in every.items() if step == self.train.steps or step % n == 0}
 
+  def resolved(self, rows: int | None) -> 'Config':
+    """The leaves that depend on the number of training rows, filled in (see TrainConfig, EvalConfig, OptimConfig).
+
+    Args:
+      rows: training rows; None where all leaves are given.
+
+    Raises:
+      ConfigError: they break a rule.
+    """
+    t, e, c, o = self.train, self.eval, self.checkpoint, self.optim
+    if rows is not None:
+      epoch = max(round(rows / self.data.batch_size), 1)
+      steps = t.steps if t.epochs is None else max(math.ceil(t.epochs * rows / self.data.batch_size), 1)
+      every = e.every or min(epoch, steps)
+      t, e = dataclasses.replace(t, steps=steps, epochs=None), dataclasses.replace(e, every=every)
+      c = dataclasses.replace(c, every=c.every or every)
+      o = dataclasses.replace(o, warmup_steps=steps // 10 if o.warmup_steps is None else o.warmup_steps)
+    return build(dataclasses.replace(self, train=t, eval=e, checkpoint=c, optim=o))
+
   def problems(self):
     """Rules between the slices."""
     m, d, t = self.model, self.data, self.train
-    needed = {'causal_lm': 'causal', 'masked_lm': 'bidirectional'}[self.task]
-    if m.attention != needed:
-      yield 'model.attention', m.attention, f'must be {needed} for {self.task}', 'take a preset of that kind'
     if m.max_length is not None and d.length > m.max_length:
       rule = f'is longer than the position table, model.max_length = {m.max_length}'
       yield 'data.length', d.length, rule, 'shorten it, or lengthen the table'
     if m.attention_implementation == 'splash' and d.length % 128:
-      yield (
-        'data.length',
-        d.length,
-        'must be a multiple of 128 for splash attention',
-        f'try {-(-d.length // 128) * 128}',
-      )
+      rule, more = 'must be a multiple of 128 for splash attention', -(-d.length // 128) * 128
+      yield 'data.length', d.length, rule, f'try {more}'
     if d.batch_size % t.accumulate:
       yield 'train.accumulate', t.accumulate, f'must divide data.batch_size = {d.batch_size}', 'change one of them'
+    if t.steps is not None and self.optim.warmup_steps is not None:
+      decay = self.optim.decay_steps or 0
+      if self.optim.warmup_steps + decay > t.steps:
+        rule = f'with optim.decay_steps must fit into train.steps = {t.steps}'
+        yield 'optim.warmup_steps', self.optim.warmup_steps, rule, 'shorten the warm-up'
+    if self.task in PRE_TRAINING:
+      yield from self._pre_training_problems()
+    else:
+      yield from self._fine_tuning_problems()
+
+  def _pre_training_problems(self):
+    m = self.model
+    needed = {'causal_lm': 'causal', 'masked_lm': 'bidirectional'}[self.task]
+    if m.attention != needed:
+      yield 'model.attention', m.attention, f'must be {needed} for {self.task}', 'take a preset of that kind'
+    for leaf, value in (
+      ('train.steps', self.train.steps),
+      ('eval.every', self.eval.every),
+      ('checkpoint.every', self.checkpoint.every),
+      ('optim.warmup_steps', self.optim.warmup_steps),
+    ):
+      if not value and (value is None or leaf == 'train.steps'):
+        yield leaf, value, 'must be given when pre-training, which has no epochs', 'give a number of batches'
+        return
     if self.checkpoint.keep_best and self.checkpoint.every % self.eval.every:
       rule = f'must be a multiple of eval.every = {self.eval.every}, since keep_best goes by the evaluation'
       yield 'checkpoint.every', self.checkpoint.every, rule, 'change one of them, or set checkpoint.keep_best to 0'
-    decay = self.optim.decay_steps or 0
-    if self.optim.warmup_steps + decay > t.steps:
-      rule = f'with optim.decay_steps must fit into train.steps = {t.steps}'
-      yield 'optim.warmup_steps', self.optim.warmup_steps, rule, 'shorten the warm-up'
     if self.task == 'causal_lm':
       yield from self._causal_problems()
+
+  def _fine_tuning_problems(self):
+    d = self.data
+    if self.checkpoint.every not in (None, self.eval.every):
+      rule = f'must be eval.every = {self.eval.every}: the best checkpoint is restored at the end'
+      yield 'checkpoint.every', self.checkpoint.every, rule, 'set it to None'
+    if not self.checkpoint.keep_best:
+      yield 'checkpoint.keep_best', 0, 'must be 1 or more: the best checkpoint is restored at the end', 'set it to 1'
+    if d.fields is not None and len(d.fields) not in map(len, ROLES[self.task]):
+      wanted = ' or '.join(', '.join(names) for names in ROLES[self.task])
+      yield 'data.fields', d.fields, f'must name {wanted}, in this order', 'or None for their usual names'
+    if d.fields is not None and self.task == 'extractive_qa':
+      yield 'data.fields', d.fields, "has no effect on extractive_qa, which reads SQuAD's format", 'set it to None'
+    if self.task == 'extractive_qa':
+      o: Any = self.objective
+      room = d.length - o.max_question - 3
+      if o.stride + o.max_answer > room + 1:
+        rule = (
+          f'must be {room + 1 - o.max_answer} or less, or an answer of {o.max_answer} tokens may lie in no window whole'
+        )
+        yield 'objective.stride', o.stride, rule, 'lower it, or objective.max_answer, or raise data.length'
+    if self.init_from.path is None and d.tokenizer is None:
+      yield 'data.tokenizer', None, 'must be given with init_from.path = None', 'give one, or a checkpoint'
 
   def _causal_problems(self):
     s: Any = self.samples  # CausalSamples, since `task` chose it
@@ -161,7 +243,12 @@ def build(config, *, devices: int | None = None, problems=()) -> Config:
     ConfigError: with every problem, one line each.
   """
   further = (lambda built: ()) if devices is None else (lambda built: built.device_problems(devices))
-  problems, values = list(problems), schema.to_dict(config) if isinstance(config, Config) else config
+  problems, values = list(problems), schema.to_dict(config)
+  if not isinstance(config, Config):
+    try:
+      problems += _take_model(values)
+    except ConfigError as error:
+      raise ConfigError([*problems, *error.problems]) from error
   try:
     built = schema.build(Config, values, further)
   except ConfigError as error:
@@ -169,3 +256,23 @@ def build(config, *, devices: int | None = None, problems=()) -> Config:
   if problems:
     raise ConfigError(problems)
   return built
+
+
+def _take_model(values: dict) -> list[str]:
+  """Fills in `values['model']` from the checkpoint of `values['init_from']`; returns the problems, one line each."""
+  asked = values.get('model')
+  try:
+    init_from = schema.build(InitFrom, values.get('init_from') or {})
+  except ConfigError:
+    return []  # reported with its full path by the build of the whole
+  if not isinstance(asked, dict):
+    return []
+  if init_from.path is None:
+    if 'layers' in asked:
+      return []
+    rule = 'must be given in full with init_from.path = None'
+    remedy = 'name a checkpoint, or give preset=NAME to the config file'
+    raise ConfigError(schema.line('model', schema.show(asked), rule, remedy))
+  saved = checkpoint.open_source(init_from).manifest['model']
+  values['model'], problems = handoff.adapt_model(saved, asked, init_from.convert)
+  return [schema.line(path, schema.show(value), rule, remedy) for path, value, rule, remedy in problems]

@@ -1,9 +1,12 @@
 """Generation over a step function: it knows no model.
 
-Legend: B batch, P prompt length, N new tokens, T tokens given to one step, V vocabulary.
+Legend: B batch, P prompt length, N new tokens, T tokens given to one step, V vocabulary, K beams, R rows of a step,
+which are the batch in `generate` and B * K in `beam_search`, C candidates for the K beams, W windows of an n-gram.
 """
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +61,35 @@ def sample(logits_BV, key, temperature: float, top_k: int | None, top_p: float |
   return jax.random.categorical(key, restrict(logits_BV / temperature, top_k, top_p)).astype(jnp.int32)
 
 
+def forbid_repeats(logits_RV: jax.Array, made_RN: jax.Array, count, ngram: int, stop: int | None) -> jax.Array:
+  """Sets to -inf each token that would complete an n-gram which its row has made before (Paulus et al. 2017,
+  https://arxiv.org/abs/1705.04304).
+
+  `stop` is never forbidden, and where nothing else is left a row keeps all its tokens.
+
+  Args:
+    logits_RV: logits or log-probabilities of the next token.
+    made_RN: the tokens made so far, in the first `count` columns.
+    count: how many, the same for all rows; may be traced.
+    ngram: n; with 1 no token comes twice.
+    stop: the end token, None for none.
+  """
+  rows, length = made_RN.shape
+  windows = length - ngram + 1
+  if windows < 1:
+    return logits_RV
+  first = jnp.maximum(count - ngram + 1, 0)  # of the tokens that are the beginning of the n-gram now to be completed
+  # made before: the token after the window is one of the `count`; so with fewer than n tokens nothing repeats
+  repeats_RW = jnp.broadcast_to(jnp.arange(windows) + ngram - 1 < count, (rows, windows))
+  for i in range(ngram - 1):
+    repeats_RW &= made_RN[:, i : i + windows] == made_RN[:, first + i][:, None]
+  forbidden_RV = jnp.zeros(logits_RV.shape, bool).at[jnp.arange(rows)[:, None], made_RN[:, ngram - 1 :]].max(repeats_RW)
+  if stop is not None:
+    forbidden_RV = forbidden_RV.at[:, stop].set(False)
+  allowed_RV = jnp.where(forbidden_RV, -jnp.inf, logits_RV)
+  return jnp.where(jnp.all(allowed_RV == -jnp.inf, axis=-1, keepdims=True), logits_RV, allowed_RV)
+
+
 def generate(
   step: Step,
   cache,
@@ -70,6 +102,7 @@ def generate(
   top_k: int | None = None,
   top_p: float | None = None,
   stop: int | None = None,
+  no_repeat_ngram: int | None = None,
 ) -> jax.Array:
   """Continues left-padded prompts by `new_tokens` tokens; jit it with the keyword arguments static.
 
@@ -84,6 +117,7 @@ def generate(
     top_k: see `restrict`.
     top_p: see `restrict`.
     stop: once a row gave this token, it gives nothing else.
+    no_repeat_ngram: see `forbid_repeats`; the prompt does not count. None: anything may repeat.
 
   Returns:
     int32 [B, N].
@@ -92,17 +126,167 @@ def generate(
   logits_BV, cache = step(cache, tokens_BP, positions_BP, segments_BP)
   ones_B1 = jnp.ones((tokens_BP.shape[0], 1), jnp.int32)
 
-  def choose(logits_BV, n, previous_B):
-    token_B = sample(logits_BV, jax.random.fold_in(key, n), temperature, top_k, top_p)
-    return token_B if stop is None else jnp.where(previous_B == stop, stop, token_B)
+  def choose(logits_BV, n, made_BN):
+    if no_repeat_ngram is not None:
+      logits_BV = forbid_repeats(logits_BV, made_BN, n, no_repeat_ngram, stop)
+    return sample(logits_BV, jax.random.fold_in(key, n), temperature, top_k, top_p)
 
   def body(carry, n):
-    cache, token_B, position_B1 = carry
-    logits_BV, cache = step(cache, token_B[:, None], position_B1, ones_B1)
-    new_B = choose(logits_BV, n, token_B)
-    return (cache, new_B, position_B1 + 1), new_B
+    cache, made_BN, position_B1 = carry
+    previous_B = made_BN[:, n - 1]
+    logits_BV, cache = step(cache, previous_B[:, None], position_B1, ones_B1)
+    token_B = choose(logits_BV, n, made_BN)
+    if stop is not None:
+      token_B = jnp.where(previous_B == stop, stop, token_B)
+    return (cache, made_BN.at[:, n].set(token_B), position_B1 + 1), None
 
-  first_B = choose(logits_BV, 0, jnp.full(tokens_BP.shape[0], -1))
-  carry = (cache, first_B, positions_BP[:, -1:] + 1)
-  _, rest_NB = jax.lax.scan(body, carry, jnp.arange(1, new_tokens))
-  return jnp.concatenate([first_B[None], rest_NB]).T
+  made_BN = jnp.zeros((tokens_BP.shape[0], new_tokens), jnp.int32)
+  made_BN = made_BN.at[:, 0].set(choose(logits_BV, 0, made_BN))
+  carry = (cache, made_BN, positions_BP[:, -1:] + 1)
+  (_, made_BN, _), _ = jax.lax.scan(body, carry, jnp.arange(1, new_tokens))
+  return made_BN
+
+
+class Hypotheses(NamedTuple):
+  """What a beam search holds.
+
+  Attributes:
+    tokens_BKN: the live ones, best first; filled up with `stop`.
+    sum_BK: their sums of log-probabilities; -inf where there are fewer than K.
+    best_BN: the best finished one. No other can be the answer, so no other is kept.
+    score_B: its score; -inf as long as there is none.
+    finished_B: how many have finished.
+    done_B: whether best_BN is the answer.
+  """
+
+  tokens_BKN: jax.Array
+  sum_BK: jax.Array
+  best_BN: jax.Array
+  score_B: jax.Array
+  finished_B: jax.Array
+  done_B: jax.Array
+
+
+def beam_search(
+  step: Step,
+  cache,
+  tokens_BP: jax.Array,
+  segments_BP: jax.Array,
+  *,
+  new_tokens: int,
+  beams: int,
+  length_penalty: float,
+  no_repeat_ngram: int | None,
+  stop: int | None,
+) -> tuple[jax.Array, jax.Array]:
+  """The likeliest continuation of left-padded prompts that a beam search finds; jit it with the keyword arguments
+  static.
+
+  Each row keeps the `beams` live hypotheses of the highest sum of log-probabilities. In each step their 2 * beams
+  best continuations are looked at, of which no more than half can end in `stop`, so that the live ones stay as many;
+  one that ends in `stop` finishes if it is among the `beams` best. A row is done once `beams` hypotheses have
+  finished, or no live one can beat the best finished one; after the last step the live ones count as finished. The
+  answer is the best finished one, as in transformers with early_stopping=True. One beam is greedy decoding (but for
+  rounding, where tokens are all but equally likely); a beam as wide as there are continuations finds the best of all.
+
+  Args:
+    step: the model, see `Step`.
+    cache: an empty cache for B rows, with room for P + new_tokens tokens: a tree of arrays that begin with the
+      batch axis, and of scalars that hold for all rows.
+    tokens_BP: prompts from `pad_left`.
+    segments_BP: their segments.
+    new_tokens: N.
+    beams: K.
+    length_penalty: a hypothesis of n new tokens, `stop` included, has the score
+      sum of log-probabilities / n ** length_penalty; 0 compares the sums as they are, more favours longer ones.
+    no_repeat_ngram: see `forbid_repeats`; the prompt does not count. None: anything may repeat.
+    stop: the token that finishes a hypothesis; None for none.
+
+  Returns:
+    int32 [B, N], filled up with `stop`, and the scores, float32 [B].
+  """
+  batch = tokens_BP.shape[0]
+  positions_BP = jnp.maximum(jnp.cumsum(segments_BP, axis=1) - 1, 0)
+  logits_BV, cache = step(cache, tokens_BP, positions_BP, segments_BP)
+  row_R = jnp.repeat(jnp.arange(batch), beams)
+  cache, position_R1 = _rows(cache, row_R), positions_BP[row_R, -1:]
+  ones_R1 = jnp.ones((batch * beams, 1), jnp.int32)
+  grow = functools.partial(_grow, length_penalty=length_penalty, no_repeat_ngram=no_repeat_ngram, stop=stop)
+
+  def unfinished(carry):
+    n, found, _ = carry
+    return (n < new_tokens) & ~jnp.all(found.done_B)
+
+  def body(carry):
+    n, found, cache = carry
+    logits_RV, cache = step(cache, found.tokens_BKN[:, :, n - 1].reshape(-1, 1), position_R1 + n, ones_R1)
+    found, parent_R = grow(found, logits_RV, n)
+    return n + 1, found, _rows(cache, parent_R)
+
+  found, _ = grow(_start(batch, beams, new_tokens, stop), logits_BV[row_R], 0)
+  _, found, _ = jax.lax.while_loop(unfinished, body, (jnp.int32(1), found, cache))
+  return _answer(found, length_penalty)
+
+
+def _rows(cache, row_R):
+  """A cache whose row r is row row_R[r] of the given one."""
+  return jax.tree.map(lambda leaf: leaf[row_R] if jnp.ndim(leaf) else leaf, cache)
+
+
+def _start(batch, beams, length, stop):
+  """One empty hypothesis a row."""
+  fill = 0 if stop is None else stop
+  return Hypotheses(
+    tokens_BKN=jnp.full((batch, beams, length), fill, jnp.int32),
+    sum_BK=jnp.full((batch, beams), -jnp.inf).at[:, 0].set(0.0),
+    best_BN=jnp.full((batch, length), fill, jnp.int32),
+    score_B=jnp.full(batch, -jnp.inf),
+    finished_B=jnp.zeros(batch, jnp.int32),
+    done_B=jnp.zeros(batch, bool),
+  )
+
+
+def _grow(found, logits_RV, n, *, length_penalty, no_repeat_ngram, stop):
+  """Hypotheses of n tokens -> those of n + 1, and the row that each live one continues, parent_R."""
+  batch, beams, length = found.tokens_BKN.shape
+  vocab = logits_RV.shape[-1]
+  log_RV = jax.nn.log_softmax(logits_RV.astype(jnp.float32), axis=-1)
+  if no_repeat_ngram is not None:
+    log_RV = forbid_repeats(log_RV, found.tokens_BKN.reshape(-1, length), n, no_repeat_ngram, stop)
+  sum_BKV = found.sum_BK[:, :, None] + log_RV.reshape(batch, beams, vocab)
+  sum_BC, index_BC = jax.lax.top_k(sum_BKV.reshape(batch, -1), min(2, vocab) * beams)
+  parent_BC, token_BC = index_BC // vocab, index_BC % vocab
+  stops_BC = jnp.zeros(token_BC.shape, bool) if stop is None else token_BC == stop
+
+  finishing_BC = stops_BC & (jnp.arange(sum_BC.shape[1]) < beams) & (sum_BC > -jnp.inf)
+  first_B1 = jnp.argmax(finishing_BC, axis=1, keepdims=True)  # candidates are sorted: the first is the best
+  score_B = jnp.where(finishing_BC, sum_BC, -jnp.inf).max(axis=1) / (n + 1.0) ** length_penalty
+  better_B = ~found.done_B & (score_B > found.score_B)
+  finished_BN = _of_beam(found.tokens_BKN, jnp.take_along_axis(parent_BC, first_B1, axis=1))[:, 0]
+  best_BN = jnp.where(better_B[:, None], finished_BN, found.best_BN)
+  score_B = jnp.where(better_B, score_B, found.score_B)
+  finished_B = found.finished_B + finishing_BC.sum(axis=1, dtype=jnp.int32)
+
+  sum_BK, choice_BK = jax.lax.top_k(jnp.where(stops_BC, -jnp.inf, sum_BC), beams)
+  parent_BK, token_BK = (jnp.take_along_axis(x_BC, choice_BK, axis=1) for x_BC in (parent_BC, token_BC))
+  tokens_BKN = _of_beam(found.tokens_BKN, parent_BK).at[:, :, n].set(token_BK)
+  # sums never grow: of its possible lengths, n + 1 to N, this one would give a live hypothesis its highest score
+  kindest = length if length_penalty > 0 else n + 1.0
+  full_B = (finished_B >= beams) & (n + 1 < length)  # live ones of full length are as much an answer as finished ones
+  done_B = found.done_B | full_B | (score_B >= sum_BK[:, 0] / kindest**length_penalty)
+  parent_R = (jnp.arange(batch)[:, None] * beams + parent_BK).reshape(-1)
+  return Hypotheses(tokens_BKN, sum_BK, best_BN, score_B, finished_B, done_B), parent_R
+
+
+def _of_beam(x_BKN, beam_BJ):
+  """The chosen beams of each row [B, J, N]."""
+  return jnp.take_along_axis(x_BKN, beam_BJ[:, :, None], axis=1)
+
+
+def _answer(found, length_penalty):
+  """Tokens [B, N] and score [B] of the best hypothesis of each row."""
+  length = found.best_BN.shape[1]
+  live_B = found.sum_BK[:, 0] / length**length_penalty
+  live_wins_B = ~found.done_B & (live_B > found.score_B)  # a row that is not done has live ones of full length
+  made_BN = jnp.where(live_wins_B[:, None], found.tokens_BKN[:, 0], found.best_BN)
+  return made_BN, jnp.where(live_wins_B, live_B, found.score_B)

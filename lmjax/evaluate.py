@@ -1,4 +1,4 @@
-"""An evaluation pass over held-out documents."""
+"""Evaluation passes: over held-out documents, and over labelled examples."""
 
 import gzip
 
@@ -6,6 +6,11 @@ import jax
 
 from lmjax import metrics, sharding
 from lmjax.data.pipeline import valid_batches, valid_text
+
+
+def make(config, task, data, mesh):
+  """The evaluator of a run: `(params, split) -> (metrics, predictions)`; held-out documents have no predictions."""
+  return (ExampleEvaluator if task.HAND_OFF else TextEvaluator)(config, task, data, mesh)
 
 
 def make_eval_step(task):
@@ -22,7 +27,23 @@ def gzip_bits_per_byte(text: bytes) -> float:
   return 8.0 * len(gzip.compress(text, 9, mtime=0)) / max(len(text), 1)
 
 
-class Evaluator:
+class Runner:
+  """Runs jitted functions of (params, batch) on a mesh, and brings what they return to the host.
+
+  On several CPU devices one program is in flight at a time: more can deadlock (XLA's rendezvous needs a thread each).
+  """
+
+  def __init__(self, mesh):
+    self._mesh, self._placed = mesh, {}
+
+  def __call__(self, function, params, batch):
+    """The outputs of a jitted function for this host's rows of a batch, whole on every host."""
+    if function not in self._placed:
+      self._placed[function] = jax.jit(function, out_shardings=sharding.replicated(self._mesh))
+    return jax.device_get(self._placed[function](params, sharding.shard_batch(batch, self._mesh)))
+
+
+class TextEvaluator:
   """Evaluates on the held-out documents of every source: always the same rows and the same masks.
 
   Args:
@@ -33,10 +54,7 @@ class Evaluator:
   """
 
   def __init__(self, config, task, stores, mesh):
-    self._step = jax.jit(make_eval_step(task), out_shardings=sharding.replicated(mesh))
-    self._mesh = mesh
-    # in flight at most one step on several CPU devices: more can deadlock (XLA's rendezvous needs a thread each)
-    self._one_in_flight = jax.default_backend() == 'cpu' and mesh.size > 1
+    self._step, self._run = jax.jit(make_eval_step(task)), Runner(mesh)
     self._batches, self._fixed = {}, {}
     texts = []
     for name, store in stores.items():
@@ -54,22 +72,20 @@ class Evaluator:
         self._fixed[name] = gzip_bits_per_byte(texts[-1])
     self._overall_gzip = gzip_bits_per_byte(b''.join(texts)) if texts else None
 
-  def __call__(self, params) -> dict[str, float]:
+  def __call__(self, params, split: str = 'valid') -> tuple[dict[str, float], None]:
     """Metrics over all sources, and `SOURCE/METRIC` for each where there are several."""
+    assert split == 'valid', split
     total, by_source = None, {}
     for name, batches in self._batches.items():
       pairs = None
       for batch in batches:
-        found = self._step(params, sharding.shard_batch(batch, self._mesh))
-        if self._one_in_flight:
-          jax.block_until_ready(found)
-        pairs = metrics.add_pairs(pairs, jax.device_get(found))
+        pairs = metrics.add_pairs(pairs, self._run(self._step, params, batch))
       by_source[name] = self._report(pairs, self._fixed.get(name))
       total = metrics.add_pairs(total, pairs)
     values = self._report(total, self._overall_gzip)
     if len(by_source) > 1:
       values |= {f'{name}/{key}': value for name, found in by_source.items() for key, value in found.items()}
-    return values
+    return values, None
 
   @staticmethod
   def _report(pairs, gzip_level):
@@ -77,3 +93,29 @@ class Evaluator:
     if gzip_level is not None:
       values['gzip_bits_per_byte'] = gzip_level
     return values
+
+
+class ExampleEvaluator:
+  """Evaluates on the labelled examples of a split: the loss, and the scores of the predictions.
+
+  Args:
+    config: the run's Config.
+    task: its task.
+    data: its `Labelled` examples.
+    mesh: its mesh.
+  """
+
+  def __init__(self, config, task, data, mesh):
+    del config
+    self._task, self._data = task, data
+    self._step, self._run = jax.jit(make_eval_step(task)), Runner(mesh)
+
+  def __call__(self, params, split: str = 'valid') -> tuple[dict[str, float], list]:
+    """(metrics, a prediction for each record) of a split."""
+    examples, pairs = self._data.splits[split], None
+    for batch in self._task.batches(examples, jax.process_count(), jax.process_index()):
+      pairs = metrics.add_pairs(pairs, self._run(self._step, params, batch))
+    predictions = self._task.predict(params, examples, self._run)
+    if split == 'valid':
+      self._task.tune(examples.records, predictions)
+    return metrics.means(pairs) | self._task.scores(examples.records, predictions), predictions

@@ -48,20 +48,16 @@ def run(argv: list[str]) -> None:
 def show_batch(flags) -> None:
   """Prints one training batch as text, with where each row comes from."""
   from lmjax import config as config_lib
-  from lmjax import schema, tasks, train
-  from lmjax.data import pipeline
+  from lmjax import initial, schema, tasks
 
   raw = command_line.load_config_file(flags.file, flags.argument)
   raw, problems = schema.override(config_lib.Config, raw, flags.assignments)
   config = config_lib.build(raw, problems=problems)
   step = flags.extra['batch']
+  config, task, found = tasks.prepare(config, initial.source_of(config)[1], progress=True)
   if step >= config.train.steps:
     raise ConfigError(f'--batch = {step}: the run has steps 0 to {config.train.steps - 1}; choose one of them')
-  tokenizer, stores = train.prepare_data(config, progress=True)
-  task = tasks.build(config, tokenizer)
-  data = pipeline.make(
-    config.data, stores, task.row_spec(), task.example, seed=config.seed, total_steps=config.train.steps
-  )
+  data = task.pipeline(found, config)
   batch = data.batch(step)
   print(f'batch {step}: ' + ', '.join(f'{name} {a.dtype}{list(a.shape)}' for name, a in batch.items()))
   for i, (source, epoch, row) in enumerate(data.rows(step)):

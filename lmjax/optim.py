@@ -28,7 +28,7 @@ class OptimConfig:
   name: adamw (arXiv:1711.05101), lion (arXiv:2302.06675), adafactor (arXiv:1804.04235) or muon (arXiv:2502.16982)
   learning_rate: the highest step size
   schedule: after the warm-up: constant, linear, cosine (arXiv:1608.03983) or wsd (constant, then linear)
-  warmup_steps: batches over which the rate rises linearly from 0
+  warmup_steps: batches over which the rate rises linearly from 0; None with train.epochs: a tenth of all
   decay_steps: batches over which wsd falls at the end; None with the other schedules
   final_rate: the rate at the end, as a share of the highest; None with constant
   weight_decay: decoupled, times the learning rate
@@ -38,12 +38,16 @@ class OptimConfig:
   eps: added to the root of Adam's second moment
   momentum: of Muon, and of Adafactor if any
   clip_norm: gradients are scaled down to this global norm; None for off
+  trainable: path patterns of the parameters that move; * for all
+  frozen: path patterns of those among them that do not
+  layer_decay: a layer's rate is this times that of the layer above (arXiv:2003.10555, appendix B); None for one rate
+  head_learning_rate: highest step size of what stands on the backbone; None: learning_rate
   """
 
   name: Literal['adamw', 'lion', 'adafactor', 'muon']
   learning_rate: PositiveFloat
   schedule: Literal['constant', 'linear', 'cosine', 'wsd']
-  warmup_steps: NonNegativeInt
+  warmup_steps: NonNegativeInt | None
   decay_steps: PositiveInt | None
   final_rate: Share | None
   weight_decay: NonNegativeFloat
@@ -53,6 +57,14 @@ class OptimConfig:
   eps: PositiveFloat | None
   momentum: Rate | None
   clip_norm: PositiveFloat | None
+  trainable: tuple[str, ...]
+  frozen: tuple[str, ...]
+  layer_decay: Share | None
+  head_learning_rate: PositiveFloat | None
+
+  def moves(self, path: str) -> bool:
+    """Whether a parameter is trained."""
+    return paths.matches(path, self.trainable) and not paths.matches(path, self.frozen)
 
   def problems(self):
     """Settings that the optimizer or the schedule does not read, or lacks."""
@@ -102,12 +114,60 @@ def make(config: OptimConfig, shapes) -> optax.GradientTransformation:
     config: an OptimConfig.
     shapes: the parameters, or their shapes: what the patterns are checked against.
 
+  Returns:
+    a transformation whose state, gradients and updates are of the parameters that move alone, see `split`.
+
   Raises:
-    ConfigError: a pattern of no_decay matches no parameter.
+    ConfigError: a pattern matches no parameter, or no parameter moves.
   """
-  for pattern in config.no_decay:
-    if not any(paths.matches(path, (pattern,)) for path in paths.flatten(shapes)):
-      raise ConfigError(f'optim.no_decay = {pattern!r}: matches no parameter; remove it or correct it')
+  for leaf in ('no_decay', 'trainable', 'frozen'):
+    for pattern in getattr(config, leaf):
+      if not any(paths.matches(path, (pattern,)) for path in paths.flatten(shapes)):
+        raise ConfigError(f'optim.{leaf} = {pattern!r}: matches no parameter; remove it or correct it')
+  if not any(map(config.moves, paths.flatten(shapes))):
+    raise ConfigError(
+      f'optim.trainable = {config.trainable}: no parameter is left to train; change it, or optim.frozen'
+    )
+  inner = _inner(config)
+  return optax.GradientTransformation(
+    lambda params: inner.init(split(config, params)[0]),
+    lambda grads, state, params: inner.update(grads, state, split(config, params)[0]),
+  )
+
+
+def split(config: OptimConfig, params):
+  """(parameters that move, parameters that do not): two trees like `params`, with None where the other has a leaf."""
+  moving = paths.map_with_path(lambda path, p: p if config.moves(path) else None, params)
+  still = paths.map_with_path(lambda path, p: None if config.moves(path) else p, params)
+  return moving, still
+
+
+def join(moving, still):
+  """The inverse of `split`."""
+  return jax.tree.map(lambda a, b: b if a is None else a, moving, still, is_leaf=lambda x: x is None)
+
+
+def rate_shares(config: OptimConfig, moving):
+  """What each moving parameter's step size is multiplied by, as Python floats in a tree like `moving`.
+
+  With layer_decay d and L layers, layer i has d ** (L - 1 - i), the embeddings d ** L, all else 1; what stands on the
+  backbone has head_learning_rate / learning_rate.
+  """
+  layers = 1 + max((int(path.split('/')[1]) for path in paths.flatten(moving) if path.startswith('layers/')), default=0)
+  decay = 1.0 if config.layer_decay is None else config.layer_decay
+  head = 1.0 if config.head_learning_rate is None else config.head_learning_rate / config.learning_rate
+
+  def share(path, _):
+    part, _, rest = path.partition('/')
+    if part == 'layers':
+      return decay ** (layers - 1 - int(rest.split('/')[0]))
+    return {'embeddings': decay**layers, 'final_norm': 1.0}.get(part, head)
+
+  return paths.map_with_path(share, moving)
+
+
+def _inner(config):
+  """The optimizer itself."""
 
   def decayed(params):
     return paths.map_with_path(lambda path, _: not paths.matches(path, config.no_decay), params)

@@ -90,19 +90,16 @@ def step_flops(config, task) -> float:
   )
 
 
-def banner(config, workdir, mesh, task, state, stores) -> str:
+def banner(config, workdir, mesh, task, state, data) -> str:
   """What a person wants to know before the first step."""
   m, d = config.model, config.data
   kind = f'{jax.devices()[0].device_kind} ({jax.default_backend()})'
   shape = ', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())
-  text = [
-    f'{name}: {len(s.train.lengths):,} documents, {int(s.train.lengths.sum()):,} tokens' for name, s in stores.items()
-  ]
   rows = [
     ('task', f'{config.task}, seed {config.seed}'),
     ('model', f'{m.attention}, {m.layers} layers, width {m.width}, {m.heads} heads, {m.dtype}'),
     ('parameters', f'{metrics.count(state.params):,}, vocabulary {task.model.backbone.vocab_size:,}'),
-    ('text', '; '.join(text)),
+    ('data', task.describe(data)),
     (
       'batch',
       f'{d.batch_size} rows x {d.length} = {d.batch_size * d.length:,} tokens a step, {config.train.steps:,} steps',
@@ -116,18 +113,24 @@ def banner(config, workdir, mesh, task, state, stores) -> str:
 
 def farewell(run, results: dict) -> str:
   """Where everything is, and what to run next."""
-  main = run.task.MAIN_METRIC
+  main, baseline = run.task.MAIN_METRIC, run.task.BASELINE
   found = results['metrics']
-  baseline = {'bits_per_byte': 'gzip_bits_per_byte', 'accuracy': 'majority_accuracy'}[main]
-  return '\n'.join(
-    [
-      f'done: step {results["step"]}, valid loss {number(found["valid/loss"])}, '
-      f'{main} {number(found[f"valid/{main}"])} ({baseline} {number(found[f"valid/{baseline}"])})',
-      f'metrics, curves and samples: {os.path.join(run.workdir, "")}'
-      '{results.json, metrics.jsonl, curves.png, samples.md}',
-      f'look inside: python -m lmjax.inspect --workdir={run.workdir}',
-    ]
-  )
+  lines = [f'done: step {results["step"]}']
+  for split in ('valid', 'test'):
+    if f'{split}/{main}' in found:
+      beside = f' ({baseline} {number(found[f"{split}/{baseline}"])})' if f'{split}/{baseline}' in found else ''
+      loss, value = number(found[f'{split}/loss']), number(found[f'{split}/{main}'])
+      lines.append(f'{split} loss {loss}, {main} {value}{beside}')
+  lines[:2] = [', '.join(lines[:2])]
+  files = '{results.json, metrics.jsonl, curves.png, samples.md}'
+  lines.append(f'metrics, curves and samples: {os.path.join(run.workdir, "")}{files}')
+  lines.append(f'look inside: python -m lmjax.inspect --workdir={run.workdir}')
+  return '\n'.join(lines)
+
+
+def moved(groups: dict[str, float]) -> str:
+  """How far each group of weights has moved."""
+  return f'{"moved":>13}  ' + ', '.join(f'{name} {share:.3f}' for name, share in groups.items())
 
 
 def number(value) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from typing import Any, Literal
 
 import jax
@@ -33,7 +32,7 @@ class TrainedRun:
   step: int
 
 
-def open_run(workdir: str, step: int | Literal['latest'] = 'latest') -> TrainedRun:
+def open_run(workdir: str, step: int | Literal['latest', 'best'] = 'latest') -> TrainedRun:
   """Reads config, tokenizer and verified parameters of a workdir.
 
   Raises:
@@ -48,11 +47,13 @@ def open_run(workdir: str, step: int | Literal['latest'] = 'latest') -> TrainedR
   except ValueError as error:
     raise CheckpointError(f'{config_file}: not JSON ({error}); the folder is damaged') from error
   config = schema.build(Config, values)
-  tokenizer = Tokenizer.load(os.path.join(workdir, 'tokenizer.json'))
+  tokenizer = Tokenizer.load(str(epath.Path(workdir) / 'tokenizer.json'))
   task = tasks.build(config, tokenizer)
   steps = checkpoint.saved_steps(checkpoint.directory_of(workdir))
   if not steps:
     raise CheckpointError(f'{checkpoint.directory_of(workdir)}: no checkpoint; let the run reach its first one')
+  if step == 'best':
+    step = checkpoint.best_step(checkpoint.directory_of(workdir))
   if step != 'latest' and step not in steps:
     raise CheckpointError(f'step {step}: not among the checkpoints of {workdir}; choose one of {steps}')
   chosen = steps[-1] if step == 'latest' else step

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -9,31 +11,35 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from lmjax import checkpoint, evaluate, metrics, optim, schema, sharding, tasks
+from lmjax import checkpoint, evaluate, initial, metrics, optim, schema, sharding, tasks
 from lmjax import config as config_lib
 from lmjax import report as report_lib
 from lmjax import state as state_lib
 from lmjax import writer as writer_lib
 from lmjax.data import pipeline
-from lmjax.data import store as store_lib
-from lmjax.errors import CheckpointError, ConfigError
+from lmjax.errors import ConfigError
 
 
-def make_gradient(task, parts: int):
+def make_gradient(task, parts: int, config: optim.OptimConfig | None = None):
   """`(params, batch, key) -> (gradient, weight_sum, pairs)`: pure.
 
-  The gradient is that of the mean loss a weighted position, over the whole batch: sums are accumulated over `parts`
-  and all devices, then divided once. So parts, ragged weights and meshes give one answer.
+  The gradient of the parameters that `config` lets move (None: of all) is that of the mean loss a weighted position,
+  over the whole batch: sums are accumulated over `parts` and all devices, then divided once. So parts, ragged weights
+  and meshes give one answer.
   """
 
-  def summed(params, batch, key):
-    loss_sum, weight_sum, pairs = task.loss(params, batch, key)
-    return loss_sum, (weight_sum, pairs)
-
   def gradient(params, batch, key):
-    grads, (weight_sum, pairs) = accumulate(summed, params, batch, key, parts)
+    moving, still = (params, None) if config is None else optim.split(config, params)
+
+    def summed(moving, batch, key):
+      whole = moving if config is None else optim.join(moving, still)
+      loss_sum, weight_sum, pairs = task.loss(whole, batch, key)
+      return loss_sum, (weight_sum, pairs)
+
+    grads, (weight_sum, pairs) = accumulate(summed, moving, batch, key, parts)
     # a batch without a labelled position would give 0 / 0; its gradient is 0
     return jax.tree.map(lambda g: g / jnp.maximum(weight_sum, 1.0), grads), weight_sum, pairs
 
@@ -46,11 +52,12 @@ def make_train_step(task, tx: optax.GradientTransformation, config):
   A batch whose loss or gradient is not finite, or in which nothing is labelled, changes nothing but the counters.
   """
   schedule = optim.learning_rate(config.optim, config.train.steps)
-  gradient = make_gradient(task, config.train.accumulate)
+  gradient = make_gradient(task, config.train.accumulate, config.optim)
+  has_dropout = config.model.has_dropout or bool(getattr(config.objective, 'dropout', 0.0))
 
   def train_step(state, batch):
     key = None
-    if config.model.has_dropout:
+    if has_dropout:
       key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 1), state.step)
     grads, weight_sum, pairs = gradient(state.params, batch, key)
     grad_norms = metrics.group_norms(grads)
@@ -59,13 +66,15 @@ def make_train_step(task, tx: optax.GradientTransformation, config):
     rate = schedule(state.step)
     clipped = optim.clip(grads, grad_norm, config.optim.clip_norm)
     updates, opt_state = tx.update(clipped, state.opt_state, state.params)
-    updates = jax.tree.map(lambda u: u * rate, updates)
-    moved = optax.apply_updates(state.params, updates)
-    params, opt_state = jax.tree.map(
-      lambda new, old: jnp.where(good, new, old), (moved, opt_state), (state.params, state.opt_state)
+    moving, still = optim.split(config.optim, state.params)
+    shares, _ = optim.split(config.optim, optim.rate_shares(config.optim, state.params))
+    updates = jax.tree.map(lambda u, share: u * (rate * share), updates, shares)
+    moved = optax.apply_updates(moving, updates)
+    moved, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(good, new, old), (moved, opt_state), (moving, state.opt_state)
     )
     skipped = jnp.where(good, 0, state.skipped + 1)
-    update_norms, weight_norms = metrics.group_norms(updates), metrics.group_norms(state.params)
+    update_norms, weight_norms = metrics.group_norms(updates), metrics.group_norms(moving)
     ratios = {group: norm / jnp.maximum(weight_norms[group], 1e-12) for group, norm in update_norms.items()}
     report = {
       'pairs': pairs,
@@ -77,7 +86,7 @@ def make_train_step(task, tx: optax.GradientTransformation, config):
         **{f'update_ratio/{group}': ratio for group, ratio in ratios.items()},
       },
     }
-    return state_lib.TrainState(state.step + 1, params, opt_state, skipped), report
+    return state_lib.TrainState(state.step + 1, optim.join(moved, still), opt_state, skipped), report
 
   return train_step
 
@@ -103,18 +112,6 @@ def accumulate(summed, params, batch, key, parts: int):
   return jax.lax.scan(body, zeros, (jnp.arange(parts), batch))[0]
 
 
-def prepare_data(config, *, progress=False):
-  """Tokenizer and token stores of a run: (Tokenizer, {source name: TokenStore})."""
-  d = config.data
-  settings = dict(valid_fraction=d.valid_fraction, bad_text=d.bad_text, cache_dir=os.path.expanduser(d.cache_dir))
-  tokenizer = store_lib.prepare_tokenizer(d.tokenizer, d.sources, **settings)
-  stores = {
-    name: store_lib.open_or_build(name, source, tokenizer, progress=progress, **settings)
-    for name, source in d.sources.items()
-  }
-  return tokenizer, stores
-
-
 @dataclasses.dataclass
 class Run:
   """What the loop works with; `set_up` makes it."""
@@ -123,11 +120,14 @@ class Run:
   workdir: str
   mesh: jax.sharding.Mesh
   task: Any
-  stores: dict
+  data: Any
+  tx: optax.GradientTransformation
   pipeline: pipeline.Pipeline
-  evaluator: evaluate.Evaluator
+  evaluator: Any
   checkpoints: checkpoint.Checkpoints
   facts: dict
+  source: checkpoint.Source | None
+  hand_off: dict | None
   state: state_lib.TrainState
   start: int
   say: Callable[[str], None]
@@ -152,92 +152,91 @@ def train(config, workdir: str, say=None, devices=None) -> dict:
   config = config_lib.build(config, devices=len(devices))
   if say is None:
     say = _say if jax.process_index() == 0 else lambda line: None
+  if config.train.seeds > 1:
+    return _train_seeds(config, workdir, say, devices)
   mesh = sharding.make_mesh(config.mesh, devices)
   if os.path.exists(workdir) and not os.path.isdir(workdir):
     raise ConfigError(f'--workdir = {workdir}: is a file; name a folder')
   with sharding.using(mesh):
-    tokenizer, stores = prepare_data(config, progress=True)
-    task = tasks.build(config, tokenizer)
+    source, tokenizer = initial.source_of(config)
+    config, task, data = tasks.prepare(config, tokenizer, progress=True)
+    if source is not None:
+      initial.plan_of(config, task, source)  # refused before a folder is made
     try:
       os.makedirs(workdir, exist_ok=True)
     except OSError as error:
       raise ConfigError(f'--workdir = {workdir}: cannot be made ({error.strerror}); name another folder') from error
-    with contextlib.closing(checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST)) as checkpoints:
-      return _loop(set_up(config, workdir, mesh, task, stores, checkpoints, say))
+    kept = checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST, task.HIGHEST)
+    with contextlib.closing(kept) as checkpoints:
+      return _loop(set_up(config, workdir, mesh, task, data, checkpoints, source, say))
 
 
-def set_up(config, workdir: str, mesh, task, stores, checkpoints, say) -> Run:
-  """Everything before the first step: batches, state (new or restored), the files that describe the run."""
-  data = pipeline.make(
-    config.data,
-    stores,
-    task.row_spec(),
-    task.example,
-    seed=config.seed,
-    total_steps=config.train.steps,
-    hosts=jax.process_count(),
-    host=jax.process_index(),
-  )
-  tx = optim.make(config.optim, task.shapes())
-  facts = {
-    'task': config.task,
-    'model': schema.to_dict(config.model),
-    'objective': schema.to_dict(config.objective),
-    'tokenizer_hash': task.tokenizer.hash,
-    'data_fingerprint': data.fingerprint,
-    'batch_size': config.data.batch_size,
-    'seed': config.seed,
+def _train_seeds(config, workdir, say, devices) -> dict:
+  """One run a seed, each in its own folder, and the mean and standard deviation of their results above them."""
+  runs = []
+  for i in range(config.train.seeds):
+    one = dataclasses.replace(config, seed=config.seed + i, train=dataclasses.replace(config.train, seeds=1))
+    say(f'seed {i + 1} of {config.train.seeds}: {one.seed}')
+    runs.append(train(one, os.path.join(workdir, f'seed{i}'), say, devices))
+  names = [name for name in runs[0]['metrics'] if all(run['metrics'].get(name) is not None for run in runs)]
+  values = {name: np.array([run['metrics'][name] for run in runs], np.float64) for name in names}
+  results = {
+    'status': 'done',
+    'step': runs[0]['step'],
+    'metrics': {name: float(v.mean()) for name, v in values.items()},
+    'standard_deviation': {name: float(v.std(ddof=1)) for name, v in values.items()},
+    'seeds': [config.seed + i for i in range(config.train.seeds)],
+    'hand_off': runs[0]['hand_off'],
   }
-  abstract = state_lib.abstract_state(task, tx, mesh)
-  restored = checkpoints.restore_latest(abstract, lambda manifest: check_same_run(manifest, facts), say)
-  state, start = (restored[0], int(restored[1]['step'])) if restored else (None, 0)
-  if start > config.train.steps:
-    raise CheckpointError(
-      f'train.steps = {config.train.steps}: {workdir} is at step {start} already; raise it, or choose a new --workdir'
-    )
-  if state is None:
-    state = state_lib.init_state(task, tx, mesh, config.seed)
+  if jax.process_index() == 0:
+    writer_lib.write_json(os.path.join(workdir, 'results.json'), results)
+  main = tasks.TASKS[config.task].MAIN_METRIC
+  for split in ('valid', 'test'):
+    if f'{split}/{main}' in values:
+      mean, deviation = results['metrics'][f'{split}/{main}'], results['standard_deviation'][f'{split}/{main}']
+      text = f'{report_lib.number(mean)}, standard deviation {report_lib.number(deviation)}'
+      say(f'{config.train.seeds} seeds: {split} {main} {text}')
+  return results
+
+
+def set_up(config, workdir: str, mesh, task, data, checkpoints, source, say) -> Run:
+  """Everything before the first step: batches, state, the files that describe the run."""
+  batches = task.pipeline(data, config, jax.process_count(), jax.process_index())
+  tx = optim.make(config.optim, task.shapes())
+  facts = initial.facts_of(config, task, batches.fingerprint)
+  start = initial.begin(config, task, tx, mesh, checkpoints, facts, source, say)
   if jax.process_index() == 0:
     writer_lib.write_json(os.path.join(workdir, 'config.json'), schema.to_dict(config))
     task.tokenizer.save(os.path.join(workdir, 'tokenizer.json'))
-  say(report_lib.banner(config, workdir, mesh, task, state, stores))
-  say(f'resuming from step {start}' if restored else 'starting from random weights')
-  evaluator = evaluate.Evaluator(config, task, stores, mesh)
-  return Run(config, workdir, mesh, task, stores, data, evaluator, checkpoints, facts, state, start, say)
-
-
-def check_same_run(manifest: dict, facts: dict) -> None:
-  """Refuses a checkpoint of another run: going on with other data or another model would be silently wrong.
-
-  Raises:
-    CheckpointError: naming both values.
-  """
-  free = {'scan', 'remat', 'attention_implementation', 'chunk'}  # how it is computed, not what
-  for name in ('task', 'tokenizer_hash', 'batch_size', 'seed', 'model', 'objective', 'data_fingerprint'):
-    saved, now = manifest.get(name), facts[name]
-    if isinstance(now, dict):
-      changed = [k for k in now if k not in free and (saved or {}).get(k) != now[k]]
-      if changed:
-        leaf = changed[0]
-        saved, now, name = (saved or {}).get(leaf), now[leaf], f'{name}.{leaf}'
-      else:
-        continue
-    if saved != now:
-      raise CheckpointError(
-        f'{name} = {now}: the checkpoints of this workdir were made with {saved}; '
-        'use the same, or choose a new --workdir'
-      )
+  say(report_lib.banner(config, workdir, mesh, task, start.state, data))
+  say(start.said)
+  return Run(
+    config=config,
+    workdir=workdir,
+    mesh=mesh,
+    task=task,
+    data=data,
+    tx=tx,
+    pipeline=batches,
+    evaluator=evaluate.make(config, task, data, mesh),
+    checkpoints=checkpoints,
+    facts=facts | {'hand_off': start.hand_off},
+    source=source,
+    hand_off=start.hand_off,
+    state=start.state,
+    start=start.step,
+    say=say,
+  )
 
 
 def compile_step(run: Run):
   """The train step compiled for this run's shapes; any other shape is an error, not a silent recompilation."""
-  tx = optim.make(run.config.optim, run.task.shapes())
-  places = state_lib.state_shardings(run.task, tx, run.mesh)
+  places = state_lib.state_shardings(run.task, run.tx, run.mesh)
   rows = run.config.data.batch_size
   local = run.pipeline.batch(run.start)
   shapes = {name: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for name, a in local.items()}
   step = jax.jit(
-    make_train_step(run.task, tx, run.config),
+    make_train_step(run.task, run.tx, run.config),
     in_shardings=(places, sharding.batch_shardings(shapes, run.mesh)),
     out_shardings=(places, sharding.replicated(run.mesh)),
     donate_argnums=0,
@@ -257,11 +256,11 @@ def _loop(run: Run) -> dict:
   reporter = report_lib.Reporter(run, writer)
   # several CPU devices: with more than one sharded program in flight XLA's rendezvous can deadlock
   wait_each_step = jax.default_backend() == 'cpu' and run.mesh.size > 1
-  values = None
-  if run.start < total:
+  done = run.start
+  if run.start < total and not _has_patience_ended(run):
     step_fn = compile_step(run)
     if run.start == 0:
-      values = _evaluate(run, writer, 0)
+      _evaluate(run, writer, 0)
     batches = run.pipeline.iterate(run.start)
     reporter.start_clock()
     pending = None
@@ -272,7 +271,7 @@ def _loop(run: Run) -> dict:
         jax.block_until_ready(report)
       if pending is not None:
         reporter.log(*pending)
-      pending = (step, report)
+      pending, done = (step, report), step
       todo = config.due(step)
       if todo & {'evaluate', 'save'}:
         reporter.log(*pending)
@@ -284,39 +283,74 @@ def _loop(run: Run) -> dict:
             writer.sync()
           best = None if values is None else {run.task.BEST: values[run.task.BEST]}
           run.checkpoints.save(step, run.state, run.facts, best)
+        if values is not None and _has_patience_ended(run):
+          run.say(f'step {step}: no better {run.task.BEST} in {config.eval.patience} evaluations; training ends')
+          break
         reporter.start_clock()
   run.checkpoints.wait()
-  if values is None:  # the run had ended before: its last lines say how
-    values = writer_lib.last_values(run.workdir, 'valid')
-  results = {
-    'status': 'done',
-    'step': total,
-    'metrics': {f'valid/{k}': v for k, v in values.items()} | {f'train/{k}': v for k, v in reporter.last.items()},
-    'hand_off': None,
-    'seconds': reporter.last['seconds'],
-    'parameters': metrics.count(run.state.params),
-  }
-  if writer:
-    writer.plot(run.task.MAIN_METRIC)
-    writer.close()
-    writer_lib.write_json(os.path.join(run.workdir, 'results.json'), results)
+  results = _finish(run, writer, reporter, done)
   run.say(report_lib.farewell(run, results))
+  return results
+
+
+def _has_patience_ended(run: Run) -> bool:
+  """Whether so many evaluations have passed since the best one; read from metrics.jsonl, so that it outlives a stop."""
+  patience, name = run.config.eval.patience, run.task.BEST
+  if patience is None:
+    return False
+  found = [line[name] for line in writer_lib.read_metrics(run.workdir) if line['split'] == 'valid']
+  signed = [-math.inf if v is None else v if run.task.HIGHEST else -v for v in found]
+  return bool(signed) and len(signed) - 1 - int(np.argmax(signed)) >= patience
+
+
+def _finish(run: Run, writer, reporter, done: int) -> dict:
+  """The results of a run; a fine-tuned one is evaluated once more with its best checkpoint, on the test set too."""
+  config, file = run.config, os.path.join(run.workdir, 'results.json')
+  if done == run.start and os.path.exists(file):  # it had ended before
+    with open(file, encoding='utf-8') as opened:
+      return json.load(opened)
+  results = {'status': 'done', 'step': done, 'metrics': {}, 'hand_off': run.hand_off}
+  found = {'valid': writer_lib.last_values(run.workdir, 'valid')}
+  if run.task.HAND_OFF:
+    best = checkpoint.best_step(run.checkpoints.directory) if done else 0
+    abstract = state_lib.abstract_state(run.task, run.tx, run.mesh).params
+    params = run.state.params if best == done else checkpoint.restore_params(run.workdir, best, abstract)
+    results['best_step'] = best
+    for split in [split for split in ('valid', 'test') if split in run.data.splits]:
+      found[split], predictions = run.evaluator(params, split)
+      if writer:
+        run.task.write(run.workdir, split, run.data.splits[split].records, predictions)
+    if writer and 'test' in found:
+      writer.write(best, 'test', found['test'])
+    results['settings'] = run.task.settings
+    results['moved'] = initial.moved(config, run.task, run.tx, run.mesh, run.source, params)
+    run.say(report_lib.moved(results['moved']))
+  results['metrics'] = {f'{split}/{k}': v for split, values in found.items() for k, v in values.items()}
+  results['metrics'] |= {f'train/{k}': v for k, v in reporter.last.items()}
+  results |= {'seconds': reporter.seconds, 'parameters': metrics.count(run.state.params)}
+  if writer:
+    writer.plot(run.task.MAIN_METRIC, run.task.BASELINE)
+    writer.close()
+    writer_lib.write_json(file, results)
   return results
 
 
 def _evaluate(run, writer, step) -> dict[str, float]:
   """Evaluates, writes the line, samples and curves."""
   began = time.perf_counter()
-  values = run.evaluator(run.state.params)
-  key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.config.seed), 2), step)
-  shown = run.task.samples(run.state.params, run.stores, key)
+  values, predictions = run.evaluator(run.state.params)
+  if run.task.HAND_OFF:
+    shown = run.task.samples(run.data.splits['valid'].records, predictions)
+  else:
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.config.seed), 2), step)
+    shown = run.task.samples(run.state.params, run.data, key)
   text = ' | '.join(f'{name} {report_lib.number(value)}' for name, value in values.items())
   run.say(f'step {step}/{run.config.train.steps} | valid | {text}')
   values['seconds'] = round(time.perf_counter() - began, 3)
   if writer:
     writer.write(step, 'valid', values)
     writer.write_samples(step, shown)
-    writer.plot(run.task.MAIN_METRIC)
+    writer.plot(run.task.MAIN_METRIC, run.task.BASELINE)
   return values
 
 

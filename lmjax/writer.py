@@ -95,9 +95,9 @@ class Writer:
     self._file.flush()
     os.fsync(self._file.fileno())
 
-  def plot(self, metric: str) -> None:
+  def plot(self, metric: str, baseline: str | None) -> None:
     """Draws curves.png anew: the loss, and the task's main metric."""
-    plot_curves(self.workdir, metric)
+    plot_curves(self.workdir, metric, baseline)
 
   def close(self) -> None:
     """Lets go of all files."""
@@ -131,8 +131,11 @@ def last_values(workdir: str, split: str) -> dict[str, float]:
   return {name: value for name, value in lines[-1].items() if name not in ('step', 'split')} if lines else {}
 
 
-def plot_curves(workdir: str, metric: str) -> None:
-  """WORKDIR/curves.png from WORKDIR/metrics.jsonl; nothing where there is no point to draw."""
+def plot_curves(workdir: str, metric: str, baseline: str | None) -> None:
+  """WORKDIR/curves.png from WORKDIR/metrics.jsonl: the loss and a metric, with the level of a baseline to it.
+
+  Nothing is drawn where there is no point.
+  """
   from matplotlib.figure import Figure  # without pyplot: no display, no global state, safe in a notebook
 
   lines = read_metrics(workdir)
@@ -149,8 +152,7 @@ def plot_curves(workdir: str, metric: str) -> None:
     points = [(line['step'], line[name]) for line in valid if line.get(name) is not None]
     if points:
       axes.plot(*zip(*points), color='tab:orange', marker='o', label='valid')
-    baseline = {'bits_per_byte': 'gzip_bits_per_byte', 'accuracy': 'majority_accuracy'}.get(name)
-    level = [line[baseline] for line in valid if baseline and line.get(baseline) is not None]
+    level = [line[baseline] for line in valid if name == metric and baseline and line.get(baseline) is not None]
     if level:
       axes.axhline(level[-1], color='grey', linestyle='--', label=baseline.replace('_', ' '))
     axes.set_xlabel('step')

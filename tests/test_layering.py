@@ -9,16 +9,20 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'lmjax'
 
 # From top to bottom; modules of one line do not import each other, except within a folder that is named as a whole.
 LAYERS = [
-  ['main', 'inspect'],
+  ['main', 'inspect', 'experiment'],
+  ['comparison'],
   ['train', 'restore'],
+  ['initial'],
   ['report', 'evaluate'],
   ['config'],
   ['state', 'checkpoint'],
+  ['handoff', 'digests'],
   ['tasks'],
   ['objectives'],
   ['models'],
   ['decode'],
   ['data'],
+  ['scoring'],
   ['optim', 'metrics', 'writer', 'sharding'],
   ['ops'],
   ['command_line'],
@@ -28,7 +32,7 @@ LAYERS = [
   ['errors', 'fields'],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-FOLDERS = {'tasks', 'objectives', 'models', 'data', 'ops'}
+FOLDERS = {'tasks', 'objectives', 'models', 'data', 'scoring', 'ops'}
 
 
 def imports_of(file: pathlib.Path) -> set[str]:

@@ -1,8 +1,10 @@
-"""Documents from .txt and .jsonl files, plain or compressed, read as a stream."""
+"""Documents from .txt and .jsonl files, and records from .jsonl, .csv and .tsv, plain or compressed, as a stream."""
 
+import csv
 import glob
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import os
@@ -15,6 +17,8 @@ from lmjax.errors import DataError
 _PACKED = ('', '.gz', '.xz')
 TEXT_ENDINGS = tuple(kind + packed for kind in ('.txt', '.tokens') for packed in _PACKED)
 JSONL_ENDINGS = tuple('.jsonl' + packed for packed in _PACKED)
+TABLE_ENDINGS = tuple(kind + packed for kind in ('.csv', '.tsv') for packed in _PACKED)
+JSON_ENDINGS = tuple('.json' + packed for packed in _PACKED)
 
 # A .txt file is cut into documents, so that one file alone can give a held-out split by document.
 _PARAGRAPH_AFTER = 4_096
@@ -34,15 +38,41 @@ def documents(path: str, field: str | None) -> Iterator[tuple[str, str | bytes]]
   Raises:
     DataError: no such file, an unknown ending, a corrupt archive, broken JSON, a field that is not there.
   """
+
+  def read(name, file):
+    return _text_documents(name, file) if name.endswith(TEXT_ENDINGS) else _field_texts(name, file, field)
+
+  return _read(path, TEXT_ENDINGS + JSONL_ENDINGS, read)
+
+
+def records(path: str) -> Iterator[tuple[str, dict]]:
+  """Yields (where, record) of every .jsonl line, .csv or .tsv row (its first line names the fields), or .json file.
+
+  Raises:
+    DataError: as `documents`, or a row with more or fewer fields than its first line.
+  """
+
+  def read(name, file):
+    if name.endswith(JSON_ENDINGS):
+      return iter([(name, _object(file.read(), name))])
+    return _table_rows(name, file) if name.endswith(TABLE_ENDINGS) else _objects(name, file)
+
+  return _read(path, JSONL_ENDINGS + TABLE_ENDINGS + JSON_ENDINGS, read)
+
+
+def _read(path: str, endings: tuple[str, ...], read: Callable) -> Iterator:
+  """What `read(name, file)` yields for each file, with the errors of files turned into DataError."""
   names = expand(path)
   for name in names:
-    _check_ending(name)
+    if not name.endswith(endings):
+      known = ', '.join(endings)
+      raise DataError(f'{name}: unknown ending; a source must end in one of {known}; rename or convert the file')
   for name in names:
     try:
       with _open(name) as file:
         if file.read(len(_BOM)) != _BOM:
           file.seek(0)
-        yield from _text_documents(name, file) if name.endswith(TEXT_ENDINGS) else _records(name, file, field)
+        yield from read(name, file)
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
       raise DataError(f'{name}: {error}; a compressed file must be whole; download or compress it again') from None
     except OSError as error:
@@ -81,12 +111,6 @@ def _digest(name: str) -> str:
       return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
   except OSError as error:
     raise DataError(f'{name}: {error.strerror}; a source must be readable; check its permissions') from None
-
-
-def _check_ending(name: str):
-  if not name.endswith(TEXT_ENDINGS + JSONL_ENDINGS):
-    endings = ', '.join(TEXT_ENDINGS + JSONL_ENDINGS)
-    raise DataError(f'{name}: unknown ending; a source must end in one of {endings}; rename or convert the file')
 
 
 def _open(name: str) -> IO[bytes]:
@@ -136,11 +160,23 @@ def _soft_cut(line: bytes) -> int:
   return cut
 
 
-def _records(name: str, file: IO[bytes], field: str | None) -> Iterator[tuple[str, str | bytes]]:
-  """The text of each JSONL line. Lines end at \\n alone: some texts hold U+2028, which str.splitlines would
-  cut at."""
+def _field_texts(name: str, file: IO[bytes], field: str | None) -> Iterator[tuple[str, str | bytes]]:
+  """The text of each JSONL line."""
   if field is None:
     raise DataError(f'{name}: data field None; JSONL text stands in a named field; set field, such as "text"')
+  for where, record in _objects(name, file, f'{{"{field}": ...}}'):
+    if field not in record:
+      there = ', '.join(sorted(map(str, record))) or 'none'
+      raise DataError(f'{where}: no field {field!r}; it must hold the text; fields there: {there}')
+    text = record[field]
+    if not isinstance(text, str):
+      kind = type(text).__name__
+      raise DataError(f'{where}: field {field!r} is of type {kind}; it must be a string; name another field')
+    yield where, text
+
+
+def _objects(name: str, file: IO[bytes], example: str = '{"text": ...}') -> Iterator[tuple[str, dict]]:
+  """The object of each JSONL line, which ends at \\n alone: some texts hold U+2028, where str.splitlines would cut."""
   number = 0
   while line := file.readline(_LONGEST_RECORD):
     number += 1
@@ -148,27 +184,40 @@ def _records(name: str, file: IO[bytes], field: str | None) -> Iterator[tuple[st
     if len(line) == _LONGEST_RECORD:
       raise DataError(f'{where}: more than {_LONGEST_RECORD:,} bytes; a record must be shorter; is this JSONL?')
     if line.strip():
-      yield where, _field_text(line, where, field)
+      yield where, _object(line, where, example)
 
 
-def _field_text(line: bytes, where: str, field: str) -> str | bytes:
-  """The text of one record.
+def _object(data: bytes, where: str, example: str = '{"data": ...}') -> dict:
+  """One JSON object.
 
   Bytes that are not UTF-8 are let through as lone surrogates when they stand inside the text, so that the one
   policy on bad text (`sources`) sees them with the rest.
   """
   try:
-    record = json.loads(line.decode('utf-8', 'surrogateescape'))
+    record = json.loads(data.decode('utf-8', 'surrogateescape'))
   except (ValueError, RecursionError) as error:
     raise DataError(f'{where}: broken JSON ({error}); each line must be one object; mend or drop the line') from None
   if not isinstance(record, dict):
     kind = type(record).__name__
-    raise DataError(f'{where}: a JSON {kind}; each line must be one object; write {{"{field}": ...}}')
-  if field not in record:
-    there = ', '.join(sorted(map(str, record))) or 'none'
-    raise DataError(f'{where}: no field {field!r}; it must hold the text; fields there: {there}')
-  text = record[field]
-  if not isinstance(text, str):
-    kind = type(text).__name__
-    raise DataError(f'{where}: field {field!r} is of type {kind}; it must be a string; name another field')
-  return text
+    raise DataError(f'{where}: a JSON {kind}; each line must be one object; write {example}')
+  return record
+
+
+def _table_rows(name: str, file: IO[bytes]) -> Iterator[tuple[str, dict]]:
+  """The rows of a table. Quotes mean something in .csv alone: in .tsv they are text."""
+  text = io.TextIOWrapper(file, encoding='utf-8', errors='surrogateescape', newline='')
+  tabs = '.tsv' in os.path.basename(name)
+  rows = csv.reader(text, delimiter='\t', quoting=csv.QUOTE_NONE) if tabs else csv.reader(text)
+  try:
+    header = next(rows, None)
+    for row in rows:
+      where = f'{name}, line {rows.line_num}'
+      if row and len(row) != len(header):
+        rule = f'each row must have as many as the first line ({", ".join(header)})'
+        raise DataError(f'{where}: {len(row)} fields; {rule}; mend the row')
+      if row:
+        yield where, dict(zip(header, row))
+  except csv.Error as error:
+    raise DataError(f'{name}, line {rows.line_num}: {error}; a table must be well formed; mend the file') from None
+  finally:
+    text.detach()

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, Protocol
 
 import numpy as np
@@ -94,6 +94,19 @@ class Transform(Protocol):
     """
 
 
+class Layout(Protocol):
+  """Rows that can be looked up: of text (`packing.RowLayout`), or of labelled examples."""
+
+  def __len__(self) -> int:
+    """Number of rows."""
+
+  def row(self, index: int) -> dict[str, np.ndarray]:
+    """What the transform is given."""
+
+  def documents_of(self, index: int) -> list[tuple[int, int]]:
+    """(document, where in the row it begins), for display."""
+
+
 class Pipeline:
   """The training batches of a run.
 
@@ -103,13 +116,48 @@ class Pipeline:
     rows_per_host: rows of this host's part of a batch.
   """
 
-  def __init__(self, config, stores, spec, transform, seed, total_steps, hosts, host):
-    self._config, self._stores, self._spec, self._transform = config, stores, spec, transform
+  def __init__(
+    self,
+    layouts: Mapping[str, Layout],
+    weights: list[float],
+    transform: Transform,
+    facts: dict,
+    *,
+    batch_size: int,
+    vocab_size: int,
+    seed: int,
+    total_steps: int,
+    hosts: int = 1,
+    host: int = 0,
+  ):
+    """Batches of the rows of `layouts`, drawn from each by its weight.
+
+    Args:
+      layouts: the rows of each source.
+      weights: of the sources, in the same order.
+      transform: makes an example of a row.
+      facts: JSON-able, all that decides what the rows hold.
+      batch_size: rows of a batch, over all hosts.
+      vocab_size: ids must lie below.
+      seed: orders the rows and keys the masks.
+      total_steps: steps of the run; `step / total_steps` is the transform's progress.
+      hosts: processes that share each batch.
+      host: which of them this is.
+
+    Raises:
+      DataError: the batch cannot be shared equally.
+    """
+    if batch_size % hosts:
+      raise DataError(
+        f'data.batch_size = {batch_size}: must be a multiple of the {hosts} hosts; set it to '
+        f'{-(-batch_size // hosts) * hosts}'
+      )
+    self.layouts, self._transform, self._facts = dict(layouts), transform, facts
+    self._batch_size, self._vocab_size = batch_size, vocab_size
     self._seed, self._total_steps, self._host = seed, total_steps, host
-    self.rows_per_host = config.batch_size // hosts
-    self._names = list(config.sources)
-    self._quota = quota([config.sources[name].weight for name in self._names])
-    self.layouts = {name: _training_layout(config, stores[name], spec, seed) for name in self._names}
+    self.rows_per_host = batch_size // hosts
+    self._names = list(layouts)
+    self._quota = quota(weights)
     self.rows_per_epoch = {name: len(layout) for name, layout in self.layouts.items()}
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
@@ -121,11 +169,11 @@ class Pipeline:
     first = self._host * self.rows_per_host
     rows = self.rows(step)[first : first + self.rows_per_host]
     examples = [self._example(*row, progress=step / self._total_steps) for row in rows]
-    return _stack(examples, self._stores[self._names[0]].meta['vocab_size'], f'batch {step}')
+    return _stack(examples, self._vocab_size, f'batch {step}')
 
   def rows(self, step: int) -> list[tuple[str, int, int]]:
     """(source, epoch, row of its layout) of each row of the whole batch; host h has the h-th equal part."""
-    size = self._config.batch_size
+    size = self._batch_size
     sources, numbers = self._quota.locate(step * size + np.arange(size, dtype=np.int64))
     found: list[tuple[str, int, int]] = [('', 0, 0)] * size
     for source, name in enumerate(self._names):
@@ -157,14 +205,7 @@ class Pipeline:
     What the transform does (masking rates, say) is the task's, and not in it; nor is the number of steps, so
     that a run can be made longer.
     """
-    config = self._config
-    facts = {
-      'sources': [[name, self._stores[name].fingerprint, config.sources[name].weight] for name in self._names],
-      'rows': config.rows,
-      'spec': dataclasses.asdict(self._spec),
-      'batch_size': config.batch_size,
-      'seed': self._seed,
-    }
+    facts = {**self._facts, 'batch_size': self._batch_size, 'seed': self._seed}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode('utf-8')).hexdigest()
 
   def _example(self, name: str, epoch: int, row: int, progress: float) -> dict[str, np.ndarray]:
@@ -198,26 +239,52 @@ def make(
   Raises:
     DataError: a source has too little text for one row, or the batch cannot be shared equally.
   """
-  if config.batch_size % hosts:
-    raise DataError(
-      f'data.batch_size = {config.batch_size}: must be a multiple of the {hosts} hosts; set it to '
-      f'{-(-config.batch_size // hosts) * hosts}'
-    )
+  [vocab_size] = {store.meta['vocab_size'] for store in stores.values()}
   assert len({store.meta['tokenizer'] for store in stores.values()}) == 1, 'one tokenizer for all sources'
-  return Pipeline(config, stores, spec, transform, seed, total_steps, hosts, host)
+  return Pipeline(
+    {name: _training_layout(config, stores[name], spec, seed) for name in config.sources},
+    [source.weight for source in config.sources.values()],
+    transform,
+    {
+      'sources': [[name, stores[name].fingerprint, source.weight] for name, source in config.sources.items()],
+      'rows': config.rows,
+      'spec': dataclasses.asdict(spec),
+    },
+    batch_size=config.batch_size,
+    vocab_size=vocab_size,
+    seed=seed,
+    total_steps=total_steps,
+    hosts=hosts,
+    host=host,
+  )
 
 
 class ValidBatches:
   """The evaluation batches of one source: the same rows and masks at each evaluation, whatever the seed.
 
-  The rows of all batches together are the held-out documents in the order of their digests; the last batch is
-  filled up with rows of weight 0. `len` and the shapes are the same on every host.
+  The rows of all batches together are those of the layout, in order; the last batch is filled up with rows of
+  weight 0. `len` and the shapes are the same on every host.
+
+  Args:
+    name: keys the masks.
+    layout: the rows.
+    transform: makes an example of a row.
+    vocab_size: ids must lie below.
+    batch_size: rows of a batch, over all hosts.
+    hosts: processes that share each batch.
+    host: which of them this is.
+
+  Raises:
+    DataError: no row, or a batch that cannot be shared equally.
   """
 
-  def __init__(self, config, store, spec, transform, batch_size, hosts, host):
-    documents, order = held_out(config, store)
-    self.layout = RowLayout(documents, order, config.rows, spec, keep_tail=True)
-    self._store, self._transform, self._batch_size = store, transform, batch_size
+  def __init__(self, name, layout: Layout, transform: Transform, *, vocab_size, batch_size, hosts=1, host=0):
+    if batch_size % hosts:
+      raise DataError(f'batch size {batch_size}: must be a multiple of the {hosts} hosts; change it')
+    if not len(layout):
+      raise DataError(f'{name}: its held-out documents make no row; raise data.valid_fraction or add text')
+    self.layout, self._name, self._vocab_size = layout, name, vocab_size
+    self._transform, self._batch_size = transform, batch_size
     self._part = slice(host * batch_size // hosts, (host + 1) * batch_size // hosts)
 
   def __len__(self):
@@ -234,14 +301,14 @@ class ValidBatches:
   def batch(self, index: int) -> dict[str, np.ndarray]:
     """This host's part of batch `index`, arrays of [batch_size / hosts, ...]."""
     examples = [self._example(row) for row in self.rows(index)]
-    return _stack(examples, self._store.meta['vocab_size'], f'validation batch {index}')
+    return _stack(examples, self._vocab_size, f'validation batch {index}')
 
   def _example(self, row: int) -> dict[str, np.ndarray]:
     if row >= len(self.layout):
       # A real row, so that nothing is masked out altogether; it just does not count.
       example = self._example(0)
       return example | {key: np.zeros_like(example[key]) for key in _WEIGHTS if key in example}
-    return self._transform(self.layout.row(row), _generator('valid', self._store.name, row), 0.0)
+    return self._transform(self.layout.row(row), _generator('valid', self._name, row), 0.0)
 
 
 def valid_batches(
@@ -254,17 +321,17 @@ def valid_batches(
   hosts: int = 1,
   host: int = 0,
 ) -> ValidBatches:
-  """The evaluation batches of a source; `batch_size` rows over all hosts.
+  """The evaluation batches of a source: its held-out documents in the order of their digests.
 
   Raises:
     DataError: no row, or a batch that cannot be shared equally.
   """
-  if batch_size % hosts:
-    raise DataError(f'batch size {batch_size}: must be a multiple of the {hosts} hosts; change it')
-  batches = ValidBatches(config, store, spec, transform, batch_size, hosts, host)
-  if not len(batches):
-    raise DataError(f'{store.name}: its held-out documents make no row; raise data.valid_fraction or add text')
-  return batches
+  documents, order = held_out(config, store)
+  layout = RowLayout(documents, order, config.rows, spec, keep_tail=True)
+  vocab_size = store.meta['vocab_size']
+  return ValidBatches(
+    store.name, layout, transform, vocab_size=vocab_size, batch_size=batch_size, hosts=hosts, host=host
+  )
 
 
 def valid_text(config: DataConfig, store: TokenStore) -> bytes:

@@ -58,9 +58,17 @@ def identity() -> dict:
 
 
 @functools.lru_cache(maxsize=1)
-def _scan() -> tuple[str, ...]:
-  """All documents, about 2.5 MB. Kept, since the tokenizer's sample and the token store both read them."""
-  texts = dict.fromkeys(_topics())
+def docstrings() -> tuple[tuple[str, str], ...]:
+  """The (qualified name, docstring) pairs of the standard library's source files, in a fixed order.
+
+  Names are those of the source, `textwrap.wrap` or `random.Random.shuffle`, nested functions included; one that
+  is defined twice, under `if` and `else`, occurs twice. Docstrings are as `inspect.cleandoc` gives them, of any
+  length. Kept, about 2.5 MB: a process parses the library once.
+
+  Raises:
+    DataError: the library is not there as source files.
+  """
+  found = []
   folder = _library()
   for name in _module_files(folder):
     with open(name, 'rb') as file:
@@ -69,7 +77,16 @@ def _scan() -> tuple[str, ...]:
       tree = ast.parse(code)
     except (SyntaxError, ValueError):  # templates and test data may stand among the modules
       continue
-    texts.update(dict.fromkeys(_prose(_docstrings(tree))))
+    parts = os.path.relpath(name, folder).removesuffix('.py').split(os.sep)
+    found += _docstrings(tree, '.'.join(part for part in parts if part != '__init__'))
+  return tuple(found)
+
+
+@functools.lru_cache(maxsize=1)
+def _scan() -> tuple[str, ...]:
+  """All documents. Kept, since the tokenizer's sample and the token store both read them."""
+  texts = dict.fromkeys(_topics())
+  texts.update(dict.fromkeys(_prose(text for _, text in docstrings())))
   texts.update(dict.fromkeys(_prose(_extension_docstrings())))
   return tuple(texts)
 
@@ -106,17 +123,20 @@ def _topics() -> list[str]:
   return [text.strip() + '\n' for _, text in sorted(topics.topics.items())]
 
 
-def _docstrings(tree: ast.Module) -> Iterator[str | None]:
+def _docstrings(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
   """The docstrings of a module, its classes and functions, in the order of the source."""
-  stack: list[ast.AST] = [tree]
+  stack: list[tuple[ast.AST, str]] = [(tree, module)]
   while stack:
-    node = stack.pop()
+    node, name = stack.pop()
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+      name = f'{name}.{node.name}'
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-      yield ast.get_docstring(node)
+      if text := ast.get_docstring(node):
+        yield name, text
     # Definitions also stand under `if` and `try`; nothing else that holds statements is looked into.
     for block in ('finalbody', 'handlers', 'orelse', 'body'):
       stack.extend(
-        child
+        (child, name)
         for child in reversed(getattr(node, block, None) or [])
         if isinstance(
           child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.If | ast.Try | ast.ExceptHandler

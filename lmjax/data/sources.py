@@ -70,7 +70,7 @@ def documents(source: SourceConfig, bad_text: BadText, counts: collections.Count
   """
   found = counts['documents']
   for where, text in _raw_documents(source):
-    text, verdict = _clean(text, where, bad_text)
+    text, verdict = clean(text, where, bad_text)
     if verdict:
       counts[verdict] += 1
     if text is None:
@@ -111,7 +111,7 @@ def _has_fields(path: str) -> bool:
 
 
 def _raw_documents(source: SourceConfig) -> Iterator[tuple[str, str | bytes]]:
-  """Yields (where, text): `where` names the place in an error; bytes are decoded by `_clean`."""
+  """Yields (where, text): `where` names the place in an error; bytes are decoded by `clean`."""
   if source.path == 'pydoc':
     return pydoc_corpus.documents()
   if source.path.startswith('tfds:'):
@@ -119,12 +119,12 @@ def _raw_documents(source: SourceConfig) -> Iterator[tuple[str, str | bytes]]:
   return files.documents(source.path, source.field)
 
 
-def _clean(text: str | bytes, where: str, bad_text: BadText) -> tuple[str | None, str | None]:
+def clean(text: str | bytes, where: str, bad_text: BadText) -> tuple[str | None, str | None]:
   """Returns (text or None, what to count or None), with bad text treated by policy.
 
-  >>> _clean(b'caf\\xe9', 'a.txt', 'replace')
+  >>> clean(b'caf\\xe9', 'a.txt', 'replace')
   ('caf\\ufffd', 'replaced')
-  >>> _clean('\\ud800', 'a.jsonl, line 1', 'skip')
+  >>> clean('\\ud800', 'a.jsonl, line 1', 'skip')
   (None, 'skipped')
   """
   if isinstance(text, bytes):

@@ -24,20 +24,37 @@ def documents(path: str, field: str) -> Iterator[tuple[str, bytes | str]]:
     DataError: an unknown data set, split or field; not prepared and no network; a builder that needs
       TensorFlow.
   """
+  for where, example in _examples(*_prepared(path), path, (field,)):
+    if not isinstance(example[field], bytes | str):
+      kind = type(example[field]).__name__
+      raise DataError(f'{where}: field {field!r} is of type {kind}; it must be text; name another field')
+    yield where, example[field]
+
+
+def records(path: str, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
+  """Yields (where, record) of a split's examples; text comes as bytes, a class label as its name.
+
+  Raises:
+    DataError: as `documents`.
+  """
   builder, split = _prepared(path)
-  if field not in builder.info.features:
-    there = ', '.join(sorted(builder.info.features))
-    raise DataError(f'{path}: no field {field!r}; it must hold the text; fields there: {there}')
+  labels = {name: feature for name, feature in builder.info.features.items() if hasattr(feature, 'int2str')}
+  for where, example in _examples(builder, split, path, fields):
+    # -1 stands for a hidden label, in the test sets of benchmarks
+    named = {name: labels[name].int2str(int(example[name])) for name in labels if int(example[name]) >= 0}
+    yield where, example | named
+
+
+def _examples(builder, split, path: str, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
+  for field in fields:
+    if field not in builder.info.features:
+      there = ', '.join(sorted(builder.info.features))
+      raise DataError(f'{path}: no field {field!r}; it must hold the text; fields there: {there}')
   source = builder.as_data_source(split)
   for start in range(0, len(source), _READ_AT_ONCE):
     rows = range(start, min(start + _READ_AT_ONCE, len(source)))
     for row, example in zip(rows, source.__getitems__(rows)):
-      text = example[field]
-      where = f'{path}, example {row}'
-      if not isinstance(text, bytes | str):
-        kind = type(text).__name__
-        raise DataError(f'{where}: field {field!r} is of type {kind}; it must be text; name another field')
-      yield where, text
+      yield f'{path}, example {row}', example
 
 
 def identity(path: str) -> dict:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tokenizers
+from etils import epath
 
 from lmjax.errors import DataError
 from lmjax.fields import PositiveInt
@@ -112,8 +113,7 @@ class Tokenizer:
       DataError: no such file, or not a tokenizer.
     """
     try:
-      with open(os.path.expanduser(path), encoding='utf-8') as file:
-        text = file.read()
+      text = epath.Path(path).expanduser().read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
       raise DataError(f'{path}: cannot be read ({error}); a tokenizer.json must exist; check the path') from None
     try:
@@ -168,6 +168,11 @@ class Tokenizer:
   def encode_batch(self, texts: list[str]) -> list[list[int]]:
     """Ids of many texts, on all cores (unless the variable TOKENIZERS_PARALLELISM says false)."""
     return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+  def encode_with_offsets(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(ids int32 [N], offsets int32 [N, 2]) of each text: the characters that a token stands for, as (begin, end)."""
+    found = self._backend.encode_batch(texts, add_special_tokens=False)
+    return [(np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in found]
 
   def decode(self, ids, skip_special: bool = True) -> str:
     """Text of ids; for a byte-level tokenizer `decode(encode(text)) == text`."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lmjax.models.axes import Named, names_of
-from lmjax.models.layers import GATED, PLAIN, Norm, linear
+from lmjax.models.layers import GATED, PLAIN, Linear, Norm
 from lmjax.models.model_config import ModelConfig
 from lmjax.models.transformer import Transformer
 
@@ -22,7 +22,7 @@ class MlmTransform(nn.Module):
   def __call__(self, x_BTD):
     """x_BTD -> x_BTD."""
     c = self.config
-    x_BTD = linear(c, c.width, ('embed', None), c.init_std, 'dense')(x_BTD)
+    x_BTD = Linear(c, c.width, ('embed', None), c.init_std, name='dense')(x_BTD)
     # a gated activation has no gate here: ModernBERT, too, takes its plain GELU
     activation = PLAIN['gelu'] if c.activation in GATED else PLAIN[c.activation]
     return Norm(c, name='norm')(activation(x_BTD))
@@ -77,3 +77,37 @@ class LanguageModel:
     logits = jnp.einsum('BTD,DV->BTV', x_BTD, kernel_DV.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
     logits = logits if bias_V is None else logits + bias_V
     return logits[..., : self.backbone.vocab_size]
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadedModel:
+  """Backbone and one linear layer: what classification and extractive question answering train.
+
+  `init` gives {'embeddings', 'layers', 'final_norm', NAME: {'kernel' [D, outputs], 'bias' [outputs]}}.
+
+  Attributes:
+    backbone: the Transformer.
+    name: of the layer in the parameter tree.
+    outputs: its width.
+  """
+
+  backbone: Transformer
+  name: str
+  outputs: int
+
+  def init(self, key: jax.Array) -> dict:
+    """Random float32 parameters."""
+    backbone_key, head_key = jax.random.split(key)
+    c = self.backbone.config
+    kernel = nn.initializers.normal(c.init_std)(head_key, (c.width, self.outputs))
+    return {**self.backbone.init(backbone_key), self.name: {'kernel': kernel, 'bias': jnp.zeros(self.outputs)}}
+
+  def axes(self) -> dict:
+    """Logical axis names of every parameter."""
+    return {**self.backbone.axes(), self.name: {'kernel': ('embed', None), 'bias': (None,)}}
+
+  def logits(self, params: dict, x: jax.Array) -> jax.Array:
+    """[..., D] -> float32 [..., outputs]."""
+    head = params[self.name]
+    kernel = head['kernel'].astype(x.dtype)
+    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32) + head['bias']

@@ -5,6 +5,7 @@ Legend: B batch, T length, D width, H heads, G key-value heads, K head width, F 
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,20 @@ PLAIN: dict[str, Callable] = {
   'gelu': functools.partial(jax.nn.gelu, approximate=False),
   'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),
 }
+
+
+class Place(NamedTuple):
+  """Where the tokens of a batch stand, and with what they share a row.
+
+  Attributes:
+    positions: int32 [B, T], position in the document.
+    segments: int32 [B, T], document number, 0 for padding; None: one document a row.
+    prefix: bool [B, T], tokens that a causal model reads from both sides; None: none.
+  """
+
+  positions: jax.Array
+  segments: jax.Array | None
+  prefix: jax.Array | None
 
 
 class Norm(nn.Module):
@@ -39,6 +54,37 @@ class Norm(nn.Module):
     if self.config.biases:
       bias = self.param('bias', named(nn.initializers.zeros, ('norm',)), (width,))
     return norms.layer_norm(x, scale, bias, self.config.norm_eps)
+
+
+class Linear(nn.Module):
+  """x @ kernel + bias; and a low-rank adapter where the parameters hold one (LoRA, https://arxiv.org/abs/2106.09685).
+
+  Attributes:
+    config: biases, dtype, and the adapters' scale and dropout.
+    features: columns of the kernel.
+    axes: logical names of the kernel's axes.
+    std: standard deviation of the initial kernel.
+  """
+
+  config: ModelConfig
+  features: int
+  axes: tuple
+  std: float
+
+  @nn.compact
+  def __call__(self, x, key=None):
+    """[..., D] -> [..., features], in the compute dtype; `key` is for the adapter's dropout."""
+    c, dtype = self.config, self.config.dtype
+    kernel_init = named(nn.initializers.normal(self.std), self.axes)
+    kernel = self.param('kernel', kernel_init, (x.shape[-1], self.features))
+    x = x.astype(dtype)
+    y = matmul(x, kernel.astype(dtype))
+    if c.biases:
+      y = y + self.param('bias', named(nn.initializers.zeros, self.axes[1:]), (self.features,)).astype(dtype)
+    if self.has_variable('params', 'lora_a'):
+      a, b = (self.get_variable('params', name).astype(dtype) for name in ('lora_a', 'lora_b'))
+      y = y + matmul(matmul(dropout(x, c.lora.dropout, key), a), b) * c.lora.scale
+    return y
 
 
 class Embeddings(nn.Module):
@@ -72,30 +118,36 @@ class Attention(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, positions_BT, segments_BT, window, theta, key, cache):
+  def __call__(self, x_BTD, place: Place, window, theta, key, cache):
     """x_BTD -> (x_BTD, cache)."""
     c = self.config
     B, T, _ = x_BTD.shape
+    keys = (None,) * 5 if key is None else jax.random.split(key, 5)
 
-    def project(name, heads, axis):
-      y_BTE = linear(c, heads * c.head_width, ('embed', axis), c.init_std, name)(x_BTD)
+    def project(name, heads, axis, key):
+      y_BTE = Linear(c, heads * c.head_width, ('embed', axis), c.init_std, name=name)(x_BTD, key)
       return y_BTE.reshape(B, T, heads, c.head_width)
 
-    q_BTHK = project('query', c.heads, 'heads')
-    k_BTGK = project('key', c.kv_heads, 'kv_heads')
-    v_BTGK = project('value', c.kv_heads, 'kv_heads')
+    q_BTHK = project('query', c.heads, 'heads', keys[0])
+    k_BTGK = project('key', c.kv_heads, 'kv_heads', keys[1])
+    v_BTGK = project('value', c.kv_heads, 'kv_heads', keys[2])
     if c.qk_norm:
       q_BTHK = Norm(c, rms=True, name='query_norm')(q_BTHK)
       k_BTGK = Norm(c, rms=True, name='key_norm')(k_BTGK)
     if c.positions == 'rotary':
-      q_BTHK, k_BTGK = (positions.rotate(a, positions_BT, theta) for a in (q_BTHK, k_BTGK))
-    q_index_T, k_segments_BS = None, segments_BT
+      # scaled positions: interpolation between those that were trained (https://arxiv.org/abs/2306.15595)
+      scaled_BT = place.positions if c.rope_scaling is None else place.positions / c.rope_scaling
+      q_BTHK, k_BTGK = (positions.rotate(a, scaled_BT, theta) for a in (q_BTHK, k_BTGK))
+    q_index_T, k_segments_BS, k_prefix_BS = None, place.segments, place.prefix
     if cache is not None:
       q_index_T = cache['index'] + jnp.arange(T)
       k_BTGK, v_BTGK, k_segments_BS = (
         jax.lax.dynamic_update_slice_in_dim(cache[name], new.astype(cache[name].dtype), cache['index'], axis=1)
-        for name, new in (('key', k_BTGK), ('value', v_BTGK), ('segments', segments_BT))
+        for name, new in (('key', k_BTGK), ('value', v_BTGK), ('segments', place.segments))
       )
+      if place.prefix is not None:
+        hidden_BS = jnp.zeros(k_segments_BS.shape, bool)
+        k_prefix_BS = jax.lax.dynamic_update_slice_in_dim(hidden_BS, place.prefix, cache['index'], axis=1)
       cache = {'key': k_BTGK, 'value': v_BTGK, 'segments': k_segments_BS, 'index': cache['index'] + T}
     y_BTHK = attention.attend(
       q_BTHK,
@@ -104,14 +156,15 @@ class Attention(nn.Module):
       causal=c.attention == 'causal',
       window=window,
       q_index_T=q_index_T,
-      q_segments_BT=segments_BT,
+      q_segments_BT=place.segments,
       k_segments_BS=k_segments_BS,
+      k_prefix_BS=k_prefix_BS,
       implementation=attention.choose(c.attention_implementation, c.dtype, c.attention_dropout),
       dropout=c.attention_dropout,
-      key=key,
+      key=keys[3],
     )
-    output = linear(c, c.width, ('heads', 'embed'), _residual_std(c), 'output')
-    return output(y_BTHK.reshape(B, T, c.width)), cache
+    output = Linear(c, c.width, ('heads', 'embed'), _residual_std(c), name='output')
+    return output(y_BTHK.reshape(B, T, c.width), keys[4]), cache
 
 
 class FeedForward(nn.Module):
@@ -120,16 +173,17 @@ class FeedForward(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD):
+  def __call__(self, x_BTD, key):
     """x_BTD -> x_BTD."""
     c = self.config
-    h_BTF = linear(c, c.mlp_width, ('embed', 'mlp'), c.init_std, 'up')(x_BTD)
+    keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+    h_BTF = Linear(c, c.mlp_width, ('embed', 'mlp'), c.init_std, name='up')(x_BTD, keys[0])
     if c.activation in GATED:
-      gate_BTF = linear(c, c.mlp_width, ('embed', 'mlp'), c.init_std, 'gate')(x_BTD)
+      gate_BTF = Linear(c, c.mlp_width, ('embed', 'mlp'), c.init_std, name='gate')(x_BTD, keys[1])
       h_BTF = GATED[c.activation](gate_BTF) * h_BTF
     else:
       h_BTF = PLAIN[c.activation](h_BTF)
-    return linear(c, c.width, ('mlp', 'embed'), _residual_std(c), 'down')(h_BTF)
+    return Linear(c, c.width, ('mlp', 'embed'), _residual_std(c), name='down')(h_BTF, keys[2])
 
 
 class Block(nn.Module):
@@ -138,20 +192,20 @@ class Block(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, positions_BT, segments_BT, window, theta, key, cache=None):
+  def __call__(self, x_BTD, place: Place, window, theta, key, cache=None):
     """x_BTD -> (x_BTD, cache)."""
     c = self.config
-    keys = (None,) * 3 if key is None else jax.random.split(key, 3)
+    keys = (None,) * 4 if key is None else jax.random.split(key, 4)
     attend = Attention(c, name='attention')
     attention_norm, mlp_norm = Norm(c, name='attention_norm'), Norm(c, name='mlp_norm')
     feed_forward = FeedForward(c, name='mlp')
     if c.norm_placement == 'pre':
-      y_BTD, cache = attend(attention_norm(x_BTD), positions_BT, segments_BT, window, theta, keys[0], cache)
+      y_BTD, cache = attend(attention_norm(x_BTD), place, window, theta, keys[0], cache)
       x_BTD = x_BTD + dropout(y_BTD, c.residual_dropout, keys[1])
-      return x_BTD + dropout(feed_forward(mlp_norm(x_BTD)), c.residual_dropout, keys[2]), cache
-    y_BTD, cache = attend(x_BTD, positions_BT, segments_BT, window, theta, keys[0], cache)
+      return x_BTD + dropout(feed_forward(mlp_norm(x_BTD), keys[3]), c.residual_dropout, keys[2]), cache
+    y_BTD, cache = attend(x_BTD, place, window, theta, keys[0], cache)
     x_BTD = attention_norm(x_BTD + dropout(y_BTD, c.residual_dropout, keys[1]))
-    return mlp_norm(x_BTD + dropout(feed_forward(x_BTD), c.residual_dropout, keys[2])), cache
+    return mlp_norm(x_BTD + dropout(feed_forward(x_BTD, keys[3]), c.residual_dropout, keys[2])), cache
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -159,19 +213,6 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
   if rate == 0.0 or key is None:
     return x
   return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0).astype(x.dtype)
-
-
-def linear(c: ModelConfig, features: int, axes: tuple, std: float, name: str) -> nn.Dense:
-  """A Dense layer as the config wants it: biases, dtype, initial weights of standard deviation `std`."""
-  return nn.Dense(
-    features,
-    use_bias=c.biases,
-    dtype=c.dtype,
-    kernel_init=named(nn.initializers.normal(std), axes),
-    bias_init=named(nn.initializers.zeros, axes[1:]),
-    dot_general=lambda x, kernel, *_, **__: matmul(x, kernel),
-    name=name,
-  )
 
 
 def _residual_std(c):

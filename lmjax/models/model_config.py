@@ -7,6 +7,32 @@ from lmjax.fields import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+  """Low-rank adapters beside frozen kernels (LoRA, arXiv:2106.09685).
+
+  rank: inner width of an adapter
+  alpha: the adapter's output is scaled by alpha / rank
+  dropout: dropout on the adapter's input
+  targets: path patterns of the kernels that get one, such as */query/kernel
+  """
+
+  rank: PositiveInt
+  alpha: PositiveFloat
+  dropout: Rate
+  targets: tuple[str, ...]
+
+  @property
+  def scale(self) -> float:
+    """What the adapter's output is multiplied by."""
+    return self.alpha / self.rank
+
+  def problems(self):
+    """An adapter without a kernel does nothing."""
+    if not self.targets:
+      yield 'targets', self.targets, 'must name at least one pattern', 'give */query/kernel,*/value/kernel'
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
   """The backbone and its output head.
 
@@ -20,6 +46,7 @@ class ModelConfig:
   max_length: rows of the position table; None with rotary positions
   rope_theta: base of the rotary frequencies; None with learned positions
   rope_theta_local: the same for layers with a window; None: rope_theta
+  rope_scaling: positions are divided by this, for texts longer than those trained on (arXiv:2306.15595); None: 1
   norm: layernorm or rmsnorm
   norm_eps: added to the variance
   norm_placement: pre (before each sublayer) or post (after each residual sum, as in BERT)
@@ -42,6 +69,7 @@ class ModelConfig:
   remat: what the backward pass computes again: none, dots (all but matrix products) or full (arXiv:1604.06174)
   dtype: compute dtype; parameters and their optimizer state stay float32
   attention_implementation: auto, xla (the reference), blockwise (CPU), cudnn (GPU) or splash (TPU)
+  lora: low-rank adapters; None: none
   """
 
   attention: Literal['causal', 'bidirectional']
@@ -54,6 +82,7 @@ class ModelConfig:
   max_length: PositiveInt | None
   rope_theta: PositiveFloat | None
   rope_theta_local: PositiveFloat | None
+  rope_scaling: PositiveFloat | None
   norm: Literal['layernorm', 'rmsnorm']
   norm_eps: PositiveFloat
   norm_placement: Literal['pre', 'post']
@@ -76,6 +105,7 @@ class ModelConfig:
   remat: Literal['none', 'dots', 'full']
   dtype: Literal['float32', 'bfloat16']
   attention_implementation: Literal['auto', 'xla', 'blockwise', 'cudnn', 'splash']
+  lora: LoraConfig | None
 
   @property
   def head_width(self) -> int:
@@ -85,7 +115,8 @@ class ModelConfig:
   @property
   def has_dropout(self) -> bool:
     """Whether training draws random numbers."""
-    return any((self.embedding_dropout, self.attention_dropout, self.residual_dropout))
+    adapters = self.lora is not None and self.lora.dropout
+    return any((self.embedding_dropout, self.attention_dropout, self.residual_dropout, adapters))
 
   def problems(self):
     """Rules between leaves: what cannot be built, and what would be silently without effect."""
@@ -109,6 +140,8 @@ class ModelConfig:
       yield 'rope_theta', self.rope_theta, rule, 'set it to None' if learned else 'give a base such as 10000'
     if self.rope_theta_local is not None and (learned or self.window is None):
       yield 'rope_theta_local', self.rope_theta_local, 'needs rotary positions and a window', 'set it to None'
+    if self.rope_scaling is not None and learned:
+      yield 'rope_scaling', self.rope_scaling, 'needs rotary positions', 'set it to None'
     if self.global_every is not None and self.window is None:
       yield 'global_every', self.global_every, 'has no effect without model.window', 'set it to None'
     elif self.global_every is not None and self.global_every == 1:

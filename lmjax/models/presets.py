@@ -12,6 +12,7 @@ from lmjax.errors import ConfigError
 _COMMON = dict(
   rope_theta=None,
   rope_theta_local=None,
+  rope_scaling=None,
   max_length=None,
   qk_norm=False,
   window=None,
@@ -29,6 +30,7 @@ _COMMON = dict(
   remat='none',
   dtype='bfloat16',
   attention_implementation='auto',
+  lora=None,
 )
 
 # Radford et al. 2019, https://cdn.openai.com/better-language-models/language_models.pdf; shapes as in

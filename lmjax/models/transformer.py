@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from lmjax.models import lora
 from lmjax.models.axes import names_of
-from lmjax.models.layers import Block, Embeddings, Norm
+from lmjax.models.layers import Block, Embeddings, Norm, Place
 from lmjax.models.model_config import ModelConfig
 from lmjax.sharding import constrain
 
@@ -42,12 +43,12 @@ class Transformer:
   def init(self, key: jax.Array) -> dict:
     """Random float32 parameters: {'embeddings', 'layers': {'0': ...}, 'final_norm' (pre-norm alone)}."""
     c = self.config
-    embed_key, layers_key, final_key = jax.random.split(key, 3)
+    embed_key, layers_key, final_key, lora_key = jax.random.split(key, 4)
     tokens_11, x_11D = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, c.width), c.dtype)
     embeddings = Embeddings(c, self.rows).init(embed_key, tokens_11, tokens_11, tokens_11, None)
 
     def block(layer_key):
-      return Block(c).init(layer_key, x_11D, tokens_11, tokens_11, None, c.rope_theta, None)
+      return Block(c).init(layer_key, x_11D, Place(tokens_11, tokens_11, None), None, c.rope_theta, None)
 
     # one compiled initialiser for all layers; each layer's numbers depend on its own key alone
     stacked = jax.vmap(lambda k: nn.unbox(block(k)))(jax.random.split(layers_key, c.layers))
@@ -55,7 +56,7 @@ class Transformer:
     params = {'embeddings': nn.unbox(embeddings)['params'], 'layers': layers}
     if c.norm_placement == 'pre':
       params['final_norm'] = nn.unbox(Norm(c).init(final_key, x_11D))['params']
-    return params
+    return params if c.lora is None else lora.add(params, c, lora_key)
 
   def axes(self) -> dict:
     """Logical axis names of every parameter, in a tree like `init`'s."""
@@ -65,7 +66,7 @@ class Transformer:
       key, tokens_11, x_11D = jax.random.key(0), jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, c.width), c.dtype)
       return {
         'embeddings': Embeddings(c, self.rows).init(key, tokens_11, tokens_11, tokens_11, None),
-        'layer': Block(c).init(key, x_11D, tokens_11, tokens_11, None, c.rope_theta, None),
+        'layer': Block(c).init(key, x_11D, Place(tokens_11, tokens_11, None), None, c.rope_theta, None),
         'final_norm': Norm(c).init(key, x_11D),
       }
 
@@ -73,7 +74,7 @@ class Transformer:
     tree = {'embeddings': names['embeddings'], 'layers': {str(i): names['layer'] for i in range(c.layers)}}
     if c.norm_placement == 'pre':
       tree['final_norm'] = names['final_norm']
-    return tree
+    return tree if c.lora is None else lora.add_axes(tree, c)
 
   def apply(
     self,
@@ -83,6 +84,7 @@ class Transformer:
     segments_BT: jax.Array | None = None,
     positions_BT: jax.Array | None = None,
     segment_types_BT: jax.Array | None = None,
+    prefix_BT: jax.Array | None = None,
     key: jax.Array | None = None,
     cache: dict | None = None,
   ):
@@ -94,6 +96,7 @@ class Transformer:
       segments_BT: document numbers, 0 for padding; attention stays within a number. None: all one document.
       positions_BT: position of each token in its document. None: 0 .. T-1.
       segment_types_BT: token types, where the config has a table for them. None: 0.
+      prefix_BT: bool, tokens that a causal model reads from both sides. None: none.
       key: for dropout. None: no dropout.
       cache: from `init_cache`; then `segments_BT` and `positions_BT` are those of the new tokens.
 
@@ -110,14 +113,15 @@ class Transformer:
       {'params': params['embeddings']}, tokens_BT, positions_BT, segment_types_BT, keys[0]
     )
     x_BTD = constrain(x_BTD, ('batch', 'length', 'features'))
+    place = Place(positions_BT, segments_BT, prefix_BT)
     if cache is not None:
-      x_BTD, cache = self._cached_layers(params, x_BTD, positions_BT, segments_BT, cache)
+      x_BTD, cache = self._cached_layers(params, x_BTD, place, cache)
     elif c.scan:
-      x_BTD = self._scanned_layers(params, x_BTD, positions_BT, segments_BT, keys[1:])
+      x_BTD = self._scanned_layers(params, x_BTD, place, keys[1:])
     else:
       for i in range(c.layers):
         run = self._layer(c.window_of(i), c.theta_of(i))
-        x_BTD = run(params['layers'][str(i)], x_BTD, positions_BT, segments_BT, keys[i + 1])
+        x_BTD = run(params['layers'][str(i)], x_BTD, place, keys[i + 1])
     if c.norm_placement == 'pre':
       x_BTD = Norm(c).apply({'params': params['final_norm']}, x_BTD)
     return x_BTD if cache is None else (x_BTD, cache)
@@ -138,8 +142,8 @@ class Transformer:
     """One layer as a function of arrays, computed again in the backward pass as config.remat says."""
     c = self.config
 
-    def run(params, x_BTD, positions_BT, segments_BT, key):
-      y_BTD, _ = Block(c).apply({'params': params}, x_BTD, positions_BT, segments_BT, window, theta, key)
+    def run(params, x_BTD, place, key):
+      y_BTD, _ = Block(c).apply({'params': params}, x_BTD, place, window, theta, key)
       return constrain(y_BTD, ('batch', 'length', 'features'))
 
     if c.remat == 'none':
@@ -147,7 +151,7 @@ class Transformer:
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if c.remat == 'dots' else None
     return jax.checkpoint(run, policy=policy, prevent_cse=not c.scan)
 
-  def _scanned_layers(self, params, x_BTD, positions_BT, segments_BT, keys):
+  def _scanned_layers(self, params, x_BTD, place, keys):
     c = self.config
     low = jax.tree.map(lambda p: p.astype(c.dtype) if p.ndim == 2 else p, params['layers'])
     stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *(low[str(i)] for i in range(c.layers)))
@@ -162,24 +166,15 @@ class Transformer:
       layer_params, window, theta, key = layer
       window, theta = (window, theta) if mixed else (c.window_of(0), c.theta_of(0))
       run = self._layer(window, theta)
-      return run(layer_params, x_BTD, positions_BT, segments_BT, key), None
+      return run(layer_params, x_BTD, place, key), None
 
     return jax.lax.scan(body, x_BTD, (stacked, windows, thetas, keys))[0]
 
-  def _cached_layers(self, params, x_BTD, positions_BT, segments_BT, cache):
-    c = self.config
-    if segments_BT is None:
-      segments_BT = jnp.ones(x_BTD.shape[:2], jnp.int32)
-    new = {}
+  def _cached_layers(self, params, x_BTD, place, cache):
+    c, new = self.config, {}
+    if place.segments is None:
+      place = place._replace(segments=jnp.ones(x_BTD.shape[:2], jnp.int32))
     for i in range(c.layers):
-      x_BTD, new[str(i)] = Block(c).apply(
-        {'params': params['layers'][str(i)]},
-        x_BTD,
-        positions_BT,
-        segments_BT,
-        c.window_of(i),
-        c.theta_of(i),
-        None,
-        cache[str(i)],
-      )
+      layer = {'params': params['layers'][str(i)]}
+      x_BTD, new[str(i)] = Block(c).apply(layer, x_BTD, place, c.window_of(i), c.theta_of(i), None, cache[str(i)])
     return x_BTD, new

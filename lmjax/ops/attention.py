@@ -35,6 +35,7 @@ def attend(
   q_index_T: jax.Array | None = None,
   q_segments_BT: jax.Array | None = None,
   k_segments_BS: jax.Array | None = None,
+  k_prefix_BS: jax.Array | None = None,
   implementation: str = 'xla',
   dropout: float = 0.0,
   key: jax.Array | None = None,
@@ -50,6 +51,7 @@ def attend(
     q_index_T: place of each query among the keys; None: 0 .. T-1.
     q_segments_BT: document numbers, or None for one document a row.
     k_segments_BS: the same for the keys.
+    k_prefix_BS: see `attention_mask`; with it splash gives way to xla.
     implementation: 'xla' (the reference), 'cudnn' (GPU, bfloat16), 'splash' (TPU) or 'blockwise' (CPU); with
       `q_index_T` all are 'xla'.
     dropout: rate on the attention weights (xla alone).
@@ -61,7 +63,8 @@ def attend(
   T, S = q_BTHK.shape[1], k_BSGK.shape[1]
   # single tokens (initialisation, generation), odd prompts and windows that a loop runs over take the XLA path
   is_static = window is None or isinstance(window, int)
-  if implementation == 'splash' and q_index_T is None and T % SPLASH_BLOCK == 0 and is_static:
+  plain = q_index_T is None and k_prefix_BS is None
+  if implementation == 'splash' and plain and T % SPLASH_BLOCK == 0 and is_static:
     return _splash(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, causal=causal, window=window)
   mask = attention_mask(
     jnp.arange(T) if q_index_T is None else q_index_T,
@@ -70,11 +73,12 @@ def attend(
     window=window,
     q_segments_BT=q_segments_BT,
     k_segments_BS=k_segments_BS,
+    k_prefix_BS=k_prefix_BS,
   )
   if dropout > 0.0 and key is not None:
     return _with_dropout(q_BTHK, k_BSGK, v_BSGK, mask, dropout, key)
   if implementation == 'blockwise' and q_index_T is None:
-    return _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal)
+    return _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal and k_prefix_BS is None)
   kernel: Literal['xla', 'cudnn'] = 'cudnn' if implementation == 'cudnn' and q_index_T is None else 'xla'
   return jax.nn.dot_product_attention(q_BTHK, k_BSGK, v_BSGK, mask=mask, implementation=kernel)
 

@@ -12,6 +12,7 @@ def attention_mask(
   window: int | jax.Array | None = None,
   q_segments_BT: jax.Array | None = None,
   k_segments_BS: jax.Array | None = None,
+  k_prefix_BS: jax.Array | None = None,
 ) -> jax.Array | None:
   """True where a query may attend to a key.
 
@@ -25,6 +26,8 @@ def attention_mask(
     q_segments_BT: document number of each query; only equal numbers see each other. Padding is segment 0 and
       sees padding, so that no row of the softmax is empty.
     k_segments_BS: the same for keys.
+    k_prefix_BS: bool, keys that a causal query sees even if they come after it: a prefix that is read from both
+      sides (prefix LM: T5, https://arxiv.org/abs/1910.10683, section 3.2.1).
 
   Returns:
     bool [B or 1, 1, T, S], or None where everything is visible.
@@ -32,12 +35,13 @@ def attention_mask(
   ahead_TS = k_index_S[None, :] - q_index_T[:, None]
   visible = None
   if causal:
-    visible = ahead_TS <= 0
+    visible = (ahead_TS <= 0)[None, None]
+    if k_prefix_BS is not None:
+      visible = visible | k_prefix_BS[:, None, None, :]
   if window is not None:
-    near = ahead_TS > -window if causal else jnp.abs(ahead_TS) <= window // 2
+    # behind: none further than the window; ahead there is something to see in a prefix alone
+    near = (jnp.abs(ahead_TS) < window if causal else jnp.abs(ahead_TS) <= window // 2)[None, None]
     visible = near if visible is None else visible & near
-  if visible is not None:
-    visible = visible[None, None]
   if q_segments_BT is not None:
     same = (q_segments_BT[:, :, None] == k_segments_BS[:, None, :])[:, None]
     visible = same if visible is None else visible & same

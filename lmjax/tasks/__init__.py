@@ -1,15 +1,40 @@
 """A task: a model, an objective, what becomes of a row, and how the result is shown.
 
-Every task offers `init`, `axes`, `loss`, `row_spec`, `example`, `eval_example`, `samples` and the class attributes
-`NAME`, `BEST` (the validation metric that checkpoints are ranked by; lower is better) and `MAIN_METRIC` (plotted).
+Every task offers `read`, `resolve`, `load`, `describe`, `pipeline` (its data), `init`, `shapes`, `axes`, `loss` (its
+model), `example` and `samples`, and the class attributes `NAME`, `BEST` (the validation metric that checkpoints are
+ranked by; higher is better where `HIGHEST`), `MAIN_METRIC` and `BASELINE` (plotted) and `HAND_OFF` (see `fine_tuning`).
 """
 
+import dataclasses
+from typing import Any
+
 from lmjax.tasks.causal_lm import CausalLM
+from lmjax.tasks.classification import Classification
+from lmjax.tasks.extractive_qa import ExtractiveQA
 from lmjax.tasks.masked_lm import MaskedLM
 
-TASKS = {'causal_lm': CausalLM, 'masked_lm': MaskedLM}
+TASKS: dict[str, Any] = {task.NAME: task for task in (CausalLM, MaskedLM, Classification, ExtractiveQA)}
 
 
 def build(config, tokenizer):
   """The task of a Config, for a tokenizer."""
   return TASKS[config.task](config.model, config.objective, config.samples, config.data, tokenizer)
+
+
+def prepare(config, tokenizer=None, progress=False):
+  """Reads the data of a run: (the Config with what the data decides, its task, its data).
+
+  Args:
+    config: a Config; leaves that are None until the data is known (labels, steps of so many epochs) are filled in.
+    tokenizer: the checkpoint's, where the run starts from one.
+    progress: whether to print what is done.
+
+  Raises:
+    DataError: see the sources; ConfigError: what was filled in breaks a rule.
+  """
+  kind = TASKS[config.task]
+  tokenizer, found = kind.read(config, tokenizer, progress)
+  config = dataclasses.replace(config, objective=kind.resolve(config.objective, found))
+  task = build(config, tokenizer)
+  data = task.load(found)
+  return config.resolved(len(data.splits['train']) if kind.HAND_OFF else None), task, data

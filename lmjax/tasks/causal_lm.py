@@ -46,7 +46,7 @@ class CausalLM(LanguageModelTask):
   """GPT's objective."""
 
   NAME = 'causal_lm'
-  MAIN_METRIC = 'bits_per_byte'
+  MAIN_METRIC, BASELINE = 'bits_per_byte', 'gzip_bits_per_byte'
 
   def __init__(self, *arguments):
     super().__init__(*arguments)

@@ -1,12 +1,15 @@
 """What both pre-training tasks share. Legend: B batch, T length."""
 
 import functools
+import os
 from collections.abc import Callable
 
 import jax
 import numpy as np
 
-from lmjax.data.pipeline import DataConfig, valid_bytes_per_token
+from lmjax.data import pipeline as pipeline_lib
+from lmjax.data import store as store_lib
+from lmjax.data.pipeline import DataConfig, Pipeline, valid_bytes_per_token
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.models.heads import LanguageModel
 from lmjax.models.model_config import ModelConfig
@@ -19,12 +22,47 @@ MAJORITY_SAMPLE = 10_000_000
 class LanguageModelTask:
   """A backbone with an output embedding, and the columns that evaluation adds to a batch."""
 
-  BEST = 'loss'
+  BEST, HIGHEST = 'loss', False
+  HAND_OFF = False  # ends with the last checkpoint
   example: Callable[..., dict[str, np.ndarray]]  # each task's own transform of a row
 
   def __init__(self, model: ModelConfig, objective, samples, data: DataConfig, tokenizer: Tokenizer):
     self.model = LanguageModel(Transformer(model, tokenizer.vocab_size))
     self.objective, self.samples_config, self.data, self.tokenizer = objective, samples, data, tokenizer
+
+  @classmethod
+  def read(cls, config, tokenizer: Tokenizer | None, progress: bool):
+    """(tokenizer, {source name: TokenStore}) of a config; a checkpoint's tokenizer comes before the config's."""
+    d = config.data
+    settings = dict(valid_fraction=d.valid_fraction, bad_text=d.bad_text, cache_dir=os.path.expanduser(d.cache_dir))
+    if tokenizer is None:
+      tokenizer = store_lib.prepare_tokenizer(d.tokenizer, d.sources, **settings)
+    stores = {
+      name: store_lib.open_or_build(name, source, tokenizer, progress=progress, **settings)
+      for name, source in d.sources.items()
+    }
+    return tokenizer, stores
+
+  @classmethod
+  def resolve(cls, objective, stores):
+    """The objective; it does not depend on the data."""
+    del stores
+    return objective
+
+  def load(self, stores):
+    """The token stores are what the run works with."""
+    return stores
+
+  def describe(self, stores) -> str:
+    """A line about the data, for people."""
+    return '; '.join(
+      f'{name}: {len(s.train.lengths):,} documents, {int(s.train.lengths.sum()):,} tokens' for name, s in stores.items()
+    )
+
+  def pipeline(self, stores, config, hosts: int = 1, host: int = 0) -> Pipeline:
+    """The training batches."""
+    run = dict(seed=config.seed, total_steps=config.train.steps, hosts=hosts, host=host)
+    return pipeline_lib.make(self.data, stores, self.row_spec(), self.example, **run)
 
   def init(self, key):
     """Random parameters, see `LanguageModel.init`."""

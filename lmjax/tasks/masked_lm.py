@@ -32,7 +32,7 @@ class MaskedLM(LanguageModelTask):
   """BERT's objective, without next-sentence prediction (RoBERTa, https://arxiv.org/abs/1907.11692, section 4.2)."""
 
   NAME = 'masked_lm'
-  MAIN_METRIC = 'accuracy'
+  MAIN_METRIC, BASELINE = 'accuracy', 'majority_accuracy'
 
   def __init__(self, *arguments):
     super().__init__(*arguments)

@@ -1,0 +1,253 @@
+"""Labelled examples as plain records, whatever they are read from.
+
+A record of classification has id, text, text_pair (None where there is one text) and label; of extractive_qa id,
+question, context and answers, a list of {'text', 'answer_start'}, empty for a question without an answer; of
+summarization id, document and summary. All values are strings but for the answers.
+"""
+
+import collections
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from lmjax.data import demo, files, sources, tfds_source
+from lmjax.data.permutation import key_of, mix
+from lmjax.data.sources import BadText
+from lmjax.data.tokenizer import TokenizerConfig, digest64
+from lmjax.errors import DataError
+from lmjax.fields import PositiveInt, Rule
+
+Task = Literal['classification', 'extractive_qa', 'summarization']
+
+# What the fields of a source are, in the order in which `data.fields` names them.
+ROLES = {
+  'classification': [('text', 'label'), ('text', 'text_pair', 'label')],
+  'summarization': [('document', 'summary')],
+  'extractive_qa': [('id', 'question', 'context')],
+}
+# The names that the fields usually have, for `data.fields = None`.
+_USUAL = {
+  'text': ('text', 'sentence', 'review'),
+  'label': ('label', 'class', 'sentiment'),
+  'document': ('document', 'text', 'article'),
+  'summary': ('summary', 'highlights'),
+}
+_SHARE = Rule('must lie in (0, 1]', lambda value: 0 < value <= 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordsConfig:
+  """Labelled examples, and how they are cut into batches.
+
+  train: 'demo' (embedded), a file or glob of .jsonl, .csv or .tsv (SQuAD's .json for extractive_qa), or
+    tfds:NAME[/CONFIG][@SPLIT]
+  valid: the same, for choosing; None: a share of the training examples
+  valid_fraction: that share; None where valid is given
+  test: the same, looked at once, when training has ended; None for none
+  fields: the sources' field names: text, label or text, text pair, label (classification); document, summary
+    (summarization); None: by their usual names (extractive_qa reads SQuAD's format)
+  train_share: share of the training examples that is used, for learning curves
+  valid_examples: how many validation examples an evaluation reads; None for all
+  tokenizer: the tokenizer to load or to train on the training texts; None: the checkpoint's
+  length: tokens of a row
+  batch_size: rows of a batch, over all hosts
+  bad_text: what to do about text that is not UTF-8: 'raise' an error, 'replace' it, 'skip' the example
+  """
+
+  train: str
+  valid: str | None
+  valid_fraction: Annotated[float, Rule('must lie between 0 and 1, without them', lambda v: 0 < v < 1)] | None
+  test: str | None
+  fields: tuple[str, ...] | None
+  train_share: Annotated[float, _SHARE]
+  valid_examples: PositiveInt | None
+  tokenizer: TokenizerConfig | None
+  length: PositiveInt
+  batch_size: PositiveInt
+  bad_text: BadText
+
+  def problems(self) -> Iterator[tuple[str, object, str, str]]:
+    """Either a validation set or a share."""
+    if (self.valid is None) == (self.valid_fraction is None):
+      rule = (
+        'is needed with data.valid = None' if self.valid is None else f'has no effect with data.valid = {self.valid}'
+      )
+      yield 'valid_fraction', self.valid_fraction, rule, 'give one of the two'
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+  """The records of a run.
+
+  Attributes:
+    splits: 'train', 'valid' and, where there is one, 'test': lists of records.
+    facts: JSON-able, change when the content does.
+    said: one line for people: counts, and what was passed over.
+  """
+
+  splits: dict[str, list[dict]]
+  facts: dict
+  said: str
+
+
+def load(config: RecordsConfig, task: Task, seed: int) -> Records:
+  """Reads all splits. Training examples that also stand in another split are dropped, and counted.
+
+  Args:
+    config: where they are.
+    task: decides what a record holds.
+    seed: orders the training examples of which `train_share` takes the first.
+
+  Raises:
+    DataError: a source is missing, broken or empty, or has other fields.
+  """
+  counts: collections.Counter = collections.Counter()
+  paths = {'train': config.train, 'valid': config.valid, 'test': config.test}
+  splits = {
+    split: list(read(path, split, task, config.fields, config.bad_text, counts))
+    for split, path in paths.items()
+    if path is not None
+  }
+  if config.valid is None:
+    limit = int(config.valid_fraction * 2.0**64)
+    held = [digest64(_key(record)) < limit for record in splits['train']]
+    splits['valid'] = [record for record, out in zip(splits['train'], held) if out]
+    splits['train'] = [record for record, out in zip(splits['train'], held) if not out]
+  seen = {_key(record) for split in ('valid', 'test') for record in splits.get(split, ())}
+  kept = [record for record in splits['train'] if _key(record) not in seen]
+  counts['train examples dropped, which stand in another split'] = len(splits['train']) - len(kept)
+  digests = [digest64(_key(record)) for record in kept]
+  order = sorted(range(len(kept)), key=lambda i: (int(mix(digests[i], key_of('share', seed))), i))
+  count = max(1, round(config.train_share * len(kept)))
+  splits['train'] = [kept[i] for i in sorted(order[:count])]
+  splits['valid'] = splits['valid'][: config.valid_examples]
+  for split, found in splits.items():
+    if task == 'extractive_qa':
+      _check_ids(split, found)
+    if not found:
+      raise DataError(f'data.{split} = {paths[split]}: no example; a split must have some; add examples')
+  shown = [f'{len(splits[split]):,} {split}' for split in ('train', 'valid', 'test') if split in splits]
+  shown += [f'{n:,} {what}' for what, n in counts.items() if n]
+  facts = {split: identity(path, task) for split, path in paths.items() if path is not None}
+  facts |= {'fields': config.fields, 'train_share': config.train_share, 'valid_fraction': config.valid_fraction}
+  return Records(splits, facts, ', '.join(shown))
+
+
+def read(path: str, split: str, task: Task, fields, bad_text: BadText, counts: collections.Counter) -> Iterator[dict]:
+  """The records of one source; see `load`. `split` chooses among those of 'demo'."""
+  if path == 'demo':
+    yield from (_complete(record, task, i) for i, record in enumerate(demo.records(task, split)))
+    return
+  raw = tfds_source.records(path, fields or ()) if path.startswith('tfds:') else files.records(path)
+  names = ROLES[task][0]
+  if task == 'extractive_qa':
+    raw, fields = _questions(raw), names
+  elif fields is None:
+    raw = iter(raw)
+    first = next(raw, None)
+    fields = names if first is None else tuple(_usual(first[1], name) for name in names)
+    raw = itertools.chain([] if first is None else [first], raw)
+  else:
+    names = next(names for names in ROLES[task] if len(names) == len(fields))
+  for number, (where, record) in enumerate(raw):
+    found: dict = {'id': str(number)}
+    for name, field in zip(names, fields):
+      found[name] = _value(record, field, name, where, bad_text, counts)
+    empty = [name for name in names if found[name] is not None and not found[name].strip()]
+    if task == 'extractive_qa':
+      found['answers'] = _answers(record, where)
+    if None in found.values():
+      continue  # bad text, counted by `sources.clean`'s verdict
+    if empty:
+      counts[f'examples with an empty {empty[0]} passed over'] += 1
+      continue
+    yield _complete(found, task, number)
+
+
+def identity(path: str, task: Task) -> dict:
+  """JSON-able facts that change when the content of a source does."""
+  if path == 'demo':
+    return demo.identity(task)
+  return tfds_source.identity(path) if path.startswith('tfds:') else files.identity(path)
+
+
+def _usual(record: dict, role: str) -> str:
+  """The field that usually holds a role, of those there are; the role itself where none does."""
+  return next((name for name in _USUAL[role] if name in record), role)
+
+
+def _check_ids(split: str, found: list[dict]) -> None:
+  """Predictions of questions are told apart by their ids."""
+  [(most, count)] = collections.Counter(record['id'] for record in found).most_common(1) or [(None, 0)]
+  if count > 1:
+    raise DataError(f'data.{split}: {count} questions have the id {most!r}; ids must differ; give each its own')
+
+
+def _complete(record: dict, task: Task, number: int) -> dict:
+  rest = {'text_pair': None} if task == 'classification' else {}
+  return {'id': str(number), **rest, **record}
+
+
+def _key(record: dict) -> bytes:
+  """What makes two records the same example: all that a model is given."""
+  given = {name: value for name, value in record.items() if name not in ('id', 'label', 'summary', 'answers')}
+  return json.dumps(given, sort_keys=True).encode('utf-8')
+
+
+def _value(record: dict, field: str, role: str, where: str, bad_text: BadText, counts) -> str | None:
+  """The text of a field; a label may be a number."""
+  if field not in record:
+    there = ', '.join(sorted(map(str, record))) or 'none'
+    raise DataError(f'{where}: no field {field!r}, which is to hold the {role}; set data.fields; fields there: {there}')
+  value = record[field]
+  if role == 'label' and hasattr(value, '__int__') and not isinstance(value, str | bytes | float):
+    value = str(int(value))
+    if value == '-1':
+      raise DataError(f'{where}: label -1, which stands for a hidden one; labels must be known; choose another split')
+  if not isinstance(value, str | bytes):
+    kind = type(value).__name__
+    raise DataError(f'{where}: field {field!r} is of type {kind}; the {role} must be a string; name another field')
+  text, verdict = sources.clean(value, where, bad_text)
+  if verdict:
+    counts[f'texts {verdict}'] += 1
+  return text
+
+
+def _questions(raw: Iterator[tuple[str, dict]]) -> Iterator[tuple[str, dict]]:
+  """SQuAD's files nest questions in paragraphs in articles; TFDS, and .jsonl, have a record a question."""
+  for where, record in raw:
+    if 'data' not in record:
+      yield where, record
+      continue
+    try:
+      for article in record['data']:
+        for paragraph in article['paragraphs']:
+          for question in paragraph['qas']:
+            given = {'is_impossible': False, 'answers': []} | question
+            yield f'{where}, question {given["id"]}', {**given, 'context': paragraph['context']}
+    except (KeyError, TypeError) as error:
+      raise DataError(
+        f"{where}: not in SQuAD's format ({type(error).__name__}: {error}); it must be data[].paragraphs[].qas[] with "
+        'id, question and answers; see rajpurkar.github.io/SQuAD-explorer'
+      ) from None
+
+
+def _answers(record: dict, where: str) -> list[dict]:
+  """The answers as a list of {'text', 'answer_start'}, from a list or from TFDS's pair of arrays."""
+  answers = [] if record.get('is_impossible') else record.get('answers', [])
+  try:
+    if isinstance(answers, dict):
+      answers = [{'text': t, 'answer_start': s} for t, s in zip(answers['text'], answers['answer_start'])]
+    found = []
+    for answer in answers:
+      text = answer['text'].decode('utf-8') if isinstance(answer['text'], bytes) else answer['text']
+      if not isinstance(text, str):
+        raise TypeError(f'text is of type {type(text).__name__}')
+      found.append({'text': text, 'answer_start': int(answer['answer_start'])})
+    return found
+  except (KeyError, TypeError, ValueError) as error:
+    raise DataError(
+      f'{where}: answers: {type(error).__name__}: {error}; each must have text and answer_start; mend the record'
+    ) from None

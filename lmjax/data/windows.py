@@ -1,0 +1,52 @@
+"""Long contexts in windows that overlap, and where in the original text a token of a window stands.
+
+Pure functions. Legend: N tokens of a context.
+"""
+
+import numpy as np
+
+
+def windows(n: int, room: int, stride: int) -> list[tuple[int, int]]:
+  """(first, end) of each window over n tokens; each begins `stride` after the one before.
+
+  Every run of `room - stride + 1` tokens or fewer lies whole in at least one of them.
+
+  >>> windows(10, 6, 4)
+  [(0, 6), (4, 10)]
+  """
+  assert 1 <= stride <= room, (stride, room)
+  starts = range(0, max(n - room + stride, 1), stride)
+  return [(start, min(start + room, n)) for start in starts]
+
+
+def token_span(offsets_N2: np.ndarray, begin: int, end: int) -> tuple[int, int] | None:
+  """First and last token that touch the characters begin .. end - 1, or None where none does.
+
+  >>> token_span(np.array([[0, 3], [3, 7], [7, 8]]), 4, 7)
+  (1, 1)
+  """
+  touching = np.flatnonzero((offsets_N2[:, 1] > begin) & (offsets_N2[:, 0] < end))
+  return (int(touching[0]), int(touching[-1])) if touching.size else None
+
+
+def character_span(text: str, offsets_N2: np.ndarray, first: int, last: int) -> tuple[int, int]:
+  """Characters (begin, end) of the original text from token `first` to token `last`, without white space around them.
+
+  A byte-level token carries the space before its word, which belongs to no answer.
+  """
+  begin, end = int(offsets_N2[first, 0]), int(offsets_N2[last, 1])
+  inside = text[begin:end]
+  return begin + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip())
+
+
+def locate(text: str, answer: str, start: int) -> int | None:
+  """Where an answer stands: at `start` if it does, else its occurrence nearest to there; None where it has none.
+
+  >>> locate('to be or not to be', 'be', 3), locate('to be or not to be', 'be', 14), locate('to be', 'not', 0)
+  (3, 16, None)
+  """
+  if text[start : start + len(answer)] == answer:
+    return start
+  before, after = text.rfind(answer, 0, max(start, 0) + len(answer)), text.find(answer, max(start, 0))
+  found = [place for place in (before, after) if place >= 0]
+  return min(found, key=lambda place: abs(place - start)) if found and answer else None

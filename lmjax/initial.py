@@ -1,0 +1,154 @@
+"""What a run begins with: its own newest checkpoint, another run's by a hand-off, or random weights."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lmjax import checkpoint, handoff, metrics, optim, paths, schema
+from lmjax import state as state_lib
+from lmjax.data.tokenizer import Tokenizer
+from lmjax.errors import CheckpointError
+
+
+class Start(NamedTuple):
+  """Where a run goes on.
+
+  Attributes:
+    state: the TrainState.
+    step: batches that it has seen.
+    hand_off: what was taken from where, as results.json keeps it; None for random weights.
+    said: for people.
+  """
+
+  state: state_lib.TrainState
+  step: int
+  hand_off: dict | None
+  said: str
+
+
+def source_of(config) -> tuple[checkpoint.Source | None, Tokenizer | None]:
+  """The checkpoint that a run starts from, and its tokenizer, checked against each other and against the config.
+
+  Raises:
+    CheckpointError: no such checkpoint, or another tokenizer.
+  """
+  if config.init_from.path is None:
+    return None, None
+  source = checkpoint.open_source(config.init_from)
+  tokenizer = Tokenizer.load(f'{source.workdir}/tokenizer.json')
+  saved = source.manifest['tokenizer_hash']
+  if tokenizer.hash != saved:
+    raise CheckpointError(
+      f'{source.workdir}/tokenizer.json: its hash is {tokenizer.hash[:12]}, the checkpoint was trained with '
+      f'{saved[:12]}; put the tokenizer of that run back'
+    )
+  given = config.data.tokenizer
+  if given is not None and given.path is not None:
+    asked = Tokenizer.load(given.path).hash
+    if asked != saved:
+      raise CheckpointError(
+        f'data.tokenizer.path = {given.path}: its hash is {asked[:12]}, the checkpoint of {source.workdir} was trained '
+        f'with {saved[:12]}; set data.tokenizer to None: the tokenizer comes with the checkpoint'
+      )
+  return source, tokenizer
+
+
+def facts_of(config, task, fingerprint: str) -> dict:
+  """What the manifest of a checkpoint says of its run."""
+  return {
+    'task': config.task,
+    'model': schema.to_dict(config.model),
+    'objective': schema.to_dict(config.objective),
+    'tokenizer_hash': task.tokenizer.hash,
+    'data_fingerprint': fingerprint,
+    'batch_size': config.data.batch_size,
+    'seed': config.seed,
+  }
+
+
+def begin(config, task, tx, mesh, checkpoints, facts: dict, source, say) -> Start:
+  """The state of a run's first step.
+
+  Args:
+    config: its Config.
+    task: its task.
+    tx: its optimizer.
+    mesh: its mesh.
+    checkpoints: its own; the newest comes first.
+    facts: of `facts_of`; a checkpoint that says otherwise is refused.
+    source: the checkpoint to start from where it has none of its own, or None.
+    say: told which checkpoints were rejected.
+
+  Raises:
+    CheckpointError: a checkpoint of another run, none that is intact, or a hand-off that cannot be.
+  """
+  abstract = state_lib.abstract_state(task, tx, mesh)
+  restored = checkpoints.restore_latest(abstract, lambda manifest: check_same_run(manifest, facts), say)
+  if restored is not None:
+    state, manifest = restored
+    step = int(manifest['step'])
+    if step > config.train.steps:
+      raise CheckpointError(
+        f'train.steps = {config.train.steps}: {checkpoints.directory.parent} is at step {step} already; raise it, or '
+        'choose a new --workdir'
+      )
+    return Start(state, step, manifest['hand_off'], f'resuming from step {step}')
+  if source is None:
+    return Start(state_lib.init_state(task, tx, mesh, config.seed), 0, None, 'starting from random weights')
+  plan = plan_of(config, task, source)
+  state = state_lib.init_state(task, tx, mesh, config.seed)
+  state = state._replace(params=checkpoint.hand_off(source, plan, state.params))
+  table = {'source': source.workdir, 'step': source.step}
+  table |= {name: getattr(plan, name) for name in ('taken', 'resized', 'fresh', 'dropped')}
+  return Start(state, 0, table, f'starting from step {source.step} of {source.workdir}\n{plan.table()}')
+
+
+def plan_of(config, task, source: checkpoint.Source) -> handoff.Plan:
+  """The plan of the hand-off, from metadata alone.
+
+  Raises:
+    CheckpointError: it cannot be, with every reason.
+  """
+  shapes = paths.flatten(task.shapes())
+  target = {path: {'shape': list(a.shape), 'dtype': str(a.dtype)} for path, a in shapes.items()}
+  plan = handoff.plan(source.arrays, target, config.init_from)
+  plan.check(source.workdir)
+  return plan
+
+
+def moved(config, task, tx, mesh, source, params) -> dict[str, float]:
+  """How far training has moved each group of weights: |w - w0| / |w0|, of the parameters that move.
+
+  The weights of the start are made again (handed over, or drawn from the seed), which takes their memory once more.
+  """
+  first = state_lib.init_state(task, tx, mesh, config.seed).params
+  if source is not None:
+    first = checkpoint.hand_off(source, plan_of(config, task, source), first)
+  before, after = (optim.split(config.optim, tree)[0] for tree in (first, params))
+  distance = metrics.group_norms(jax.tree.map(jnp.subtract, after, before))
+  norm = metrics.group_norms(before)
+  return {group: float(distance[group]) / max(float(norm[group]), 1e-12) for group in distance}
+
+
+def check_same_run(manifest: dict, facts: dict) -> None:
+  """Refuses a checkpoint of another run: going on with other data or another model would be silently wrong.
+
+  Raises:
+    CheckpointError: naming both values.
+  """
+  free = {'scan', 'remat', 'attention_implementation', 'chunk'}  # how it is computed, not what
+  for name in ('task', 'tokenizer_hash', 'batch_size', 'seed', 'model', 'objective', 'data_fingerprint'):
+    saved, now = manifest.get(name), facts[name]
+    if isinstance(now, dict):
+      changed = [k for k in now if k not in free and (saved or {}).get(k) != now[k]]
+      if changed:
+        leaf = changed[0]
+        saved, now, name = (saved or {}).get(leaf), now[leaf], f'{name}.{leaf}'
+      else:
+        continue
+    if saved != now:
+      raise CheckpointError(
+        f'{name} = {now}: the checkpoints of this workdir were made with {saved}; '
+        'use the same, or choose a new --workdir'
+      )

@@ -1,0 +1,98 @@
+"""Sequence classification: one label for a text or a pair (BERT, https://arxiv.org/abs/1810.04805, section 4.1).
+
+Legend: B batch, T length, D width, C classes.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.fields import PositiveFloat, Rate
+from lmjax.models.heads import HeadedModel
+from lmjax.models.layers import dropout
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassificationConfig:
+  """The classification objective.
+
+  labels: class names, in the order of the logits; None: those of the training examples, sorted
+  pooling: what is classified: the output at the first token (cls), at the last (last), or their mean (mean)
+  dropout: dropout on what is pooled
+  label_smoothing: share of each label spread over the classes (arXiv:1512.00567, section 7); None for off
+  class_weights: what an example of each class counts, in the order of the labels; balanced: the classes count alike
+    in all; None: all examples do
+  """
+
+  labels: tuple[str, ...] | None
+  pooling: Literal['cls', 'last', 'mean']
+  dropout: Rate
+  label_smoothing: Rate | None
+  class_weights: Literal['balanced'] | tuple[PositiveFloat, ...] | None
+
+  def problems(self):
+    """One weight a label."""
+    if self.labels is not None and len(set(self.labels)) < max(len(self.labels), 2):
+      yield 'labels', self.labels, 'must be two or more different names', 'correct them'
+    if isinstance(self.class_weights, tuple):
+      if self.labels is None:
+        yield 'class_weights', self.class_weights, 'needs objective.labels, which say its order', 'give both'
+      elif len(self.class_weights) != len(self.labels):
+        yield 'class_weights', self.class_weights, f'must be {len(self.labels)} numbers, one a label', 'correct it'
+
+
+def pool(x_BTD: jax.Array, segments_BT: jax.Array, pooling: str) -> jax.Array:
+  """One vector a row [B, D], of its real tokens (segment 1; padding, which comes last, is segment 0)."""
+  if pooling == 'cls':
+    return x_BTD[:, 0]
+  count_B = segments_BT.sum(axis=1)
+  if pooling == 'last':
+    return jnp.take_along_axis(x_BTD, (count_B - 1)[:, None, None], axis=1)[:, 0]
+  total_BD = jnp.einsum('BTD,BT->BD', x_BTD, segments_BT.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+  return (total_BD / count_B[:, None]).astype(x_BTD.dtype)
+
+
+def make_logits(model: HeadedModel, config: ClassificationConfig):
+  """`(params, batch, key) -> float32 logits_BC`; the batch holds inputs_BT, segments_BT, and segment_types_BT."""
+
+  def logits(params, batch, key):
+    keys = (None, None) if key is None else jax.random.split(key)
+    x_BTD = model.backbone.apply(
+      params,
+      batch['inputs'],
+      segments_BT=batch['segments'],
+      segment_types_BT=batch['segment_types'],
+      key=keys[0],
+    )
+    pooled_BD = pool(x_BTD, batch['segments'], config.pooling)
+    return model.logits(params, dropout(pooled_BD, config.dropout, keys[1]))
+
+  return logits
+
+
+def make_loss(model: HeadedModel, config: ClassificationConfig):
+  """The jitted loss `(params, batch, key) -> (loss_sum, weight_sum, metrics)`, metrics as (sum, weight) pairs.
+
+  Besides what `make_logits` reads, the batch holds labels_B and weights_B (0 for a row that does not count).
+  """
+  logits_of = make_logits(model, config)
+
+  @jax.jit
+  def classification_loss(params, batch, key):
+    log_p_BC = jax.nn.log_softmax(logits_of(params, batch, key))
+    labels_B, weights_B = batch['labels'], batch['weights']
+    correct_B = jnp.argmax(log_p_BC, axis=-1) == labels_B
+    weight = weights_B.sum()
+    if config.class_weights is not None:
+      counts_B = weights_B * jnp.asarray(config.class_weights, jnp.float32)[labels_B]
+    else:
+      counts_B = weights_B
+    nll_B = -jnp.take_along_axis(log_p_BC, labels_B[:, None], axis=1)[:, 0]
+    smoothing = config.label_smoothing or 0.0
+    loss_B = (1.0 - smoothing) * nll_B - smoothing * log_p_BC.mean(axis=-1)
+    metrics = {'loss': ((nll_B * weights_B).sum(), weight), 'accuracy': ((correct_B * weights_B).sum(), weight)}
+    return (loss_B * counts_B).sum(), counts_B.sum(), metrics
+
+  return classification_loss

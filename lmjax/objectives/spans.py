@@ -1,0 +1,71 @@
+"""Extractive question answering: where an answer begins and ends in its context (BERT, arXiv:1810.04805, section 4.2).
+
+Legend: B batch, T length.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.fields import PositiveInt
+from lmjax.models.heads import HeadedModel
+
+
+@dataclasses.dataclass(frozen=True)
+class SpanConfig:
+  """The objective of extractive question answering.
+
+  max_question: tokens of a question that are read
+  stride: tokens from the beginning of one window of a long context to that of the next
+  max_answer: longest answer in tokens
+  n_best: how many answers are kept for each question
+  no_answer: whether a question may have none (SQuAD 2.0); None: whether some of the training examples have none
+  misplaced: an answer that does not stand where its record says: find (its nearest occurrence), or skip
+  """
+
+  max_question: PositiveInt
+  stride: PositiveInt
+  max_answer: PositiveInt
+  n_best: PositiveInt
+  no_answer: bool | None
+  misplaced: Literal['find', 'skip']
+
+
+def make_logits(model: HeadedModel):
+  """`(params, batch, key) -> float32 (start_BT, end_BT)`, -inf where no answer can begin or end.
+
+  The batch holds inputs_BT, segments_BT, segment_types_BT and candidates_BT: 1 at the context's tokens and at the
+  place that stands for no answer.
+  """
+
+  def logits(params, batch, key):
+    x_BTD = model.backbone.apply(
+      params, batch['inputs'], segments_BT=batch['segments'], segment_types_BT=batch['segment_types'], key=key
+    )
+    logits_BT2 = jnp.where(batch['candidates'][:, :, None] > 0, model.logits(params, x_BTD), -jnp.inf)
+    return logits_BT2[..., 0], logits_BT2[..., 1]
+
+  return logits
+
+
+def make_loss(model: HeadedModel):
+  """The jitted loss `(params, batch, key) -> (loss_sum, weight_sum, metrics)`, metrics as (sum, weight) pairs.
+
+  Besides what `make_logits` reads, the batch holds starts_B and ends_B, places in the row, and weights_B. The loss of
+  a row is the mean of the two cross-entropies. `span_accuracy` counts rows whose two places are both the likeliest.
+  """
+  logits_of = make_logits(model)
+
+  @jax.jit
+  def span_loss(params, batch, key):
+    weights_B, nll_B, right_B = batch['weights'], 0.0, True
+    for logits_BT, places_B in zip(logits_of(params, batch, key), (batch['starts'], batch['ends'])):
+      log_p_BT = jax.nn.log_softmax(logits_BT)
+      nll_B -= 0.5 * jnp.take_along_axis(log_p_BT, places_B[:, None], axis=1)[:, 0]
+      right_B &= jnp.argmax(logits_BT, axis=1) == places_B
+    loss, weight = (nll_B * weights_B).sum(), weights_B.sum()
+    return loss, weight, {'loss': (loss, weight), 'span_accuracy': ((right_B * weights_B).sum(), weight)}
+
+  return span_loss

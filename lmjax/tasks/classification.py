@@ -1,0 +1,138 @@
+"""Sequence classification as a task: sentiment, entailment, any label of a text or of a pair of texts."""
+
+import collections
+import dataclasses
+import os
+
+import jax
+import numpy as np
+
+from lmjax.data import records
+from lmjax.errors import DataError
+from lmjax.models.heads import HeadedModel
+from lmjax.objectives import classification
+from lmjax.scoring import classification as scoring
+from lmjax.tasks.causal_lm import quote
+from lmjax.tasks.fine_tuning import Examples, FineTuningTask, encode, write_json_lines
+from lmjax.writer import write_atomically
+
+
+class Classification(FineTuningTask):
+  """One label a record."""
+
+  NAME = 'classification'
+  BEST, HIGHEST = 'accuracy', True
+  MAIN_METRIC, BASELINE = 'accuracy', 'majority_accuracy'
+
+  def __init__(self, model, objective, samples, data, tokenizer):
+    super().__init__(model, objective, samples, data, tokenizer)
+    self.model = HeadedModel(self.backbone, 'classifier', len(objective.labels))
+    self.loss = classification.make_loss(self.model, objective)
+    self._logits = classification.make_logits(self.model, objective)
+
+  @classmethod
+  def resolve(cls, objective, found: records.Records):
+    """Labels from the training examples, and weights from their counts."""
+    counts = collections.Counter(record['label'] for record in found.splits['train'])
+    labels = tuple(sorted(counts)) if objective.labels is None else objective.labels
+    if len(labels) < 2:
+      raise DataError(f'data.train: all {sum(counts.values())} examples have the label {labels[0]!r}; two are needed')
+    weights = objective.class_weights
+    if weights == 'balanced':
+      total = sum(counts[label] for label in labels)
+      weights = tuple(total / (len(labels) * max(counts[label], 1)) for label in labels)
+    for split, items in found.splits.items():
+      unknown = next((record for record in items if record['label'] not in labels), None)
+      if unknown is not None:
+        raise DataError(
+          f'data.{split}, example {unknown["id"]}: label {unknown["label"]!r}; must be one of {", ".join(labels)}; '
+          'correct it, or name all in objective.labels'
+        )
+    return dataclasses.replace(objective, labels=labels, class_weights=weights)
+
+  def rows_of(self, items: list[dict]) -> Examples:
+    """A row a record: its text, or both, in their frame; the end of the longer one is cut off."""
+    begin, between, end = self.frame
+    firsts = encode(self.tokenizer, [record['text'] for record in items])
+    seconds = encode(self.tokenizer, [record.get('text_pair') or '' for record in items])
+    rows = []
+    for record, first, second in zip(items, firsts, seconds):
+      paired = record.get('text_pair') is not None
+      room = self.data.length - (3 if paired else 2)
+      kept_first, kept_second = longest_first(len(first), len(second), room)
+      tokens = [begin, *first[:kept_first], *([between, *second[:kept_second]] if paired else []), end]
+      label = self.objective.labels.index(record['label']) if 'label' in record else 0
+      rows.append(
+        {
+          'tokens': np.array(tokens, np.int32),
+          'second': kept_first + 2 if paired else len(tokens),
+          'label': label,
+          'cut': len(first) + len(second) > room,
+        }
+      )
+    return Examples(items, rows, np.arange(len(items)))
+
+  def example(self, row, rng, progress) -> dict[str, np.ndarray]:
+    """A row -> inputs, segments, segment_types [T], labels and weights (scalars)."""
+    del rng, progress
+    padded = self.padded(row['tokens'], row['second'])
+    return {**padded, 'labels': np.int32(row['label']), 'weights': np.float32(1)}
+
+  def outputs(self, params, batch):
+    """Probabilities of the classes."""
+    return {'probabilities': jax.nn.softmax(self._logits(params, batch, None))}
+
+  def answers(self, examples: Examples, outputs) -> list[dict[str, float]]:
+    """{label: probability} of each record."""
+    return [dict(zip(self.objective.labels, map(float, row))) for row in outputs['probabilities']]
+
+  def scores(self, items: list[dict], predictions: list[dict]) -> dict[str, float]:
+    """Accuracy, what always guessing the most frequent label gives, and macro F1."""
+    return scoring.scores(self._confusion(items, predictions))
+
+  def _confusion(self, items, predictions):
+    number = {label: i for i, label in enumerate(self.objective.labels)}
+    guesses = [number[likeliest(prediction)] for prediction in predictions]
+    return scoring.confusion([number[record['label']] for record in items], guesses, len(number))
+
+  def show(self, record: dict, prediction: dict[str, float]) -> str:
+    """A text with its label and the model's."""
+    said = ', '.join(f'{label} {p:.2f}' for label, p in sorted(prediction.items(), key=lambda item: -item[1])[:5])
+    texts = [record['text']] + ([record['text_pair']] if record.get('text_pair') is not None else [])
+    gold = record.get('label')
+    verdict = '' if gold is None else f'Label: {gold}. '
+    return '\n\n'.join(quote(text) for text in texts) + f'\n\n{verdict}The model: {said}\n'
+
+  def write(self, folder: str, split: str, items: list[dict], predictions: list[dict]) -> None:
+    """confusion_SPLIT.png and .md, predictions_SPLIT.jsonl."""
+    matrix, names = self._confusion(items, predictions), list(self.objective.labels)
+    table = scoring.confusion_markdown(matrix, names) + '\n'
+    write_atomically(os.path.join(folder, f'confusion_{split}.md'), table)
+    scoring.plot_confusion(matrix, names, os.path.join(folder, f'confusion_{split}.png'))
+    path = os.path.join(folder, f'predictions_{split}.jsonl')
+    write_json_lines(path, items, predictions, self.per_example(items, predictions))
+
+  def per_example(self, items: list[dict], predictions: list[dict]) -> list[float]:
+    """1 where the label is right, for paired comparisons."""
+    return [float(likeliest(p) == record['label']) for record, p in zip(items, predictions)]
+
+
+def likeliest(prediction: dict[str, float]) -> str:
+  """The label with the highest probability."""
+  return max(prediction, key=prediction.__getitem__)
+
+
+def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+  """How much of two texts fits: the longer one is cut until both are equal, then both.
+
+  >>> longest_first(10, 3, 8), longest_first(10, 10, 8)
+  ((5, 3), (4, 4))
+  """
+  if first + second <= room:
+    return first, second
+  half = room // 2
+  if second <= half:
+    return room - second, second
+  if first <= room - half:
+    return first, room - first
+  return room - half, half

@@ -1,0 +1,225 @@
+"""Extractive question answering as a task: answers are spans of the original text, by its characters.
+
+Legend: T length of a row, N tokens of a context.
+"""
+
+import collections
+import dataclasses
+import os
+
+import numpy as np
+
+from lmjax.data import records
+from lmjax.data.windows import character_span, locate, token_span, windows
+from lmjax.errors import DataError
+from lmjax.models.heads import HeadedModel
+from lmjax.objectives import spans
+from lmjax.scoring import squad
+from lmjax.tasks.causal_lm import quote
+from lmjax.tasks.fine_tuning import Examples, FineTuningTask, Labelled, encode, write_json_lines
+from lmjax.writer import write_atomically, write_json
+
+# Examples on the page for people.
+SHOWN = 50
+
+
+class ExtractiveQA(FineTuningTask):
+  """A start and an end in the context, or none.
+
+  Attributes:
+    threshold: a question has no answer where none is better than the best answer by more than this; tuned on the
+      validation examples.
+  """
+
+  NAME = 'extractive_qa'
+  BEST, HIGHEST = 'f1', True
+  MAIN_METRIC, BASELINE = 'f1', None
+
+  def __init__(self, model, objective, samples, data, tokenizer):
+    super().__init__(model, objective, samples, data, tokenizer)
+    self.model = HeadedModel(self.backbone, 'span', 2)
+    self.loss = spans.make_loss(self.model)
+    self._logits = spans.make_logits(self.model)
+    self.threshold = 0.0
+
+  @classmethod
+  def resolve(cls, objective, found: records.Records):
+    """Whether there are questions without an answer."""
+    without = sum(not record['answers'] for record in found.splits['train'])
+    if objective.no_answer is None:
+      return dataclasses.replace(objective, no_answer=without > 0)
+    if without and not objective.no_answer:
+      raise DataError(
+        f'data.train: {without:,} questions have no answer; with objective.no_answer = False each must have one; '
+        'set it to True'
+      )
+    return objective
+
+  def load(self, found: records.Records) -> Labelled:
+    """Rows of all records; training rows of questions whose answer cannot be used are left out, and counted."""
+    counts: collections.Counter = collections.Counter()
+    splits = {split: self.rows_of(items, counts if split == 'train' else None) for split, items in found.splits.items()}
+    train = splits['train']
+    kept = [i for i, row in enumerate(train.rows) if not row['skip']]
+    if not kept:
+      raise DataError(
+        'data.train: no question has an answer that stands in its context; check answers and answer_start'
+      )
+    splits['train'] = Examples(train.records, [train.rows[i] for i in kept], train.owners[kept])
+    said = [found.said, f'{len(kept):,} train windows', *(f'{n:,} {what}' for what, n in counts.items() if n)]
+    return Labelled(splits, found.facts, ', '.join(said))
+
+  def rows_of(self, items: list[dict], counts: collections.Counter | None = None) -> Examples:
+    """A row a window of each record's context: the question, then the window, in their frame."""
+    begin, between, end = self.frame
+    counts, rows, owners = collections.Counter() if counts is None else counts, [], []
+    questions = encode(self.tokenizer, [record['question'] for record in items])
+    contexts = self.tokenizer.encode_with_offsets([record['context'] for record in items])
+    for number, (record, question, (context, offsets_N2)) in enumerate(zip(items, questions, contexts)):
+      counts['questions cut'] += len(question) > self.objective.max_question
+      question = question[: self.objective.max_question]
+      answer, skip = self._answer(record, offsets_N2, counts)
+      second = len(question) + 2
+      room = self.data.length - second - 1
+      for low, high in windows(len(context), room, min(self.objective.stride, room)):
+        tokens = [begin, *question, between, *context[low:high], end]
+        null = 0 if self.bidirectional else len(tokens) - 1
+        whole = answer is not None and low <= answer[0] and answer[1] < high
+        places = (answer[0] - low + second, answer[1] - low + second) if whole else (null, null)
+        row = {'tokens': np.array(tokens, np.int32), 'second': second, 'low': low, 'null': null, 'places': places}
+        rows.append({**row, 'offsets': offsets_N2, 'context': record['context'], 'skip': skip})
+        owners.append(number)
+    return Examples(items, rows, np.array(owners, np.int64))
+
+  def _answer(self, record, offsets_N2, counts) -> tuple[tuple[int, int] | None, bool]:
+    """First and last context token of the first answer, and whether the record is unfit for training."""
+    if not record.get('answers'):
+      return None, False
+    text, start = record['answers'][0]['text'], record['answers'][0]['answer_start']
+    place = locate(record['context'], text, start)
+    if place != start:
+      counts['answers not where their record says'] += 1
+      if place is None or self.objective.misplaced == 'skip':
+        return None, True
+    found = token_span(offsets_N2, place, place + len(text))
+    if found is None:
+      return None, True
+    begin, end = character_span(record['context'], offsets_N2, *found)
+    counts['answers whose ends fall inside a token'] += record['context'][begin:end] != text.strip()
+    too_long = found[1] - found[0] >= self.objective.max_answer
+    counts['answers longer than objective.max_answer'] += too_long
+    return found, too_long
+
+  def example(self, row, rng, progress) -> dict[str, np.ndarray]:
+    """A row -> inputs, segments, segment_types, candidates [T]; starts, ends and weights (scalars)."""
+    del rng, progress
+    padded, size = self.padded(row['tokens'], row['second']), len(row['tokens'])
+    candidates_T = np.zeros(self.data.length, np.int32)
+    candidates_T[row['second'] : size - 1] = 1
+    candidates_T[row['null']] = 1
+    start, end = row['places']
+    return {
+      **padded,
+      'candidates': candidates_T,
+      'starts': np.int32(start),
+      'ends': np.int32(end),
+      'weights': np.float32(1),
+    }
+
+  def outputs(self, params, batch):
+    """Logits of the beginning and of the end at each place."""
+    start_BT, end_BT = self._logits(params, batch, None)
+    return {'start': start_BT, 'end': end_BT}
+
+  def answers(self, examples: Examples, outputs) -> list[dict]:
+    """For each record its best answers over all windows, and how much better none is than the best (nats)."""
+    candidates: list[list] = [[] for _ in examples.records]
+    null = np.full(len(examples.records), np.inf)
+    for row, owner, start_T, end_T in zip(examples.rows, examples.owners, outputs['start'], outputs['end']):
+      null[owner] = min(null[owner], start_T[row['null']] + end_T[row['null']])
+      candidates[owner] += self._spans(row, start_T, end_T)
+    found = []
+    for record, spans_, none in zip(examples.records, candidates, null):
+      best: dict[tuple[int, int], float] = {}
+      for score, begin, end in sorted(spans_, reverse=True):
+        if begin < end:
+          best.setdefault((begin, end), score)
+      n_best = [
+        {'text': record['context'][b:e], 'start': b, 'end': e, 'score': float(s)}
+        for (b, e), s in list(best.items())[: self.objective.n_best]
+      ]
+      top = n_best[0]['score'] if n_best else -np.inf
+      found.append({'n_best': n_best, 'no_answer_score': float(none - top)})
+    return found
+
+  def _spans(self, row, start_T, end_T) -> list[tuple[float, int, int]]:
+    """(score, first character, end) of the likeliest spans of a window."""
+    low, high = row['second'], len(row['tokens']) - 1
+    n = min(self.objective.n_best, high - low)
+    starts = low + np.argsort(-start_T[low:high], kind='stable')[:n]
+    ends = low + np.argsort(-end_T[low:high], kind='stable')[:n]
+    found = []
+    for s in starts:
+      for e in ends:
+        if s <= e < s + self.objective.max_answer:
+          found.append((float(start_T[s] + end_T[e]), int(s), int(e)))
+    if not found:  # the likeliest places do not fit each other: the best end for the likeliest start
+      s = int(starts[0])
+      e = s + int(np.argmax(end_T[s : min(s + self.objective.max_answer, high)]))
+      found.append((float(start_T[s] + end_T[e]), s, e))
+    shift = row['low'] - low
+    best = sorted(found, reverse=True)[: self.objective.n_best]
+    return [(score, *character_span(row['context'], row['offsets'], s + shift, e + shift)) for score, s, e in best]
+
+  def text_of(self, prediction: dict) -> str:
+    """The answer in the official format: '' for none."""
+    none = self.objective.no_answer and prediction['no_answer_score'] > self.threshold
+    return '' if none or not prediction['n_best'] else prediction['n_best'][0]['text']
+
+  def tune(self, items: list[dict], predictions: list[dict]) -> None:
+    """Sets the threshold that gives the best F1 on these."""
+    if self.objective.no_answer:
+      texts = {r['id']: p['n_best'][0]['text'] if p['n_best'] else '' for r, p in zip(items, predictions)}
+      scores = {record['id']: p['no_answer_score'] for record, p in zip(items, predictions)}
+      self.threshold = squad.best_threshold(texts, scores, _gold(items))[0]
+
+  def scores(self, items: list[dict], predictions: list[dict]) -> dict[str, float]:
+    """The official exact match and F1."""
+    return squad.scores({r['id']: self.text_of(p) for r, p in zip(items, predictions)}, _gold(items))
+
+  def per_example(self, items: list[dict], predictions: list[dict]) -> list[float]:
+    """F1 of each question, for paired comparisons."""
+    return [squad.f1(self.text_of(p), gold) for p, gold in zip(predictions, _gold(items).values())]
+
+  def show(self, record: dict, prediction: dict) -> str:
+    """A question, its context with the model's answer marked, and what was right."""
+    said, context = self.text_of(prediction), record['context']
+    if said:
+      best = prediction['n_best'][0]
+      context = f'{context[: best["start"]]}>>>{said}<<<{context[best["end"] :]}'
+    gold = (
+      '' if 'answers' not in record else ' | '.join(dict.fromkeys(a['text'] for a in record['answers'])) or '(none)'
+    )
+    return f'{quote(context)}\n\nQuestion: {record["question"]}  \nModel: {said or "(none)"}  \nRight: {gold}\n'
+
+  def write(self, folder: str, split: str, items: list[dict], predictions: list[dict]) -> None:
+    """predictions.json in the official format, all predictions as JSON lines, and a page for people."""
+    texts = {record['id']: self.text_of(p) for record, p in zip(items, predictions)}
+    write_json(os.path.join(folder, 'predictions.json'), texts)
+    path = os.path.join(folder, f'predictions_{split}.jsonl')
+    write_json_lines(path, items, predictions, self.per_example(items, predictions))
+    page = '\n---\n\n'.join(self.show(record, p) for record, p in list(zip(items, predictions))[:SHOWN])
+    write_atomically(os.path.join(folder, f'examples_{split}.md'), page)
+
+  @property
+  def settings(self) -> dict:
+    """What was tuned, kept in results.json."""
+    return {'no_answer_threshold': self.threshold}
+
+  def use(self, settings: dict) -> None:
+    """Takes back what `settings` gave."""
+    self.threshold = settings['no_answer_threshold']
+
+
+def _gold(items: list[dict]) -> dict[str, list[str]]:
+  return {record['id']: [answer['text'] for answer in record['answers']] for record in items}

@@ -1,0 +1,232 @@
+"""What the tasks that fine-tune share: labelled records in, rows of tokens out, predictions for each record.
+
+Legend: B batch, T length.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from lmjax.data import records
+from lmjax.data.pipeline import Pipeline, ValidBatches
+from lmjax.data.tokenizer import Tokenizer, train_tokenizer
+from lmjax.errors import ConfigError
+from lmjax.fields import PositiveInt
+from lmjax.models.transformer import Transformer
+from lmjax.writer import write_atomically
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleSamples:
+  """What is shown as training goes on: validation examples, with what the model makes of them.
+
+  count: how many
+  """
+
+  count: PositiveInt
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """The rows of one split.
+
+  Attributes:
+    records: what they were made of.
+    rows: a dict of arrays each; a record may give several.
+    owners: int64, the record of each row.
+  """
+
+  records: list[dict]
+  rows: list[dict]
+  owners: np.ndarray
+
+  def __len__(self):
+    return len(self.rows)
+
+  def row(self, index: int) -> dict:
+    """One row, not yet padded."""
+    return self.rows[index]
+
+  def documents_of(self, index: int) -> list[tuple[int, int]]:
+    """(record, where in the row it begins), for display."""
+    return [(int(self.owners[index]), 0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+  """The data of a run: Examples by split, JSON-able facts about their content, and a line for people."""
+
+  splits: dict[str, Examples]
+  facts: dict
+  said: str
+
+
+class FineTuningTask:
+  """Reads records, makes rows of them, and predictions; each task says how.
+
+  A task defines `rows_of(records) -> Examples`, `example(row, rng, progress)`, `outputs(params, batch)` (arrays with a
+  row each), `answers(examples, outputs)` (a prediction for each record), `scores(records, predictions)`,
+  `show(record, prediction)` (Markdown) and `write(folder, split, records, predictions)`.
+  """
+
+  HAND_OFF = True  # ends with the best checkpoint, not the last
+  predicted = 0  # positions a row that the output embedding is applied to
+  example: Callable[..., dict[str, np.ndarray]]
+
+  def __init__(self, model, objective, samples, data, tokenizer: Tokenizer):
+    self.objective, self.samples_config, self.data, self.tokenizer = objective, samples, data, tokenizer
+    self.backbone = Transformer(model, tokenizer.vocab_size)
+
+  @classmethod
+  def read(cls, config, tokenizer: Tokenizer | None, progress: bool):
+    """(tokenizer, Records) of a config; without a checkpoint's tokenizer one is loaded or trained."""
+    del progress
+    found = records.load(config.data, config.task, config.seed)
+    settings = config.data.tokenizer
+    if tokenizer is None and settings is None:
+      raise ConfigError('data.tokenizer = None: must be given with init_from.path = None; give one, or a checkpoint')
+    if tokenizer is None and settings.path is not None:
+      tokenizer = Tokenizer.load(settings.path)
+    if tokenizer is None:
+      texts = [text for record in found.splits['train'] for text in record.values() if isinstance(text, str)]
+      tokenizer = train_tokenizer(texts, settings.vocab_size, settings.sample_bytes)
+    return tokenizer, found
+
+  @classmethod
+  def resolve(cls, objective, found: records.Records):
+    """The objective with what only the data can say, such as the labels."""
+    del found
+    return objective
+
+  def load(self, found: records.Records) -> Labelled:
+    """Makes rows of all records."""
+    splits = {split: self.rows_of(items) for split, items in found.splits.items()}
+    cut = sum(int(row.get('cut', 0)) for row in splits['train'].rows)
+    said = found.said + (f'; {cut:,} train rows cut to data.length = {self.data.length}' if cut else '')
+    return Labelled(splits, found.facts, said)
+
+  def describe(self, data: Labelled) -> str:
+    """A line about the data, for people."""
+    return data.said
+
+  def pipeline(self, data: Labelled, config, hosts: int = 1, host: int = 0) -> Pipeline:
+    """The training batches."""
+    return Pipeline(
+      {'train': data.splits['train']},
+      [1.0],
+      self.example,
+      {**data.facts, 'tokenizer': self.tokenizer.hash, 'length': self.data.length},
+      batch_size=self.data.batch_size,
+      vocab_size=self.tokenizer.vocab_size,
+      seed=config.seed,
+      total_steps=config.train.steps,
+      hosts=hosts,
+      host=host,
+    )
+
+  def batches(self, examples: Examples, hosts: int = 1, host: int = 0) -> ValidBatches:
+    """The rows of a split in their order."""
+    vocab_size = self.tokenizer.vocab_size
+    options = dict(vocab_size=vocab_size, batch_size=self.data.batch_size, hosts=hosts, host=host)
+    return ValidBatches(self.NAME, examples, self.example, **options)
+
+  def init(self, key):
+    """Random parameters."""
+    return self.model.init(key)
+
+  def shapes(self):
+    """Shapes and dtypes of the parameters."""
+    return jax.eval_shape(lambda: self.init(jax.random.key(0)))
+
+  def axes(self):
+    """Logical axis names of every parameter."""
+    return self.model.axes()
+
+  @property
+  def bidirectional(self) -> bool:
+    """Whether the backbone reads from both sides."""
+    return self.backbone.config.attention == 'bidirectional'
+
+  @property
+  def frame(self) -> tuple[int, int, int]:
+    """Ids before a text, between two, and at the end: [CLS], [SEP], [SEP] in an encoder.
+
+    A decoder knows a document's beginning by the end of the one before: it has its end-of-document token as the first
+    two, and at the end.
+    """
+    tok = self.tokenizer
+    if self.bidirectional and tok.cls is not None and tok.sep is not None:
+      return tok.cls, tok.sep, tok.sep
+    end = tok.require('eos') if tok.eos is not None or tok.sep is None else tok.sep
+    return end, end, end
+
+  @property
+  def pad(self) -> int:
+    """What fills a row."""
+    return 0 if self.tokenizer.pad is None else self.tokenizer.pad
+
+  def padded(self, tokens, second: int | None = None) -> dict[str, np.ndarray]:
+    """inputs, segments (0 for padding) and segment_types (1 from token `second` on), int32 [T]."""
+    inputs_T = np.full(self.data.length, self.pad, np.int32)
+    inputs_T[: len(tokens)] = tokens
+    place_T = np.arange(self.data.length)
+    real_T = place_T < len(tokens)
+    types_T = real_T & (place_T >= (len(tokens) if second is None else second))
+    if (self.backbone.config.segment_types or 0) < 2:
+      types_T = np.zeros_like(types_T)
+    return {'inputs': inputs_T, 'segments': real_T.astype(np.int32), 'segment_types': types_T.astype(np.int32)}
+
+  def predict(self, params, examples: Examples, run: Callable) -> list:
+    """A prediction for each record.
+
+    Args:
+      params: the parameters.
+      examples: what to predict.
+      run: `(function, batch) -> outputs on the host`; knows the mesh.
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    for batch in self.batches(examples, jax.process_count(), jax.process_index()):
+      for name, values in run(self.jitted_outputs, params, batch).items():
+        found.setdefault(name, []).append(values)
+    outputs = {name: np.concatenate(parts)[: len(examples)] for name, parts in found.items()}
+    return self.answers(examples, outputs)
+
+  @functools.cached_property
+  def jitted_outputs(self):
+    """`outputs`, jitted."""
+    return jax.jit(self.outputs)
+
+  def tune(self, items: list[dict], predictions: list) -> None:
+    """Chooses on validation predictions what training does not learn; nothing here."""
+
+  @property
+  def settings(self) -> dict:
+    """What `tune` chose, JSON-able."""
+    return {}
+
+  def use(self, settings: dict) -> None:
+    """Takes back what `settings` gave."""
+
+  def samples(self, found: list[dict], predictions: list) -> str:
+    """Markdown: the first records of a split with their predictions."""
+    shown = zip(found[: self.samples_config.count], predictions)
+    return '\n---\n\n'.join(self.show(record, prediction) for record, prediction in shown)
+
+
+def encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[np.ndarray]:
+  """int32 ids of each text."""
+  return (np.array(ids, np.int32) for ids in tokenizer.encode_batch(texts))
+
+
+def write_json_lines(path: str, items: list[dict], predictions: list, scores: list[float]) -> None:
+  """One object a record: its id, what is right, the prediction, and its score, for paired comparisons of runs."""
+  gold = ('label', 'answers', 'summary')
+  lines = [
+    {'id': record['id'], **{name: record[name] for name in gold if name in record}, 'prediction': said, 'score': score}
+    for record, said, score in zip(items, predictions, scores)
+  ]
+  write_atomically(path, ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines))
