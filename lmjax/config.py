@@ -14,6 +14,7 @@ from lmjax.handoff import InitFrom
 from lmjax.models.model_config import ModelConfig
 from lmjax.objectives.causal import CausalConfig
 from lmjax.objectives.classification import ClassificationConfig
+from lmjax.objectives.conditional import ConditionalConfig
 from lmjax.objectives.masked import MaskedConfig
 from lmjax.objectives.spans import SpanConfig
 from lmjax.optim import OptimConfig
@@ -63,12 +64,13 @@ class EvalConfig:
   patience: PositiveInt | None
 
 
-PRE_TRAINING, FINE_TUNING = ('causal_lm', 'masked_lm'), ('classification', 'extractive_qa')
+PRE_TRAINING, FINE_TUNING = ('causal_lm', 'masked_lm'), ('classification', 'extractive_qa', 'summarization')
 OBJECTIVES = {
   'causal_lm': CausalConfig,
   'masked_lm': MaskedConfig,
   'classification': ClassificationConfig,
   'extractive_qa': SpanConfig,
+  'summarization': ConditionalConfig,
 }
 DATA = dict.fromkeys(PRE_TRAINING, DataConfig) | dict.fromkeys(FINE_TUNING, RecordsConfig)
 SAMPLES = {'causal_lm': CausalSamples, 'masked_lm': MaskedSamples} | dict.fromkeys(FINE_TUNING, ExampleSamples)
@@ -93,11 +95,13 @@ class Config:
   writer: where metrics go besides metrics.jsonl
   """
 
-  task: Literal['causal_lm', 'masked_lm', 'classification', 'extractive_qa']
+  task: Literal['causal_lm', 'masked_lm', 'classification', 'extractive_qa', 'summarization']
   seed: NonNegativeInt
   init_from: InitFrom
   model: ModelConfig
-  objective: Annotated[CausalConfig | MaskedConfig | ClassificationConfig | SpanConfig, Choice('task', OBJECTIVES)]
+  objective: Annotated[
+    CausalConfig | MaskedConfig | ClassificationConfig | SpanConfig | ConditionalConfig, Choice('task', OBJECTIVES)
+  ]
   data: Annotated[DataConfig | RecordsConfig, Choice('task', DATA)]
   optim: OptimConfig
   mesh: MeshConfig
@@ -192,8 +196,20 @@ class Config:
           f'must be {room + 1 - o.max_answer} or less, or an answer of {o.max_answer} tokens may lie in no window whole'
         )
         yield 'objective.stride', o.stride, rule, 'lower it, or objective.max_answer, or raise data.length'
+    if self.task == 'summarization':
+      yield from self._summarization_problems()
     if self.init_from.path is None and d.tokenizer is None:
       yield 'data.tokenizer', None, 'must be given with init_from.path = None', 'give one, or a checkpoint'
+
+  def _summarization_problems(self):
+    o: Any = self.objective
+    if self.model.attention != 'causal':
+      rule = 'must be causal for summarization, which writes from left to right'
+      yield 'model.attention', self.model.attention, rule, 'start from a causal checkpoint, or see init_from.convert'
+    room = self.data.length - o.max_summary - 2
+    if room < 2 * o.max_summary:  # a piece must be longer than its summary, and the summaries of two pieces fit
+      rule = f'must be at most a third of data.length = {self.data.length}, or little of a document is read'
+      yield 'objective.max_summary', o.max_summary, rule, f'try {(self.data.length - 2) // 3}'
 
   def _causal_problems(self):
     s: Any = self.samples  # CausalSamples, since `task` chose it

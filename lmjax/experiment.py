@@ -208,7 +208,7 @@ def prepare_stage(name: str, config: StageConfig, source: Stage | None, workdir:
     raw = command_line.load_config_file(*command_line.split_config_flag(config.config))
   except ConfigError as error:
     return empty, list(error.problems)
-  assignments = [tuple(text.split('=', 1)) for text in config.overrides]
+  assignments = [(path, value) for path, equals, value in (text.partition('=') for text in config.overrides) if equals]
   if config.init_from is not None:
     assignments.append(('init_from.path', os.path.join(workdir, config.init_from)))
   raw, problems = schema.override(config_lib.Config, raw, assignments)
@@ -259,12 +259,14 @@ def changes(stage: Stage, workdir: str) -> list[str]:
   if stage.built is None or not os.path.exists(file):
     return []
   before, now = comparison.read_json(os.path.dirname(file), 'stage.json'), json.loads(json.dumps(stage.record))
-  names = [name for name, value in now['config'].items() if before['config'].get(name, ...) != value]
-  remedy = f'remove {os.path.dirname(file)} to run it again, or choose a new --workdir'
-  lines = [
-    schema.line(name, schema.show(now['config'][name]), f'was {before["config"].get(name)} when it ran', remedy)
-    for name in names
-  ]
+  remedy = f'remove its folder in {workdir} to run it again, or choose a new --workdir'
+  lines = []
+  for name in dict.fromkeys([*now['config'], *before['config']]):
+    was, value = (
+      schema.show(found['config'][name]) if name in found['config'] else 'not set' for found in (before, now)
+    )
+    if was != value:
+      lines.append(schema.line(name, value, f'was {was} when it ran', remedy))
   if not lines and before['source'] != now['source']:
     source = now['config']['init_from.path']
     lines.append(schema.line('init_from', source, 'that stage was another when this one ran', remedy))

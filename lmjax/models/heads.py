@@ -78,6 +78,23 @@ class LanguageModel:
     logits = logits if bias_V is None else logits + bias_V
     return logits[..., : self.backbone.vocab_size]
 
+  def decode_step(self, params: dict, prefix: bool = False):
+    """The model as `decode` wants it: `(cache, tokens_BT, positions_BT, segments_BT) -> (logits_BV, cache)`.
+
+    Args:
+      params: the parameters.
+      prefix: whether the prompt (a pass of more than one token) is read from both sides.
+    """
+
+    def step(cache, tokens_BT, positions_BT, segments_BT):
+      prefix_BT = segments_BT > 0 if prefix and tokens_BT.shape[1] > 1 else None
+      x_BTD, cache = self.backbone.apply(
+        params, tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT, prefix_BT=prefix_BT, cache=cache
+      )
+      return self.logits(params, x_BTD[:, -1:])[:, 0], cache
+
+    return step
+
 
 @dataclasses.dataclass(frozen=True)
 class HeadedModel:

@@ -12,8 +12,9 @@ from lmjax.tasks.causal_lm import CausalLM
 from lmjax.tasks.classification import Classification
 from lmjax.tasks.extractive_qa import ExtractiveQA
 from lmjax.tasks.masked_lm import MaskedLM
+from lmjax.tasks.summarization import Summarization
 
-TASKS: dict[str, Any] = {task.NAME: task for task in (CausalLM, MaskedLM, Classification, ExtractiveQA)}
+TASKS: dict[str, Any] = {task.NAME: task for task in (CausalLM, MaskedLM, Classification, ExtractiveQA, Summarization)}
 
 
 def build(config, tokenizer):

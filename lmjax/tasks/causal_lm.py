@@ -75,16 +75,10 @@ class CausalLM(LanguageModelTask):
 
   @functools.cached_property
   def _generate(self):
-    def step(params, cache, tokens_BT, positions_BT, segments_BT):
-      x_BTD, cache = self.model.backbone.apply(
-        params, tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT, cache=cache
-      )
-      return self.model.logits(params, x_BTD[:, -1:])[:, 0], cache
-
     def run(params, tokens_BP, segments_BP, key, **settings):
       length = tokens_BP.shape[1] + settings['new_tokens']
       cache = self.model.backbone.init_cache(tokens_BP.shape[0], length)
-      return decode.generate(functools.partial(step, params), cache, tokens_BP, segments_BP, key, **settings)
+      return decode.generate(self.model.decode_step(params), cache, tokens_BP, segments_BP, key, **settings)
 
     return jax.jit(run, static_argnames=('new_tokens', 'temperature', 'top_k', 'top_p', 'stop'))
 

@@ -1,0 +1,221 @@
+"""Summarization as a task, and any other text from a text: document, separator, summary in one decoder.
+
+Legend: B batch, T length, P prompt length, K slots.
+"""
+
+import functools
+import os
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from lmjax import decode
+from lmjax.models.heads import LanguageModel
+from lmjax.objectives import conditional
+from lmjax.scoring import generation
+from lmjax.tasks.causal_lm import quote
+from lmjax.tasks.fine_tuning import Examples, FineTuningTask, encode, write_json_lines
+from lmjax.writer import write_atomically
+
+# Prompts are padded to this many tokens, or twice, four times, ... as many: each length compiles once.
+SMALLEST_BUCKET = 64
+# Examples on the page for people, and how much of a document is shown there, in characters.
+SHOWN, SHOWN_CHARACTERS = 50, 2_000
+# Limits, in words, of the groups of documents that scores are reported by.
+LENGTH_EDGES = (0, 100, 300, 1000, 3000)
+
+
+class Summarization(FineTuningTask):
+  """A short text from a long one."""
+
+  NAME = 'summarization'
+
+  def __init__(self, model, objective, samples, data, tokenizer):
+    super().__init__(model, objective, samples, data, tokenizer)
+    self.model = LanguageModel(self.backbone)
+    self.loss = conditional.make_loss(self.model, objective)
+    self.BEST, self.HIGHEST, self.MAIN_METRIC = objective.best, objective.best != 'loss', objective.best
+    self.BASELINE = None if objective.lead is None else f'lead_{objective.best}'
+    self._leads: dict[int, dict] = {}
+
+  @property
+  def predicted(self) -> int:
+    """Positions a row that the output embedding is applied to: the summary and its end."""
+    return self.objective.max_summary + 1
+
+  @property
+  def room(self) -> int:
+    """Document tokens that a row has room for, beside its frame and the longest summary."""
+    return self.data.length - self.objective.max_summary - 2
+
+  @property
+  def frame(self) -> tuple[int, int, int]:
+    """Ids before the document, between it and the summary, and after that: the end of a text, [SEP], the end."""
+    begin, _, end = super().frame
+    return begin, end if self.tokenizer.sep is None else self.tokenizer.sep, end
+
+  def read_part(self, document: Sequence[int]) -> list[int]:
+    """The tokens of a document that are read, by `objective.long_documents`."""
+    if len(document) <= self.room:
+      return list(document)
+    if self.objective.long_documents == 'head_tail':
+      head = self.room - self.room // 2
+      return [*document[:head], *document[len(document) - self.room // 2 :]]
+    return list(document[: self.room])
+
+  def rows_of(self, items: list[dict]) -> Examples:
+    """A row a record."""
+    begin, between, end = self.frame
+    documents = encode(self.tokenizer, [record['document'] for record in items])
+    summaries = encode(self.tokenizer, [record.get('summary', '') for record in items])
+    rows = []
+    for document, summary in zip(documents, summaries):
+      target = [*summary[: self.objective.max_summary], end]
+      prompt = [begin, *self.read_part(document), between]
+      tokens = np.array([*prompt, *target], np.int32)
+      rows.append({'tokens': tokens, 'prompt': len(prompt), 'document': document, 'cut': len(document) > self.room})
+    return Examples(items, rows, np.arange(len(items)))
+
+  def example(self, row, rng, progress) -> dict[str, np.ndarray]:
+    """A row -> inputs, segments, prefix [T], slots, targets and weights [K]."""
+    del rng, progress
+    tokens, prompt = row['tokens'], row['prompt']
+    padded = self.padded(tokens[:-1])
+    del padded['segment_types']
+    count = len(tokens) - prompt
+    slots_K, targets_K = np.zeros(self.predicted, np.int32), np.zeros(self.predicted, np.int32)
+    slots_K[:count] = np.arange(prompt - 1, len(tokens) - 1)
+    targets_K[:count] = tokens[prompt:]
+    return {
+      **padded,
+      'prefix': (np.arange(self.data.length) < prompt).astype(np.int32),
+      'slots': slots_K,
+      'targets': targets_K,
+      'weights': (np.arange(self.predicted) < count).astype(np.float32),
+    }
+
+  @functools.cached_property
+  def _generate(self):
+    """`(params, batch) -> {'tokens': [B, max_summary]}`, compiled once for each length of prompts."""
+    o, end = self.objective.decoding, self.frame[2]
+    shared = dict(new_tokens=self.objective.max_summary, stop=end, no_repeat_ngram=o.no_repeat_ngram)
+
+    def run(params, batch):
+      tokens_BP = batch['inputs']
+      step = self.model.decode_step(params, prefix=self.objective.prefix)
+      cache = self.backbone.init_cache(tokens_BP.shape[0], tokens_BP.shape[1] + self.objective.max_summary)
+      if o.beams > 1:
+        new_BN, _ = decode.beam_search(
+          step, cache, tokens_BP, batch['segments'], beams=o.beams, length_penalty=o.length_penalty, **shared
+        )
+      else:
+        key = jax.random.fold_in(jax.random.key(0), batch['number'][0])
+        sampling = dict(temperature=o.temperature, top_k=o.top_k, top_p=o.top_p)
+        new_BN = decode.generate(step, cache, tokens_BP, batch['segments'], key, **sampling, **shared)
+      return {'tokens': new_BN}
+
+    return jax.jit(run)
+
+  def generate(self, params, prompts: list[list[int]], run: Callable) -> list[list[int]]:
+    """Continues prompts, in batches of like lengths; each ends before the end-of-document token."""
+    size, host, hosts = self.data.batch_size, jax.process_index(), jax.process_count()
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    found: list[list[int]] = [[] for _ in prompts]
+    for number, first in enumerate(range(0, len(order), size)):
+      rows = order[first : first + size]
+      # the last batch is filled up with its first row
+      tokens_BP, segments_BP = decode.pad_left([prompts[i] for i in rows + rows[:1] * (size - len(rows))], self.pad)
+      more = bucket(tokens_BP.shape[1], self.room + 2) - tokens_BP.shape[1]
+      batch = {
+        'inputs': np.pad(tokens_BP, ((0, 0), (more, 0)), constant_values=self.pad),
+        'segments': np.pad(segments_BP, ((0, 0), (more, 0))),
+        'number': np.full(size, number, np.int32),
+      }
+      part = {name: a[host * size // hosts : (host + 1) * size // hosts] for name, a in batch.items()}
+      end = self.frame[2]
+      for i, made in zip(rows, run(self._generate, params, part)['tokens'].tolist()):
+        found[i] = made[: made.index(end)] if end in made else made
+    return found
+
+  def predict(self, params, examples: Examples, run: Callable) -> list[str]:
+    """A summary for each record."""
+    begin, between, _ = self.frame
+    documents = [list(row['document']) for row in examples.rows]
+    if self.objective.long_documents == 'chunks':
+      documents = self._reduced(params, documents, run)
+    prompts = [[begin, *self.read_part(document), between] for document in documents]
+    return [self.tokenizer.decode(made).strip() for made in self.generate(params, prompts, run)]
+
+  def _reduced(self, params, documents: list[list[int]], run) -> list[list[int]]:
+    """Documents that fit: of one that does not, the summaries of its pieces, again and again."""
+    begin, between, _ = self.frame
+    while any(len(document) > self.room for document in documents):
+      pieces, owners = [], []
+      for i, document in enumerate(documents):
+        if len(document) > self.room:
+          for start in range(0, len(document), self.room):
+            pieces.append([begin, *document[start : start + self.room], between])
+            owners.append(i)
+      shorter: dict[int, list[int]] = {i: [] for i in owners}
+      for i, made in zip(owners, self.generate(params, pieces, run)):
+        shorter[i] += made
+      for i, joined in shorter.items():
+        # summaries are shorter than half the room, so this ends; a model that writes nothing leaves the beginning
+        documents[i] = joined or documents[i][: self.room]
+    return documents
+
+  def scores(self, items: list[dict], predictions: list[str]) -> dict[str, float]:
+    """The scores of the config, those of the lead baseline, and the share of the documents' tokens that is read."""
+    references, names = [record['summary'] for record in items], self.objective.scores
+    found = generation.scores(names, predictions, references)
+    if self.objective.lead is not None:
+      if id(items) not in self._leads:
+        leads = [generation.lead(record['document'], self.objective.lead) for record in items]
+        self._leads[id(items)] = generation.scores(names, leads, references)
+      found |= {f'lead_{name}': value for name, value in self._leads[id(items)].items()}
+    lengths = np.array([len(ids) for ids in encode(self.tokenizer, [record['document'] for record in items])])
+    read = lengths if self.objective.long_documents == 'chunks' else np.minimum(lengths, self.room)
+    return found | {'read_share': float(read.sum() / max(lengths.sum(), 1))}
+
+  def per_example(self, items: list[dict], predictions: list[str]) -> list[float]:
+    """The ranking score of each record (ROUGE-L where that is the loss), for paired comparisons."""
+    references, best = [record['summary'] for record in items], self.objective.best
+    if best in ('bleu', 'chrf'):
+      return [generation.scores([best], [p], [r])[best] for p, r in zip(predictions, references)]
+    return generation.rouge_each(predictions, references)['rougeL' if best == 'loss' else best].tolist()
+
+  def show(self, record: dict, prediction: str) -> str:
+    """A document, its summary, and the model's."""
+    document = record['document']
+    document = document if len(document) <= SHOWN_CHARACTERS else document[:SHOWN_CHARACTERS] + ' ...'
+    blocks = [('Document', document), ('Model', prediction or '(nothing)')]
+    blocks += [('Right', record['summary'])] if 'summary' in record else []
+    return '\n\n'.join(f'{name}\n\n{quote(text)}' for name, text in blocks) + '\n'
+
+  def write(self, folder: str, split: str, items: list[dict], predictions: list[str]) -> None:
+    """summaries_SPLIT.md, side by side with the right ones, and predictions_SPLIT.jsonl."""
+    path = os.path.join(folder, f'predictions_{split}.jsonl')
+    write_json_lines(path, items, predictions, self.per_example(items, predictions))
+    page = '\n---\n\n'.join(self.show(record, p) for record, p in list(zip(items, predictions))[:SHOWN])
+    if 'rouge' in self.objective.scores:
+      words = [len(record['document'].split()) for record in items]
+      references = [record['summary'] for record in items]
+      rows = ['| words of the document | examples | ROUGE-L |', '|---|---|---|']
+      for group in generation.rouge_by_length(predictions, references, words, LENGTH_EDGES):
+        above = 'and more' if group['below'] is None else f'to {group["below"] - 1}'
+        rows.append(f'| {group["from"]} {above} | {group["examples"]} | {group["rougeL"]:.4f} |')
+      page = '\n'.join(rows) + '\n\n' + page
+    write_atomically(os.path.join(folder, f'summaries_{split}.md'), page)
+
+
+def bucket(length: int, longest: int) -> int:
+  """The length that prompts are padded to: 64, 128, 256, ... or the longest.
+
+  >>> bucket(10, 300), bucket(65, 300), bucket(257, 300)
+  (64, 128, 300)
+  """
+  size = SMALLEST_BUCKET
+  while size < length:
+    size *= 2
+  return min(size, max(longest, length))
