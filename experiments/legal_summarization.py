@@ -35,7 +35,8 @@ ARMS = {
 def get_config(argument=None):
   """The experiment."""
   files = dict(data=None, train=None, valid=None, test=None)
-  arg = parse_argument(argument, **files, general='pydoc', preset='tiny', seeds=SEEDS, smoke=False)
+  arg = parse_argument(argument, **files, general='pydoc', preset='tiny', seeds=(int | None, None), smoke=False)
+  seeds = (1 if arg.smoke else SEEDS) if arg.seeds is None else arg.seeds
   missing = [name for name in ('data', 'train', 'test') if getattr(arg, name) is None and not arg.smoke]
   if missing:
     raise ConfigError([f'argument {name}: missing; give {name}=PATH, or smoke' for name in missing])
@@ -51,12 +52,12 @@ def get_config(argument=None):
   given = ','.join(f'{name}={getattr(arg, name)}' for name in ('train', 'valid', 'test') if getattr(arg, name))
   config = f'configs/finetune_summarization.py:{"smoke" if arg.smoke else given}'
   for name, source, overrides in ARMS.values():
-    overrides = (*SUMMARIZE, f'train.seeds={arg.seeds}', *overrides)
+    overrides = (*SUMMARIZE, f'train.seeds={seeds}', *overrides)
     c.stages[name] = dict(config=config, overrides=overrides, init_from=source)
   c.comparisons.summarization = dict(
     title='Summarization of legal documents',
     claim='Pre-training on legal text helps to summarize legal documents.',
-    metric='test/rougeL',
+    metric='valid/rougeL' if arg.smoke else 'test/rougeL',
     candidate='legal pre-training',
     arms={label: dict(stages=(name,)) for label, (name, _, _) in ARMS.items()},
     x=None,

@@ -1,13 +1,12 @@
 """Does pre-training help? Masked and causal models, handed to sentiment, question answering and summarization.
 
   python -m lmjax.experiment --config=experiments/pretraining_helps.py
-  python -m lmjax.experiment --config=experiments/pretraining_helps.py:seeds=5,tasks=sentiment
   python -m lmjax.experiment --config=experiments/pretraining_helps.py:sentiment_train=train.tsv,sentiment_test=test.tsv
 
 Each task starts from the pre-trained weights, and for comparison from random ones (same model, tokenizer and
 training) and from the pre-trained ones without fine-tuning; sentiment also with a part of its labels.
-Arguments: seeds=; tasks=sentiment,qa,summarization; data=, the text to pre-train on; sentiment_train=,
-sentiment_valid=, sentiment_test=, and the same for the others (without train, the embedded demonstration data); smoke.
+Arguments: seeds=; tasks=sentiment,qa,summarization; data=, the text to pre-train on; sentiment_train=, _valid=, _test=,
+and the same for qa and summarization (without train, the embedded demonstration data); smoke, one model a task.
 
 Not measured.
 """
@@ -37,14 +36,15 @@ def get_config(argument=None):
   """The experiment."""
   files = {f'{task}_{split}': None for task in METRICS for split in ('train', 'valid', 'test')}
   tasks = (tuple[Literal[tuple(METRICS)], ...], tuple(METRICS))
-  arg = parse_argument(argument, seeds=SEEDS, tasks=tasks, data='pydoc', smoke=False, **files)
-  shares = SHARES[-2:] if arg.smoke else SHARES
+  arg = parse_argument(argument, seeds=(int | None, None), tasks=tasks, data='pydoc', smoke=False, **files)
+  seeds, shares = (1, SHARES[-2:]) if arg.smoke else (SEEDS, SHARES)
+  arg.seeds = seeds if arg.seeds is None else arg.seeds
   c = ConfigDict(dict(stages={}, comparisons={}))
   for objective, config in PRETRAIN.items():
     text = f'{config}:smoke' if arg.smoke else f'{config}:data={arg.data}'
     c.stages[f'pretrain_{objective}'] = dict(config=text, overrides=OVERRIDES[objective], init_from=None)
-  for task, objective in [(name, kind) for name in arg.tasks for kind in OBJECTIVES[name]]:
-    has_test = arg.smoke or getattr(arg, f'{task}_test') or not getattr(arg, f'{task}_train')
+  for task, objective in [(name, kind) for name in arg.tasks for kind in OBJECTIVES[name][: 1 if arg.smoke else 2]]:
+    has_test = not arg.smoke and (getattr(arg, f'{task}_test') or not getattr(arg, f'{task}_train'))
     shared = dict(candidate='pre-trained', metric=f'{"test" if has_test else "valid"}/{METRICS[task]}')
     claim = f'{objective.capitalize()} pre-training and then fine-tuning help {task}.'
     arms = {label: dict(stages=(add_stage(c, arg, task, objective, label, 1.0),)) for label in ARMS}

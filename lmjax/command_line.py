@@ -39,6 +39,7 @@ class CommandLine:
     workdir: None where it is not given.
     assignments: (path, text) of every `--config.PATH=TEXT`, in order.
     extra: the other flags by name; None where not given, False or True (or a text) for a bare one.
+    words: what is no flag, where that is allowed.
     help: whether `--help` or `-h` is there.
     problems: one line each.
   """
@@ -48,11 +49,12 @@ class CommandLine:
   workdir: str | None
   assignments: tuple
   extra: dict
+  words: tuple
   help: bool
   problems: tuple
 
 
-def parse_command_line(argv, extra=None, bare=(), config_required=True):
+def parse_command_line(argv, extra=None, bare=(), config_required=True, words=False):
   """Parses the arguments after the program's name. Never raises on what a user types.
 
   Args:
@@ -60,13 +62,14 @@ def parse_command_line(argv, extra=None, bare=(), config_required=True):
     extra: name -> annotation of further flags that take a value, as in a config dataclass.
     bare: names of further flags that need none: `--dry_run`, or `--dry_run=TEXT`.
     config_required: whether a command line without `--config` is a problem.
+    words: whether there may be arguments that are no flags.
 
   Returns:
     A `CommandLine`; its `problems` are meant to be reported along with those of the config.
   """
   kinds = {'config': kind_of(str), 'workdir': kind_of(str)}
   kinds.update((name, kind_of(annotation)) for name, annotation in (extra or {}).items())
-  values, assignments, problems = dict.fromkeys(kinds) | dict.fromkeys(bare, False), [], []
+  values, assignments, problems, texts = dict.fromkeys(kinds) | dict.fromkeys(bare, False), [], [], []
   wants_help = False
   for flag, text in _flags(argv, bare):
     name = flag.removeprefix('--').replace('-', '_')
@@ -78,6 +81,8 @@ def parse_command_line(argv, extra=None, bare=(), config_required=True):
         problems.append(line(flag, None, 'has no value', f'give {flag}=VALUE'))
       else:
         assignments.append((path, text))
+    elif words and not flag.startswith('-'):
+      texts.append(flag if text is None else f'{flag}={text}')
     elif not flag.startswith('--') or name not in values:
       problems.append(_unknown_flag(flag, text, values))
     elif name in bare:
@@ -94,7 +99,8 @@ def parse_command_line(argv, extra=None, bare=(), config_required=True):
   if config is None and config_required and not wants_help:
     problems.insert(0, '--config: missing; name a config file, such as --config=configs/pretrain_clm.py')
   file, argument = split_config_flag(config) if config else (None, None)
-  return CommandLine(file, argument, workdir or None, tuple(assignments), values, wants_help, tuple(problems))
+  given = tuple(assignments), values, tuple(texts)
+  return CommandLine(file, argument, workdir or None, *given, wants_help, tuple(problems))
 
 
 def run_command(run, argv) -> int:

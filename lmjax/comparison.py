@@ -28,6 +28,8 @@ SplitMetric = Annotated[
 ]
 # A metric is the mean of the scores by example where both agree so closely; where not, they are different measures.
 SAME = 1e-4
+# majority_accuracy beside accuracy, lead_rougeL (the first sentences) beside rougeL, gzip_bits_per_byte
+BASELINES = ('majority', 'lead', 'gzip')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,11 +204,14 @@ def rows_of(config: ComparisonConfig, stages: dict[str, Stage]) -> list[dict]:
 
 
 def baseline_of(config: ComparisonConfig, stages: dict[str, Stage]) -> tuple[str, float] | None:
-  """(name, value) of what the task's main metric is without a model, as the candidate's first stage measured it."""
-  stage = stages[config.arms[config.candidate].stages[0]]
-  task, (split, _, name) = tasks.TASKS[stage.config['task']], config.metric.partition('/')
-  value = stage.results['metrics'].get(f'{split}/{task.BASELINE}') if name == task.MAIN_METRIC else None
-  return None if value is None else (task.BASELINE.replace('_', ' '), value)
+  """(name, value) of what the metric is without a model, where the candidate's first stage measured that too."""
+  split, name = config.metric.split('/', 1)
+  metrics = stages[config.arms[config.candidate].stages[0]].results['metrics']
+  for kind in BASELINES:
+    value = metrics.get(f'{split}/{kind}_{name}')
+    if value is not None:
+      return f'{kind} {name}', value
+  return None
 
 
 def section(name: str, config: ComparisonConfig, rows: list[dict], baseline) -> str:
@@ -268,7 +273,7 @@ def plot(path: str, config: ComparisonConfig, rows: list[dict], baseline) -> Non
 
 def pre_training(stages: dict[str, Stage]) -> list[str]:
   """A table: what was pre-trained on, how long, and how good the models are on held-out documents."""
-  head = ('stage', 'task', 'text', 'steps', 'tokens', 'seconds', 'on held-out documents')
+  head = ('stage', 'task', 'from', 'text', 'steps', 'tokens', 'seconds', 'on held-out documents')
   lines = [_row(head), _row('---' for _ in head)]
   for name, stage in stages.items():
     config, metrics = stage.config, stage.results['metrics']
@@ -278,8 +283,11 @@ def pre_training(stages: dict[str, Stage]) -> list[str]:
     text = ', '.join(source['path'] for source in data['sources'].values())
     steps = sum(results['step'] for _, results in stage.runs)
     found = [f'{n.replace("_", " ")} {number(metrics[f"valid/{n}"])}' for n in (task.MAIN_METRIC, task.BASELINE)]
+    source = stage.results['hand_off']
+    begin = 'random weights' if source is None else os.path.basename(source['source'])
     tokens = f'{steps * data["batch_size"] * data["length"]:,}'
-    lines.append(_row((name, config['task'], text, f'{steps:,}', tokens, f'{stage.seconds:.0f}', ', '.join(found))))
+    cells = (name, config['task'], begin, text, f'{steps:,}', tokens, f'{stage.seconds:.0f}', ', '.join(found))
+    lines.append(_row(cells))
   return ['## Pre-training', '', *lines, ''] if len(lines) > 2 else []
 
 

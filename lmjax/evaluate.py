@@ -1,11 +1,24 @@
-"""Evaluation passes: over held-out documents, and over labelled examples."""
+"""Evaluation passes: over held-out documents, and over labelled examples. Also a command, for any checkpoint:
 
+python -m lmjax.evaluate --workdir=DIR               on the run's own validation and test data
+    --data=FILE     on other data: text where the run is one of pre-training, labelled examples where it is not
+    --step=N        another checkpoint than the best (fine-tuned) or newest (pre-training)
+    --json          one JSON object
+"""
+
+import collections
+import dataclasses
 import gzip
+import json
+import sys
 
 import jax
 
-from lmjax import metrics, sharding
+from lmjax import command_line, metrics, report, restore, sharding, tasks
+from lmjax.data import records
 from lmjax.data.pipeline import valid_batches, valid_text
+from lmjax.data.sources import SourceConfig, default_field
+from lmjax.errors import ConfigError
 
 
 def make(config, task, data, mesh):
@@ -119,3 +132,62 @@ class ExampleEvaluator:
     if split == 'valid':
       self._task.tune(examples.records, predictions)
     return metrics.means(pairs) | self._task.scores(examples.records, predictions), predictions
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command line; returns the exit code."""
+  return command_line.run_command(run, argv)
+
+
+def run(argv: list[str]) -> None:
+  """Evaluates a checkpoint and prints its metrics."""
+  extra = {'data': str, 'step': int}
+  flags = command_line.parse_command_line(argv, extra, bare=('json',), config_required=False)
+  if flags.help:
+    print(__doc__)
+    return
+  problems = [*flags.problems, *(['--workdir: missing; name the folder of a run'] if flags.workdir is None else [])]
+  if problems:
+    raise ConfigError(problems)
+  trained = restore.open_run(flags.workdir, flags.extra['step'])
+  found = evaluate(trained, flags.extra['data'])
+  if flags.extra['json']:
+    print(json.dumps({'workdir': flags.workdir, 'step': trained.step, 'metrics': found}))
+    return
+  print(f'{flags.workdir}: {trained.config.task}, step {trained.step}')
+  for name, value in found.items():
+    print(f'  {name:32} {report.number(value)}')
+
+
+def evaluate(trained: restore.TrainedRun, data: str | None = None) -> dict[str, float]:
+  """{'split/name': value} of a trained run, on its own held-out data or on a file.
+
+  Raises:
+    DataError: the data is missing or broken.
+  """
+  config, task = trained.config, trained.task
+  mesh = sharding.one_device_mesh()
+  with sharding.using(mesh):
+    if not task.HAND_OFF:
+      if data is not None:
+        source = SourceConfig(data, default_field(data), 1.0)
+        text = dataclasses.replace(config.data, sources={'data': source}, valid_fraction=1.0, valid_bytes=None)
+        config = dataclasses.replace(config, data=text)
+      splits, (_, found) = ['valid'], type(task).read(config, trained.tokenizer, True)
+    elif data is None:
+      config, task, found = tasks.prepare(config, trained.tokenizer)
+      task.use(trained.task.settings)
+      splits = [split for split in ('valid', 'test') if split in found.splits]
+    else:
+      counts: collections.Counter = collections.Counter()
+      items = list(records.read(data, 'valid', config.task, config.data.fields, config.data.bad_text, counts))
+      type(task).resolve(config.objective, records.Records({'test': items, 'train': items}, {}, ''))
+      # 'test': nothing is tuned on it
+      splits, found = ['test'], tasks.fine_tuning.Labelled({'test': task.rows_of(items)}, {}, '')
+    evaluator = make(config, task, found, mesh)
+    values = {split: evaluator(trained.params, split)[0] for split in splits}
+  return {f'{split}/{name}': value for split, metrics_ in values.items() for name, value in metrics_.items()}
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -262,11 +262,9 @@ def changes(stage: Stage, workdir: str) -> list[str]:
   remedy = f'remove its folder in {workdir} to run it again, or choose a new --workdir'
   lines = []
   for name in dict.fromkeys([*now['config'], *before['config']]):
-    was, value = (
-      schema.show(found['config'][name]) if name in found['config'] else 'not set' for found in (before, now)
-    )
+    was, value = (found['config'].get(name, 'not set') for found in (before, now))
     if was != value:
-      lines.append(schema.line(name, value, f'was {was} when it ran', remedy))
+      lines.append(schema.line(name, schema.show(value), f'was {schema.show(was)} when it ran', remedy))
   if not lines and before['source'] != now['source']:
     source = now['config']['init_from.path']
     lines.append(schema.line('init_from', source, 'that stage was another when this one ran', remedy))

@@ -98,7 +98,7 @@ def show_run(flags) -> None:
   """Prints what a trained run holds and answers."""
   from lmjax import restore
 
-  trained = restore.open_run(flags.workdir, 'latest' if flags.extra['step'] is None else flags.extra['step'])
+  trained = restore.open_run(flags.workdir, flags.extra['step'])
   print(f'{flags.workdir}: {trained.config.task}, step {trained.step}')
   print(parameter_table(trained.params))
   if flags.extra['words'] is not None:

@@ -32,8 +32,12 @@ class TrainedRun:
   step: int
 
 
-def open_run(workdir: str, step: int | Literal['latest', 'best'] = 'latest') -> TrainedRun:
+def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) -> TrainedRun:
   """Reads config, tokenizer and verified parameters of a workdir.
+
+  Args:
+    workdir: the run's folder.
+    step: which checkpoint; None: the best of a fine-tuned run, the latest of a pre-training run.
 
   Raises:
     CheckpointError: there is no run, no such step, or its arrays differ from their digests.
@@ -43,12 +47,23 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] = 'latest') -> 
   try:
     values = json.loads(config_file.read_text())
   except FileNotFoundError as error:
-    raise CheckpointError(f'{config_file}: no such file; give --workdir a folder that lmjax.main made') from error
+    seeds = sorted(child.name for child in epath.Path(workdir).glob('seed*'))
+    what = f'one of its runs, {epath.Path(workdir) / seeds[0]}' if seeds else 'a folder that lmjax.main made'
+    raise CheckpointError(f'{config_file}: no such file; give --workdir {what}') from error
   except ValueError as error:
     raise CheckpointError(f'{config_file}: not JSON ({error}); the folder is damaged') from error
   config = schema.build(Config, values)
   tokenizer = Tokenizer.load(str(epath.Path(workdir) / 'tokenizer.json'))
   task = tasks.build(config, tokenizer)
+  results_file = epath.Path(workdir) / 'results.json'
+  if task.HAND_OFF and results_file.exists():
+    try:
+      task.use(json.loads(results_file.read_text())['settings'])
+    except (ValueError, KeyError, TypeError) as error:
+      what = f'not what a finished run writes ({type(error).__name__}: {error})'
+      raise CheckpointError(f'{results_file}: {what}; remove it, and run the training command again') from error
+  if step is None:
+    step = 'best' if task.HAND_OFF else 'latest'
   steps = checkpoint.saved_steps(checkpoint.directory_of(workdir))
   if not steps:
     raise CheckpointError(f'{checkpoint.directory_of(workdir)}: no checkpoint; let the run reach its first one')
@@ -57,7 +72,6 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] = 'latest') -> 
   if step != 'latest' and step not in steps:
     raise CheckpointError(f'step {step}: not among the checkpoints of {workdir}; choose one of {steps}')
   chosen = steps[-1] if step == 'latest' else step
-  mesh = sharding.make_mesh(sharding.MeshConfig(1, 1, 1), jax.devices()[:1])
-  where = sharding.replicated(mesh)
+  where = sharding.replicated(sharding.one_device_mesh())
   abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), task.shapes())
   return TrainedRun(config, tokenizer, task, checkpoint.restore_params(workdir, chosen, abstract), chosen)

@@ -76,6 +76,11 @@ def make_mesh(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
   return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
+def one_device_mesh() -> jax.sharding.Mesh:
+  """The first device alone, for what is looked at after training."""
+  return make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+
+
 def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
   """Logical axes -> PartitionSpec, strictly.
 

@@ -153,7 +153,7 @@ def test_parameters_alone_are_verified_too(tmp_path):
   found = checkpoint.restore_params(tmp_path, 1, params)
   jax.tree.map(np.testing.assert_array_equal, found, state_of(1).params)
   other = {**params, 'bias': jax.ShapeDtypeStruct((6,), jnp.bfloat16)}
-  with pytest.raises(CheckpointError, match=r'params/bias: the model needs bfloat16\[6\]'):
+  with pytest.raises(CheckpointError, match=r'params/bias: the model needs \[6\], step 1 of .* has \[5\]'):
     checkpoint.restore_params(tmp_path, 1, other)
   for file in array_files(tmp_path / 'checkpoints' / '1'):
     data = bytearray(file.read_bytes())

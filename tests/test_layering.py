@@ -9,11 +9,12 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'lmjax'
 
 # From top to bottom; modules of one line do not import each other, except within a folder that is named as a whole.
 LAYERS = [
-  ['main', 'inspect', 'experiment'],
+  ['main', 'inspect', 'predict', 'experiment'],
   ['comparison'],
-  ['train', 'restore'],
-  ['initial'],
-  ['report', 'evaluate'],
+  ['train'],
+  ['evaluate'],
+  ['restore'],
+  ['report', 'initial'],
   ['config'],
   ['state', 'checkpoint'],
   ['handoff', 'digests'],

@@ -54,13 +54,14 @@ def test_masked_accuracy_does_not_count_what_is_shown(raw_config, tmp_path, one_
 def test_evaluation_is_what_its_names_say(make_config, one_device):
   """Loss, bits a byte and the most frequent token, against sums made one token at a time."""
   config = make_config('causal_lm')
-  tokenizer, stores = train_lib.prepare_data(config)
-  task = tasks.build(config, tokenizer)
+  config, task, stores = tasks.prepare(config)
+  tokenizer = task.tokenizer
   mesh = sharding.make_mesh(MeshConfig(1, 1, 1), one_device)
   params = jax.jit(task.init)(jax.random.key(0))
   with sharding.using(mesh):
-    evaluator = evaluate.Evaluator(config, task, stores, mesh)
-    values = evaluator(params)
+    evaluator = evaluate.make(config, task, stores, mesh)
+    values, predictions = evaluator(params)
+  assert predictions is None
   valid = stores['main'].valid
   majority = task.majority_token(stores)
 

@@ -117,7 +117,7 @@ def test_several_mistakes_are_told_together(tmp_path):
   for expected in (
     'optim.learnin_rate = 0.1: unknown key; did you mean optim.learning_rate?',
     'train.log_every = often: must be an int',
-    'train.steps = -5: must be 1 or more',
+    'train.steps = -5: must be 0 or more',
     'model.heads = 5: must divide model.width = 64',
     'mesh.data = 2: must make 1 devices',
   ):

@@ -24,6 +24,10 @@ BASE = dict(
   eps=1e-8,
   momentum=None,
   clip_norm=1.0,
+  trainable=('*',),
+  frozen=(),
+  layer_decay=None,
+  head_learning_rate=None,
 )
 OPTIMIZERS = {
   'adamw': {},

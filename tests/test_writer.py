@@ -23,7 +23,7 @@ def run(tmp_path):
       w.write(step, 'valid', {'loss': 7.1 - step, 'bits_per_byte': 3.0, 'gzip_bits_per_byte': 2.9})
       w.write_samples(step, f'text of {step}\n')
   w.sync()
-  w.plot('bits_per_byte')
+  w.plot('bits_per_byte', 'gzip_bits_per_byte')
   w.close()
   return tmp_path
 
@@ -62,7 +62,7 @@ def test_curves_are_drawn(run):
 
 
 def test_no_points_no_picture(tmp_path):
-  writer.plot_curves(str(tmp_path), 'accuracy')
+  writer.plot_curves(str(tmp_path), 'accuracy', None)
   assert not (tmp_path / 'curves.png').exists()
 
 

@@ -25,6 +25,7 @@ _PARAGRAPH_AFTER = 4_096
 _LINE_AFTER = 16_384
 _LONGEST_LINE = 1 << 20
 _LONGEST_RECORD = 1 << 28
+csv.field_size_limit(_LONGEST_RECORD)  # the module's own 128 KiB is less than a long legal document
 _BOM = b'\xef\xbb\xbf'
 
 

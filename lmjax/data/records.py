@@ -131,17 +131,33 @@ def load(config: RecordsConfig, task: Task, seed: int) -> Records:
   shown = [f'{len(splits[split]):,} {split}' for split in ('train', 'valid', 'test') if split in splits]
   shown += [f'{n:,} {what}' for what, n in counts.items() if n]
   facts = {split: identity(path, task) for split, path in paths.items() if path is not None}
-  facts |= {'fields': config.fields, 'train_share': config.train_share, 'valid_fraction': config.valid_fraction}
+  facts |= {name: getattr(config, name) for name in ('fields', 'train_share', 'valid_fraction', 'bad_text')}
   return Records(splits, facts, ', '.join(shown))
 
 
-def read(path: str, split: str, task: Task, fields, bad_text: BadText, counts: collections.Counter) -> Iterator[dict]:
-  """The records of one source; see `load`. `split` chooses among those of 'demo'."""
+def read(
+  path: str, split: str, task: Task, fields, bad_text: BadText, counts: collections.Counter, labelled: bool = True
+) -> Iterator[dict]:
+  """The records of one source; see `load`.
+
+  Args:
+    path: as in RecordsConfig.
+    split: chooses among those of 'demo'.
+    task: decides what a record holds.
+    fields: as in RecordsConfig.
+    bad_text: as in RecordsConfig.
+    counts: filled with what is passed over.
+    labelled: whether labels and summaries must be there; without them, `fields` does not name them either.
+
+  Raises:
+    DataError: see `load`.
+  """
   if path == 'demo':
     yield from (_complete(record, task, i) for i, record in enumerate(demo.records(task, split)))
     return
   raw = tfds_source.records(path, fields or ()) if path.startswith('tfds:') else files.records(path)
-  names = ROLES[task][0]
+  options = ROLES[task] if labelled or task == 'extractive_qa' else [names[:-1] for names in ROLES[task]]
+  names = options[0]
   if task == 'extractive_qa':
     raw, fields = _questions(raw), names
   elif fields is None:
@@ -150,7 +166,7 @@ def read(path: str, split: str, task: Task, fields, bad_text: BadText, counts: c
     fields = names if first is None else tuple(_usual(first[1], name) for name in names)
     raw = itertools.chain([] if first is None else [first], raw)
   else:
-    names = next(names for names in ROLES[task] if len(names) == len(fields))
+    names = next(names for names in options if len(names) == len(fields))
   for number, (where, record) in enumerate(raw):
     found: dict = {'id': str(number)}
     for name, field in zip(names, fields):

@@ -119,7 +119,7 @@ def open_or_build(
     name: the source's name, for the folder and for messages.
     source: the corpus.
     tokenizer: what turns it into ids.
-    valid_fraction: share of documents held out, in (0, 1).
+    valid_fraction: share of documents held out, in (0, 1); or 1, all of them, to evaluate on.
     bad_text: policy on text that is not UTF-8, see `sources.documents`.
     cache_dir: where stores are kept.
     progress: print what is done; on a terminal with a bar.
@@ -329,7 +329,7 @@ def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[tuple[list[int]
 
 
 def _check_splits(name, source, valid_fraction, train, valid):
-  if train and valid:
+  if valid and (train or valid_fraction == 1):
     return
   empty = 'every document is held out' if valid else 'no document is left to hold out'
   remedy = 'add documents' if train + valid < 2 else 'lower data.valid_fraction or add documents'
@@ -390,7 +390,8 @@ def _open(name: str, folder: str, fingerprint: str) -> TokenStore:
 
 def _map(folder: str, dtype: str) -> StoredDocuments:
   lengths, n_bytes, digests = (np.load(os.path.join(folder, f'{part}.npy')) for part in SplitWriter.TABLE)
-  tokens = np.memmap(os.path.join(folder, 'tokens.bin'), dtype, 'r')
+  file = os.path.join(folder, 'tokens.bin')
+  tokens = np.memmap(file, dtype, 'r') if os.path.getsize(file) else np.zeros(0, dtype)
   return StoredDocuments(
     tokens, lengths, np.cumsum(lengths) - lengths, n_bytes, digests, np.cumsum(n_bytes) - n_bytes, folder
   )

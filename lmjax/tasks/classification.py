@@ -95,6 +95,10 @@ class Classification(FineTuningTask):
     guesses = [number[likeliest(prediction)] for prediction in predictions]
     return scoring.confusion([number[record['label']] for record in items], guesses, len(number))
 
+  def report(self, prediction: dict[str, float]) -> dict:
+    """The likeliest label, and the probabilities of all."""
+    return {'label': likeliest(prediction), 'probabilities': prediction}
+
   def show(self, record: dict, prediction: dict[str, float]) -> str:
     """A text with its label and the model's."""
     said = ', '.join(f'{label} {p:.2f}' for label, p in sorted(prediction.items(), key=lambda item: -item[1])[:5])

@@ -191,6 +191,12 @@ class ExtractiveQA(FineTuningTask):
     """F1 of each question, for paired comparisons."""
     return [squad.f1(self.text_of(p), gold) for p, gold in zip(predictions, _gold(items).values())]
 
+  def report(self, prediction: dict) -> dict:
+    """The answer with its characters in the context, None where there is none, and the n-best list."""
+    answer = self.text_of(prediction) or None
+    best = prediction['n_best'][0] if answer else {'start': None, 'end': None}
+    return {'answer': answer, 'start': best['start'], 'end': best['end'], **prediction}
+
   def show(self, record: dict, prediction: dict) -> str:
     """A question, its context with the model's answer marked, and what was right."""
     said, context = self.text_of(prediction), record['context']

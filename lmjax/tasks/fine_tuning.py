@@ -70,7 +70,8 @@ class FineTuningTask:
 
   A task defines `rows_of(records) -> Examples`, `example(row, rng, progress)`, `outputs(params, batch)` (arrays with a
   row each), `answers(examples, outputs)` (a prediction for each record), `scores(records, predictions)`,
-  `show(record, prediction)` (Markdown) and `write(folder, split, records, predictions)`.
+  `per_example(records, predictions)`, `report(prediction)` (JSON-able), `show(record, prediction)` (Markdown) and
+  `write(folder, split, records, predictions)`.
   """
 
   HAND_OFF = True  # ends with the best checkpoint, not the last

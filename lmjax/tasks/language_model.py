@@ -87,10 +87,11 @@ class LanguageModelTask:
     return (self.tokenizer.require('eos') if end is None else end,)
 
   def majority_token(self, stores) -> int:
-    """The most frequent token of the training documents."""
+    """The most frequent token of the training documents (of the held-out ones where there are no others)."""
     counts = np.zeros(self.tokenizer.vocab_size, np.int64)
     for store in stores.values():
-      counts += np.bincount(store.train.tokens[:MAJORITY_SAMPLE], minlength=len(counts))
+      documents = store.train if len(store.train.tokens) else store.valid
+      counts += np.bincount(documents.tokens[:MAJORITY_SAMPLE], minlength=len(counts))
     return int(np.argmax(counts))
 
   def eval_example(self, stores, store):

@@ -185,6 +185,10 @@ class Summarization(FineTuningTask):
       return [generation.scores([best], [p], [r])[best] for p, r in zip(predictions, references)]
     return generation.rouge_each(predictions, references)['rougeL' if best == 'loss' else best].tolist()
 
+  def report(self, prediction: str) -> dict:
+    """The summary."""
+    return {'summary': prediction}
+
   def show(self, record: dict, prediction: str) -> str:
     """A document, its summary, and the model's."""
     document = record['document']

@@ -1,0 +1,114 @@
+"""Use what was fine-tuned.
+
+python -m lmjax.predict --workdir=DIR [--step=N] [--json] TEXT ...      labels of texts, or summaries of documents
+python -m lmjax.predict --workdir=DIR --question=TEXT CONTEXT           an answer, with its place in the context
+python -m lmjax.predict --workdir=DIR --file=FILE                       .jsonl, .csv, .tsv, SQuAD's .json: its records;
+                                                                        .txt: its lines are the texts to label, the
+                                                                        whole file is the document or the context
+Without TEXT and --file it reads standard input like a .txt file. --json gives one JSON object a line.
+"""
+
+import collections
+import json
+import sys
+
+from lmjax import command_line
+from lmjax.errors import ConfigError, DataError
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command line; returns the exit code."""
+  return command_line.run_command(run, argv)
+
+
+def run(argv: list[str]) -> None:
+  """Predicts, and prints a block, or a line of JSON, for each record."""
+  extra = {'step': int, 'file': str, 'question': str}
+  flags = command_line.parse_command_line(argv, extra, bare=('json',), config_required=False, words=True)
+  if flags.help:
+    print(__doc__)
+    return
+  problems = list(flags.problems)
+  if flags.workdir is None:
+    problems.append('--workdir: missing; name the folder of a fine-tuned run')
+  if flags.words and flags.extra['file'] is not None:
+    problems.append(f'--file = {flags.extra["file"]}: not with texts on the command line; leave one of them out')
+  if problems:
+    raise ConfigError(problems)
+  from lmjax import restore
+
+  trained = restore.open_run(flags.workdir, flags.extra['step'])
+  items = read(trained.config, flags.words, flags.extra['file'], flags.extra['question'])
+  for item, prediction in zip(items, predict(trained, items)):
+    found = trained.task.report(prediction)
+    print(json.dumps({'id': item['id'], **found}, ensure_ascii=False) if flags.extra['json'] else shown(item, found))
+
+
+def predict(trained, items: list[dict]) -> list:
+  """A prediction for each record, as its task's `predict` gives it."""
+  from lmjax import evaluate, sharding
+
+  mesh = sharding.one_device_mesh()
+  with sharding.using(mesh):
+    return trained.task.predict(trained.params, trained.task.rows_of(items), evaluate.Runner(mesh))
+
+
+def read(config, words: tuple[str, ...], file: str | None, question: str | None) -> list[dict]:
+  """The records to predict, from the command line, a file or standard input.
+
+  Raises:
+    ConfigError: the run is one of pre-training, or a question is missing or out of place.
+    DataError: the file is missing or broken, or there is no text.
+  """
+  task = config.task
+  if task in ('causal_lm', 'masked_lm'):
+    raise ConfigError(f'--workdir: {task} is pre-training; try python -m lmjax.inspect --workdir=DIR --prompt=TEXT')
+  if file is not None and not file.endswith('.txt'):
+    from lmjax.data import records
+
+    if question is not None:
+      raise ConfigError(f'--question = {question}: {file} brings its own; leave it out')
+    fields = config.data.fields[:-1] if config.data.fields else None
+    return list(records.read(file, 'test', task, fields, config.data.bad_text, collections.Counter(), labelled=False))
+  if (question is not None) != (task == 'extractive_qa'):
+    rule = 'is needed for extractive_qa' if question is None else f'has no meaning for {task}'
+    raise ConfigError(f'--question = {question}: {rule}; {"add it" if question is None else "leave it out"}')
+  texts = [text for text in (list(words) or _from_file(file, task == 'classification')) if text.strip()]
+  if not texts:
+    raise DataError(f'{file or "standard input"}: holds no text; give some')
+  if task == 'classification':
+    return [{'id': str(i), 'text': text, 'text_pair': None} for i, text in enumerate(texts)]
+  if task == 'summarization':
+    return [{'id': str(i), 'document': text} for i, text in enumerate(texts)]
+  return [{'id': str(i), 'question': question, 'context': text} for i, text in enumerate(texts)]
+
+
+def _from_file(file: str | None, by_line: bool) -> list[str]:
+  """The lines, or the whole, of a text file or of standard input."""
+  name = file or 'standard input'
+  try:
+    if file is None:
+      text = sys.stdin.buffer.read().decode('utf-8')
+    else:
+      with open(file, encoding='utf-8') as opened:
+        text = opened.read()
+  except OSError as error:
+    raise DataError(f'--file = {file}: {error.strerror}; give a readable file') from error
+  except UnicodeDecodeError as error:
+    raise DataError(f'{name}: not UTF-8 ({error.reason} at byte {error.start}); convert it') from error
+  return text.split('\n') if by_line else [text]
+
+
+def shown(item: dict, found: dict) -> str:
+  """A prediction for people."""
+  if 'label' in found:
+    said = ', '.join(f'{name} {p:.3f}' for name, p in sorted(found['probabilities'].items(), key=lambda x: -x[1]))
+    return f'{found["label"]}\t{said}\t{item["text"]}'
+  if 'answer' in found:
+    place = '' if found['answer'] is None else f'\tcharacters {found["start"]} to {found["end"]}'
+    return f'{found["answer"] or "(no answer)"}{place}\t{item["question"]}'
+  return found['summary']
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,102 @@
+"""Very small runs that the tests of fine-tuning start from: pre-trained ones, made once, and what is read of them."""
+
+import json
+import pathlib
+import random
+
+import jax
+import numpy as np
+
+from lmjax import checkpoint, command_line, paths, restore, schema
+from lmjax import config as config_lib
+from lmjax import train as train_lib
+
+ROOT = pathlib.Path(__file__).parent.parent
+PRE_TRAINING = {'causal_lm': 'configs/pretrain_clm.py', 'masked_lm': 'configs/pretrain_mlm.py'}
+GOOD = 'fine clear quick simple solid'.split()
+BAD = 'slow broken vague wrong poor'.split()
+_MADE: dict[str, str] = {}
+
+
+def train(raw, workdir, say=lambda line: None, devices=1) -> dict:
+  """Runs a config on the first devices."""
+  return train_lib.train(raw, str(workdir), say=say, devices=jax.devices()[:devices])
+
+
+def pre_trained(task: str, raw_config, tmp_path_factory) -> str:
+  """The workdir of a run of 6 steps with checkpoints at 3 and 6; one a task and test process."""
+  if task not in _MADE:
+    workdir = str(tmp_path_factory.mktemp(task) / 'run')
+    train(raw_config(task, **{'model.layers': 2}), workdir)
+    _MADE[task] = workdir
+  return _MADE[task]
+
+
+def texts(count: int, seed: int = 0) -> list[tuple[str, str]]:
+  """(text, label): the label can be read off one word of the text."""
+  draw = random.Random(seed)
+  rows = []
+  for i in range(count):
+    label = ('good', 'bad')[i % 2]
+    words = draw.choices('the model reads this line of text and that one'.split(), k=3)
+    words.insert(draw.randrange(4), draw.choice(GOOD if label == 'good' else BAD))
+    rows.append((' '.join([*words, str(i)]), label))
+  return rows
+
+
+def write_tsv(path, rows, header=('text', 'label')) -> str:
+  """A table; returns its path."""
+  lines = ['\t'.join(row) for row in [header, *rows]]
+  path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+  return str(path)
+
+
+def classification_config(source, folder, arguments='', lora=None, rows=None, **leaves):
+  """The ConfigDict of configs/finetune_sentiment.py on 24 training and 10 validation examples in `folder`.
+
+  Args:
+    source: the workdir to start from, or None for random weights of the preset that `arguments` name.
+    folder: where the examples are written.
+    arguments: of the config file, besides the files.
+    lora: rank of adapters, or None.
+    rows: {'train': rows, 'valid': rows, 'test': rows} in place of the examples; a test split only if given.
+    leaves: {'optim.learning_rate': 0.1}.
+  """
+  rows = {'train': texts(24), 'valid': texts(10, seed=1)} | (rows or {})
+  files = [f'{split}={write_tsv(folder / f"{split}.tsv", found)}' for split, found in rows.items()]
+  more = [argument for argument in (arguments, '' if lora is None else f'lora={lora}') if argument]
+  config = command_line.load_config_file(str(ROOT / 'configs/finetune_sentiment.py'), ','.join([*files, *more]))
+  small = {
+    'data.length': 16,
+    'data.batch_size': 8,
+    'train.epochs': None,
+    'train.steps': 6,
+    'train.log_every': 1,
+    'eval.every': 3,
+    'optim.warmup_steps': 0,
+    'writer.tensorboard': False,
+  }
+  if source is not None:
+    small['init_from.path'] = source
+  config, problems = schema.override(
+    config_lib.Config, config, [(path, str(value)) for path, value in (small | leaves).items()]
+  )
+  assert not problems, problems
+  return config
+
+
+def manifest_of(workdir, step: int | None = None) -> dict:
+  """The manifest of a checkpoint, the newest unless told."""
+  directory = checkpoint.directory_of(workdir)
+  return checkpoint.read_manifest(directory, step or checkpoint.saved_steps(directory)[-1])
+
+
+def params_of(workdir, step='latest') -> dict[str, np.ndarray]:
+  """{path: array} of a checkpoint."""
+  return {path: np.asarray(leaf) for path, leaf in paths.flatten(restore.open_run(str(workdir), step).params).items()}
+
+
+def metrics_of(workdir, split: str) -> list[dict]:
+  """The lines of metrics.jsonl of one split."""
+  lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()
+  return [found for found in map(json.loads, lines) if found['split'] == split]

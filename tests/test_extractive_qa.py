@@ -1,0 +1,217 @@
+"""Questions answered by spans: windows, offsets, n-best, no answer, the official format."""
+
+import json
+import lzma
+
+import jax
+import numpy as np
+import pytest
+
+from lmjax import command_line, predict, restore, schema, tasks
+from lmjax import config as config_lib
+from lmjax import train as train_lib
+from lmjax.data import windows
+from lmjax.data.tokenizer import train_tokenizer
+from lmjax.errors import DataError
+from lmjax.scoring import squad
+from tests.conftest import ROOT
+
+DATA = ROOT.parent / 'shared' / 'data' / 'qa'
+FILES = ('squad_v1.1_dev_first24articles', 'squad_v2.0_dev_first24articles', 'policyqa_dev', 'cuad_qa')
+NAMES = 'Ada Grace Alan Edsger Barbara Donald'.split()
+
+
+def article(count: int, with_answers=True, first=0) -> dict:
+  """Contexts in SQuAD's format: who wrote which number; every third question may have no answer."""
+  paragraphs = []
+  for i in range(first, first + count):
+    name, other = NAMES[i % 6], NAMES[(i + 1) % 6]
+    context = f'In the year {100 + i} the book was written by {name}. It was read by {other} in the year {200 + i}.'
+    qas = [
+      {
+        'id': f'w{i}',
+        'question': 'Who wrote the book?',
+        'answers': [{'text': name, 'answer_start': context.index(name)}],
+      }
+    ]
+    if not with_answers:
+      qas.append({'id': f'n{i}', 'question': 'Who sold the car?', 'answers': [], 'is_impossible': True})
+    paragraphs.append({'context': context, 'qas': qas})
+  return {'version': '2.0', 'data': [{'title': 'books', 'paragraphs': paragraphs}]}
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('qa')
+  contents = {'plain': article(24), 'valid': article(40, first=50)}
+  contents |= {'none': article(24, with_answers=False), 'none_valid': article(24, with_answers=False, first=50)}
+  for name, found in contents.items():
+    (folder / f'{name}.json').write_text(json.dumps(found), encoding='utf-8')
+  return {path.stem: str(path) for path in folder.glob('*.json')}
+
+
+def raw(train, valid, **leaves):
+  """A model from random weights, small."""
+  config = command_line.load_config_file(
+    str(ROOT / 'configs/finetune_qa.py'), f'preset=mini_encoder,length=48,train={train},valid={valid}'
+  )
+  small = {
+    'data.tokenizer.vocab_size': 320,
+    'model.width': 32,
+    'model.mlp_width': 64,
+    'objective.max_question': 10,
+    'objective.stride': 24,
+    'objective.max_answer': 6,
+    'train.epochs': None,
+    'train.steps': 4,
+    'writer.tensorboard': False,
+  }
+  assignments = [(path, str(value)) for path, value in (small | leaves).items()]
+  config, problems = schema.override(config_lib.Config, config, assignments)
+  assert not problems, problems
+  return config
+
+
+def prepared(train, valid, **leaves):
+  return tasks.prepare(config_lib.build(raw(train, valid, **leaves)))
+
+
+@pytest.mark.parametrize('n', [0, 1, 5, 6, 7, 23])
+@pytest.mark.parametrize('room,stride', [(6, 2), (6, 6), (5, 4)])
+def test_windows_lose_no_run(n, room, stride):
+  found = windows.windows(n, room, stride)
+  assert all(0 <= low <= high <= n and high - low <= room for low, high in found)
+  for size in range(1, room - stride + 2):
+    for first in range(n - size + 1):
+      assert any(low <= first and first + size <= high for low, high in found), (first, size, found)
+
+
+def test_spans_of_characters():
+  offsets = np.array([[0, 3], [3, 7], [7, 8]])
+  assert windows.token_span(offsets, 4, 7) == (1, 1)
+  assert windows.token_span(offsets, 2, 8) == (0, 2)
+  assert windows.token_span(offsets, 8, 9) is None
+  assert windows.character_span('The cat.', offsets, 1, 1) == (4, 7)
+
+
+def gold_outputs(examples, length):
+  """Logits that are sure of the right places."""
+  start, end = (np.full((len(examples), length), -10.0, np.float32) for _ in range(2))
+  for i, row in enumerate(examples.rows):
+    start[i, row['places'][0]] = end[i, row['places'][1]] = 10.0
+  return {'start': start, 'end': end}
+
+
+@pytest.mark.parametrize('name', FILES)
+def test_gold_answers_survive_windows_and_offsets(name, tmp_path):
+  """Sent through windows, tokens and offsets, right answers are right, but for those that end inside a token."""
+  file = DATA / f'{name}.json.xz'
+  if not file.exists():
+    pytest.skip('real data is not here')
+  with lzma.open(file) as opened:
+    data = json.load(opened)
+  data['data'] = data['data'][:4]
+  small = tmp_path / f'{name}.json'
+  small.write_text(json.dumps(data), encoding='utf-8')
+  contexts = [p['context'] for a in data['data'] for p in a['paragraphs']]
+  tokenizer = train_tokenizer(contexts, 1000, 200_000)
+  leaves = {'data.length': 256, 'objective.stride': 100, 'objective.max_answer': 100, 'objective.max_question': 40}
+  config = config_lib.build(raw('demo', small, **leaves))
+  _, task, data = tasks.prepare(config, tokenizer)
+  fit, cut = [], 0
+  for record in data.splits['valid'].records:
+    if not record['answers']:
+      fit.append(record)
+      continue
+    answer, context = record['answers'][0], record['context']
+    begin = answer['answer_start']
+    if context[begin : begin + len(answer['text'])] != answer['text']:
+      continue
+    [(_, offsets)] = tokenizer.encode_with_offsets([context])
+    first, last = windows.token_span(offsets, begin, begin + len(answer['text']))
+    low, high = windows.character_span(context, offsets, first, last)
+    at_boundaries = context[low:high] == answer['text'].strip()
+    cut += not at_boundaries
+    if at_boundaries and last - first < 100:
+      fit.append(record)
+  assert len(fit) > 50 and cut < 0.05 * len(fit)
+  examples = task.rows_of(fit)
+  predictions = task.answers(examples, gold_outputs(examples, 256))
+  task.tune(fit, predictions)
+  assert task.scores(fit, predictions)['exact_match'] == 1.0
+
+
+def test_misplaced_answers_are_counted_and_found_or_skipped(files, tmp_path):
+  broken = article(24)
+  for paragraph in broken['data'][0]['paragraphs'][:5]:
+    paragraph['qas'][0]['answers'][0]['answer_start'] += 3
+  broken['data'][0]['paragraphs'][5]['qas'][0]['answers'][0]['text'] = 'Nobody'
+  file = tmp_path / 'broken.json'
+  file.write_text(json.dumps(broken), encoding='utf-8')
+  _, task, data = prepared(file, files['valid'])
+  assert '6 answers not where their record says' in data.said
+  assert len(set(data.splits['train'].owners)) == 23
+  row = data.splits['train'].rows[0]
+  begin, end = windows.character_span(
+    row['context'], row['offsets'], *(place - row['second'] + row['low'] for place in row['places'])
+  )
+  assert row['context'][begin:end] == NAMES[0]
+  _, _, data = prepared(file, files['valid'], **{'objective.misplaced': 'skip'})
+  assert len(set(data.splits['train'].owners)) == 18
+
+
+def test_no_answer_and_its_threshold(files):
+  config, task, data = prepared(files['none'], files['none_valid'])
+  assert config.objective.no_answer is True
+  examples = data.splits['valid']
+  outputs = gold_outputs(examples, 48)
+  predictions = task.answers(examples, outputs)
+  task.tune(examples.records, predictions)
+  scores = task.scores(examples.records, predictions)
+  assert scores['exact_match'] == scores['has_answer_f1'] == scores['no_answer_f1'] == 1.0
+  task.threshold = np.inf
+  assert task.scores(examples.records, predictions)['no_answer_f1'] == 0.0
+  task.use({'no_answer_threshold': 1.5})
+  assert task.settings == {'no_answer_threshold': 1.5}
+  with pytest.raises(DataError, match='24 questions have no answer.*set it to True'):
+    prepared(files['none'], files['none_valid'], **{'objective.no_answer': False})
+
+
+def test_n_best_obeys_its_limits(files):
+  _, task, data = prepared(files['plain'], files['valid'])
+  examples = data.splits['valid']
+  draw = np.random.default_rng(0)
+  outputs = {name: draw.normal(size=(len(examples), 48)).astype(np.float32) for name in ('start', 'end')}
+  for record, prediction in zip(examples.records, task.answers(examples, outputs)):
+    assert 1 <= len(prediction['n_best']) <= task.objective.n_best
+    scores = [answer['score'] for answer in prediction['n_best']]
+    assert scores == sorted(scores, reverse=True)
+    for answer in prediction['n_best']:
+      assert record['context'][answer['start'] : answer['end']] == answer['text']
+      assert 0 < len(task.tokenizer.encode(' ' + answer['text'])) <= task.objective.max_answer + 2
+
+
+@pytest.mark.parametrize('preset', ['mini_encoder', 'mini'])
+def test_it_learns_and_answers(files, tmp_path, preset):
+  """On both kinds of backbone; the answer is read off the context, not off its place in it."""
+  config = raw(files['plain'], files['valid'], **{'train.steps': 60, 'optim.learning_rate': 3e-3, 'eval.every': 60})
+  if preset == 'mini':
+    config.model.attention = 'causal'
+  results = train_lib.train(config, str(tmp_path / 'run'), say=lambda line: None, devices=jax.devices()[:1])
+  assert results['metrics']['valid/f1'] > 0.9
+  texts = json.loads((tmp_path / 'run/predictions.json').read_text())
+  gold = {f'w{i}': [NAMES[i % 6]] for i in range(50, 90)}
+  assert squad.scores(texts, gold)['f1'] == pytest.approx(results['metrics']['valid/f1'])
+  page = (tmp_path / 'run/examples_valid.md').read_text()
+  assert '>>>' in page and 'Right: Ada' in page
+  trained = restore.open_run(str(tmp_path / 'run'))
+  context = 'In the year 117 the book was written by Grace. It was read by Alan in the year 217.'
+  items = predict.read(trained.config, (context,), None, 'Who wrote the book?')
+  [prediction] = predict.predict(trained, items)
+  found = trained.task.report(prediction)
+  assert found['answer'] == 'Grace' and context[found['start'] : found['end']] == 'Grace'
+
+
+def test_stride_and_longest_answer_must_fit(files):
+  with pytest.raises(config_lib.ConfigError, match='objective.stride = 31: must be 30 or less'):
+    config_lib.build(raw(files['plain'], files['valid'], **{'objective.stride': 31}))
