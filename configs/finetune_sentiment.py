@@ -59,6 +59,6 @@ def get_config(argument=None):
   c.train.update(log_every=1 if arg.smoke else 10, accumulate=1, max_skipped=5, seeds=1)
   c.eval = dict(every=10 if arg.smoke else None, patience=None)
   c.samples = dict(count=5)
-  c.checkpoint = dict(every=None, keep_last=1, keep_every=None, keep_best=1)
+  c.checkpoint = dict(every=None, keep_last=2, keep_every=None, keep_best=1, only_trained=False)
   c.writer = dict(tensorboard=not arg.smoke, wandb_project=None)
   return c

@@ -65,6 +65,6 @@ def get_config(argument=None):
   c.samples = dict(
     count=3, prompt_tokens=16, new_tokens=32 if arg.smoke else 64, temperature=0.8, top_k=None, top_p=0.95
   )
-  c.checkpoint = dict(every=max(steps // 4, 1), keep_last=2, keep_every=None, keep_best=1)
+  c.checkpoint = dict(every=max(steps // 4, 1), keep_last=2, keep_every=None, keep_best=1, only_trained=False)
   c.writer = dict(tensorboard=not arg.smoke, wandb_project=None)
   return c

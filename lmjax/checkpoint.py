@@ -36,12 +36,14 @@ class CheckpointConfig:
   keep_last: newest checkpoints that are kept
   keep_every: checkpoints at multiples of this stay for good; None for off
   keep_best: checkpoints that are best in the task's validation metric, kept besides; 0 for none
+  only_trained: whether parameters that do not move are left out; they are read from init_from again
   """
 
   every: PositiveInt | None
   keep_last: PositiveInt
   keep_every: PositiveInt | None
   keep_best: NonNegativeInt
+  only_trained: bool
 
   def problems(self):
     """A multiple that no checkpoint falls on would keep nothing."""
@@ -101,7 +103,9 @@ def read_manifest(directory: epath.Path, step: int) -> dict:
     manifest = json.loads(file.read_text())
     schema, _ = manifest['schema'], manifest['arrays']
   except (OSError, ValueError, KeyError, TypeError) as error:
-    raise CheckpointError(f'{file}: no readable manifest ({type(error).__name__}); the save was cut short') from error
+    raise CheckpointError(
+      f'{file}: no readable manifest ({type(error).__name__}); the save was cut short; choose another step'
+    ) from error
   if schema > SCHEMA:
     raise CheckpointError(f'{file}: schema {schema}, this lmjax reads up to {SCHEMA}; install the newer lmjax')
   return manifest
@@ -218,7 +222,13 @@ def open_source(config: handoff.InitFrom) -> Source:
   step = steps[-1] if step == 'latest' else step
   if step not in steps:
     raise CheckpointError(f'init_from.step = {step}: not among the checkpoints of {path}; choose one of {steps}')
-  return Source(str(path), step, read_manifest(directory, step))
+  manifest = read_manifest(directory, step)
+  if manifest.get('frozen') is not None:
+    raise CheckpointError(
+      f'init_from.path = {path}: step {step} holds only what was trained; a run to start from must hold all weights; '
+      'make it with checkpoint.only_trained = False'
+    )
+  return Source(str(path), step, manifest)
 
 
 def best_step(directory: epath.Path) -> int:

@@ -30,8 +30,8 @@ from lmjax.writer import WriterConfig
 class TrainConfig:
   """The loop.
 
-  steps: batches to train on, in all; None with epochs; 0: the start is evaluated, and nothing trained
-  epochs: times that the training examples are seen; None with steps
+  steps: batches to train on, in all; 0: the start is evaluated, and nothing trained; None: as epochs says
+  epochs: times that the training examples are seen, where steps is None
   log_every: batches from one line to the next
   accumulate: parts that a batch is computed in, one after the other; the result is the same
   max_skipped: so many batches in a row without a finite loss and gradient end the run
@@ -46,10 +46,9 @@ class TrainConfig:
   seeds: PositiveInt
 
   def problems(self):
-    """One length."""
-    if (self.steps is None) == (self.epochs is None):
-      rule = 'one of train.steps and train.epochs must be given, not both'
-      yield 'epochs', self.epochs, rule, 'set one of them to None'
+    """Some length."""
+    if self.steps is None and self.epochs is None:
+      yield 'epochs', None, 'must be given with train.steps = None', 'give one of the two'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +127,7 @@ class Config:
     t, e, c, o = self.train, self.eval, self.checkpoint, self.optim
     if rows is not None:
       epoch = max(round(rows / self.data.batch_size), 1)
-      steps = t.steps if t.epochs is None else max(math.ceil(t.epochs * rows / self.data.batch_size), 1)
+      steps = max(math.ceil(t.epochs * rows / self.data.batch_size), 1) if t.steps is None else t.steps
       every = e.every or min(epoch, steps)
       t, e = dataclasses.replace(t, steps=steps, epochs=None), dataclasses.replace(e, every=every)
       c = dataclasses.replace(c, every=c.every or every)
@@ -151,6 +150,9 @@ class Config:
       if self.optim.warmup_steps + decay > t.steps:
         rule = f'with optim.decay_steps must fit into train.steps = {t.steps}'
         yield 'optim.warmup_steps', self.optim.warmup_steps, rule, 'shorten the warm-up'
+    if self.checkpoint.only_trained and self.init_from.path is None:
+      rule = 'needs init_from.path, where the rest is read again'
+      yield 'checkpoint.only_trained', True, rule, 'set it to False'
     if self.task in PRE_TRAINING:
       yield from self._pre_training_problems()
     else:
@@ -161,6 +163,8 @@ class Config:
     needed = {'causal_lm': 'causal', 'masked_lm': 'bidirectional'}[self.task]
     if m.attention != needed:
       yield 'model.attention', m.attention, f'must be {needed} for {self.task}', 'take a preset of that kind'
+    if self.train.epochs is not None:
+      yield 'train.epochs', self.train.epochs, 'has no effect when pre-training', 'set it to None, and give train.steps'
     for leaf, value in (
       ('train.steps', self.train.steps),
       ('eval.every', self.eval.every),

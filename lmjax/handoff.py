@@ -129,13 +129,14 @@ def adapt_model(saved: Mapping, asked: Mapping, convert: str | None) -> tuple[di
 
   Args:
     saved: the checkpoint's model, as a dict of leaves.
-    asked: the leaves that the run's config gives; the others are the checkpoint's.
+    asked: the leaves that the run's config gives; the others are the checkpoint's, but for `lora`: adapters are merged
+      into the kernels that are handed over, so the run has new ones, or none.
     convert: see InitFrom.
 
   Returns:
     (leaves, problems as (leaf, value, rule, remedy)): a leaf that disagrees and is not in ADAPTABLE is a problem.
   """
-  model, problems = {**saved, **asked, 'attention': saved['attention']}, []
+  model, problems = {**saved, 'lora': None, **asked, 'attention': saved['attention']}, []
   if convert is not None:
     before, after = CONVERSIONS[convert]
     if saved['attention'] == before:
@@ -148,7 +149,10 @@ def adapt_model(saved: Mapping, asked: Mapping, convert: str | None) -> tuple[di
       name = next(name for name, (before, _) in CONVERSIONS.items() if before == saved['attention'])
       rule = f'is {saved["attention"]} in the checkpoint'
       problems.append(('model.attention', value, rule, f'set init_from.convert to {name}, if that is meant'))
-    elif leaf in saved and leaf not in ADAPTABLE and value != model[leaf]:
+    elif leaf == 'attention' and value != model['attention']:
+      rule = f'becomes {model["attention"]} by init_from.convert = {convert}'
+      problems.append(('model.attention', value, rule, 'leave it out, or set init_from.convert to None'))
+    elif leaf != 'attention' and leaf in saved and leaf not in ADAPTABLE and value != saved[leaf]:
       rule = f'is {saved[leaf]} in the checkpoint'
       problems.append((f'model.{leaf}', value, rule, 'leave it out, or set init_from.path to None'))
   return model, problems

@@ -1,13 +1,15 @@
 """What a run begins with: its own newest checkpoint, another run's by a hand-off, or random weights."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lmjax import checkpoint, handoff, metrics, optim, paths, schema
+from lmjax import checkpoint, handoff, metrics, optim, paths, schema, sharding
 from lmjax import state as state_lib
 from lmjax.data.tokenizer import Tokenizer
+from lmjax.digests import describe_arrays
 from lmjax.errors import CheckpointError
 
 
@@ -83,7 +85,7 @@ def begin(config, task, tx, mesh, checkpoints, facts: dict, source, say) -> Star
   Raises:
     CheckpointError: a checkpoint of another run, none that is intact, or a hand-off that cannot be.
   """
-  abstract = state_lib.abstract_state(task, tx, mesh)
+  abstract = saved_part(config, state_lib.abstract_state(task, tx, mesh))
   restored = checkpoints.restore_latest(abstract, lambda manifest: check_same_run(manifest, facts), say)
   if restored is not None:
     state, manifest = restored
@@ -93,11 +95,12 @@ def begin(config, task, tx, mesh, checkpoints, facts: dict, source, say) -> Star
         f'train.steps = {config.train.steps}: {checkpoints.directory.parent} is at step {step} already; raise it, or '
         'choose a new --workdir'
       )
+    state = state._replace(params=whole_params(config, task, mesh, manifest, state.params))
     return Start(state, step, manifest['hand_off'], f'resuming from step {step}')
-  if source is None:
-    return Start(state_lib.init_state(task, tx, mesh, config.seed), 0, None, 'starting from random weights')
-  plan = plan_of(config, task, source)
   state = state_lib.init_state(task, tx, mesh, config.seed)
+  if source is None:
+    return Start(state, 0, None, 'starting from random weights')
+  plan = plan_of(config, task, source)
   state = state._replace(params=checkpoint.hand_off(source, plan, state.params))
   table = {'source': source.workdir, 'step': source.step}
   table |= {name: getattr(plan, name) for name in ('taken', 'resized', 'fresh', 'dropped')}
@@ -117,14 +120,56 @@ def plan_of(config, task, source: checkpoint.Source) -> handoff.Plan:
   return plan
 
 
-def moved(config, task, tx, mesh, source, params) -> dict[str, float]:
+def first_params(config, task, mesh, source: checkpoint.Source | None) -> dict:
+  """The parameters that a run starts with, made again: drawn from the seed, and handed over."""
+  init = jax.jit(task.init, out_shardings=sharding.shardings(task.axes(), mesh))
+  params = init(jax.random.fold_in(jax.random.key(config.seed), 0))
+  return params if source is None else checkpoint.hand_off(source, plan_of(config, task, source), params)
+
+
+def saved_part(config, state: state_lib.TrainState) -> state_lib.TrainState:
+  """What of a state (or of its shapes) a checkpoint holds, see CheckpointConfig.only_trained."""
+  if not config.checkpoint.only_trained:
+    return state
+  return state._replace(params=optim.pruned(optim.split(config.optim, state.params)[0]))
+
+
+def frozen_digests(config, state: state_lib.TrainState) -> dict[str, str] | None:
+  """Digests of the parameters that a checkpoint leaves out; None where it leaves out none."""
+  if not config.checkpoint.only_trained:
+    return None
+  still = optim.pruned(optim.split(config.optim, state.params)[1])
+  return {path: facts['digest'] for path, facts in describe_arrays(still).items()}
+
+
+def whole_params(config, task, mesh, manifest: dict, saved: dict) -> dict:
+  """All parameters of a checkpoint that holds only those that move.
+
+  Raises:
+    CheckpointError: what it started from is gone, or is not what it was.
+  """
+  if not config.checkpoint.only_trained:
+    return saved
+  begun = manifest['hand_off']
+  source = checkpoint.open_source(dataclasses.replace(config.init_from, path=begun['source'], step=begun['step']))
+  found = paths.flatten(saved)
+  whole = paths.map_with_path(lambda path, p: found.get(path, p), first_params(config, task, mesh, source))
+  digests = {path: facts['digest'] for path, facts in describe_arrays(whole).items()}
+  wrong = [path for path, digest in manifest['frozen'].items() if digests[path] != digest]
+  if wrong:
+    raise CheckpointError(
+      f'{begun["source"]}: step {begun["step"]} is not what the run started from ({len(wrong)} arrays differ, such as '
+      f'{wrong[0]}); put that run back'
+    )
+  return whole
+
+
+def moved(config, task, mesh, source, params) -> dict[str, float]:
   """How far training has moved each group of weights: |w - w0| / |w0|, of the parameters that move.
 
-  The weights of the start are made again (handed over, or drawn from the seed), which takes their memory once more.
+  The weights of the start are made again, which takes their memory once more.
   """
-  first = state_lib.init_state(task, tx, mesh, config.seed).params
-  if source is not None:
-    first = checkpoint.hand_off(source, plan_of(config, task, source), first)
+  first = first_params(config, task, mesh, source)
   before, after = (optim.split(config.optim, tree)[0] for tree in (first, params))
   distance = metrics.group_norms(jax.tree.map(jnp.subtract, after, before))
   norm = metrics.group_norms(before)

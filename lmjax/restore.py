@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 from etils import epath
 
-from lmjax import checkpoint, schema, sharding, tasks
+from lmjax import checkpoint, initial, optim, schema, sharding, tasks
 from lmjax.config import Config
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError
@@ -72,6 +72,11 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
   if step != 'latest' and step not in steps:
     raise CheckpointError(f'step {step}: not among the checkpoints of {workdir}; choose one of {steps}')
   chosen = steps[-1] if step == 'latest' else step
-  where = sharding.replicated(sharding.one_device_mesh())
+  mesh = sharding.one_device_mesh()
+  where = sharding.replicated(mesh)
   abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), task.shapes())
-  return TrainedRun(config, tokenizer, task, checkpoint.restore_params(workdir, chosen, abstract), chosen)
+  manifest = checkpoint.read_manifest(checkpoint.directory_of(workdir), chosen)
+  if config.checkpoint.only_trained:
+    abstract = optim.pruned(optim.split(config.optim, abstract)[0])
+  params = checkpoint.restore_params(workdir, chosen, abstract)
+  return TrainedRun(config, tokenizer, task, initial.whole_params(config, task, mesh, manifest, params), chosen)

@@ -47,18 +47,19 @@ def make_gradient(task, parts: int, config: optim.OptimConfig | None = None):
 
 
 def make_train_step(task, tx: optax.GradientTransformation, config):
-  """`(state, batch) -> (state, report)`: pure; jit it with shardings, donating the state.
+  """`(state, batch, key) -> (state, report)`: pure; jit it with shardings, donating the state.
 
-  A batch whose loss or gradient is not finite, or in which nothing is labelled, changes nothing but the counters.
+  The key is that of the run's dropout, an argument so that runs of several seeds are one program; None: that of
+  config.seed. A batch whose loss or gradient is not finite, or in which nothing is labelled, changes nothing but the
+  counters.
   """
   schedule = optim.learning_rate(config.optim, config.train.steps)
   gradient = make_gradient(task, config.train.accumulate, config.optim)
   has_dropout = config.model.has_dropout or bool(getattr(config.objective, 'dropout', 0.0))
 
-  def train_step(state, batch):
-    key = None
-    if has_dropout:
-      key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 1), state.step)
+  def train_step(state, batch, key=None):
+    key = dropout_key(config) if key is None else key
+    key = jax.random.fold_in(key, state.step) if has_dropout else None
     grads, weight_sum, pairs = gradient(state.params, batch, key)
     grad_norms = metrics.group_norms(grads)
     grad_norm = jnp.sqrt(sum(jnp.square(norm) for norm in grad_norms.values()))
@@ -89,6 +90,11 @@ def make_train_step(task, tx: optax.GradientTransformation, config):
     return state_lib.TrainState(state.step + 1, optim.join(moved, still), opt_state, skipped), report
 
   return train_step
+
+
+def dropout_key(config) -> jax.Array:
+  """The key that the dropout of every step is folded from."""
+  return jax.random.fold_in(jax.random.key(config.seed), 1)
 
 
 def accumulate(summed, params, batch, key, parts: int):
@@ -187,10 +193,11 @@ def _train_seeds(config, workdir, say, devices) -> dict:
     'standard_deviation': {name: float(v.std(ddof=1)) for name, v in values.items()},
     'seeds': [config.seed + i for i in range(config.train.seeds)],
     'hand_off': runs[0]['hand_off'],
+    'main_metric': runs[0]['main_metric'],
   }
   if jax.process_index() == 0:
     writer_lib.write_json(os.path.join(workdir, 'results.json'), results)
-  main = tasks.TASKS[config.task].MAIN_METRIC
+  main = runs[0]['main_metric']
   for split in ('valid', 'test'):
     if f'{split}/{main}' in values:
       mean, deviation = results['metrics'][f'{split}/{main}'], results['standard_deviation'][f'{split}/{main}']
@@ -220,7 +227,7 @@ def set_up(config, workdir: str, mesh, task, data, checkpoints, source, say) -> 
     pipeline=batches,
     evaluator=evaluate.make(config, task, data, mesh),
     checkpoints=checkpoints,
-    facts=facts | {'hand_off': start.hand_off},
+    facts=facts | {'hand_off': start.hand_off, 'frozen': initial.frozen_digests(config, start.state)},
     source=source,
     hand_off=start.hand_off,
     state=start.state,
@@ -237,12 +244,12 @@ def compile_step(run: Run):
   shapes = {name: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for name, a in local.items()}
   step = jax.jit(
     make_train_step(run.task, run.tx, run.config),
-    in_shardings=(places, sharding.batch_shardings(shapes, run.mesh)),
+    in_shardings=(places, sharding.batch_shardings(shapes, run.mesh), sharding.replicated(run.mesh)),
     out_shardings=(places, sharding.replicated(run.mesh)),
     donate_argnums=0,
   )
   began = time.perf_counter()
-  compiled = step.lower(run.state, shapes).compile()
+  compiled = step.lower(run.state, shapes, dropout_key(run.config)).compile()
   run.say(f'compiling ... done in {time.perf_counter() - began:.1f} s')
   return compiled
 
@@ -259,6 +266,7 @@ def _loop(run: Run) -> dict:
   done = run.start
   if run.start < total and not _has_patience_ended(run):
     step_fn = compile_step(run)
+    key = jax.device_put(dropout_key(config), sharding.replicated(run.mesh))
     if run.start == 0:
       _evaluate(run, writer, 0)
     batches = run.pipeline.iterate(run.start)
@@ -266,7 +274,7 @@ def _loop(run: Run) -> dict:
     pending = None
     for step in range(run.start + 1, total + 1):
       batch = sharding.shard_batch(next(batches), run.mesh)
-      run.state, report = step_fn(run.state, batch)
+      run.state, report = step_fn(run.state, batch, key)
       if wait_each_step:
         jax.block_until_ready(report)
       if pending is not None:
@@ -282,7 +290,7 @@ def _loop(run: Run) -> dict:
           if writer:
             writer.sync()
           best = None if values is None else {run.task.BEST: values[run.task.BEST]}
-          run.checkpoints.save(step, run.state, run.facts, best)
+          run.checkpoints.save(step, initial.saved_part(config, run.state), run.facts, best)
         if values is not None and _has_patience_ended(run):
           run.say(f'step {step}: no better {run.task.BEST} in {config.eval.patience} evaluations; training ends')
           break
@@ -310,11 +318,16 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
     with open(file, encoding='utf-8') as opened:
       return json.load(opened)
   results = {'status': 'done', 'step': done, 'metrics': {}, 'hand_off': run.hand_off}
+  results['main_metric'] = run.task.MAIN_METRIC
   found = {'valid': writer_lib.last_values(run.workdir, 'valid')}
   if run.task.HAND_OFF:
     best = checkpoint.best_step(run.checkpoints.directory) if done else 0
-    abstract = state_lib.abstract_state(run.task, run.tx, run.mesh).params
-    params = run.state.params if best == done else checkpoint.restore_params(run.workdir, best, abstract)
+    params = run.state.params
+    if best != done:
+      abstract = initial.saved_part(config, state_lib.abstract_state(run.task, run.tx, run.mesh)).params
+      manifest = checkpoint.read_manifest(run.checkpoints.directory, best)
+      saved = checkpoint.restore_params(run.workdir, best, abstract)
+      params = initial.whole_params(config, run.task, run.mesh, manifest, saved)
     results['best_step'] = best
     for split in [split for split in ('valid', 'test') if split in run.data.splits]:
       found[split], predictions = run.evaluator(params, split)
@@ -323,7 +336,7 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
     if writer and 'test' in found:
       writer.write(best, 'test', found['test'])
     results['settings'] = run.task.settings
-    results['moved'] = initial.moved(config, run.task, run.tx, run.mesh, run.source, params)
+    results['moved'] = initial.moved(config, run.task, run.mesh, run.source, params)
     run.say(report_lib.moved(results['moved']))
   results['metrics'] = {f'{split}/{k}': v for split, values in found.items() for k, v in values.items()}
   results['metrics'] |= {f'train/{k}': v for k, v in reporter.last.items()}

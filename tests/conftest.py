@@ -20,6 +20,11 @@ from lmjax.data.tokenizer import train_tokenizer
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = {'causal_lm': 'configs/pretrain_clm.py', 'masked_lm': 'configs/pretrain_mlm.py'}
 TASKS = tuple(CONFIGS)
+FINE_TUNING = {
+  'classification': 'configs/finetune_sentiment.py',
+  'extractive_qa': 'configs/finetune_qa.py',
+  'summarization': 'configs/finetune_summarization.py',
+}
 WORDS = (
   'the model reads a line of text and learns which word comes next because words follow each other in sentences '
   'that people wrote about trees rivers numbers and the weather of the north where snow falls early every year'
@@ -58,28 +63,36 @@ def tokenizer():
 
 @pytest.fixture(scope='session')
 def raw_config(corpus, cache_dir):
-  """`raw_config(task, **{'model.layers': 1})` -> the ConfigDict of a very small run on `corpus`."""
+  """`raw_config(task, **{'model.layers': 1})` -> the ConfigDict of a very small run.
+
+  To pre-train it is on `corpus`; to fine-tune on the demonstration data, from random weights.
+  """
 
   def make(task: str, **leaves):
-    config = command_line.load_config_file(str(ROOT / CONFIGS[task]), f'smoke,data={corpus}')
     small = {
-      'data.cache_dir': cache_dir,
       'data.tokenizer.vocab_size': 320,
       'data.length': 32,
-      'data.valid_fraction': 0.1,
-      'data.valid_bytes': 4000,
       'model.width': 32,
       'model.heads': 4,
       'model.kv_heads': 2,
       'model.mlp_width': 64,
-      'objective.chunk': 5,
       'train.steps': 6,
       'optim.warmup_steps': 2,
       'eval.every': 3,
-      'checkpoint.every': 3,
     }
+    if task in CONFIGS:
+      file, argument = CONFIGS[task], f'smoke,data={corpus}'
+      small |= {'data.cache_dir': cache_dir, 'data.valid_fraction': 0.1, 'data.valid_bytes': 4000}
+      small |= {'objective.chunk': 5, 'checkpoint.every': 3}
+    else:
+      file, argument = FINE_TUNING[task], 'smoke,preset=mini'
     if task == 'causal_lm':
       small |= {'samples.prompt_tokens': 4, 'samples.new_tokens': 8, 'samples.count': 1}
+    elif task == 'extractive_qa':
+      small |= {'objective.max_question': 8, 'objective.stride': 12, 'objective.max_answer': 6}
+    elif task == 'summarization':
+      small |= {'objective.max_summary': 8, 'objective.chunk': 5}
+    config = command_line.load_config_file(str(ROOT / file), argument)
     assignments = [(path, str(value)) for path, value in (small | leaves).items()]
     config, problems = schema.override(config_lib.Config, config, assignments)
     assert not problems, problems

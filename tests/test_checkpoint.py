@@ -16,7 +16,7 @@ from lmjax.errors import CheckpointError
 from lmjax.sharding import MeshConfig
 from lmjax.state import TrainState
 
-KEEP = CheckpointConfig(every=1, keep_last=2, keep_every=None, keep_best=0)
+KEEP = CheckpointConfig(every=1, keep_last=2, keep_every=None, keep_best=0, only_trained=False)
 
 
 @functools.cache
@@ -76,7 +76,7 @@ def test_digest_sees_every_change_and_no_mesh(tmp_path):
 
 
 def test_keeps_the_last_every_nth_and_the_best(tmp_path):
-  config = CheckpointConfig(every=1, keep_last=1, keep_every=3, keep_best=1)
+  config = CheckpointConfig(every=1, keep_last=1, keep_every=3, keep_best=1, only_trained=False)
   losses = {1: 5.0, 2: 1.0, 3: 4.0, 4: 3.0, 5: 2.0}
   save(tmp_path, losses, config, lambda step: {'loss': losses[step]})
   assert checkpoint.saved_steps(tmp_path / 'checkpoints') == [2, 3, 5]

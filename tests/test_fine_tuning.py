@@ -1,1 +1,463 @@
-"""Fine-tuning: what moves, when it ends, which checkpoint counts, and what the examples become."""
+"""Fine-tuning as a whole, on classification: what moves, what is kept, what is counted, and that it learns."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmjax import checkpoint, initial, optim, paths, sharding, tasks
+from lmjax import config as config_lib
+from lmjax import state as state_lib
+from lmjax import train as train_lib
+from lmjax.data.records import Records
+from lmjax.errors import DataError
+from lmjax.objectives import classification
+from lmjax.objectives.classification import ClassificationConfig
+from lmjax.tasks.classification import Classification, longest_first
+from tests import runs
+
+LABELS = {'objective.labels': "('bad', 'good')"}
+
+
+@pytest.fixture(scope='module')
+def mlm(raw_config, tmp_path_factory):
+  return runs.pre_trained('masked_lm', raw_config, tmp_path_factory)
+
+
+@pytest.fixture(scope='module')
+def clm(raw_config, tmp_path_factory):
+  return runs.pre_trained('causal_lm', raw_config, tmp_path_factory)
+
+
+def prepared(raw):
+  """(Config, task, data, TrainState of the first step, its step function), on one device."""
+  config = config_lib.build(raw)
+  source, tokenizer = initial.source_of(config)
+  config, task, data = tasks.prepare(config, tokenizer)
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+  with sharding.using(mesh):
+    tx = optim.make(config.optim, task.shapes())
+    state = state_lib.init_state(task, tx, mesh, config.seed)
+    if source is not None:
+      state = state._replace(params=checkpoint.hand_off(source, initial.plan_of(config, task, source), state.params))
+  return config, task, data, state, jax.jit(train_lib.make_train_step(task, tx, config))
+
+
+def after(raw, steps=1):
+  """(parameters before, after so many steps, the Config) by path."""
+  config, task, data, state, step = prepared(raw)
+  first, batches = state.params, task.pipeline(data, config)
+  for i in range(steps):
+    state, _ = step(state, batches.batch(i))
+  return paths.flatten(jax.device_get(first)), paths.flatten(jax.device_get(state.params)), config
+
+
+# ---- what moves
+
+
+@pytest.mark.parametrize(
+  'arguments, frozen', [('', ('embeddings/*', 'layers/0/*')), ('head_only', ()), ('', ('*/scale', 'classifier/*'))]
+)
+def test_a_frozen_weight_stays_bit_for_bit(mlm, tmp_path, arguments, frozen):
+  raw = runs.classification_config(mlm, tmp_path, arguments, **{'optim.weight_decay': 0.1, 'train.steps': 3})
+  raw.optim.frozen = frozen
+  raw.optim.no_decay = ()  # decay moves a weight even where its gradient is 0
+  before, found, config = after(raw, 3)
+  for path, leaf in found.items():
+    moves = path.startswith('classifier/') if arguments else not paths.matches(path, frozen)
+    assert config.optim.moves(path) == moves
+    if path == 'classifier/bias' and moves:
+      assert leaf.any()
+    elif moves:
+      assert (leaf != before[path]).mean() > 0.5, f'{path} did not move'
+    else:
+      np.testing.assert_array_equal(leaf, before[path], err_msg=path)
+
+
+def test_layer_decay_and_the_head_s_rate_scale_each_update(mlm, tmp_path):
+  """One step of AdamW, whose updates do not depend on the scale of the rate: they are compared one by one."""
+  raw = runs.classification_config(mlm, tmp_path, **{'optim.learning_rate': 0.01, 'train.steps': 4})
+  before, plain, _ = after(raw)
+  raw.optim.layer_decay, raw.optim.head_learning_rate = 0.5, 0.03
+  _, scaled, _ = after(raw)
+  shares = {'embeddings': 0.25, 'layers/0': 0.5, 'layers/1': 1.0, 'final_norm': 1.0, 'classifier': 3.0}
+  for path in before:
+    [share] = [value for start, value in shares.items() if path.startswith(f'{start}/')]
+    expected = share * (np.float64(plain[path]) - before[path])
+    np.testing.assert_allclose(np.float64(scaled[path]) - before[path], expected, rtol=1e-3, atol=1e-7, err_msg=path)
+  assert max(np.abs(plain[path] - before[path]).max() for path in before) > 5e-3
+
+
+def test_layer_decay_counts_the_frozen_layers_too(mlm, tmp_path):
+  raw = runs.classification_config(mlm, tmp_path, **{'optim.layer_decay': 0.5})
+  raw.optim.frozen = ('layers/1/*',)
+  before, found, _ = after(raw)
+  raw.optim.layer_decay = None
+  _, plain, _ = after(raw)
+  path = 'layers/0/mlp/up/kernel'
+  np.testing.assert_allclose(found[path] - before[path], 0.5 * (plain[path] - before[path]), rtol=1e-2, atol=1e-7)
+
+
+# ---- whole runs
+
+
+SIX = {'train.steps': 6, 'eval.every': 3, 'optim.learning_rate': 0.01}
+
+
+def six_steps(mlm, folder, **leaves):
+  """A run with dropout, and a test split."""
+  return runs.classification_config(mlm, folder, rows={'test': runs.texts(9, seed=2)}, **SIX | leaves)
+
+
+@pytest.fixture(scope='module')
+def whole(mlm, tmp_path_factory):
+  """(workdir, results) of a run that nothing stopped."""
+  folder = tmp_path_factory.mktemp('whole')
+  return folder / 'run', runs.train(six_steps(mlm, folder), folder / 'run')
+
+
+def test_a_killed_run_goes_on_bit_for_bit(mlm, whole, tmp_path):
+  raw = six_steps(mlm, tmp_path)
+  assert raw.model.residual_dropout and raw.objective.dropout
+
+  def killed(line):
+    if line.startswith('step 5/'):
+      raise KeyboardInterrupt(line)
+
+  with pytest.raises(KeyboardInterrupt):
+    runs.train(raw, tmp_path / 'run', killed)
+  assert not (tmp_path / 'run/results.json').exists()
+  said = []
+  results = runs.train(raw, tmp_path / 'run', said.append)
+  assert 'resuming from step 3' in said
+  expected = runs.params_of(whole[0])
+  for path, leaf in runs.params_of(tmp_path / 'run').items():
+    np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
+  timed = {'train/seconds', 'train/tokens_per_second', 'train/mfu', 'valid/seconds'}
+  for name, value in whole[1]['metrics'].items():
+    assert name in timed or results['metrics'][name] == value, name
+  assert results['hand_off'] == whole[1]['hand_off']
+  for split in ('train', 'valid', 'test'):
+    losses, expected_losses = (
+      [(line['step'], line['loss']) for line in runs.metrics_of(workdir, split)]
+      for workdir in (tmp_path / 'run', whole[0])
+    )
+    assert losses == expected_losses
+
+
+def test_the_test_split_is_looked_at_once(whole):
+  workdir, results = whole
+  [line] = runs.metrics_of(workdir, 'test')
+  assert line['step'] == results['best_step'] in (3, 6)
+  assert {'test/accuracy', 'test/majority_accuracy', 'test/macro_f1', 'test/loss'} <= results['metrics'].keys()
+  assert results['metrics']['test/accuracy'] == line['accuracy']
+  assert results['metrics']['test/majority_accuracy'] == pytest.approx(5 / 9)
+  predictions = [json.loads(p) for p in (workdir / 'predictions_test.jsonl').read_text().splitlines()]
+  assert [p['label'] for p in predictions] == [label for _, label in runs.texts(9, seed=2)]
+  assert np.mean([p['score'] for p in predictions]) == pytest.approx(line['accuracy'])
+
+
+def test_no_steps_evaluate_the_start(mlm, whole, tmp_path):
+  results = runs.train(six_steps(mlm, tmp_path, **{'train.steps': 0}), tmp_path / 'run')
+  start = runs.metrics_of(whole[0], 'valid')[0]
+  assert start['step'] == results['step'] == results['best_step'] == 0
+  assert results['metrics']['valid/loss'] == start['loss'] and results['metrics']['valid/accuracy'] == start['accuracy']
+  assert {'test/accuracy', 'test/loss'} <= results['metrics'].keys()
+  assert results['hand_off'] == whole[1]['hand_off']
+  assert all(distance == 0.0 for distance in results['moved'].values()) and results['moved']
+  assert not runs.metrics_of(tmp_path / 'run', 'train')
+
+
+def test_results_are_of_the_best_checkpoint(mlm, tmp_path, monkeypatch):
+  """Evaluations are told that step 2 was the best of 6; the loss, which is real, must be that of step 2 then."""
+  scripted, split_sizes, real = [0.1, 0.9, 0.5, 0.2], [], Classification.scores
+
+  def scores(self, items, predictions):
+    split_sizes.append(len(items))
+    found = real(self, items, predictions)
+    return found | {'accuracy': scripted.pop(0)} if scripted else found
+
+  monkeypatch.setattr(Classification, 'scores', scores)
+  results = runs.train(six_steps(mlm, tmp_path, **{'eval.every': 2}), tmp_path / 'run')
+  by_step = {line['step']: line['loss'] for line in runs.metrics_of(tmp_path / 'run', 'valid')}
+  assert list(by_step) == [0, 2, 4, 6] and len(set(by_step.values())) == 4
+  assert results['step'] == 6 and results['best_step'] == 2
+  assert results['metrics']['valid/loss'] == pytest.approx(by_step[2], rel=1e-6)
+  assert split_sizes == [10, 10, 10, 10, 10, 9], 'the test split was looked at before the end'
+  assert checkpoint.saved_steps(checkpoint.directory_of(tmp_path / 'run')) == [2, 6]
+  # what opens the run later takes the best as well
+  moved = runs.params_of(tmp_path / 'run', None)['classifier/kernel']
+  assert np.array_equal(moved, runs.params_of(tmp_path / 'run', 2)['classifier/kernel'])
+  assert not np.array_equal(moved, runs.params_of(tmp_path / 'run', 6)['classifier/kernel'])
+
+
+def content(workdir) -> dict[str, bytes]:
+  return {str(p.relative_to(workdir)): p.read_bytes() for p in pathlib.Path(workdir).rglob('*') if p.is_file()}
+
+
+def test_patience_ends_a_run_and_nothing_changes_when_it_is_started_again(mlm, tmp_path):
+  """With a rate of nearly 0 no evaluation is better than that of the start."""
+  raw = six_steps(mlm, tmp_path, **{'eval.every': 1, 'eval.patience': 2, 'optim.learning_rate': 1e-12})
+  said = []
+  results = runs.train(raw, tmp_path / 'run', said.append)
+  assert results['step'] == 2 and results['status'] == 'done'
+  assert 'step 2: no better accuracy in 2 evaluations; training ends' in said
+  before = content(tmp_path / 'run')
+  said.clear()
+  assert runs.train(raw, tmp_path / 'run', said.append) == results
+  assert not any('compiling' in line for line in said)
+  again = content(tmp_path / 'run')
+  assert before.keys() == again.keys()
+  assert [name for name in before if before[name] != again[name]] == []
+
+
+def test_several_seeds_make_a_run_each_and_a_summary(mlm, tmp_path):
+  said = []
+  raw = six_steps(mlm, tmp_path, **{'train.steps': 2, 'eval.every': 2, 'train.seeds': 2, 'seed': 5})
+  results = runs.train(raw, tmp_path / 'run', said.append)
+  assert json.loads((tmp_path / 'run/results.json').read_text()) == results
+  assert results['seeds'] == [5, 6]
+  one, two = (json.loads((tmp_path / f'run/seed{i}/results.json').read_text()) for i in (0, 1))
+  for name in ('valid/accuracy', 'valid/loss', 'test/accuracy', 'test/loss', 'train/loss'):
+    a, b = one['metrics'][name], two['metrics'][name]
+    assert results['metrics'][name] == pytest.approx((a + b) / 2)
+    assert results['standard_deviation'][name] == pytest.approx(abs(a - b) / 2**0.5)
+  assert one['metrics']['valid/loss'] != two['metrics']['valid/loss']
+  assert [json.loads((tmp_path / f'run/seed{i}/config.json').read_text())['seed'] for i in (0, 1)] == [5, 6]
+  assert not (tmp_path / 'run/checkpoints').exists()
+  heads = [runs.params_of(tmp_path / f'run/seed{i}')['classifier/kernel'] for i in (0, 1)]
+  assert not np.allclose(*heads, atol=0.01), 'both seeds began with the same head'
+  assert any('2 seeds: test accuracy' in line for line in said)
+
+
+@pytest.mark.parametrize('kind', ['masked_lm', 'causal_lm'])
+def test_it_learns_what_one_word_tells(mlm, clm, tmp_path, kind):
+  source = {'masked_lm': mlm, 'causal_lm': clm}[kind]
+  rows = {'train': runs.texts(160), 'valid': runs.texts(20, seed=1), 'test': runs.texts(40, seed=2)}
+  leaves = {'train.steps': 60, 'eval.every': 30, 'optim.learning_rate': 0.01, 'optim.warmup_steps': 6}
+  results = runs.train(runs.classification_config(source, tmp_path, rows=rows, **leaves), tmp_path / 'run')
+  assert results['metrics']['test/majority_accuracy'] == 0.5
+  assert results['metrics']['test/accuracy'] >= 0.95
+  assert results['moved']['classifier'] > 0.1
+
+
+# ---- data
+
+
+def test_epochs_and_shares_become_steps(mlm, tmp_path):
+  """24 examples in batches of 8; a half of them, three times, are 36 rows: 5 batches."""
+  leaves = {'train.steps': None, 'train.epochs': 3, 'eval.every': None, 'optim.warmup_steps': None}
+  raw = runs.classification_config(mlm, tmp_path, **leaves)
+  config, _, data, _, _ = prepared(raw)
+  assert (config.train.steps, config.train.epochs, config.eval.every, config.checkpoint.every) == (9, None, 3, 3)
+  ids = {record['id'] for record in data.splits['train'].records}
+  raw.data.train_share = 0.5
+  config, _, data, _, _ = prepared(raw)
+  assert (config.train.steps, config.optim.warmup_steps, len(data.splits['train'])) == (5, 0, 12)
+  half = {record['id'] for record in data.splits['train'].records}
+  raw.data.train_share = 0.25
+  quarter = {record['id'] for record in prepared(raw)[2].splits['train'].records}
+  assert quarter < half < ids
+
+
+def test_examples_in_two_splits_are_dropped_from_training_and_said(mlm, tmp_path):
+  train = runs.texts(24)
+  said = []
+  raw = runs.classification_config(mlm, tmp_path, rows={'train': train, 'valid': train[:4]}, **{'train.steps': 0})
+  runs.train(raw, tmp_path / 'run', said.append)
+  assert '20 train, 4 valid, 4 train examples dropped, which stand in another split' in '\n'.join(said)
+
+
+def test_an_unknown_label_is_named_with_those_known(mlm, tmp_path):
+  raw = runs.classification_config(mlm, tmp_path, rows={'valid': [('a text', 'good'), ('b text', 'meh')]})
+  with pytest.raises(DataError, match="data.valid, example 1: label 'meh'; must be one of bad, good; correct it"):
+    runs.train(raw, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+  raw.objective.labels = ('good', 'bad', 'meh')  # an order of one's own, and a label without a training example
+  _, task, data, state, _ = prepared(raw)
+  assert task.objective.labels == ('good', 'bad', 'meh') and state.params['classifier']['bias'].shape == (3,)
+  assert [row['label'] for row in data.splits['valid'].rows] == [0, 2]
+
+
+def test_one_label_alone_is_refused(mlm, tmp_path):
+  rows = [(text, 'good') for text, _ in runs.texts(12)]
+  raw = runs.classification_config(mlm, tmp_path, rows={'train': rows, 'valid': rows})
+  with pytest.raises(DataError, match='no example'):  # each stands in valid
+    prepared(raw)
+  raw = runs.classification_config(mlm, tmp_path, rows={'train': rows, 'valid': [('new', 'good')]})
+  with pytest.raises(DataError, match="data.train: all 12 examples have the label 'good'; two are needed"):
+    prepared(raw)
+
+
+def objective(**changes) -> ClassificationConfig:
+  rest = dict(labels=None, pooling='mean', dropout=0.0, label_smoothing=None, class_weights=None)
+  return ClassificationConfig(**rest | changes)
+
+
+def test_balanced_weights_make_the_classes_count_alike():
+  items = [{'id': str(i), 'label': label} for i, label in enumerate('aaaaaab' + 'c' * 5)]
+  found = Classification.resolve(objective(class_weights='balanced'), Records({'train': items}, {}, ''))
+  assert found.labels == ('a', 'b', 'c')
+  assert found.class_weights == pytest.approx((12 / 18, 12 / 3, 12 / 15))
+  assert [weight * count for weight, count in zip(found.class_weights, (6, 1, 5))] == pytest.approx([4, 4, 4])
+  given = objective(class_weights=(1.0, 2.0, 3.0), labels=('c', 'b', 'a'))
+  assert Classification.resolve(given, Records({'train': items}, {}, '')) == given
+
+
+# ---- the model's side: a small encoder with segment types, and random weights
+
+
+@pytest.fixture(scope='module')
+def encoder(tokenizer, tmp_path_factory):
+  """`encoder(**leaves of the objective)` -> (task, params) of a tiny BERT."""
+  small = {'model.layers': 1, 'model.width': 32, 'model.heads': 4, 'model.kv_heads': 4, 'model.mlp_width': 64}
+  small |= {'model.max_length': 24, 'model.dtype': 'float32', 'model.init_std': 0.3, 'model.remat': 'none'}
+  folder = tmp_path_factory.mktemp('encoder')
+  raw = runs.classification_config(None, folder, 'preset=bert_base', **small, **LABELS)
+  raw.objective.dropout = 0.0
+  params = []
+
+  def make(**leaves):
+    raw.objective.update({'label_smoothing': None, 'class_weights': None, 'pooling': 'mean'} | leaves)
+    task = tasks.build(config_lib.build(raw), tokenizer)
+    if not params:
+      params.append(jax.jit(task.init)(jax.random.key(3)))
+    return task, params[0]
+
+  return make
+
+
+def batch_of(task, records):
+  examples = [task.example(row, None, 0.0) for row in task.rows_of(records).rows]
+  return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+RECORDS = [
+  {'id': '0', 'text': 'the model reads', 'label': 'good'},
+  {'id': '1', 'text': 'snow', 'text_pair': 'it falls early', 'label': 'bad'},
+  {'id': '2', 'text': 'a line of text', 'text_pair': None, 'label': 'bad'},
+]
+
+
+def test_rows_have_their_frame_and_segment_types(encoder):
+  task, _ = encoder()
+  tok, batch = task.tokenizer, batch_of(task, RECORDS)
+  first, second, third = ([tok.cls, *tok.encode_batch([r['text']])[0], tok.sep] for r in RECORDS)
+  pair = [*tok.encode_batch(['it falls early'])[0], tok.sep]
+  for row, (tokens, types) in enumerate([(first, 0), (second, len(pair)), (third, 0)]):
+    whole = tokens + (pair if types else [])
+    assert batch['inputs'][row].tolist() == whole + [tok.pad] * (16 - len(whole))
+    assert batch['segments'][row].tolist() == [1] * len(whole) + [0] * (16 - len(whole))
+    assert batch['segment_types'][row].tolist() == [0] * len(tokens) + [1] * types + [0] * (16 - len(whole))
+  assert batch['labels'].tolist() == [1, 0, 0]
+
+
+def test_the_longer_text_of_a_pair_is_cut_first(encoder):
+  task, _ = encoder()
+  tok, long, short = task.tokenizer, ' '.join(['snow'] * 40), 'it falls'
+  a, b = tok.encode_batch([long])[0], tok.encode_batch([short])[0]
+  rows = task.rows_of(
+    [
+      {'id': '0', 'text': long, 'text_pair': short, 'label': 'bad'},
+      {'id': '1', 'text': short, 'text_pair': long, 'label': 'bad'},
+      {'id': '2', 'text': long, 'text_pair': long, 'label': 'bad'},
+      {'id': '3', 'text': long, 'label': 'bad'},
+      {'id': '4', 'text': short, 'text_pair': short, 'label': 'bad'},
+    ]
+  ).rows
+  room = 16 - 3 - len(b)
+  assert rows[0]['tokens'].tolist() == [tok.cls, *a[:room], tok.sep, *b, tok.sep]
+  assert rows[1]['tokens'].tolist() == [tok.cls, *b, tok.sep, *a[:room], tok.sep]
+  assert rows[2]['tokens'].tolist() == [tok.cls, *a[:7], tok.sep, *a[:6], tok.sep]
+  assert rows[3]['tokens'].tolist() == [tok.cls, *a[:14], tok.sep]
+  assert [row['second'] for row in rows[:3]] == [room + 2, len(b) + 2, 9]
+  assert [bool(row['cut']) for row in rows] == [True] * 4 + [False]
+
+
+def test_longest_first_fills_the_room_and_cuts_no_text_that_is_shorter_than_the_other():
+  for first in range(14):
+    for second in range(14):
+      for room in range(14):
+        a, b = longest_first(first, second, room)
+        assert 0 <= a <= first and 0 <= b <= second and a + b == min(room, first + second)
+        if a < first and b < second:
+          assert abs(a - b) <= 1
+        elif a < first:
+          assert a >= b
+        elif b < second:
+          assert b >= a - 1
+
+
+def test_a_second_text_is_told_apart_by_its_type(encoder):
+  task, params = encoder()
+  batch = batch_of(task, RECORDS[1:2])
+  without = batch | {'segment_types': np.zeros_like(batch['segment_types'])}
+  logits = jax.jit(classification.make_logits(task.model, task.objective))
+  assert np.abs(logits(params, batch, None) - logits(params, without, None)).max() > 1e-3
+
+
+def test_no_pooling_reads_padding(encoder):
+  """Rows padded to 16, with any ids there, come out as they do in a row of just their length."""
+  found = {}
+  for pooling in ('cls', 'last', 'mean'):
+    task, params = encoder(pooling=pooling)
+    batch = batch_of(task, RECORDS)
+    logits = jax.jit(classification.make_logits(task.model, task.objective))
+    found[pooling] = np.asarray(logits(params, batch, None))
+    other = batch | {'inputs': np.where(batch['segments'] > 0, batch['inputs'], 77)}
+    np.testing.assert_allclose(logits(params, other, None), found[pooling], atol=1e-5)
+    n = int(batch['segments'][0].sum())
+    short = {name: a[:1, :n] if a.ndim == 2 else a[:1] for name, a in batch.items()}
+    np.testing.assert_allclose(logits(params, short, None), found[pooling][:1], atol=1e-4)
+  assert min(np.abs(found[a] - found[b]).max() for a, b in [('cls', 'last'), ('cls', 'mean'), ('last', 'mean')]) > 1e-2
+
+
+def test_pool_equals_its_definition():
+  x = jax.random.normal(jax.random.key(0), (2, 5, 3))
+  segments = jnp.array([[1, 1, 1, 0, 0], [1] * 5])
+  for pooling, expected in {
+    'cls': [x[0, 0], x[1, 0]],
+    'last': [x[0, 2], x[1, 4]],
+    'mean': [x[0, :3].mean(0), x[1].mean(0)],
+  }.items():
+    np.testing.assert_allclose(classification.pool(x, segments, pooling), np.stack(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize('smoothing, weights', [(None, None), (0.2, None), (None, (3.0, 0.5)), (0.1, (3.0, 0.5))])
+def test_the_loss_equals_its_definition(encoder, smoothing, weights):
+  """A row of weight 0 counts nowhere; metrics are neither smoothed nor weighted by class."""
+  task, params = encoder(label_smoothing=smoothing, class_weights=weights)
+  batch = batch_of(task, RECORDS) | {'weights': np.float32([1, 0, 1])}
+  loss_sum, weight_sum, pairs = task.loss(params, batch, None)
+  logits = np.float64(classification.make_logits(task.model, task.objective)(params, batch, None))
+  log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+  expected, counted, plain = 0.0, 0.0, 0.0
+  for row in (0, 2):
+    label = int(batch['labels'][row])
+    target = np.full(2, (smoothing or 0.0) / 2)
+    target[label] += 1.0 - (smoothing or 0.0)
+    count = 1.0 if weights is None else weights[label]
+    expected -= count * (target * log_p[row]).sum()
+    counted += count
+    plain -= log_p[row, label]
+  np.testing.assert_allclose(loss_sum, expected, rtol=1e-5)
+  np.testing.assert_allclose(weight_sum, counted, rtol=1e-6)
+  np.testing.assert_allclose(pairs['loss'], (plain, 2.0), rtol=1e-5)
+  right = (log_p.argmax(axis=1) == batch['labels'])[[0, 2]].sum()
+  np.testing.assert_allclose(pairs['accuracy'], (right, 2.0))
+
+
+def test_predictions_are_of_their_records(mlm, tmp_path):
+  """More records than a batch holds, not a multiple of it: one prediction each, in order, as one by one."""
+  raw = runs.classification_config(mlm, tmp_path, rows={'valid': runs.texts(11, seed=1)})
+  _, task, data, state, _ = prepared(raw)
+  run = lambda function, params, batch: jax.device_get(function(params, batch))
+  predictions = task.predict(state.params, data.splits['valid'], run)
+  assert len(predictions) == 11
+  for number in (0, 7, 8, 10):
+    alone = task.predict(state.params, task.rows_of(data.splits['valid'].records[number : number + 1]), run)
+    assert predictions[number] == pytest.approx(alone[0], abs=1e-5)
+    assert sum(predictions[number].values()) == pytest.approx(1.0)

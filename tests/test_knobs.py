@@ -15,17 +15,20 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import checkpoint, optim, report, schema, sharding, tasks, train
+from lmjax import checkpoint, handoff, initial, optim, paths, report, schema, sharding, tasks, train
 from lmjax import config as config_lib
 from lmjax import state as state_lib
 from lmjax import writer as writer_lib
 from lmjax.data import pipeline
-from lmjax.errors import NonFiniteError
+from lmjax.errors import ConfigError, NonFiniteError
+from tests import runs
 from tests.conftest import TASKS, text
 
 LEARNED = {'model.positions': 'learned', 'model.rope_theta': None, 'model.max_length': 40}
 WINDOW = {'model.window': 8, 'model.global_every': 2}
 LAYERNORM = {'model.norm': 'layernorm'}
+LORA = {'model.lora.rank': 2, 'model.lora.alpha': 2.0, 'model.lora.dropout': 0.1}
+LORA |= {'model.lora.targets': ('*/query/kernel',)}
 SPAN = {'objective.masking.unit': 'span', 'objective.masking.mean_span': 3.0, 'objective.masking.max_span': 8}
 
 # (leaf, another value, changes that both are compared under, changes that the value needs besides)
@@ -39,6 +42,7 @@ PROGRAM = [
   ('model.max_length', 41, LEARNED),
   ('model.rope_theta', 500.0, {}),
   ('model.rope_theta_local', 500.0, WINDOW),
+  ('model.rope_scaling', 2.0, {}),
   ('model.norm', 'layernorm', {}),
   ('model.norm_eps', 1e-3, {}),
   ('model.norm_placement', 'post', {}),
@@ -61,6 +65,11 @@ PROGRAM = [
   ('model.remat', 'full', {}),
   ('model.dtype', 'bfloat16', {}),
   ('model.attention_implementation', 'cudnn', {'model.dtype': 'bfloat16'}),
+  ('model.lora', None, LORA),
+  ('model.lora.rank', 3, LORA),
+  ('model.lora.alpha', 3.0, LORA),
+  ('model.lora.dropout', 0.2, LORA),
+  ('model.lora.targets', ('*/key/kernel',), LORA),
   ('objective.z_loss', 1e-3, {}),
   ('objective.label_smoothing', 0.1, {}),
   ('objective.chunk', 7, {}),
@@ -77,6 +86,10 @@ PROGRAM = [
   ('optim.eps', 1e-3, {}),
   ('optim.momentum', 0.7, {'optim.name': 'muon', 'optim.momentum': 0.9}),
   ('optim.clip_norm', 0.3, {}),
+  ('optim.trainable', ('layers/*',), {}),
+  ('optim.frozen', ('embeddings/*',), {}),
+  ('optim.layer_decay', 0.7, {}),
+  ('optim.head_learning_rate', 0.5, {'model.tied_embeddings': False}),
   ('train.steps', 9, {}),
   ('train.accumulate', 2, {}),
 ]
@@ -113,6 +126,7 @@ PLAN = [
   ('train.log_every', 2, {}),
   ('train.max_skipped', 2, {}),
   ('eval.every', 1, {}),
+  ('eval.patience', 2, {}),
   ('checkpoint.every', 6, {}),
   ('checkpoint.keep_last', 3, {}),
   ('checkpoint.keep_every', 3, {}),
@@ -129,15 +143,30 @@ SAMPLES = [
   ('samples.top_k', 1, ONE_LAYER),
   ('samples.top_p', 0.01, ONE_LAYER),
 ]
+# The start of a run, from a checkpoint: the source's layers 0 and 1 are taken in part.
+SOURCE = {'init_from.path': 'PRETRAINED', 'model.layers': 2}
+PART = SOURCE | {'init_from.take': ('embeddings/*', 'layers/0/*', 'final_norm/*')}
+PART |= {'init_from.fresh': ('layers/1/*',), 'init_from.drop': ('layers/1/*',)}
+START = [
+  ('init_from.path', None, SOURCE),
+  ('init_from.step', 3, SOURCE),
+  ('init_from.take', (), SOURCE),
+  ('init_from.fresh', ('layers/1/mlp/*',), PART),
+  ('init_from.drop', ('layers/1/mlp/*',), PART),
+]
 # Leaves whose other values are refused in these configs: the task decides them.
 REFUSED = [('causal_lm', 'model.attention', 'bidirectional'), ('causal_lm', 'data.cls_sep', True)]
 REFUSED += [('masked_lm', 'model.attention', 'causal'), ('causal_lm', 'data.sources.main.weight', 2.0)]
 REFUSED += [('causal_lm', 'model.rope_theta_local', 500.0), ('causal_lm', 'optim.momentum', 0.9)]
+REFUSED += [('causal_lm', 'train.epochs', 2.0), ('causal_lm', 'init_from.convert', 'decoder_to_encoder')]
+REFUSED += [('causal_lm', 'checkpoint.only_trained', True)]
+# Leaves whose effect is seen elsewhere too: tests/test_handoff.py and tests/test_fine_tuning.py.
+IN_RUNS = {case[0] for case in START} | {'init_from.convert', 'train.seeds', 'checkpoint.only_trained'}
 
 
 @pytest.fixture(scope='module')
-def files(tmp_path_factory, tokenizer):
-  """A corpus with another text field and a lone surrogate, a second corpus, a tokenizer, a second cache."""
+def files(tmp_path_factory, tokenizer, raw_config):
+  """A corpus with another text field and a lone surrogate, a second corpus, a tokenizer, a second cache, a run."""
   folder = tmp_path_factory.mktemp('knobs')
   for name, offset in (('corpus', 0), ('other', 500)):
     with open(folder / f'{name}.jsonl', 'w', encoding='utf-8') as out:
@@ -146,7 +175,8 @@ def files(tmp_path_factory, tokenizer):
       out.write('{"text": "a lone \\ud800 surrogate among words that follow each other", "title": "x y z w"}\n')
   tokenizer.save(str(folder / 'tokenizer.json'))
   words = {'OTHER': 'other.jsonl', 'TOKENIZER': 'tokenizer.json', 'ELSEWHERE': 'cache2', 'CORPUS': 'corpus.jsonl'}
-  return {word: str(folder / file) for word, file in words.items()} | {'CACHE': str(folder / 'cache')}
+  found = {word: str(folder / file) for word, file in words.items()} | {'CACHE': str(folder / 'cache')}
+  return found | {'PRETRAINED': runs.pre_trained('causal_lm', raw_config, tmp_path_factory)}
 
 
 @pytest.fixture(scope='module')
@@ -161,9 +191,15 @@ def configured(raw_config, files):
   return make
 
 
+_UNCHANGED: dict = {}
+
+
 def assert_differs(observe, configured, task, leaf, value, under, besides=()):
+  unchanged = (observe, task, repr(under))
+  if unchanged not in _UNCHANGED:
+    _UNCHANGED[unchanged] = observe(configured(task, under))
   changed = under | {leaf: value} | dict(besides)
-  assert observe(configured(task, under)) != observe(configured(task, changed)), f'{leaf} has no effect'
+  assert _UNCHANGED[unchanged] != observe(configured(task, changed)), f'{leaf} has no effect'
 
 
 @functools.cache
@@ -204,22 +240,48 @@ class FrozenData(SimpleNamespace):
 
 def data_of(config):
   """Where the store lies, and digests of training and held-out batches."""
-  tokenizer, stores = train.prepare_data(config)
-  task = tasks.build(config, tokenizer)
-  data = pipeline.make(config.data, stores, task.row_spec(), task.example, seed=config.seed, total_steps=6)
+  config, task, stores = tasks.prepare(config)
+  data = task.pipeline(stores, config)
   store = stores['main']
   example = task.eval_example(stores, store)
   valid = pipeline.valid_batches(config.data, store, task.row_spec(), example, batch_size=config.data.batch_size)
+  return os.path.dirname(store.train.tokens.filename), digest_of([data.batch(0), data.batch(5), *valid])
+
+
+def digest_of(batches):
   digest = hashlib.sha256()
-  for batch in [data.batch(0), data.batch(5), *valid]:
+  for batch in batches:
     for name in sorted(batch):
       digest.update(name.encode() + np.ascontiguousarray(batch[name]).tobytes())
-  return os.path.dirname(store.train.tokens.filename), digest.hexdigest()
+  return digest.hexdigest()
 
 
 @pytest.mark.parametrize('task,case', [('causal_lm', c) for c in DATA] + [('masked_lm', c) for c in MASKED], ids=str)
 def test_data(configured, task, case):
   assert_differs(data_of, configured, task, *case)
+
+
+def start_of(config):
+  """What a run begins with, by metadata."""
+  source, tokenizer = initial.source_of(config)
+  if source is None:
+    return 'random weights'
+  task = tasks.build(config, tokenizer)
+  target = {path: {'shape': a.shape, 'dtype': str(a.dtype)} for path, a in paths.flatten(task.shapes()).items()}
+  return source.workdir, source.step, handoff.plan(source.arrays, target, config.init_from)
+
+
+@pytest.mark.parametrize('case', START, ids=[case[0] for case in START])
+def test_start(configured, case):
+  assert_differs(start_of, configured, 'causal_lm', *case)
+
+
+def test_convert(configured):
+  """Without it, a causal checkpoint is not masked language modelling's."""
+  with pytest.raises(ConfigError, match='set init_from.convert to decoder_to_encoder'):
+    configured('masked_lm', SOURCE)
+  converted = configured('masked_lm', SOURCE | {'init_from.convert': 'decoder_to_encoder'})
+  assert converted.model.attention == 'bidirectional'
 
 
 def plan_of(config, folder):
@@ -247,14 +309,32 @@ def plan_of(config, folder):
     left = sorted(os.listdir(folder))
   except Exception as error:  # wandb is not installed here, and says so
     left = str(error)
+  with open(os.path.join(folder, 'metrics.jsonl'), 'w', encoding='utf-8') as out:
+    out.writelines(
+      json.dumps({'step': s, 'split': 'valid', 'loss': loss}) + '\n' for s, loss in enumerate([3, 1, 2, 2])
+    )
+  fake.task.BEST, fake.task.HIGHEST = 'loss', False
+  patient = train._has_patience_ended(fake)
   mesh = sharding.mesh_shape(config.mesh, 8)
-  return [sorted(config.due(step)) for step in range(1, 7)], list(kept), ended, left, mesh
+  return [sorted(config.due(step)) for step in range(1, 7)], list(kept), ended, left, patient, mesh
 
 
 @pytest.mark.parametrize('case', PLAN, ids=[case[0] for case in PLAN])
 def test_plan(configured, tmp_path, case):
   folders = iter(['a', 'b'])
   assert_differs(lambda config: plan_of(config, str(tmp_path / next(folders))), configured, 'causal_lm', *case)
+
+
+def test_seeds(configured, tmp_path, monkeypatch):
+  """A run each, in a folder of its own."""
+  results = {'status': 'done', 'step': 6, 'metrics': {}, 'hand_off': None, 'main_metric': 'loss'}
+  monkeypatch.setattr(train, 'set_up', lambda config, workdir, *rest: (config.seed, os.path.relpath(workdir, tmp_path)))
+  monkeypatch.setattr(train, '_loop', lambda run: ran.append(run) or results)
+  for seeds, expected in ((1, [(0, 'run')]), (2, [(0, 'run/seed0'), (1, 'run/seed1')])):
+    ran = []
+    config = configured('causal_lm', {'train.seeds': seeds})
+    train.train(config, str(tmp_path / 'run'), say=lambda line: None, devices=jax.devices()[:1])
+    assert ran == expected
 
 
 @pytest.mark.parametrize('task,case', [('causal_lm', c) for c in SAMPLES] + [('masked_lm', SAMPLES[0])], ids=str)
@@ -267,8 +347,7 @@ def test_top(configured):
 
 
 def samples_of(config):
-  tokenizer, stores = train.prepare_data(config)
-  task = tasks.build(config, tokenizer)
+  _, task, stores = tasks.prepare(config)
   return task.samples(jax.jit(task.init)(jax.random.key(0)), stores, jax.random.key(1))
 
 
@@ -278,9 +357,10 @@ def test_refused(configured, task, leaf, value):
     configured(task, {leaf: value})
 
 
-def test_every_leaf_has_a_case(raw_config):
-  cases = {case[0] for case in PROGRAM + DATA + MASKED + PLAN + SAMPLES} | {leaf for _, leaf, _ in REFUSED}
-  cases |= {'samples.top', 'task'}  # `task` chooses the slices themselves
-  for task in TASKS:
-    missing = set(schema.leaves(raw_config(task))) - cases
-    assert not missing, f'leaves without a case: {sorted(missing)}'
+@pytest.mark.parametrize('task', TASKS)
+def test_every_leaf_has_a_case(raw_config, task):
+  cases = {case[0] for case in PROGRAM + DATA + MASKED + PLAN + SAMPLES + START} | {leaf for _, leaf, _ in REFUSED}
+  # those with a test of their own; `task` chooses the slices themselves
+  cases |= {'samples.top', 'train.seeds', 'init_from.convert', 'task'}
+  missing = set(schema.leaves(raw_config(task))) - cases
+  assert not missing, f'leaves without a case: {sorted(missing)}'

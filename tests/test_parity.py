@@ -20,7 +20,7 @@ from lmjax.models import presets
 from lmjax.models.heads import LanguageModel
 from lmjax.models.transformer import ModelConfig, Transformer
 from lmjax.ops.cross_entropy import cross_entropy
-from lmjax.train import make_train_step, prepare_data
+from lmjax.train import make_train_step
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -174,9 +174,8 @@ def run_config(corpus, file, model, rows):
 
 def check_training(name, config, reference, params, as_torch):
   """Trains both on the same batches and compares the loss of each step."""
-  tokenizer, stores = prepare_data(config)
-  assert tokenizer.vocab_size == VOCAB
-  task = tasks.build(config, tokenizer)
+  config, task, stores = tasks.prepare(config)
+  assert task.tokenizer.vocab_size == VOCAB
   data = pipeline.make(
     config.data, stores, task.row_spec(), task.example, seed=config.seed, total_steps=STEPS, hosts=1, host=0
   )
