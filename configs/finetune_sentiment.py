@@ -54,7 +54,7 @@ def get_config(argument=None):
   c.optim.update(b1=0.9, b2=0.999, eps=1e-8, momentum=None, clip_norm=1.0, frozen=())
   head = ('classifier/*',) if arg.lora is None else ('classifier/*', *adapters)
   c.optim.update(trainable=head if arg.head_only or arg.lora else ('*',), layer_decay=None, head_learning_rate=None)
-  epochs = arg.epochs or (10.0 if demo else 3.0)
+  epochs = arg.epochs or (6.0 if demo else 3.0)
   c.train = dict(steps=20 if arg.smoke else None, epochs=None if arg.smoke else epochs)
   c.train.update(log_every=1 if arg.smoke else 10, accumulate=1, max_skipped=5, seeds=1)
   c.eval = dict(every=10 if arg.smoke else None, patience=None)

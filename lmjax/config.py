@@ -181,7 +181,7 @@ class Config:
       yield from self._causal_problems()
 
   def _fine_tuning_problems(self):
-    d = self.data
+    d: Any = self.data  # RecordsConfig, since `task` chose it
     if self.checkpoint.every not in (None, self.eval.every):
       rule = f'must be eval.every = {self.eval.every}: the best checkpoint is restored at the end'
       yield 'checkpoint.every', self.checkpoint.every, rule, 'set it to None'
@@ -216,13 +216,16 @@ class Config:
       yield 'objective.max_summary', o.max_summary, rule, f'try {(self.data.length - 2) // 3}'
 
   def _causal_problems(self):
-    s: Any = self.samples  # CausalSamples, since `task` chose it
-    d, m = self.data, self.model
+    # CausalSamples, DataConfig and CausalConfig, since `task` chose them
+    s: Any = self.samples
+    d: Any = self.data
+    o: Any = self.objective
+    m = self.model
     if d.cls_sep:
       yield 'data.cls_sep', True, 'has no effect on causal_lm, whose documents begin with [BOS]', 'set it to False'
-    if self.objective.chunk >= d.length:
+    if o.chunk >= d.length:
       rule = f'must be below data.length = {d.length}, or the logits of whole rows would be held'
-      yield 'objective.chunk', self.objective.chunk, rule, f'try {max(d.length // 4, 1)}'
+      yield 'objective.chunk', o.chunk, rule, f'try {max(d.length // 4, 1)}'
     if m.max_length is not None and 1 + s.prompt_tokens + s.new_tokens > m.max_length:
       rule = f'with samples.prompt_tokens and [BOS] must fit into model.max_length = {m.max_length}'
       yield 'samples.new_tokens', s.new_tokens, rule, 'shorten it'

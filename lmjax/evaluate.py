@@ -11,6 +11,7 @@ import dataclasses
 import gzip
 import json
 import sys
+from typing import Any
 
 import jax
 
@@ -165,7 +166,8 @@ def evaluate(trained: restore.TrainedRun, data: str | None = None) -> dict[str, 
   Raises:
     DataError: the data is missing or broken.
   """
-  config, task = trained.config, trained.task
+  config: Any = trained.config  # its slices are those of its task
+  task = trained.task
   mesh = sharding.one_device_mesh()
   with sharding.using(mesh):
     if not task.HAND_OFF:

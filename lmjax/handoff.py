@@ -136,7 +136,8 @@ def adapt_model(saved: Mapping, asked: Mapping, convert: str | None) -> tuple[di
   Returns:
     (leaves, problems as (leaf, value, rule, remedy)): a leaf that disagrees and is not in ADAPTABLE is a problem.
   """
-  model, problems = {**saved, 'lora': None, **asked, 'attention': saved['attention']}, []
+  model = {**saved, 'lora': None, **asked, 'attention': saved['attention']}
+  problems: list[tuple[str, object, str, str]] = []
   if convert is not None:
     before, after = CONVERSIONS[convert]
     if saved['attention'] == before:

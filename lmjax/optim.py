@@ -19,6 +19,8 @@ SETTINGS = {
   'muon': {'b1', 'b2', 'eps', 'momentum'},
 }
 OPTIONAL = {('adafactor', 'momentum')}
+# All else in the tree of parameters is a head.
+BACKBONE = {'embeddings', 'layers', 'final_norm'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +120,7 @@ def make(config: OptimConfig, shapes) -> optax.GradientTransformation:
     a transformation whose state, gradients and updates are of the parameters that move alone, see `split`.
 
   Raises:
-    ConfigError: a pattern matches no parameter, or no parameter moves.
+    ConfigError: a pattern matches no parameter, no parameter moves, or there is no head for `head_learning_rate`.
   """
   for leaf in ('no_decay', 'trainable', 'frozen'):
     for pattern in getattr(config, leaf):
@@ -127,6 +129,10 @@ def make(config: OptimConfig, shapes) -> optax.GradientTransformation:
   if not any(map(config.moves, paths.flatten(shapes))):
     raise ConfigError(
       f'optim.trainable = {config.trainable}: no parameter is left to train; change it, or optim.frozen'
+    )
+  if config.head_learning_rate is not None and set(shapes) <= BACKBONE:
+    raise ConfigError(
+      f'optim.head_learning_rate = {config.head_learning_rate}: no parameter stands on the backbone; set it to None'
     )
   inner = _inner(config)
   return optax.GradientTransformation(

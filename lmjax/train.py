@@ -317,7 +317,7 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
   if done == run.start and os.path.exists(file):  # it had ended before
     with open(file, encoding='utf-8') as opened:
       return json.load(opened)
-  results = {'status': 'done', 'step': done, 'metrics': {}, 'hand_off': run.hand_off}
+  results: dict[str, Any] = {'status': 'done', 'step': done, 'metrics': {}, 'hand_off': run.hand_off}
   results['main_metric'] = run.task.MAIN_METRIC
   found = {'valid': writer_lib.last_values(run.workdir, 'valid')}
   if run.task.HAND_OFF:

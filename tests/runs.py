@@ -13,8 +13,8 @@ from lmjax import train as train_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 PRE_TRAINING = {'causal_lm': 'configs/pretrain_clm.py', 'masked_lm': 'configs/pretrain_mlm.py'}
-GOOD = 'fine clear quick simple solid'.split()
-BAD = 'slow broken vague wrong poor'.split()
+GOOD = 'clear quick fine'.split()
+BAD = 'broken vague poor'.split()
 _MADE: dict[str, str] = {}
 
 
@@ -67,7 +67,7 @@ def classification_config(source, folder, arguments='', lora=None, rows=None, **
   more = [argument for argument in (arguments, '' if lora is None else f'lora={lora}') if argument]
   config = command_line.load_config_file(str(ROOT / 'configs/finetune_sentiment.py'), ','.join([*files, *more]))
   small = {
-    'data.length': 16,
+    'data.length': 24,
     'data.batch_size': 8,
     'train.epochs': None,
     'train.steps': 6,
@@ -100,3 +100,15 @@ def metrics_of(workdir, split: str) -> list[dict]:
   """The lines of metrics.jsonl of one split."""
   lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()
   return [found for found in map(json.loads, lines) if found['split'] == split]
+
+
+def nested(flat: dict) -> dict:
+  """{'a/b': leaf} -> {'a': {'b': leaf}}."""
+  tree: dict = {}
+  for path, leaf in flat.items():
+    *above, name = path.split('/')
+    node = tree
+    for part in above:
+      node = node.setdefault(part, {})
+    node[name] = leaf
+  return tree

@@ -448,7 +448,7 @@ def test_rows_of_the_position_table(make_config, tokenizer, tmp_path, rows):
   """Row i is row i modulo the rows there were: a longer table repeats, a shorter one is the beginning."""
   learned = {'model.positions': 'learned', 'model.max_length': 32, 'model.rope_theta': None, 'model.layers': 1}
   workdir = save(tmp_path / 'run', make_config('masked_lm', **learned), tokenizer)
-  raw = runs.classification_config(workdir, tmp_path, **LABELS)
+  raw = runs.classification_config(workdir, tmp_path, **LABELS, **{'data.length': 16})
   raw.model.max_length = rows
   params, plan, _ = begun(raw)
   table = saved_params(workdir)['embeddings/position/embedding']

@@ -88,7 +88,8 @@ def record(task: str, i: int) -> dict:
   if task == 'classification':
     return {'text': words, 'title': text(900 + i, 5), 'label': 'good' if i % 3 else 'bad'}
   if task == 'summarization':
-    return {'document': f'{words} {text(i + 50, 20)}', 'title': text(900 + i, 25), 'summary': text(i + 70, 6)}
+    sentences = ' '.join(f'{text(i + n, 4)} so.'.capitalize() for n in (50, 60, 70, 80))
+    return {'document': f'{words} {sentences}', 'title': text(900 + i, 25), 'summary': text(i + 70, 6)}
   answer = words.split()[2]
   start = words.index(answer) + (3 if i % 4 == 0 else 0)  # some do not stand where they should
   return {
@@ -137,9 +138,8 @@ def configured(task, files, changes):
   return config_lib.build(raw, problems=problems)
 
 
-def observed(config) -> list:
-  """What the run would do: its rows, its loss and gradient as a program, its untrained answers and their scores."""
-  config, task, data = tasks.prepare(config)
+def rows(config, task, data):
+  """Digests of training and evaluation batches; how long the run is, and what is ranked by what."""
   digest, batches = hashlib.sha256(), task.pipeline(data, config)
   for batch in [
     batches.batch(0),
@@ -148,32 +148,45 @@ def observed(config) -> list:
   ]:
     for name in sorted(batch):
       digest.update(name.encode() + np.ascontiguousarray(batch[name]).tobytes())
-  params = jax.jit(task.init)(jax.random.key(0))
+  plan = [schema.to_dict(config.train), schema.to_dict(config.eval), schema.to_dict(config.checkpoint)]
+  return [digest.hexdigest(), plan, task.BEST, task.HIGHEST, sorted(data.splits)]
+
+
+def programs(config, task, data):
+  """Loss and gradient, and how text is generated, as they are traced."""
+  shapes, batches = task.shapes(), task.pipeline(data, config)
   gradient = jax.make_jaxpr(jax.grad(lambda p, b, k: task.loss(p, b, k)[0]))
-  program = str(gradient(params, batches.batch(0), jax.random.key(1)))
-  mesh = sharding.one_device_mesh()
+  traced = [str(gradient(shapes, batches.batch(0), jax.random.key(1)))]
+  if task.NAME == 'summarization':
+    ids = np.zeros((2, 8), np.int32)
+    prompts = {'inputs': ids, 'segments': ids + 1, 'number': ids[:, 0]}
+    traced.append(str(jax.make_jaxpr(task._generate)(shapes, prompts)))
+  return traced
+
+
+def outcome(config, task, data):
+  """What an untrained model answers, what that scores, and how it is shown."""
+  params, mesh = jax.jit(task.init)(jax.random.key(0)), sharding.one_device_mesh()
   with sharding.using(mesh):
     values, predictions = evaluate.make(config, task, data, mesh)(params)
   shown = task.samples(data.splits['valid'].records, predictions)
-  plan = [schema.to_dict(config.train), schema.to_dict(config.eval), schema.to_dict(config.checkpoint)]
-  ranked = [task.BEST, task.HIGHEST, task.settings, sorted(data.splits)]
-  return [digest.hexdigest(), program, values, predictions, shown, plan, ranked]
+  return json.dumps([values, predictions, shown, task.settings], default=str)
 
 
 @pytest.fixture(scope='module')
 def observe(files):
-  @functools.cache
-  def of(task, changes):
-    return json.dumps(observed(configured(task, files, dict(changes))), default=str)
-
-  return lambda task, changes: of(task, tuple(sorted(changes.items(), key=str)))
+  """`observe(stage, task, changes)`: what a run would do, the cheapest to find out first."""
+  prepared = functools.cache(lambda task, changes: tasks.prepare(configured(task, files, dict(changes))))
+  of = functools.cache(lambda stage, task, changes: stage(*prepared(task, changes)))
+  return lambda stage, task, changes: of(stage, task, tuple(sorted(changes.items(), key=str)))
 
 
 @pytest.mark.parametrize('task,case', [(t, c) for t in CONFIGS for c in CASES[t] + COMMON], ids=str)
 def test_leaf(observe, task, case):
   leaf, value, under, *besides = case
   changed = under | {leaf: value} | dict(*besides)
-  assert observe(task, under) != observe(task, changed), f'{leaf} has no effect'
+  differs = (observe(stage, task, under) != observe(stage, task, changed) for stage in (rows, programs, outcome))
+  assert any(differs), f'{leaf} has no effect'
 
 
 def test_misplaced_records_are_there(files):

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax import optim, paths, sharding, tasks, train
+from lmjax import config as config_lib
+from lmjax import initial, optim, paths, sharding, tasks, train
 from lmjax import state as state_lib
 from lmjax.errors import ConfigError
 from lmjax.models import lora, presets
@@ -183,9 +184,6 @@ def test_training_moves_the_adapters_and_the_head_alone(source, tmp_path):
 
 
 def test_gradient_and_state_are_of_what_moves(source, tmp_path):
-  from lmjax import config as config_lib
-  from lmjax import initial
-
   config = config_lib.build(runs.classification_config(source, tmp_path, lora=4))
   config, task, data = tasks.prepare(config, initial.source_of(config)[1])
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from lmjax import optim
+from lmjax import optim, paths
 from lmjax.errors import ConfigError
 from lmjax.optim import OptimConfig
 
@@ -116,9 +116,52 @@ def test_muon_orthogonalises_hidden_kernels_alone(params):
   assert np.allclose(sizes, sizes[0, 0], rtol=1e-3), "Adam's first step: all weights move alike"
 
 
-def test_a_pattern_that_matches_nothing_is_an_error(params):
-  with pytest.raises(ConfigError, match='biass'):
-    optim.make(config(no_decay=('*/biass',)), params)
+@pytest.mark.parametrize('leaf', ['no_decay', 'trainable', 'frozen'])
+def test_a_pattern_that_matches_nothing_is_an_error(params, leaf):
+  with pytest.raises(ConfigError, match=f'optim.{leaf} = .*biass'):
+    optim.make(config(**{leaf: ('*/bias', '*/biass')}), params)
+
+
+def test_what_does_not_move_has_no_state_and_no_update(params):
+  settings = config(trainable=('layers/*',), frozen=('*/bias',), no_decay=())
+  tx = optim.make(settings, params)
+  moving, still = optim.split(settings, params)
+  assert list(paths.flatten(moving)) == ['layers/0/kernel']
+  assert paths.flatten(moving).keys() | paths.flatten(still).keys() == paths.flatten(params).keys()
+  joined = optim.join(moving, still)
+  assert jax.tree.structure(joined) == jax.tree.structure(params)
+  assert all(a is b for a, b in zip(jax.tree.leaves(joined), jax.tree.leaves(params)))
+  state = tx.init(params)
+  assert {leaf.shape for leaf in jax.tree.leaves(state)} == {(), (16, 8)}
+  updates, _ = tx.update(jax.tree.map(jnp.ones_like, moving), state, params)
+  assert list(paths.flatten(updates)) == ['layers/0/kernel']
+
+
+def test_rate_shares():
+  """Of four layers, the embeddings, the last norm and what stands on the backbone."""
+  names = [*(f'layers/{i}/mlp/up/kernel' for i in range(4)), 'embeddings/token/embedding', 'final_norm/scale']
+  tree: dict = {}
+  for path in [*names, 'classifier/kernel', 'head/output/kernel']:
+    *above, leaf = path.split('/')
+    node = tree
+    for part in above:
+      node = node.setdefault(part, {})
+    node[leaf] = jnp.zeros(())
+  found = paths.flatten(optim.rate_shares(config(layer_decay=0.5, head_learning_rate=3.0), tree))
+  assert [found[path] for path in names] == [0.125, 0.25, 0.5, 1.0, 0.0625, 1.0]
+  assert found['classifier/kernel'] == found['head/output/kernel'] == 3.0
+  assert set(paths.flatten(optim.rate_shares(config(), tree)).values()) == {1.0}
+
+
+def test_nothing_to_train_is_an_error(params):
+  with pytest.raises(ConfigError, match='no parameter is left to train'):
+    optim.make(config(trainable=('layers/*',), frozen=('layers/*',)), params)
+
+
+def test_a_rate_for_a_head_that_is_not_there_is_an_error(params):
+  with pytest.raises(ConfigError, match='optim.head_learning_rate = 0.5: .* set it to None'):
+    optim.make(config(head_learning_rate=0.5), params)
+  optim.make(config(head_learning_rate=0.5), params | {'classifier': {'bias': jnp.zeros(2)}})
 
 
 def test_clip():

@@ -61,6 +61,12 @@ def test_curves_are_drawn(run):
   assert data.startswith(b'\x89PNG') and len(data) > 10_000
 
 
+def test_a_baseline_is_drawn_where_there_is_one(run):
+  with_level = (run / 'curves.png').read_bytes()
+  writer.plot_curves(str(run), 'bits_per_byte', None)
+  assert (run / 'curves.png').read_bytes() != with_level
+
+
 def test_no_points_no_picture(tmp_path):
   writer.plot_curves(str(tmp_path), 'accuracy', None)
   assert not (tmp_path / 'curves.png').exists()

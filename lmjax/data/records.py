@@ -12,6 +12,8 @@ import json
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
+import numpy as np
+
 from lmjax.data import demo, files, sources, tfds_source
 from lmjax.data.permutation import key_of, mix
 from lmjax.data.sources import BadText
@@ -22,7 +24,7 @@ from lmjax.fields import PositiveInt, Rule
 Task = Literal['classification', 'extractive_qa', 'summarization']
 
 # What the fields of a source are, in the order in which `data.fields` names them.
-ROLES = {
+ROLES: dict[str, list[tuple[str, ...]]] = {
   'classification': [('text', 'label'), ('text', 'text_pair', 'label')],
   'summarization': [('document', 'summary')],
   'extractive_qa': [('id', 'question', 'context')],
@@ -118,8 +120,8 @@ def load(config: RecordsConfig, task: Task, seed: int) -> Records:
   seen = {_key(record) for split in ('valid', 'test') for record in splits.get(split, ())}
   kept = [record for record in splits['train'] if _key(record) not in seen]
   counts['train examples dropped, which stand in another split'] = len(splits['train']) - len(kept)
-  digests = [digest64(_key(record)) for record in kept]
-  order = sorted(range(len(kept)), key=lambda i: (int(mix(digests[i], key_of('share', seed))), i))
+  digests = np.array([digest64(_key(record)) for record in kept], np.uint64)
+  order = np.argsort(mix(digests, key_of('share', seed)), kind='stable').tolist()
   count = max(1, round(config.train_share * len(kept)))
   splits['train'] = [kept[i] for i in sorted(order[:count])]
   splits['valid'] = splits['valid'][: config.valid_examples]

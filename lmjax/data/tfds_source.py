@@ -24,7 +24,8 @@ def documents(path: str, field: str) -> Iterator[tuple[str, bytes | str]]:
     DataError: an unknown data set, split or field; not prepared and no network; a builder that needs
       TensorFlow.
   """
-  for where, example in _examples(*_prepared(path), path, (field,)):
+  builder, split = _prepared(path)
+  for where, example in _examples(builder, split, path, (field,)):
     if not isinstance(example[field], bytes | str):
       kind = type(example[field]).__name__
       raise DataError(f'{where}: field {field!r} is of type {kind}; it must be text; name another field')

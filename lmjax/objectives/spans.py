@@ -60,7 +60,8 @@ def make_loss(model: HeadedModel):
 
   @jax.jit
   def span_loss(params, batch, key):
-    weights_B, nll_B, right_B = batch['weights'], 0.0, True
+    weights_B = batch['weights']
+    nll_B, right_B = jnp.zeros_like(weights_B), jnp.ones(weights_B.shape, bool)
     for logits_BT, places_B in zip(logits_of(params, batch, key), (batch['starts'], batch['ends'])):
       log_p_BT = jax.nn.log_softmax(logits_BT)
       nll_B -= 0.5 * jnp.take_along_axis(log_p_BT, places_B[:, None], axis=1)[:, 0]

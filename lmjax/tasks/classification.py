@@ -76,7 +76,7 @@ class Classification(FineTuningTask):
     """A row -> inputs, segments, segment_types [T], labels and weights (scalars)."""
     del rng, progress
     padded = self.padded(row['tokens'], row['second'])
-    return {**padded, 'labels': np.int32(row['label']), 'weights': np.float32(1)}
+    return {**padded, 'labels': np.array(row['label'], np.int32), 'weights': np.ones((), np.float32)}
 
   def outputs(self, params, batch):
     """Probabilities of the classes."""

@@ -121,9 +121,9 @@ class ExtractiveQA(FineTuningTask):
     return {
       **padded,
       'candidates': candidates_T,
-      'starts': np.int32(start),
-      'ends': np.int32(end),
-      'weights': np.float32(1),
+      'starts': np.array(start, np.int32),
+      'ends': np.array(end, np.int32),
+      'weights': np.ones((), np.float32),
     }
 
   def outputs(self, params, batch):

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -75,8 +76,14 @@ class FineTuningTask:
   """
 
   HAND_OFF = True  # ends with the best checkpoint, not the last
-  predicted = 0  # positions a row that the output embedding is applied to
+  NAME: str
+  model: Any
+  # each task's own
   example: Callable[..., dict[str, np.ndarray]]
+  rows_of: Callable[..., 'Examples']
+  outputs: Callable[..., dict]
+  answers: Callable[..., list]
+  show: Callable[..., str]
 
   def __init__(self, model, objective, samples, data, tokenizer: Tokenizer):
     self.objective, self.samples_config, self.data, self.tokenizer = objective, samples, data, tokenizer
@@ -146,6 +153,11 @@ class FineTuningTask:
   def axes(self):
     """Logical axis names of every parameter."""
     return self.model.axes()
+
+  @property
+  def predicted(self) -> int:
+    """Positions a row that the output embedding is applied to."""
+    return 0
 
   @property
   def bidirectional(self) -> bool:

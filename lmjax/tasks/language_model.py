@@ -9,6 +9,7 @@ import numpy as np
 
 from lmjax.data import pipeline as pipeline_lib
 from lmjax.data import store as store_lib
+from lmjax.data.packing import RowSpec
 from lmjax.data.pipeline import DataConfig, Pipeline, valid_bytes_per_token
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.models.heads import LanguageModel
@@ -24,7 +25,9 @@ class LanguageModelTask:
 
   BEST, HIGHEST = 'loss', False
   HAND_OFF = False  # ends with the last checkpoint
-  example: Callable[..., dict[str, np.ndarray]]  # each task's own transform of a row
+  # each task's own
+  example: Callable[..., dict[str, np.ndarray]]
+  row_spec: Callable[[], RowSpec]
 
   def __init__(self, model: ModelConfig, objective, samples, data: DataConfig, tokenizer: Tokenizer):
     self.model = LanguageModel(Transformer(model, tokenizer.vocab_size))

@@ -55,7 +55,7 @@ class Summarization(FineTuningTask):
     begin, _, end = super().frame
     return begin, end if self.tokenizer.sep is None else self.tokenizer.sep, end
 
-  def read_part(self, document: Sequence[int]) -> list[int]:
+  def read_part(self, document: Sequence[int] | np.ndarray) -> list[int]:
     """The tokens of a document that are read, by `objective.long_documents`."""
     if len(document) <= self.room:
       return list(document)
