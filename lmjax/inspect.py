@@ -73,10 +73,10 @@ def row_as_text(task, example: dict) -> str:
   Tokens are kept apart by `|`; a token that predicts nothing stands in parentheses, as does padding; `||` is a
   boundary between documents that do not see each other.
   """
-  tok = task.tokenizer
-  shown = [_plain(tok.token(int(t))) for t in example['inputs']]
+  tok, inputs = task.tokenizer, example['inputs']
+  shown = [_plain(tok.token(int(t))) for t in inputs]
   segments = example.get('segments')
-  weights = example['weights'] if 'slots' not in example else np.ones(len(shown))
+  weights = example['weights'] if np.shape(example['weights']) == inputs.shape else np.ones(len(inputs))
   out = []
   for i, text in enumerate(shown):
     if segments is not None and i and segments[i] != segments[i - 1]:
@@ -84,13 +84,16 @@ def row_as_text(task, example: dict) -> str:
     out.append(text if weights[i] > 0 and (segments is None or segments[i] > 0) else f'({text})')
   lines = ['  inputs   ' + '|'.join(out)]
   if 'slots' in example:
-    for slot, target, weight, masked in zip(*(example[n] for n in ('slots', 'targets', 'weights', 'shown'))):
+    masks = example['shown'] if 'shown' in example else np.zeros(len(example['slots']))
+    for slot, target, weight, masked in zip(example['slots'], example['targets'], example['weights'], masks):
       if weight > 0:
-        as_what = '[MASK]' if masked else _plain(tok.token(int(example['inputs'][slot])))
+        as_what = '[MASK]' if masked else _plain(tok.token(int(inputs[slot])))
         lines.append(f'  place {int(slot):4d}  target {_plain(tok.token(int(target)))!r}, shown as {as_what!r}')
-  else:
+  elif 'targets' in example:
     lines.append('  targets  ' + '|'.join(_plain(tok.token(int(t))) for t in example['targets']))
-  lines.append(f'  weight   {float(example["weights"].sum()):g} of {len(example["weights"])}')
+  # a label, or the places of an answer
+  lines += [f'  {name:8} {int(value)}' for name, value in example.items() if name != 'weights' and np.ndim(value) == 0]
+  lines.append(f'  weight   {float(np.sum(example["weights"])):g} of {np.size(example["weights"])}')
   return '\n'.join(lines)
 
 
@@ -146,6 +149,7 @@ def answer(trained, prompt: str) -> str:
   import jax
 
   task, tok = trained.task, trained.tokenizer
+  _check_pre_training(trained, '--prompt')
   if trained.config.task == 'causal_lm':
     first = task.row_spec().begin or task.document_end()
     c = trained.config.samples
@@ -164,6 +168,11 @@ def answer(trained, prompt: str) -> str:
   for number, guesses in enumerate(task.fill(trained.params, [row], TOP)[0], 1):
     lines.append(f'  mask {number}: ' + ', '.join(f'{_plain(tok.token(t))!r} {p:.2f}' for t, p in guesses))
   return '\n'.join(lines)
+
+
+def _check_pre_training(trained, flag: str) -> None:
+  if trained.task.HAND_OFF:
+    raise ConfigError(f'{flag}: this run is one of {trained.config.task}; use python -m lmjax.predict')
 
 
 def masked_row(task, text: str) -> list[int]:
@@ -188,6 +197,7 @@ def minimal_pairs(trained, file: str) -> str:
   Raises:
     DataError: the file is not there, or a line is not two sentences separated by a tab.
   """
+  _check_pre_training(trained, '--pairs')
   pairs = read_pairs(file)
   scores = [tuple(log_likelihood(trained, sentence) for sentence in pair) for pair in pairs]
   right = sum(good > bad for good, bad in scores)

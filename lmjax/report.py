@@ -124,7 +124,8 @@ def farewell(run, results: dict) -> str:
   lines[:2] = [', '.join(lines[:2])]
   files = '{results.json, metrics.jsonl, curves.png, samples.md}'
   lines.append(f'metrics, curves and samples: {os.path.join(run.workdir, "")}{files}')
-  lines.append(f'look inside: python -m lmjax.inspect --workdir={run.workdir}')
+  what = 'use it: python -m lmjax.predict' if run.task.HAND_OFF else 'look inside: python -m lmjax.inspect'
+  lines.append(f'{what} --workdir={run.workdir}')
   return '\n'.join(lines)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from lmjax import checkpoint, command_line, main, schema
 from lmjax import config as config_lib
-from tests.conftest import CONFIGS, ROOT, TASKS
+from tests.conftest import CONFIGS, FINE_TUNING, ROOT, TASKS
 
 
 def start(arguments, cwd, **environment):
@@ -108,6 +108,51 @@ def test_killed_and_resumed_is_bit_identical(name, tmp_path, cache_dir, corpus):
   assert whole == killed
 
 
+@pytest.fixture(scope='module')
+def pre_trained(tmp_path_factory, cache_dir):
+  """A folder with the run that each `:smoke` of the fine-tuning configs starts from."""
+  folder = tmp_path_factory.mktemp('pre_trained')
+  for name in TASKS:
+    code, _, err = run([f'--config={ROOT / CONFIGS[name]}:smoke', f'--config.data.cache_dir={cache_dir}'], folder)
+    assert code == 0, err
+  return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', FINE_TUNING)
+def test_smoke_of_fine_tuning(name, pre_trained):
+  code, out, err = run([f'--config={ROOT / FINE_TUNING[name]}:smoke'], pre_trained)
+  assert code == 0, err
+  stem = os.path.basename(FINE_TUNING[name]).removesuffix('.py')
+  workdir = pre_trained / 'runs' / f'{stem}-smoke'
+  files = {'config.json', 'tokenizer.json', 'metrics.jsonl', 'checkpoints', 'curves.png', 'samples.md', 'results.json'}
+  assert files | {'predictions_valid.jsonl'} <= {f.name for f in workdir.iterdir()}
+  train = lines(workdir, 'train')
+  assert [line['step'] for line in train] == list(range(1, 21))
+  saved = checkpoint.saved_steps(checkpoint.directory_of(workdir))
+  assert saved == [10, 20]
+  results = json.loads((workdir / 'results.json').read_text())
+  assert results['status'] == 'done' and results['step'] == 20 and results['best_step'] in saved
+  table = results['hand_off']
+  source = 'pretrain_mlm' if name == 'extractive_qa' else 'pretrain_clm'
+  assert table['source'] == str(pre_trained / 'runs' / f'{source}-smoke') and table['step'] == 20
+  assert (workdir / 'tokenizer.json').read_bytes() == (pre_trained / f'runs/{source}-smoke/tokenizer.json').read_bytes()
+  arrays = json.loads(next((workdir / 'checkpoints' / '20').rglob('manifest.json')).read_text())['arrays']
+  params = {path.removeprefix('params/') for path in arrays if path.startswith('params/')}
+  assert {*table['taken'], *table['resized'], *table['fresh']} == params and not table['dropped']
+  best = next(line for line in lines(workdir, 'valid') if line['step'] == results['best_step'])
+  assert results['metrics']['valid/loss'] == pytest.approx(best['loss'], rel=1e-5)
+  wanted = {'classification': {'accuracy', 'majority_accuracy', 'macro_f1'}, 'extractive_qa': {'f1', 'exact_match'}}
+  wanted['summarization'] = {'rouge1', 'rouge2', 'rougeL', 'rougeLsum', 'lead_rougeL'}
+  assert {f'valid/{metric}' for metric in wanted[name]} <= results['metrics'].keys()
+  assert '## step 20' in (workdir / 'samples.md').read_text() and f'starting from step 20 of {table["source"]}' in out
+  before = (workdir / 'metrics.jsonl').read_text(), (workdir / 'samples.md').read_text()
+  code, again, err = run([f'--config={ROOT / FINE_TUNING[name]}:smoke'], pre_trained)
+  assert code == 0 and 'resuming from step 20' in again and '| train |' not in again, err
+  assert before == ((workdir / 'metrics.jsonl').read_text(), (workdir / 'samples.md').read_text())
+  assert json.loads((workdir / 'results.json').read_text()) == results
+
+
 def test_several_mistakes_are_told_together(tmp_path):
   flags = ['--config.optim.learnin_rate=0.1', '--config.train.log_every=often', '--config.train.steps=-5']
   flags += ['--config.model.heads=5', '--config.data.batch_size=3', '--config.mesh.data=2']
@@ -147,6 +192,15 @@ def here(tmp_path, monkeypatch):
       'data.batch_size = 9: must be divis',
     ),
     ([f'--config={ROOT}/configs/pretrain_clm.py:smoke', '--processes=2'], '--processes = 2: needs the other two'),
+    ([f'--config={ROOT}/configs/pretrain_clm.py:smoke', '--config.train.steps=0'], 'train.steps = 0: must be given'),
+    (
+      [f'--config={ROOT}/configs/finetune_sentiment.py:smoke,preset=mini', '--config.data.tokenizer=None'],
+      'data.tokenizer = None: must be given with init_from.path = None',
+    ),
+    (
+      [f'--config={ROOT}/configs/finetune_summarization.py:smoke,preset=mini_encoder'],
+      "model.attention = 'bidirectional': must be causal",
+    ),
     (
       [f'--config={ROOT}/configs/pretrain_clm.py:preset=gpt2_small', '--config.data.length=2048'],
       'longer than the position',
@@ -173,11 +227,19 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
   assert done.stdout.startswith(str(ROOT)) and not done.stderr
 
 
+def test_a_hand_off_from_nowhere_exits_4_and_makes_no_workdir(here, capsys):
+  for name in FINE_TUNING:
+    assert main.main([f'--config={ROOT / FINE_TUNING[name]}:smoke']) == 4
+    assert 'init_from.path = runs/pretrain_' in (said := capsys.readouterr().err) and 'no such folder' in said
+  assert not list(here.iterdir())
+
+
 def test_help_names_every_leaf(capsys):
-  for name in TASKS:
-    assert main.main([f'--config={ROOT / CONFIGS[name]}', '--help']) == 0
+  for file in (CONFIGS | FINE_TUNING).values():
+    argument = 'preset=mini,lora=4' if file in FINE_TUNING.values() else None
+    assert main.main([f'--config={ROOT / file}' + (f':{argument}' if argument else ''), '--help']) == 0
     out = capsys.readouterr().out
-    raw = command_line.load_config_file(str(ROOT / CONFIGS[name]), None)
+    raw = command_line.load_config_file(str(ROOT / file), argument)
     for path in schema.leaves(raw):
       assert path in out
 
@@ -189,10 +251,13 @@ def test_every_leaf_is_documented():
       assert documented[field].strip(), f'{cls.__name__}.{field}'
 
   from lmjax.data import sources, tokenizer, transforms
+  from lmjax.models.model_config import LoraConfig
+  from lmjax.objectives.conditional import DecodingConfig
 
-  slices = [config_lib.Config, config_lib.TrainConfig, config_lib.EvalConfig, config_lib.ModelConfig]
-  slices += [config_lib.DataConfig, config_lib.OptimConfig, config_lib.MeshConfig, config_lib.CheckpointConfig]
-  slices += [config_lib.WriterConfig, config_lib.CausalConfig, config_lib.MaskedConfig, config_lib.CausalSamples]
-  slices += [config_lib.MaskedSamples, sources.SourceConfig, tokenizer.TokenizerConfig, transforms.MaskingConfig]
-  for cls in slices:
+  slices = [config_lib.Config, config_lib.TrainConfig, config_lib.EvalConfig, config_lib.ModelConfig, LoraConfig]
+  slices += [config_lib.InitFrom, config_lib.OptimConfig, config_lib.MeshConfig, config_lib.CheckpointConfig]
+  slices += [config_lib.WriterConfig, sources.SourceConfig, tokenizer.TokenizerConfig, transforms.MaskingConfig]
+  for choice in (config_lib.OBJECTIVES, config_lib.DATA, config_lib.SAMPLES):
+    slices += choice.values()
+  for cls in [*slices, DecodingConfig]:
     walk(cls)

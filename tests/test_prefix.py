@@ -189,13 +189,15 @@ def test_decode_step_reads_the_prompt_from_both_sides_only_if_told():
 
 
 def test_rope_scaling_divides_the_positions():
-  """Scaled by 4, text at every fourth position is what unscaled text at every position is."""
+  """Scaled by 4, positions are those of unscaled text divided by 4, between whole numbers too."""
   model, params = made('rotary')
   scaled, _ = made('rotary', rope_scaling=4.0)
   tokens, places = jnp.arange(LENGTH)[None], jnp.arange(LENGTH)[None]
   plain = apply(model, params, tokens)
   np.testing.assert_allclose(apply(scaled, params, tokens, positions_BT=4 * places), plain, atol=1e-4)
-  assert np.abs(apply(scaled, params, tokens) - plain).max() > 1e-3
+  found = apply(scaled, params, tokens)
+  np.testing.assert_allclose(found, apply(model, params, tokens, positions_BT=places / 4.0), atol=1e-4)
+  assert np.abs(found - plain).max() > 1e-3
 
 
 def test_rope_scaling_holds_for_scanned_layers_and_both_bases():

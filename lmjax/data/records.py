@@ -120,11 +120,8 @@ def load(config: RecordsConfig, task: Task, seed: int) -> Records:
   seen = {_key(record) for split in ('valid', 'test') for record in splits.get(split, ())}
   kept = [record for record in splits['train'] if _key(record) not in seen]
   counts['train examples dropped, which stand in another split'] = len(splits['train']) - len(kept)
-  digests = np.array([digest64(_key(record)) for record in kept], np.uint64)
-  order = np.argsort(mix(digests, key_of('share', seed)), kind='stable').tolist()
-  count = max(1, round(config.train_share * len(kept)))
-  splits['train'] = [kept[i] for i in sorted(order[:count])]
-  splits['valid'] = splits['valid'][: config.valid_examples]
+  splits['train'] = _drawn(kept, max(1, round(config.train_share * len(kept))), key_of('share', seed))
+  splits['valid'] = _drawn(splits['valid'], config.valid_examples, key_of('valid'))
   for split, found in splits.items():
     if task == 'extractive_qa':
       _check_ids(split, found)
@@ -189,6 +186,16 @@ def identity(path: str, task: Task) -> dict:
   if path == 'demo':
     return demo.identity(task)
   return tfds_source.identity(path) if path.startswith('tfds:') else files.identity(path)
+
+
+def _drawn(found: list[dict], count: int | None, key: int) -> list[dict]:
+  """A sample of `count` records, in their order; a smaller one is part of a larger one. None: all.
+
+  Not the first so many: files are often sorted by label.
+  """
+  digests = np.array([digest64(_key(record)) for record in found], np.uint64)
+  order = np.argsort(mix(digests, key), kind='stable')[:count]
+  return [found[i] for i in sorted(order.tolist())]
 
 
 def _usual(record: dict, role: str) -> str:

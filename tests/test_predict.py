@@ -1,0 +1,85 @@
+"""Using a fine-tuned run: from arguments, files and standard input, as text and as JSON."""
+
+import io
+import json
+import types
+
+import pytest
+
+from lmjax import predict
+from tests import runs
+
+
+@pytest.fixture(scope='module')
+def pre_trained(raw_config, tmp_path_factory):
+  return runs.pre_trained('masked_lm', raw_config, tmp_path_factory)
+
+
+@pytest.fixture(scope='module')
+def labelled(pre_trained, tmp_path_factory):
+  folder = tmp_path_factory.mktemp('labelled')
+  runs.train(runs.classification_config(pre_trained, folder), folder / 'run')
+  return str(folder / 'run')
+
+
+def lines(capsys, *arguments):
+  code = predict.main(list(arguments))
+  out, err = capsys.readouterr()
+  assert code == 0, err
+  return [json.loads(line) for line in out.splitlines()]
+
+
+def refused(capsys, *arguments):
+  code = predict.main(list(arguments))
+  out, err = capsys.readouterr()
+  assert not out and 'Traceback' not in err
+  return code, err
+
+
+def test_labels_of_texts_on_the_command_line(labelled, capsys):
+  found = lines(capsys, '--workdir', labelled, '--json', 'a fine line', 'x=y is slow')
+  assert [line['id'] for line in found] == ['0', '1']
+  for line in found:
+    assert set(line['probabilities']) == {'good', 'bad'}
+    assert sum(line['probabilities'].values()) == pytest.approx(1.0, abs=1e-5)
+    assert line['label'] == max(line['probabilities'], key=line['probabilities'].get)
+  assert predict.main([f'--workdir={labelled}', 'a fine line']) == 0
+  assert capsys.readouterr().out.startswith(found[0]['label'] + '\t')
+
+
+def test_files_and_standard_input_say_the_same(labelled, capsys, tmp_path, monkeypatch):
+  texts = ['a fine line', 'a slow line', 'that is wrong']
+  expected = [line['probabilities'] for line in lines(capsys, f'--workdir={labelled}', '--json', *texts)]
+  (tmp_path / 'texts.txt').write_text('\n'.join(texts) + '\n\n', encoding='utf-8')
+  records = ''.join(json.dumps({'text': text, 'other': 1}) + '\n' for text in texts)
+  (tmp_path / 'texts.jsonl').write_text(records, encoding='utf-8')
+  for name in ('texts.txt', 'texts.jsonl'):
+    found = lines(capsys, f'--workdir={labelled}', '--json', f'--file={tmp_path / name}')
+    assert [line['probabilities'] for line in found] == expected
+  monkeypatch.setattr('sys.stdin', types.SimpleNamespace(buffer=io.BytesIO('\n'.join(texts).encode())))
+  found = lines(capsys, f'--workdir={labelled}', '--json')
+  assert [line['probabilities'] for line in found] == expected
+
+
+def test_mistakes_are_told(labelled, pre_trained, capsys, tmp_path, monkeypatch):
+  assert refused(capsys, 'a text') == (2, 'lmjax: --workdir: missing; name the folder of a fine-tuned run\n')
+  code, err = refused(capsys, f'--workdir={tmp_path}', 'a text')
+  assert code == 4 and 'config.json: no such file; give --workdir a folder that lmjax.main made' in err
+  code, err = refused(capsys, f'--workdir={pre_trained}', 'a text')
+  assert code == 2 and 'masked_lm is pre-training; try python -m lmjax.inspect' in err
+  code, err = refused(capsys, f'--workdir={labelled}', '--question=Who?', 'a text')
+  assert code == 2 and '--question = Who?: has no meaning for classification; leave it out' in err
+  code, err = refused(capsys, f'--workdir={labelled}', f'--file={tmp_path / "none.txt"}')
+  assert code == 3 and 'No such file' in err
+  code, err = refused(capsys, f'--workdir={labelled}', f'--file={tmp_path / "none.jsonl"}')
+  assert code == 3 and 'there is no such file' in err
+  code, err = refused(capsys, f'--workdir={labelled}', '--file=x.txt', 'a text')
+  assert code == 2 and 'leave one of them out' in err
+  code, err = refused(capsys, f'--workdir={labelled}', '--step=99', 'a text')
+  assert code == 4 and 'step 99: not among the checkpoints' in err
+  (tmp_path / 'bad.txt').write_bytes(b'caf\xe9')
+  code, err = refused(capsys, f'--workdir={labelled}', f'--file={tmp_path / "bad.txt"}')
+  assert code == 3 and 'not UTF-8' in err
+  monkeypatch.setattr('sys.stdin', types.SimpleNamespace(buffer=io.BytesIO(b' \n')))
+  code, err = refused(capsys, f'--workdir={labelled}')
+  assert code == 3 and 'standard input: holds no text' in err
