@@ -264,6 +264,8 @@ def _loop(run: Run) -> dict:
   # several CPU devices: with more than one sharded program in flight XLA's rendezvous can deadlock
   wait_each_step = jax.default_backend() == 'cpu' and run.mesh.size > 1
   done = run.start
+  if total == 0 and not checkpoint.saved_steps(run.checkpoints.directory):
+    run.checkpoints.save(0, initial.saved_part(config, run.state), run.facts, _best_of(run, _evaluate(run, writer, 0)))
   if run.start < total and not _has_patience_ended(run):
     step_fn = compile_step(run)
     key = jax.device_put(dropout_key(config), sharding.replicated(run.mesh))
@@ -289,8 +291,7 @@ def _loop(run: Run) -> dict:
         if 'save' in todo:
           if writer:
             writer.sync()
-          best = None if values is None else {run.task.BEST: values[run.task.BEST]}
-          run.checkpoints.save(step, initial.saved_part(config, run.state), run.facts, best)
+          run.checkpoints.save(step, initial.saved_part(config, run.state), run.facts, _best_of(run, values))
         if values is not None and _has_patience_ended(run):
           run.say(f'step {step}: no better {run.task.BEST} in {config.eval.patience} evaluations; training ends')
           break
@@ -299,6 +300,11 @@ def _loop(run: Run) -> dict:
   results = _finish(run, writer, reporter, done)
   run.say(report_lib.farewell(run, results))
   return results
+
+
+def _best_of(run: Run, values: dict | None) -> dict | None:
+  """The metric that checkpoints are ranked by, of an evaluation."""
+  return None if values is None else {run.task.BEST: values[run.task.BEST]}
 
 
 def _has_patience_ended(run: Run) -> bool:
@@ -321,7 +327,7 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
   results['main_metric'] = run.task.MAIN_METRIC
   found = {'valid': writer_lib.last_values(run.workdir, 'valid')}
   if run.task.HAND_OFF:
-    best = checkpoint.best_step(run.checkpoints.directory) if done else 0
+    best = checkpoint.best_step(run.checkpoints.directory)
     params = run.state.params
     if best != done:
       abstract = initial.saved_part(config, state_lib.abstract_state(run.task, run.tx, run.mesh)).params

@@ -1,11 +1,20 @@
 """Eight virtual CPU devices, tiny configs, and a corpus made on the spot."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # compiling takes most of the time of such small models: level 0 halves it
 FLAGS = ' --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
 os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + FLAGS
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# what two tests share is compiled once: workers of pytest-xdist, and commands that tests start, inherit the folder
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = tempfile.mkdtemp(prefix='lmjax-xla-')
+  atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '0'
 
 import pathlib
 import random

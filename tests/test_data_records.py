@@ -307,12 +307,23 @@ def test_a_pair_is_the_same_example_only_with_the_same_second_text(tmp_path):
   assert [record['text_pair'] for record in records.load(config, 'classification', 0).splits['train']] == ['two']
 
 
-def test_valid_examples_are_the_first(many):
+def test_valid_examples_are_a_sample_that_no_seed_changes(many):
+  def ids(count, seed=0):
+    config = config_of('demo', valid=str(many), valid_fraction=None, valid_examples=count)
+    return [int(record['id']) for record in records.load(config, 'classification', seed).splits['valid']]
+
+  few, more = ids(3), ids(20)
+  assert len(few) == 3 and len(more) == 20 and set(few) < set(more)
+  assert more == sorted(more), 'not in the order of the file'
+  assert ids(20, seed=1) == more
+  assert more != list(range(20)), 'the first: files are often sorted by label'
+  assert ids(None) == ids(1000) == list(range(220))
+
+
+def test_what_is_left_out_of_the_validation_sample_is_not_trained_on(many):
   config = config_of(many, valid=str(many), valid_fraction=None, valid_examples=3)
-  with pytest.raises(DataError, match='data.train'):  # each stands in valid, beyond the three that are read, too
+  with pytest.raises(DataError, match='data.train = .*: no example'):
     records.load(config, 'classification', 0)
-  found = records.load(config_of('demo', valid=str(many), valid_fraction=None, valid_examples=3), 'classification', 0)
-  assert [record['id'] for record in found.splits['valid']] == ['0', '1', '2']
 
 
 def test_facts_change_with_whatever_changes_the_training_examples(tmp_path, many):

@@ -244,11 +244,22 @@ def test_learning_curve(fake_train, tmp_path, capsys):
   assert 'stage a_tuned_few has no such number; it has test/accuracy' in capsys.readouterr().err
 
 
-def test_small_programs_are_cached_and_settings_restored(tmp_path):
-  before = jax.config.jax_compilation_cache_dir
+@pytest.mark.parametrize('before', [None, 'elsewhere'])
+def test_small_programs_are_cached_and_settings_restored(tmp_path, before):
+  before = None if before is None else str(tmp_path / before)
+  outside = jax.config.jax_compilation_cache_dir
+  jax.config.update('jax_compilation_cache_dir', before)
+  try:
+    _cached_programs(tmp_path, before)
+  finally:
+    jax.config.update('jax_compilation_cache_dir', outside)
+
+
+def _cached_programs(tmp_path, before):
   with experiment.compilation_cached(str(tmp_path / 'cache')):
     jax.jit(lambda x: jnp.sin(x) * 3 + 1)(jnp.ones(7)).block_until_ready()
-  assert any('jit__lambda' in file.name for file in (tmp_path / 'cache').iterdir())
+  folder = tmp_path / ('cache' if before is None else 'elsewhere')
+  assert any('jit__lambda' in file.name for file in folder.iterdir())
   assert jax.config.jax_compilation_cache_dir == before
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax import checkpoint, initial, optim, paths, sharding, tasks
+from lmjax import checkpoint, initial, optim, paths, restore, sharding, tasks
 from lmjax import config as config_lib
 from lmjax import state as state_lib
 from lmjax import train as train_lib
@@ -157,6 +157,11 @@ def test_no_steps_evaluate_the_start(mlm, whole, tmp_path):
   assert results['hand_off'] == whole[1]['hand_off']
   assert all(distance == 0.0 for distance in results['moved'].values()) and results['moved']
   assert not runs.metrics_of(tmp_path / 'run', 'train')
+  # it can be opened, and is not evaluated anew
+  assert restore.open_run(str(tmp_path / 'run')).step == 0
+  before = content(tmp_path / 'run')
+  assert runs.train(six_steps(mlm, tmp_path, **{'train.steps': 0}), tmp_path / 'run') == results
+  assert content(tmp_path / 'run') == before
 
 
 def content(workdir) -> dict[str, bytes]:
