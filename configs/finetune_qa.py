@@ -46,7 +46,9 @@ def get_config(argument=None):
     fields=None,
     train_share=1.0,
     valid_examples=64 if arg.smoke else None,
-    tokenizer=None if arg.preset is None else dict(path=None, vocab_size=4096, sample_bytes=10_000_000),
+    tokenizer=None
+    if arg.preset is None
+    else dict(path=None, vocab_size=4096, sample_bytes=10_000_000, lowercase=False),
     length=arg.length,
     batch_size=8 if arg.smoke else 16,
     bad_text='raise',

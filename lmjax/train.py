@@ -257,6 +257,10 @@ def compile_step(run: Run):
 def _loop(run: Run) -> dict:
   """Dispatches step i, then reads and writes the metrics of step i - 1."""
   config, total, first_host = run.config, run.config.train.steps, jax.process_index() == 0
+  results = _ended_before(run)
+  if results is not None:
+    run.say(report_lib.farewell(run, results))
+    return results
   writer = (
     writer_lib.Writer(run.workdir, config.writer, run.start, os.path.basename(run.workdir)) if first_host else None
   )
@@ -266,7 +270,7 @@ def _loop(run: Run) -> dict:
   done = run.start
   if total == 0 and not checkpoint.saved_steps(run.checkpoints.directory):
     run.checkpoints.save(0, initial.saved_part(config, run.state), run.facts, _best_of(run, _evaluate(run, writer, 0)))
-  if run.start < total and not _has_patience_ended(run):
+  if run.start < total and not _has_patience_ended(run, run.start):
     step_fn = compile_step(run)
     key = jax.device_put(dropout_key(config), sharding.replicated(run.mesh))
     if run.start == 0:
@@ -292,7 +296,7 @@ def _loop(run: Run) -> dict:
           if writer:
             writer.sync()
           run.checkpoints.save(step, initial.saved_part(config, run.state), run.facts, _best_of(run, values))
-        if values is not None and _has_patience_ended(run):
+        if values is not None and _has_patience_ended(run, step):
           run.say(f'step {step}: no better {run.task.BEST} in {config.eval.patience} evaluations; training ends')
           break
         reporter.start_clock()
@@ -302,27 +306,35 @@ def _loop(run: Run) -> dict:
   return results
 
 
+def _ended_before(run: Run) -> dict | None:
+  """The results of a run that was started again after its end, or None."""
+  file = os.path.join(run.workdir, 'results.json')
+  if run.start < run.config.train.steps and not _has_patience_ended(run, run.start) or not os.path.exists(file):
+    return None
+  with open(file, encoding='utf-8') as opened:
+    results = json.load(opened)
+  return results if results['step'] == run.start else None  # else it was made longer since
+
+
 def _best_of(run: Run, values: dict | None) -> dict | None:
   """The metric that checkpoints are ranked by, of an evaluation."""
   return None if values is None else {run.task.BEST: values[run.task.BEST]}
 
 
-def _has_patience_ended(run: Run) -> bool:
+def _has_patience_ended(run: Run, step: int) -> bool:
   """Whether so many evaluations have passed since the best one; read from metrics.jsonl, so that it outlives a stop."""
   patience, name = run.config.eval.patience, run.task.BEST
   if patience is None:
     return False
-  found = [line[name] for line in writer_lib.read_metrics(run.workdir) if line['split'] == 'valid']
+  lines = [line for line in writer_lib.read_metrics(run.workdir) if line['step'] <= step]
+  found = [line[name] for line in lines if line['split'] == 'valid']
   signed = [-math.inf if v is None else v if run.task.HIGHEST else -v for v in found]
   return bool(signed) and len(signed) - 1 - int(np.argmax(signed)) >= patience
 
 
 def _finish(run: Run, writer, reporter, done: int) -> dict:
   """The results of a run; a fine-tuned one is evaluated once more with its best checkpoint, on the test set too."""
-  config, file = run.config, os.path.join(run.workdir, 'results.json')
-  if done == run.start and os.path.exists(file):  # it had ended before
-    with open(file, encoding='utf-8') as opened:
-      return json.load(opened)
+  config = run.config
   results: dict[str, Any] = {'status': 'done', 'step': done, 'metrics': {}, 'hand_off': run.hand_off}
   results['main_metric'] = run.task.MAIN_METRIC
   found = {'valid': writer_lib.last_values(run.workdir, 'valid')}
@@ -350,7 +362,7 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
   if writer:
     writer.plot(run.task.MAIN_METRIC, run.task.BASELINE)
     writer.close()
-    writer_lib.write_json(file, results)
+    writer_lib.write_json(os.path.join(run.workdir, 'results.json'), results)
   return results
 
 

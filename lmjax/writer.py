@@ -53,6 +53,7 @@ class Writer:
     workdir: the run's folder.
     config: a WriterConfig.
     start_step: lines of later steps are dropped, and so is a line that was cut short: the run resumed from here.
+      Lines of the test set are dropped too: they belong to the end of a run.
     name: of the run, for W&B.
   """
 
@@ -60,7 +61,7 @@ class Writer:
     self.workdir = workdir
     self._path = os.path.join(workdir, 'metrics.jsonl')
     self._samples = os.path.join(workdir, 'samples.md')
-    lines = [line for line in read_metrics(workdir) if line['step'] <= start_step]
+    lines = [line for line in read_metrics(workdir) if line['step'] <= start_step and line['split'] != 'test']
     write_atomically(self._path, ''.join(json.dumps(line) + '\n' for line in lines))
     if os.path.exists(self._samples):
       with open(self._samples, encoding='utf-8') as file:

@@ -83,7 +83,7 @@ def run(tmp_path_factory):
   settings = {'valid_fraction': 0.2, 'bad_text': 'raise', 'cache_dir': str(folder / 'cache')}
   stores = {name: open_or_build(name, source, tokenizer, **settings) for name, source in sources.items()}
   config = DataConfig(
-    sources, TokenizerConfig(None, 320, 10**6), 'concat', LENGTH, 8, False, valid_bytes=None, **settings
+    sources, TokenizerConfig(None, 320, 10**6, False), 'concat', LENGTH, 8, False, valid_bytes=None, **settings
   )
   return Run(config, stores, tokenizer)
 
@@ -343,7 +343,7 @@ def test_a_corpus_of_novels_comes_back_as_it_was(tmp_path):
 
   source = SourceConfig(str(path), 'text', 1.0)
   settings = {'valid_fraction': 0.05, 'bad_text': 'raise', 'cache_dir': str(tmp_path)}
-  tokenizer = prepare_tokenizer(TokenizerConfig(None, 4_096, 1_000_000), {'novels': source}, **settings)
+  tokenizer = prepare_tokenizer(TokenizerConfig(None, 4_096, 1_000_000, False), {'novels': source}, **settings)
   store = open_or_build('novels', source, tokenizer, **settings)
   assert store.meta['counts']['documents'] == 21
   split = store.valid

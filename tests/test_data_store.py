@@ -243,7 +243,7 @@ def test_tokenizer_is_trained_on_training_documents_and_kept(tmp_path, monkeypat
   monkeypatch.setattr(
     store_module, 'train_tokenizer', lambda texts, *args: seen.append(list(texts)) or train(texts, *args)
   )
-  config, cache = TokenizerConfig(None, 320, 200_000), str(tmp_path / 'cache')
+  config, cache = TokenizerConfig(None, 320, 200_000, False), str(tmp_path / 'cache')
   first = prepare_tokenizer(config, sources, cache_dir=cache, **SETTINGS)
   again = prepare_tokenizer(config, sources, cache_dir=cache, **SETTINGS)
   assert first.hash == again.hash and len(seen) == 1
@@ -257,7 +257,9 @@ def test_tokenizer_is_trained_on_training_documents_and_kept(tmp_path, monkeypat
     file.write(text)
   assert prepare_tokenizer(config, sources, cache_dir=cache, **SETTINGS).hash == first.hash and len(seen) == 2
   first.save(str(tmp_path / 'mine.json'))
-  mine = prepare_tokenizer(TokenizerConfig(str(tmp_path / 'mine.json'), None, None), {}, cache_dir=cache, **SETTINGS)
+  mine = prepare_tokenizer(
+    TokenizerConfig(str(tmp_path / 'mine.json'), None, None, None), {}, cache_dir=cache, **SETTINGS
+  )
   assert mine.hash == first.hash
 
 
@@ -272,6 +274,6 @@ def test_sources_share_the_sample_by_weight(tmp_path, monkeypatch):
   train = store_module.train_tokenizer
   monkeypatch.setattr(store_module, 'train_tokenizer', lambda texts, *args: seen.extend(texts) or train(texts, *args))
   sources = {'a': corpus('a.jsonl', 'abc', 3.0), 'b': corpus('b.jsonl', 'xyz', 1.0)}
-  prepare_tokenizer(TokenizerConfig(None, 300, 40_000), sources, cache_dir=str(tmp_path / 'cache'), **SETTINGS)
+  prepare_tokenizer(TokenizerConfig(None, 300, 40_000, False), sources, cache_dir=str(tmp_path / 'cache'), **SETTINGS)
   sizes = [sum(len(text) for text in seen if text[0] in letters) for letters in ('abc', 'xyz')]
   assert abs(sizes[0] - 30_000) < 1_000 and abs(sizes[1] - 10_000) < 1_000

@@ -160,11 +160,22 @@ def test_word_classes_of_byte_level_and_word_piece(tokenizer):
 
 
 def test_config_takes_a_path_or_what_training_needs():
-  assert not list(TokenizerConfig('a.json', None, None).problems())
-  assert not list(TokenizerConfig(None, 263, 1).problems())
+  assert not list(TokenizerConfig('a.json', None, None, None).problems())
+  assert not list(TokenizerConfig(None, 263, 1, False).problems())
   for config, leaves in [
-    (TokenizerConfig(None, None, None), ['vocab_size', 'sample_bytes']),
-    (TokenizerConfig('a.json', 300, 1), ['vocab_size', 'sample_bytes']),
-    (TokenizerConfig(None, 262, 1), ['vocab_size']),
+    (TokenizerConfig(None, None, None, None), ['vocab_size', 'sample_bytes', 'lowercase']),
+    (TokenizerConfig('a.json', 300, 1, True), ['vocab_size', 'sample_bytes', 'lowercase']),
+    (TokenizerConfig(None, 262, 1, False), ['vocab_size']),
   ]:
     assert [problem[0] for problem in config.problems()] == leaves
+
+
+def test_lower_case_is_part_of_the_tokenizer(tmp_path):
+  tokenizer = train_tokenizer(TEXTS, 400, 10_000, lowercase=True)
+  assert tokenizer.encode('The CAT') == tokenizer.encode('the cat')
+  assert tokenizer.decode(tokenizer.encode('The CAT')) == 'the cat'
+  tokenizer.save(str(tmp_path / 'lower.json'))
+  assert Tokenizer.load(str(tmp_path / 'lower.json')).encode('The CAT') == tokenizer.encode('the cat')
+  # places in the original text, capitals and all
+  [(ids, offsets)] = tokenizer.encode_with_offsets(['An Éclair'])
+  assert len(ids) == len(offsets) and offsets[-1][1] == len('An Éclair')

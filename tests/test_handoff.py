@@ -338,7 +338,7 @@ def test_another_tokenizer_names_both_hashes(mlm, tokenizer, tmp_path, no_array_
 def test_a_tokenizer_of_the_config_must_be_the_checkpoint_s(mlm, tokenizer, tmp_path, no_array_is_read):
   tokenizer.save(str(tmp_path / 'other.json'))
   raw = runs.classification_config(mlm, tmp_path)
-  raw.data.tokenizer = dict(path=str(tmp_path / 'other.json'), vocab_size=None, sample_bytes=None)
+  raw.data.tokenizer = dict(path=str(tmp_path / 'other.json'), vocab_size=None, sample_bytes=None, lowercase=None)
   saved = Tokenizer.load(f'{mlm}/tokenizer.json').hash[:12]
   with pytest.raises(CheckpointError, match=f'data.tokenizer.path.*{tokenizer.hash[:12]}.*{saved}; set data.tokenizer'):
     runs.train(raw, tmp_path / 'new')

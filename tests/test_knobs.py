@@ -93,13 +93,15 @@ PROGRAM = [
   ('train.steps', 9, {}),
   ('train.accumulate', 2, {}),
 ]
+LOADED = {f'data.tokenizer.{leaf}': None for leaf in ('vocab_size', 'sample_bytes', 'lowercase')}
 DATA = [
   ('seed', 5, {}),
   ('data.sources.main.path', 'OTHER', {}),
   ('data.sources.main.field', 'title', {}),
   ('data.tokenizer.vocab_size', 300, {}),
   ('data.tokenizer.sample_bytes', 900, {}),
-  ('data.tokenizer.path', 'TOKENIZER', {}, {'data.tokenizer.vocab_size': None, 'data.tokenizer.sample_bytes': None}),
+  ('data.tokenizer.lowercase', True, {}),
+  ('data.tokenizer.path', 'TOKENIZER', {}, LOADED),
   ('data.rows', 'padded', {}),
   ('data.length', 24, {}),
   ('data.batch_size', 4, {}),
@@ -314,7 +316,7 @@ def plan_of(config, folder):
       json.dumps({'step': s, 'split': 'valid', 'loss': loss}) + '\n' for s, loss in enumerate([3, 1, 2, 2])
     )
   fake.task.BEST, fake.task.HIGHEST = 'loss', False
-  patient = train._has_patience_ended(fake)
+  patient = train._has_patience_ended(fake, 3)
   mesh = sharding.mesh_shape(config.mesh, 8)
   return [sorted(config.due(step)) for step in range(1, 7)], list(kept), ended, left, patient, mesh
 

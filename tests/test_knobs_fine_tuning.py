@@ -36,7 +36,8 @@ COMMON = [
   ('data.valid_examples', 3, {}),
   ('data.tokenizer.vocab_size', 300, {}),
   ('data.tokenizer.sample_bytes', 300, {}),
-  ('data.tokenizer.path', 'TOKENIZER', {}, {'data.tokenizer.vocab_size': None, 'data.tokenizer.sample_bytes': None}),
+  ('data.tokenizer.lowercase', True, {}),
+  ('data.tokenizer.path', 'TOKENIZER', {}, test_knobs.LOADED),
   ('data.length', 40, {}),
   ('data.batch_size', 4, {}),
   ('data.bad_text', 'skip', {}),
@@ -84,7 +85,7 @@ REFUSED = [('extractive_qa', 'data.fields', 'a,b')]
 
 
 def record(task: str, i: int) -> dict:
-  words = text(i, 8 + 4 * (i % 5))
+  words = text(i, 8 + 4 * (i % 5)).capitalize()
   if task == 'classification':
     return {'text': words, 'title': text(900 + i, 5), 'label': 'good' if i % 3 else 'bad'}
   if task == 'summarization':

@@ -88,3 +88,12 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
     writer.write_json(str(file), {'a': 2})
   assert json.loads(file.read_text()) == {'a': 1}
   assert [f.name for f in tmp_path.iterdir()] == ['results.json']
+
+
+def test_a_run_that_goes_on_drops_its_test_line(run):
+  w = Writer(str(run), CONFIG, 6, 'run')
+  w.write(6, 'test', {'loss': 1.0})
+  w.close()
+  assert [line['split'] for line in writer.read_metrics(str(run))].count('test') == 1
+  Writer(str(run), CONFIG, 6, 'run').close()
+  assert [line['split'] for line in writer.read_metrics(str(run))].count('test') == 0

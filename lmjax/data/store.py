@@ -177,6 +177,7 @@ def prepare_tokenizer(
     'sources': [[sources.identity(source), source.field, source.weight] for source in corpora.values()],
     'vocab_size': config.vocab_size,
     'sample_bytes': config.sample_bytes,
+    'lowercase': config.lowercase,
     'valid_fraction': valid_fraction,
     'bad_text': bad_text,
   }
@@ -189,7 +190,7 @@ def prepare_tokenizer(
   for source in corpora.values():
     share = max(1, int(config.sample_bytes * source.weight / total))
     texts += sample(_training_texts(source, valid_fraction, bad_text), share)
-  tokenizer = train_tokenizer(texts, config.vocab_size, config.sample_bytes)
+  tokenizer = train_tokenizer(texts, config.vocab_size, config.sample_bytes, config.lowercase)
   with _writing(cache_dir):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     # The hash is written last: a tokenizer without it, or with another's, is trained anew.

@@ -47,18 +47,20 @@ class TokenizerConfig:
   path: a tokenizer.json in Hugging Face format, or None to train a byte-level BPE on the corpus
   vocab_size: entries of the tokenizer to train, 256 bytes and 7 special tokens among them; None with a path
   sample_bytes: how much text of the corpus, at most, to train it on; None with a path
+  lowercase: whether the tokenizer to train makes all text lower case first; None with a path
   """
 
   path: str | None
   vocab_size: PositiveInt | None
   sample_bytes: PositiveInt | None
+  lowercase: bool | None
 
   def problems(self) -> Iterator[tuple[str, object, str, str]]:
     """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
-    for leaf in ('vocab_size', 'sample_bytes'):
+    for leaf in ('vocab_size', 'sample_bytes', 'lowercase'):
       value = getattr(self, leaf)
       if self.path is None and value is None:
-        yield leaf, value, 'must be given, since no tokenizer path is', 'give a number, or a path'
+        yield leaf, value, 'must be given, since no tokenizer path is', 'give it, or a path'
       if self.path is not None and value is not None:
         yield leaf, value, f'must be None, since {self.path} is loaded, not trained', 'set it to None'
     if self.path is None and self.vocab_size is not None and self.vocab_size < SMALLEST_VOCABULARY:
@@ -247,7 +249,7 @@ class Tokenizer:
 _SAFE_CUT = re.compile(r'(?<=\S) (?=\w)')
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, sample_bytes: int) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, sample_bytes: int, lowercase: bool = False) -> Tokenizer:
   """Trains a byte-level BPE: every text can be encoded, and decoding gives it back.
 
   Args:
@@ -255,6 +257,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, sample_bytes: int) ->
     vocab_size: entries, special tokens (ids 0 to 6) and the 256 bytes among them. A small corpus may give
       fewer.
     sample_bytes: UTF-8 bytes of text to train on, at most.
+    lowercase: whether it makes all text lower case first, as BERT's uncased ones do; decoding then gives that back.
 
   Returns:
     The same tokenizer for the same texts, on any machine and number of cores.
@@ -262,6 +265,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, sample_bytes: int) ->
   backend = tokenizers.Tokenizer(tokenizers.models.BPE())
   backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
   backend.decoder = tokenizers.decoders.ByteLevel()
+  if lowercase:
+    backend.normalizer = tokenizers.normalizers.Lowercase()
   trainer = tokenizers.trainers.BpeTrainer(
     vocab_size=vocab_size,
     min_frequency=2,

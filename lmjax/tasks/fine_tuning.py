@@ -101,7 +101,7 @@ class FineTuningTask:
       tokenizer = Tokenizer.load(settings.path)
     if tokenizer is None:
       texts = [text for record in found.splits['train'] for text in record.values() if isinstance(text, str)]
-      tokenizer = train_tokenizer(texts, settings.vocab_size, settings.sample_bytes)
+      tokenizer = train_tokenizer(texts, settings.vocab_size, settings.sample_bytes, settings.lowercase)
     return tokenizer, found
 
   @classmethod

@@ -37,7 +37,7 @@ class Summarization(FineTuningTask):
     self.loss = conditional.make_loss(self.model, objective)
     self.BEST, self.HIGHEST, self.MAIN_METRIC = objective.best, objective.best != 'loss', objective.best
     self.BASELINE = None if objective.lead is None else f'lead_{objective.best}'
-    self._leads: dict[int, dict] = {}
+    self._lead: tuple[list, dict] = ([], {})  # of which records, and what it scores
 
   @property
   def predicted(self) -> int:
@@ -170,10 +170,10 @@ class Summarization(FineTuningTask):
     references, names = [record['summary'] for record in items], self.objective.scores
     found = generation.scores(names, predictions, references)
     if self.objective.lead is not None:
-      if id(items) not in self._leads:
+      if self._lead[0] is not items:
         leads = [generation.lead(record['document'], self.objective.lead) for record in items]
-        self._leads[id(items)] = generation.scores(names, leads, references)
-      found |= {f'lead_{name}': value for name, value in self._leads[id(items)].items()}
+        self._lead = items, generation.scores(names, leads, references)
+      found |= {f'lead_{name}': value for name, value in self._lead[1].items()}
     lengths = np.array([len(ids) for ids in encode(self.tokenizer, [record['document'] for record in items])])
     read = lengths if self.objective.long_documents == 'chunks' else np.minimum(lengths, self.room)
     return found | {'read_share': float(read.sum() / max(lengths.sum(), 1))}
