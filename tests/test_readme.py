@@ -8,6 +8,7 @@ import pytest
 from lmjax import command_line, schema
 from lmjax import config as config_lib
 from lmjax.models import presets
+from tests import runs
 from tests.conftest import ROOT
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
@@ -24,8 +25,19 @@ def test_two_commands_complete_in_themselves():
     assert '\n' not in command and command.startswith('python3 -m venv ') and command.endswith(ends)
 
 
+@pytest.fixture(scope='module')
+def folder(raw_config, tmp_path_factory):
+  """Where somebody stands who has run the first commands: the runs that fine-tuning starts from are there."""
+  made = tmp_path_factory.mktemp('reader')
+  (made / 'runs').mkdir()
+  for task, name in (('causal_lm', 'pretrain_clm'), ('masked_lm', 'pretrain_mlm')):
+    (made / 'runs' / name).symlink_to(runs.pre_trained(task, raw_config, tmp_path_factory))
+  return made
+
+
 @pytest.mark.parametrize('line', [line for line in COMMANDS if 'lmjax.main' in line])
-def test_configs_in_the_readme_build(line):
+def test_configs_in_the_readme_build(line, folder, monkeypatch):
+  monkeypatch.chdir(folder)
   words = shlex.split(line)
   flags = command_line.parse_command_line(words[words.index('lmjax.main') + 1 :])
   assert not flags.problems
