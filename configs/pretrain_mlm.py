@@ -19,9 +19,8 @@ from lmjax.models import presets
 
 def get_config(argument=None):
   """The config of a run."""
-  arg = parse_argument(
-    argument, preset='tiny_encoder', data='pydoc', mix=None, field='text', lowercase=False, smoke=False
-  )
+  text = dict(data='pydoc', mix=None, field='text', lowercase=False)
+  arg = parse_argument(argument, preset='tiny_encoder', **text, smoke=False)
   preset = presets.get('mini_encoder' if arg.smoke else arg.preset, 'bidirectional')
   recipe = preset['recipe']
   c = ConfigDict(dict(task='masked_lm', seed=0, model=preset['model'], mesh=recipe['mesh']))
