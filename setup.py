@@ -43,7 +43,7 @@ setup(
     'cuda13': ['jax[cuda13]'],
     'cuda12': ['jax[cuda12]'],
     'tfds': ['tensorflow-cpu'],  # to prepare the TFDS sets whose builders need TensorFlow
-    'parity': ['torch==2.13.0', 'transformers>=4.56'],
+    'parity': ['torch==2.13.0', 'transformers>=4.56', 'torchmetrics>=1.9'],
     'wandb': ['wandb'],
     'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff==0.17.6', 'mypy==2.4.1'],
   },

@@ -250,17 +250,14 @@ def test_small_programs_are_cached_and_settings_restored(tmp_path, before):
   outside = jax.config.jax_compilation_cache_dir
   jax.config.update('jax_compilation_cache_dir', before)
   try:
-    _cached_programs(tmp_path, before)
+    with experiment.compilation_cached(str(tmp_path / 'cache')):
+      jax.jit(lambda x: jnp.sin(x) * 3 + 1)(jnp.ones(7)).block_until_ready()
+    restored = jax.config.jax_compilation_cache_dir
   finally:
     jax.config.update('jax_compilation_cache_dir', outside)
-
-
-def _cached_programs(tmp_path, before):
-  with experiment.compilation_cached(str(tmp_path / 'cache')):
-    jax.jit(lambda x: jnp.sin(x) * 3 + 1)(jnp.ones(7)).block_until_ready()
+  assert restored == before
   folder = tmp_path / ('cache' if before is None else 'elsewhere')
   assert any('jit__lambda' in file.name for file in folder.iterdir())
-  assert jax.config.jax_compilation_cache_dir == before
 
 
 @pytest.mark.parametrize('argument', [None, 'smoke', 'tasks=sentiment,sentiment_train=a.tsv'])
@@ -276,7 +273,11 @@ def test_shipped_experiment_is_valid(argument, tmp_path, monkeypatch):
 def test_shipped_legal_experiment_is_valid(argument, tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
   monkeypatch.setattr(experiment, 'missing_files', lambda stages: [])
-  experiment.prepare(command_line.load_config_file('experiments/legal_summarization.py', argument), str(tmp_path))
+  raw = command_line.load_config_file('experiments/legal_summarization.py', argument)
+  config, stages = experiment.prepare(raw, str(tmp_path))
+  sources = {stage.name: config.stages[stage.name].init_from for stage in stages}
+  assert sources['legal'] == 'pretrain_legal' and sources['pretrain_legal'] == 'pretrain_general'
+  assert len(stages) == len(config.stages) and all(stage.built is not None for stage in stages)
 
 
 @pytest.mark.slow

@@ -163,35 +163,23 @@ def test_the_threshold_may_answer_nothing_or_everything():
 
 @pytest.mark.slow
 @pytest.mark.parity
-def test_squad_scores_are_those_of_transformers():
-  reference = pytest.importorskip('transformers.data.metrics.squad_metrics')
+def test_squad_scores_are_those_of_torchmetrics():
+  """Its `squad` is the official v1.1 script; texts that normalise to nothing, where v2.0 differs, are left out."""
+  from torchmetrics.functional.text import squad as reference
+
   for seed in range(50):
     predictions, _, gold = random_questions(seed, levels=1)
-    exact, f1 = {}, {}
-    for q, prediction in predictions.items():
-      assert squad.normalize_answer(prediction) == reference.normalize_answer(prediction)
-      answers = [text for text in gold[q] if reference.normalize_answer(text)] or ['']
-      exact[q] = max(reference.compute_exact(text, prediction) for text in answers)
-      f1[q] = max(reference.compute_f1(text, prediction) for text in answers)
+    gold = {q: [text + ' x' for text in answers] for q, answers in gold.items() if answers}
+    # half of the predictions share the word
+    predictions = {q: predictions[q] + (' x' if i % 2 else ' y') for i, q in enumerate(gold)}
+    expected = reference(
+      [{'prediction_text': text, 'id': q} for q, text in predictions.items()],
+      [{'answers': {'text': a, 'answer_start': [0] * len(a)}, 'id': q} for q, a in gold.items()],
+    )
     found = squad.scores(predictions, gold)
-    assert found['exact_match'] == pytest.approx(np.mean(list(exact.values())))
-    assert found['f1'] == pytest.approx(np.mean(list(f1.values())))
-
-
-@pytest.mark.slow
-@pytest.mark.parity
-def test_the_threshold_is_that_of_transformers():
-  reference = pytest.importorskip('transformers.data.metrics.squad_metrics')
-  for seed in range(50):
-    predictions, _, gold = random_questions(seed, levels=1)
-    # where texts become empty or scores are equal, the reference counts what no threshold reaches
-    predictions = {q: text + ' x' for q, text in predictions.items()}
-    gold = {q: [text + ' x' for text in answers] for q, answers in gold.items()}
-    no_answer = dict(zip(gold, np.random.default_rng(seed).permutation(len(gold)) + 0.5))
-    f1 = {q: squad.f1(predictions[q], gold[q]) for q in gold}
-    has_answer = {q: bool(answers) for q, answers in gold.items()}
-    best, _ = reference.find_best_thresh(predictions, f1, no_answer, has_answer)
-    assert squad.best_threshold(predictions, no_answer, gold)[1]['f1'] == pytest.approx(best / 100)
+    assert found['exact_match'] == pytest.approx(float(expected['exact_match']) / 100, abs=1e-6)
+    assert found['f1'] == pytest.approx(float(expected['f1']) / 100, abs=1e-6)
+    assert 0 < found['f1'] < 1
 
 
 # Generation
