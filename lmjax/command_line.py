@@ -103,6 +103,20 @@ def parse_command_line(argv, extra=None, bare=(), config_required=True, words=Fa
   return CommandLine(file, argument, workdir or None, *given, wants_help, tuple(problems))
 
 
+def load_config(flags: CommandLine) -> ConfigDict:
+  """The ConfigDict of the file that `--config` names.
+
+  Raises:
+    ConfigError: no `--config`, or a file that cannot be loaded, with the problems of the command line before it.
+  """
+  if flags.file is None:
+    raise ConfigError(flags.problems)
+  try:
+    return load_config_file(flags.file, flags.argument)
+  except ConfigError as error:
+    raise ConfigError([*flags.problems, *error.problems]) from error
+
+
 def run_command(run, argv) -> int:
   """Runs `run(argv)`; what a user can mend becomes lines on stderr and an exit code, without a traceback.
 

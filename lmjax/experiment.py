@@ -105,12 +105,7 @@ def run(argv: list[str]) -> None:
   if flags.help and flags.file is None:
     print(__doc__ + '\nWith --config=FILE --help: every leaf of that experiment, with type and meaning.')
     return
-  if flags.file is None:
-    raise ConfigError(flags.problems)
-  try:
-    raw = command_line.load_config_file(flags.file, flags.argument)
-  except ConfigError as error:
-    raise ConfigError([*flags.problems, *error.problems]) from error
+  raw = command_line.load_config(flags)
   raw, problems = schema.override(ExperimentConfig, raw, flags.assignments)
   if flags.help:
     print(f'{flags.file}\n\n{schema.describe(ExperimentConfig, raw)}')

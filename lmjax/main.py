@@ -7,7 +7,6 @@ are not found by themselves (TPU pods and SLURM are): --coordinator=HOST:PORT --
 import sys
 
 from lmjax import command_line
-from lmjax.errors import ConfigError
 
 FLAGS = {'coordinator': str, 'processes': int, 'process': int}
 
@@ -23,12 +22,7 @@ def run(argv: list[str]) -> None:
   if flags.help and flags.file is None:
     print(__doc__ + '\nWith --config=FILE --help: every leaf of that config, with type and meaning.')
     return
-  if flags.file is None:
-    raise ConfigError(flags.problems)
-  try:
-    config = command_line.load_config_file(flags.file, flags.argument)
-  except ConfigError as error:
-    raise ConfigError([*flags.problems, *error.problems]) from error
+  config = command_line.load_config(flags)
   # jax and what stands on it take seconds to import: a mistake above is told without them
   import jax
 

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +17,7 @@ from lmjax.data.tokenizer import Tokenizer, train_tokenizer
 from lmjax.errors import ConfigError
 from lmjax.fields import PositiveInt
 from lmjax.models.transformer import Transformer
+from lmjax.tasks.task import Task
 from lmjax.writer import write_atomically
 
 
@@ -66,7 +66,7 @@ class Labelled:
   said: str
 
 
-class FineTuningTask:
+class FineTuningTask(Task):
   """Reads records, makes rows of them, and predictions; each task says how.
 
   A task defines `rows_of(records) -> Examples`, `example(row, rng, progress)`, `outputs(params, batch)` (arrays with a
@@ -77,7 +77,6 @@ class FineTuningTask:
 
   HAND_OFF = True  # ends with the best checkpoint, not the last
   NAME: str
-  model: Any
   # each task's own
   example: Callable[..., dict[str, np.ndarray]]
   rows_of: Callable[..., 'Examples']
@@ -142,18 +141,6 @@ class FineTuningTask:
     options = dict(vocab_size=vocab_size, batch_size=self.data.batch_size, hosts=hosts, host=host)
     return ValidBatches(self.NAME, examples, self.example, **options)
 
-  def init(self, key):
-    """Random parameters."""
-    return self.model.init(key)
-
-  def shapes(self):
-    """Shapes and dtypes of the parameters."""
-    return jax.eval_shape(lambda: self.init(jax.random.key(0)))
-
-  def axes(self):
-    """Logical axis names of every parameter."""
-    return self.model.axes()
-
   @property
   def predicted(self) -> int:
     """Positions a row that the output embedding is applied to."""
@@ -174,13 +161,8 @@ class FineTuningTask:
     tok = self.tokenizer
     if self.bidirectional and tok.cls is not None and tok.sep is not None:
       return tok.cls, tok.sep, tok.sep
-    end = tok.require('eos') if tok.eos is not None or tok.sep is None else tok.sep
+    [end] = self.document_end()
     return end, end, end
-
-  @property
-  def pad(self) -> int:
-    """What fills a row."""
-    return 0 if self.tokenizer.pad is None else self.tokenizer.pad
 
   def padded(self, tokens, second: int | None = None) -> dict[str, np.ndarray]:
     """inputs, segments (0 for padding) and segment_types (1 from token `second` on), int32 [T]."""

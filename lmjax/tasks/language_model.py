@@ -4,7 +4,6 @@ import functools
 import os
 from collections.abc import Callable
 
-import jax
 import numpy as np
 
 from lmjax.data import pipeline as pipeline_lib
@@ -15,12 +14,13 @@ from lmjax.data.tokenizer import Tokenizer
 from lmjax.models.heads import LanguageModel
 from lmjax.models.model_config import ModelConfig
 from lmjax.models.transformer import Transformer
+from lmjax.tasks.task import Task
 
 # The most frequent token is looked for in so many training tokens of each source.
 MAJORITY_SAMPLE = 10_000_000
 
 
-class LanguageModelTask:
+class LanguageModelTask(Task):
   """A backbone with an output embedding, and the columns that evaluation adds to a batch."""
 
   BEST, HIGHEST = 'loss', False
@@ -66,28 +66,6 @@ class LanguageModelTask:
     """The training batches."""
     run = dict(seed=config.seed, total_steps=config.train.steps, hosts=hosts, host=host)
     return pipeline_lib.make(self.data, stores, self.row_spec(), self.example, **run)
-
-  def init(self, key):
-    """Random parameters, see `LanguageModel.init`."""
-    return self.model.init(key)
-
-  def shapes(self):
-    """Shapes and dtypes of the parameters."""
-    return jax.eval_shape(lambda: self.init(jax.random.key(0)))
-
-  def axes(self):
-    """Logical axis names of every parameter."""
-    return self.model.axes()
-
-  @property
-  def pad(self) -> int:
-    """What fills a row: any valid id would do, since its weight is 0."""
-    return 0 if self.tokenizer.pad is None else self.tokenizer.pad
-
-  def document_end(self) -> tuple[int, ...]:
-    """The token between documents: `[EOS]`, or `[SEP]` in a tokenizer of BERT's."""
-    end = self.tokenizer.sep if self.tokenizer.eos is None else self.tokenizer.eos
-    return (self.tokenizer.require('eos') if end is None else end,)
 
   def majority_token(self, stores) -> int:
     """The most frequent token of the training documents (of the held-out ones where there are no others)."""
