@@ -40,6 +40,18 @@ WORDS = (
 ).split()
 
 
+# Real text and labelled data beside the checkout; tests that read it are skipped where it is not there.
+REAL_DATA = pathlib.Path(os.environ.get('LMJAX_SHARED_DATA') or ROOT.parent / 'shared' / 'data')
+
+
+def config_dict(file: str, argument: str, leaves: dict):
+  """The ConfigDict of a config file with leaves changed, {'model.layers': 1}."""
+  config = command_line.load_config_file(str(ROOT / file), argument)
+  config, problems = schema.override(config_lib.Config, config, [(path, str(v)) for path, v in leaves.items()])
+  assert not problems, problems
+  return config
+
+
 def text(seed: int, words: int) -> str:
   """Pseudo-random sentences of real words."""
   draw = random.Random(seed)
@@ -101,11 +113,7 @@ def raw_config(corpus, cache_dir):
       small |= {'objective.max_question': 8, 'objective.stride': 12, 'objective.max_answer': 6}
     elif task == 'summarization':
       small |= {'objective.max_summary': 8, 'objective.chunk': 5}
-    config = command_line.load_config_file(str(ROOT / file), argument)
-    assignments = [(path, str(value)) for path, value in (small | leaves).items()]
-    config, problems = schema.override(config_lib.Config, config, assignments)
-    assert not problems, problems
-    return config
+    return config_dict(file, argument, small | leaves)
 
   return make
 

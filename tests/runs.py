@@ -7,12 +7,10 @@ import random
 import jax
 import numpy as np
 
-from lmjax import checkpoint, command_line, paths, restore, schema
-from lmjax import config as config_lib
+from lmjax import checkpoint, paths, restore
 from lmjax import train as train_lib
+from tests.conftest import FINE_TUNING, config_dict
 
-ROOT = pathlib.Path(__file__).parent.parent
-PRE_TRAINING = {'causal_lm': 'configs/pretrain_clm.py', 'masked_lm': 'configs/pretrain_mlm.py'}
 GOOD = 'clear quick fine'.split()
 BAD = 'broken vague poor'.split()
 _MADE: dict[str, str] = {}
@@ -65,7 +63,6 @@ def classification_config(source, folder, arguments='', lora=None, rows=None, **
   rows = {'train': texts(24), 'valid': texts(10, seed=1)} | (rows or {})
   files = [f'{split}={write_tsv(folder / f"{split}.tsv", found)}' for split, found in rows.items()]
   more = [argument for argument in (arguments, '' if lora is None else f'lora={lora}') if argument]
-  config = command_line.load_config_file(str(ROOT / 'configs/finetune_sentiment.py'), ','.join([*files, *more]))
   small = {
     'data.length': 24,
     'data.batch_size': 8,
@@ -78,11 +75,7 @@ def classification_config(source, folder, arguments='', lora=None, rows=None, **
   }
   if source is not None:
     small['init_from.path'] = source
-  config, problems = schema.override(
-    config_lib.Config, config, [(path, str(value)) for path, value in (small | leaves).items()]
-  )
-  assert not problems, problems
-  return config
+  return config_dict(FINE_TUNING['classification'], ','.join([*files, *more]), small | leaves)
 
 
 def manifest_of(workdir, step: int | None = None) -> dict:

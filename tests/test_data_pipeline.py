@@ -335,8 +335,9 @@ def test_config_rules(run):
 
 
 def test_a_corpus_of_novels_comes_back_as_it_was(tmp_path):
-  shared = os.environ.get('LMJAX_SHARED_DATA') or pathlib.Path(__file__).parents[2] / 'shared' / 'data'
-  path = pathlib.Path(shared) / 'pretrain' / 'gutenberg.jsonl.xz'
+  from tests.conftest import REAL_DATA  # here, since a process of its own imports this file without its folder
+
+  path = REAL_DATA / 'pretrain' / 'gutenberg.jsonl.xz'
   if not path.exists():
     pytest.skip(f'{path} is not there')
   from lmjax.data.store import prepare_tokenizer

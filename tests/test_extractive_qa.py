@@ -7,16 +7,16 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import command_line, predict, restore, schema, tasks
 from lmjax import config as config_lib
+from lmjax import predict, restore, tasks
 from lmjax import train as train_lib
 from lmjax.data import windows
 from lmjax.data.tokenizer import train_tokenizer
 from lmjax.errors import DataError
 from lmjax.scoring import squad
-from tests.conftest import ROOT
+from tests.conftest import REAL_DATA, config_dict
 
-DATA = ROOT.parent / 'shared' / 'data' / 'qa'
+DATA = REAL_DATA / 'qa'
 FILES = ('squad_v1.1_dev_first24articles', 'squad_v2.0_dev_first24articles', 'policyqa_dev', 'cuad_qa')
 NAMES = 'Ada Grace Alan Edsger Barbara Donald'.split()
 
@@ -52,9 +52,6 @@ def files(tmp_path_factory):
 
 def raw(train, valid, **leaves):
   """A model from random weights, small."""
-  config = command_line.load_config_file(
-    str(ROOT / 'configs/finetune_qa.py'), f'preset=mini_encoder,length=48,train={train},valid={valid}'
-  )
   small = {
     'data.tokenizer.vocab_size': 320,
     'model.width': 32,
@@ -66,10 +63,8 @@ def raw(train, valid, **leaves):
     'train.steps': 4,
     'writer.tensorboard': False,
   }
-  assignments = [(path, str(value)) for path, value in (small | leaves).items()]
-  config, problems = schema.override(config_lib.Config, config, assignments)
-  assert not problems, problems
-  return config
+  argument = f'preset=mini_encoder,length=48,train={train},valid={valid}'
+  return config_dict('configs/finetune_qa.py', argument, small | leaves)
 
 
 def prepared(train, valid, **leaves):
@@ -107,7 +102,7 @@ def test_gold_answers_survive_windows_and_offsets(name, tmp_path):
   """Sent through windows, tokens and offsets, right answers are right, but for those that end inside a token."""
   file = DATA / f'{name}.json.xz'
   if not file.exists():
-    pytest.skip('real data is not here')
+    pytest.skip(f'{file} is not there')
   with lzma.open(file) as opened:
     data = json.load(opened)
   data['data'] = data['data'][: 12 if name == 'cuad_qa' else 4]

@@ -11,17 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import command_line, evaluate, schema, sharding, tasks
 from lmjax import config as config_lib
+from lmjax import evaluate, schema, sharding, tasks
 from lmjax.errors import DataError
 from tests import test_knobs
-from tests.conftest import ROOT, text
+from tests.conftest import FINE_TUNING, config_dict, text
 
-CONFIGS = {
-  'classification': 'configs/finetune_sentiment.py',
-  'extractive_qa': 'configs/finetune_qa.py',
-  'summarization': 'configs/finetune_summarization.py',
-}
 SHARE = {'data.valid': None, 'data.valid_fraction': 0.2}
 BEAMS = {'objective.decoding.beams': 3, 'objective.decoding.length_penalty': 1.0}
 SAMPLING = {'objective.decoding.temperature': 1.0}
@@ -104,7 +99,7 @@ def record(task: str, i: int) -> dict:
 @pytest.fixture(scope='module')
 def files(tmp_path_factory, tokenizer):
   folder = tmp_path_factory.mktemp('labelled')
-  for task in CONFIGS:
+  for task in FINE_TUNING:
     for name, first, count in (('train', 0, 24), ('valid', 100, 8), ('other', 200, 12)):
       lines = [json.dumps(record(task, i)) for i in range(first, first + count)]
       # half a surrogate pair, which `data.bad_text` decides about
@@ -117,7 +112,6 @@ def files(tmp_path_factory, tokenizer):
 def configured(task, files, changes):
   preset = 'mini' if task == 'summarization' else 'mini_encoder'
   sources = ','.join(f'{name}={files / f"{task}_{name}.jsonl"}' for name in ('train', 'valid'))
-  raw = command_line.load_config_file(str(ROOT / CONFIGS[task]), f'preset={preset},length=32,{sources}')
   small = {
     'data.bad_text': 'replace',
     'data.batch_size': 8,
@@ -134,9 +128,9 @@ def configured(task, files, changes):
   if task == 'extractive_qa':
     small |= {'objective.max_question': 10, 'objective.stride': 8, 'objective.max_answer': 6}
   words = {'OTHER': str(files / f'{task}_other.jsonl'), 'TOKENIZER': str(files / 'tokenizer.json')}
-  assignments = [(path, words.get(value, str(value))) for path, value in (small | changes).items()]
-  raw, problems = schema.override(config_lib.Config, raw, assignments)
-  return config_lib.build(raw, problems=problems)
+  leaves = {path: words.get(value, value) for path, value in (small | changes).items()}
+  argument = f'preset={preset},length=32,{sources}'
+  return config_lib.build(config_dict(FINE_TUNING[task], argument, leaves))
 
 
 def rows(config, task, data):
@@ -182,7 +176,7 @@ def observe(files):
   return lambda stage, task, changes: of(stage, task, tuple(sorted(changes.items(), key=str)))
 
 
-@pytest.mark.parametrize('task,case', [(t, c) for t in CONFIGS for c in CASES[t] + COMMON], ids=str)
+@pytest.mark.parametrize('task,case', [(t, c) for t in FINE_TUNING for c in CASES[t] + COMMON], ids=str)
 def test_leaf(observe, task, case):
   leaf, value, under, *besides = case
   changed = under | {leaf: value} | dict(*besides)
@@ -207,7 +201,7 @@ def test_refused(files, task, leaf, value):
     configured(task, files, {leaf: value})
 
 
-@pytest.mark.parametrize('task', CONFIGS)
+@pytest.mark.parametrize('task', FINE_TUNING)
 def test_every_leaf_has_a_case(files, task):
   shared = {case[0] for case in test_knobs.PROGRAM + test_knobs.PLAN} | test_knobs.IN_RUNS
   shared |= {leaf for _, leaf, _ in test_knobs.REFUSED if leaf.startswith('model.')} | {'task', 'model.lora'}

@@ -5,13 +5,11 @@ import os
 import jax
 import pytest
 
-from lmjax import command_line, schema
 from lmjax import config as config_lib
 from lmjax import train as train_lib
-from tests.conftest import CONFIGS, ROOT, TASKS
+from tests.conftest import CONFIGS, REAL_DATA, TASKS, config_dict
 
-SHARED = os.environ.get('LMJAX_SHARED_DATA', str(ROOT.parent / 'shared' / 'data'))
-NOVELS, SPEECHES = (os.path.join(SHARED, 'pretrain', f'{name}.jsonl.xz') for name in ('gutenberg', 'us_speeches'))
+NOVELS, SPEECHES = (str(REAL_DATA / 'pretrain' / f'{name}.jsonl.xz') for name in ('gutenberg', 'us_speeches'))
 
 pytestmark = [
   pytest.mark.slow,
@@ -20,9 +18,7 @@ pytestmark = [
 
 
 def config(task, argument, **leaves):
-  raw = command_line.load_config_file(str(ROOT / CONFIGS[task]), argument)
-  raw, problems = schema.override(config_lib.Config, raw, [(path, str(value)) for path, value in leaves.items()])
-  return config_lib.build(raw, problems=problems)
+  return config_lib.build(config_dict(CONFIGS[task], argument, leaves))
 
 
 @pytest.fixture(scope='module')

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax import command_line, evaluate, schema, sharding, tasks
 from lmjax import config as config_lib
+from lmjax import evaluate, sharding, tasks
 from lmjax import train as train_lib
 from lmjax.errors import ConfigError
 from lmjax.scoring import generation
-from tests.conftest import ROOT, text
+from tests.conftest import config_dict, text
 
 WORDS = 'tree river snow number line year north weather'.split()
 
@@ -34,7 +34,6 @@ def files(tmp_path_factory):
 
 def raw(files, **leaves):
   arguments = f'preset=mini,length=48,train={files / "train.jsonl"},valid={files / "valid.jsonl"}'
-  config = command_line.load_config_file(str(ROOT / 'configs/finetune_summarization.py'), arguments)
   small = {
     'data.tokenizer.vocab_size': 320,
     'data.batch_size': 8,
@@ -47,10 +46,7 @@ def raw(files, **leaves):
     'train.steps': 4,
     'writer.tensorboard': False,
   }
-  assignments = [(path, str(value)) for path, value in (small | leaves).items()]
-  config, problems = schema.override(config_lib.Config, config, assignments)
-  assert not problems, problems
-  return config
+  return config_dict('configs/finetune_summarization.py', arguments, small | leaves)
 
 
 def prepared(files, **leaves):

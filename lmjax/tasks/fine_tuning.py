@@ -14,7 +14,6 @@ import numpy as np
 from lmjax.data import records
 from lmjax.data.pipeline import Pipeline, ValidBatches
 from lmjax.data.tokenizer import Tokenizer, train_tokenizer
-from lmjax.errors import ConfigError
 from lmjax.fields import PositiveInt
 from lmjax.models.transformer import Transformer
 from lmjax.tasks.task import Task
@@ -93,15 +92,14 @@ class FineTuningTask(Task):
     """(tokenizer, Records) of a config; without a checkpoint's tokenizer one is loaded or trained."""
     del progress
     found = records.load(config.data, config.task, config.seed)
-    settings = config.data.tokenizer
-    if tokenizer is None and settings is None:
-      raise ConfigError('data.tokenizer = None: must be given with init_from.path = None; give one, or a checkpoint')
-    if tokenizer is None and settings.path is not None:
-      tokenizer = Tokenizer.load(settings.path)
-    if tokenizer is None:
-      texts = [text for record in found.splits['train'] for text in record.values() if isinstance(text, str)]
-      tokenizer = train_tokenizer(texts, settings.vocab_size, settings.sample_bytes, settings.lowercase)
-    return tokenizer, found
+    settings = config.data.tokenizer  # given where there is no checkpoint: a rule of the config
+    if tokenizer is not None:
+      return tokenizer, found
+    if settings.path is not None:
+      return Tokenizer.load(settings.path), found
+    given = [(name, value) for record in found.splits['train'] for name, value in record.items()]
+    texts = [text for name, text in given if name not in ('id', 'label') and isinstance(text, str)]
+    return train_tokenizer(texts, settings.vocab_size, settings.sample_bytes, settings.lowercase), found
 
   @classmethod
   def resolve(cls, objective, found: records.Records):
