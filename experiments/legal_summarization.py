@@ -19,7 +19,7 @@ from lmjax.errors import ConfigError
 
 # What decides the time it takes: seeds, and overrides of each kind of stage.
 SEEDS = 3
-GENERAL, DOMAIN, SUMMARIZE = (), (), ()
+GENERAL, DOMAIN, SUMMARIZE = (), (), ('train.epochs=6.0',)
 
 UNTUNED = ('train.epochs=None', 'train.steps=0')
 # label -> stage, what it starts from, and what is different there
@@ -52,7 +52,7 @@ def get_config(argument=None):
   given = ','.join(f'{name}={getattr(arg, name)}' for name in ('train', 'valid', 'test') if getattr(arg, name))
   config = f'configs/finetune_summarization.py:{"smoke" if arg.smoke else given}'
   for name, source, overrides in ARMS.values():
-    overrides = (*SUMMARIZE, f'train.seeds={seeds}', *overrides)
+    overrides = (*(() if arg.smoke else SUMMARIZE), f'train.seeds={seeds}', *overrides)
     c.stages[name] = dict(config=config, overrides=overrides, init_from=source)
   c.comparisons.summarization = dict(
     title='Summarization of legal documents',

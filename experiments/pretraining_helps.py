@@ -1,12 +1,14 @@
 """Does pre-training help? Masked and causal models, handed to sentiment, question answering and summarization.
 
   python -m lmjax.experiment --config=experiments/pretraining_helps.py
-  python -m lmjax.experiment --config=experiments/pretraining_helps.py:sentiment_train=train.tsv,sentiment_test=test.tsv
+  python -m lmjax.experiment --config=experiments/pretraining_helps.py:data=reviews.jsonl,lowercase,tasks=sentiment,\
+sentiment_train=train.tsv,sentiment_test=test.tsv
 
-Each task starts from the pre-trained weights, and for comparison from random ones (same model, tokenizer and
-training) and from the pre-trained ones without fine-tuning; sentiment also with a part of its labels.
-Arguments: seeds=; tasks=sentiment,qa,summarization; data=, the text to pre-train on; sentiment_train=, _valid=, _test=,
-and the same for qa and summarization (without train, the embedded demonstration data); smoke, one model a task.
+Each task starts from the pre-trained weights, and for comparison from random ones (same model, tokenizer and number of
+steps, twice the learning rate, which suits them better) and from the pre-trained ones without fine-tuning; sentiment
+also with a part of its labels. Arguments: seeds=; objectives=masked,causal; tasks=sentiment,qa,summarization; data=,
+the text to pre-train on; steps=, of pre-training; lowercase, its text; sentiment_train=, _valid=, _test=, and the same
+for qa and summarization (without train, the embedded demonstration data); smoke, one model a task.
 
 Not measured.
 """
@@ -17,9 +19,26 @@ from ml_collections import ConfigDict
 
 from lmjax.command_line import parse_argument
 
-# What decides the time it takes: seeds, shares of the labels, and overrides of each kind of stage.
-SEEDS, SHARES = 3, (0.01, 0.1, 1.0)
-OVERRIDES = {'masked': (), 'causal': (), 'sentiment': ('data.length=32',), 'qa': (), 'summarization': ()}
+# What decides the time it takes, with embedded data and with one's own: epochs by share of the labels (sentiment), and
+# overrides of each kind of stage.
+SHARES = {'demo': {0.01: 12.0, 0.1: 12.0, 1.0: 6.0}, 'own': {0.01: 12.0, 0.1: 6.0, 1.0: 3.0}}
+SEEDS = {'demo': {'sentiment': 2, 'qa': 1, 'summarization': 1}, 'own': {'sentiment': 3, 'qa': 3, 'summarization': 3}}
+OVERRIDES = {
+  'demo': {
+    'masked': (),
+    'causal': (),
+    'sentiment': ('data.length=32',),
+    'qa': ('train.epochs=4.0',),
+    'summarization': ('data.length=128', 'objective.max_summary=32', 'objective.chunk=33', 'train.epochs=2.0'),
+  },
+  'own': {
+    'masked': ('data.batch_size=16', 'data.tokenizer.vocab_size=8192', 'model.layers=2'),
+    'causal': ('data.batch_size=16', 'data.tokenizer.vocab_size=8192', 'model.layers=2'),
+    'sentiment': ('data.length=48',),
+    'qa': (),
+    'summarization': (),
+  },
+}
 
 PRETRAIN = {'masked': 'configs/pretrain_mlm.py', 'causal': 'configs/pretrain_clm.py'}
 METRICS = {'sentiment': 'accuracy', 'qa': 'f1', 'summarization': 'rougeL'}
@@ -27,7 +46,7 @@ OBJECTIVES = {'sentiment': ('masked', 'causal'), 'qa': ('masked', 'causal'), 'su
 # label -> how the stage is called, and what is different there
 ARMS = {
   'pre-trained': ('', ()),
-  'random weights': ('_random', ('init_from.take=()',)),
+  'random weights': ('_random', ('init_from.take=()', 'optim.learning_rate=1e-3')),
   'not fine-tuned': ('_untuned', ('train.epochs=None', 'train.steps=0')),
 }
 
@@ -35,22 +54,34 @@ ARMS = {
 def get_config(argument=None):
   """The experiment."""
   files = {f'{task}_{split}': None for task in METRICS for split in ('train', 'valid', 'test')}
+  text = dict(data='pydoc', steps=(int | None, None), lowercase=False)
   tasks = (tuple[Literal[tuple(METRICS)], ...], tuple(METRICS))
-  arg = parse_argument(argument, seeds=(int | None, None), tasks=tasks, data='pydoc', smoke=False, **files)
-  seeds, shares = (1, SHARES[-2:]) if arg.smoke else (SEEDS, SHARES)
-  arg.seeds = seeds if arg.seeds is None else arg.seeds
+  objectives = (tuple[Literal[tuple(PRETRAIN)], ...], tuple(PRETRAIN))
+  arg = parse_argument(
+    argument, seeds=(int | None, None), objectives=objectives, tasks=tasks, **text, smoke=False, **files
+  )
   c = ConfigDict(dict(stages={}, comparisons={}))
-  for objective, config in PRETRAIN.items():
-    text = f'{config}:smoke' if arg.smoke else f'{config}:data={arg.data}'
-    c.stages[f'pretrain_{objective}'] = dict(config=text, overrides=OVERRIDES[objective], init_from=None)
-  for task, objective in [(name, kind) for name in arg.tasks for kind in OBJECTIVES[name][: 1 if arg.smoke else 2]]:
-    has_test = not arg.smoke and (getattr(arg, f'{task}_test') or not getattr(arg, f'{task}_train'))
+  for objective in arg.objectives:
+    lowercase = ',lowercase' if arg.lowercase else ''
+    config = f'{PRETRAIN[objective]}:{"smoke" if arg.smoke else f"data={arg.data}{lowercase}"}'
+    overrides = () if arg.smoke else OVERRIDES['demo' if arg.data == 'pydoc' else 'own'][objective]
+    if arg.steps is not None:
+      quarter = max(arg.steps // 4, 1)
+      overrides += f'train.steps={arg.steps}', f'eval.every={quarter}', f'checkpoint.every={quarter}'
+    c.stages[f'pretrain_{objective}'] = dict(config=config, overrides=overrides, init_from=None)
+  pairs = [(task, objective) for task in arg.tasks for objective in OBJECTIVES[task] if objective in arg.objectives]
+  if arg.smoke:
+    pairs = [(task, objective) for task, objective in pairs if objective == OBJECTIVES[task][0]]
+  for task, objective in pairs:
+    kind = 'own' if getattr(arg, f'{task}_train') else 'demo'
+    has_test = not arg.smoke and (kind == 'demo' or getattr(arg, f'{task}_test'))
     shared = dict(candidate='pre-trained', metric=f'{"test" if has_test else "valid"}/{METRICS[task]}')
     claim = f'{objective.capitalize()} pre-training and then fine-tuning help {task}.'
     arms = {label: dict(stages=(add_stage(c, arg, task, objective, label, 1.0),)) for label in ARMS}
     shared |= dict(title=f'{task}, {objective} model', claim=claim, x=None, x_name=None)
     c.comparisons[f'{task}_{objective}'] = shared | dict(arms=arms)
     if task == 'sentiment':
+      shares = tuple(SHARES[kind])[-2:] if arg.smoke else tuple(SHARES[kind])
       curves = {label: [add_stage(c, arg, task, objective, label, s) for s in shares] for label in list(ARMS)[:2]}
       shared |= dict(title=f'{task} with few labels, {objective} model', x=shares, x_name='share of the labels')
       shared |= dict(claim=f'{objective.capitalize()} pre-training helps {task}, however few labels there are.')
@@ -62,9 +93,14 @@ def add_stage(c, arg, task, objective, label, share):
   """Adds a fine-tuning stage; returns its name."""
   files = {split: getattr(arg, f'{task}_{split}') for split in ('train', 'valid', 'test')}
   given = ','.join(f'{split}={path}' for split, path in files.items() if path is not None)
-  kind, overrides = ARMS[label]
-  name = f'{task}_{objective}{kind}' + ('' if share == 1 else f'_{100 * share:g}percent')
-  overrides = (*OVERRIDES[task], f'train.seeds={arg.seeds}', f'data.train_share={share}', *overrides)
+  kind = 'own' if given else 'demo'
+  seeds = arg.seeds or (1 if arg.smoke else SEEDS[kind][task])
+  suffix, different = ARMS[label]
+  overrides = (f'train.seeds={seeds}', f'data.train_share={share}')
+  if not arg.smoke:
+    epochs = (f'train.epochs={SHARES[kind][share]}',) if task == 'sentiment' else ()
+    overrides += OVERRIDES[kind][task] + epochs
+  name = f'{task}_{objective}{suffix}' + ('' if share == 1 else f'_{100 * share:g}percent')
   config = f'configs/finetune_{task}.py:{"smoke" if arg.smoke else given or "demo"}'
-  c.stages[name] = dict(config=config, overrides=overrides, init_from=f'pretrain_{objective}')
+  c.stages[name] = dict(config=config, overrides=overrides + different, init_from=f'pretrain_{objective}')
   return name

@@ -104,7 +104,8 @@ def begin(config, task, tx, mesh, checkpoints, facts: dict, source, say) -> Star
   state = state._replace(params=checkpoint.hand_off(source, plan, state.params))
   table = {'source': source.workdir, 'step': source.step}
   table |= {name: getattr(plan, name) for name in ('taken', 'resized', 'fresh', 'dropped')}
-  return Start(state, 0, table, f'starting from step {source.step} of {source.workdir}\n{plan.table()}')
+  said = f'starting from step {source.step} of {source.workdir}, with its tokenizer\n{plan.table()}'
+  return Start(state, 0, table, said)
 
 
 def plan_of(config, task, source: checkpoint.Source) -> handoff.Plan:

@@ -137,6 +137,7 @@ class Run:
   state: state_lib.TrainState
   start: int
   say: Callable[[str], None]
+  evaluated: tuple = (None, None, None)  # the newest evaluation: step, metrics, predictions
 
 
 def train(config, workdir: str, say=None, devices=None) -> dict:
@@ -348,7 +349,10 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
       params = initial.whole_params(config, run.task, run.mesh, manifest, saved)
     results['best_step'] = best
     for split in [split for split in ('valid', 'test') if split in run.data.splits]:
-      found[split], predictions = run.evaluator(params, split)
+      step, values, predictions = run.evaluated
+      if split != 'valid' or step != best:
+        values, predictions = run.evaluator(params, split)
+      found[split] = values
       if writer:
         run.task.write(run.workdir, split, run.data.splits[split].records, predictions)
     if writer and 'test' in found:
@@ -370,6 +374,7 @@ def _evaluate(run, writer, step) -> dict[str, float]:
   """Evaluates, writes the line, samples and curves."""
   began = time.perf_counter()
   values, predictions = run.evaluator(run.state.params)
+  run.evaluated = (step, dict(values), predictions)
   if run.task.HAND_OFF:
     shown = run.task.samples(run.data.splits['valid'].records, predictions)
   else:

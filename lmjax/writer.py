@@ -142,13 +142,14 @@ def plot_curves(workdir: str, metric: str, baseline: str | None) -> None:
   lines = read_metrics(workdir)
   train = [(line['step'], line['loss']) for line in lines if line['split'] == 'train' and line.get('loss') is not None]
   valid = [line for line in lines if line['split'] == 'valid']
-  if not train:
+  if not train and not valid:
     return
   figure = Figure(figsize=(10, 4), layout='constrained')
   left, right = figure.subplots(1, 2)
-  steps, losses = zip(*train)
-  left.plot(steps, losses, color='tab:blue', alpha=0.25, linewidth=1)
-  left.plot(steps, _running_mean(losses), color='tab:blue', label='train')
+  if train:
+    steps, losses = zip(*train)
+    left.plot(steps, losses, color='tab:blue', alpha=0.25, linewidth=1)
+    left.plot(steps, _running_mean(losses), color='tab:blue', label='train')
   for axes, name in ((left, 'loss'), (right, metric)):
     points = [(line['step'], line[name]) for line in valid if line.get(name) is not None]
     if points:

@@ -273,6 +273,15 @@ def test_valid_fraction_is_by_text_and_leaves_nothing_in_both(many):
   assert valid < {record['text'] for record in larger['valid']}
 
 
+def test_questions_about_one_context_are_held_out_together(tmp_path):
+  answers = [{'text': 'text', 'answer_start': 0}]
+  rows = [{'id': str(i), 'question': f'q {i}?', 'context': f'text {i // 4}', 'answers': answers} for i in range(200)]
+  path = json_lines(tmp_path / 'many.jsonl', rows)
+  found = records.load(config_of(path, valid_fraction=0.25), 'extractive_qa', 0).splits
+  train, valid = ({record['context'] for record in found[split]} for split in ('train', 'valid'))
+  assert not train & valid and len(train | valid) == 50 and len(valid) > 3
+
+
 def test_shares_of_the_training_examples_are_nested(many):
   def texts(share, seed=0):
     config = config_of(many, train_share=share, valid_fraction=0.2)

@@ -114,7 +114,8 @@ def load(config: RecordsConfig, task: Task, seed: int) -> Records:
   }
   if config.valid is None:
     limit = int(config.valid_fraction * 2.0**64)
-    held = [digest64(_key(record)) < limit for record in splits['train']]
+    # all questions about a context on one side
+    held = [digest64(record.get('context', '').encode() or _key(record)) < limit for record in splits['train']]
     splits['valid'] = [record for record, out in zip(splits['train'], held) if out]
     splits['train'] = [record for record, out in zip(splits['train'], held) if not out]
   seen = {_key(record) for split in ('valid', 'test') for record in splits.get(split, ())}

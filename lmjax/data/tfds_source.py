@@ -93,8 +93,7 @@ def _prepared(path: str):
   if builder.info.file_format is None or builder.info.file_format.value != 'array_record':
     kind = builder.info.file_format.value if builder.info.file_format else 'unknown'
     raise DataError(
-      f'{path}: prepared in the {kind} format; without TensorFlow only array_record can be read; convert it '
-      'with '
+      f'{path}: prepared in the {kind} format; without TensorFlow only array_record can be read; convert it with '
       '`python -m tensorflow_datasets.scripts.convert_format` or prepare it anew with '
       'file_format="array_record"'
     )
@@ -132,10 +131,9 @@ def _prepare(path: str, builder):
   """Downloads and prepares; asks first whether there is a network, since TFDS retries for minutes."""
   if not network_reachable():
     raise DataError(
-      f'{path}: not prepared under {builder.data_path}, and {_PROBE} cannot be reached; its data must be '
-      'there or be '
-      'downloaded; prepare it on a machine with a network, copy the folder here and set TFDS_DATA_DIR to its '
-      'root'
+      f'{path}: not prepared under {builder.data_path}, and {_PROBE} cannot be reached; its data must be there or be '
+      'downloaded; prepare it on a machine with a network, copy the folder here and set TFDS_DATA_DIR to its root, or '
+      "use files of your own or embedded data (the config file's header says how)"
     )
   try:
     builder.download_and_prepare(file_format='array_record')
@@ -148,8 +146,7 @@ def _needs(path: str, error: Exception, what: str) -> DataError:
   if any(word in str(error).lower() for word in ('tensorflow', 'apache_beam', 'tf.io')):
     return DataError(
       f"{path}: {what} ({line}); this data set needs TensorFlow to be prepared; pip install 'lmjax[tfds]' "
-      'once, '
-      'after which it is read without it'
+      'once, after which it is read without it'
     )
   return DataError(f'{path}: {what} ({line}); prepare it with TFDS by hand, then run again')
 

@@ -1,0 +1,48 @@
+"""Splits a file of records into train, valid and test (70, 10 and 20%), whole articles or documents at a time.
+
+  python experiments/split.py squad.json.xz FOLDER    FOLDER/{train,valid,test}.json, and text.jsonl, the contexts
+  python experiments/split.py bills.jsonl.xz FOLDER   FOLDER/{train,valid,test}.jsonl
+
+The order is that of a digest of the article's title, or of the record: the same file is always split alike.
+"""
+
+import hashlib
+import json
+import os
+import sys
+
+from lmjax.data import files
+
+SHARES = {'train': 0.7, 'valid': 0.1, 'test': 0.2}
+
+
+def split(path, folder):
+  """Writes the splits; returns how many articles or records each has."""
+  os.makedirs(folder, exist_ok=True)
+  found = [record for _, record in files.records(path)]
+  squad = 'data' in found[0]
+  items = [article for record in found for article in record['data']] if squad else found
+  items.sort(key=lambda item: hashlib.blake2b((item['title'] if squad else json.dumps(item)).encode()).digest())
+  counts, start = {}, 0
+  for name, share in SHARES.items():
+    part = items[start:] if name == 'test' else items[start : start + round(share * len(items))]
+    start += len(part)
+    lines = [{'version': '1.1', 'data': part}] if squad else part
+    write_lines(os.path.join(folder, f'{name}.{"json" if squad else "jsonl"}'), lines)
+    counts[name] = len(part)
+  if squad:
+    contexts = [{'text': paragraph['context']} for article in items for paragraph in article['paragraphs']]
+    write_lines(os.path.join(folder, 'text.jsonl'), contexts)
+  return counts
+
+
+def write_lines(path, objects):
+  """One JSON object a line."""
+  with open(path, 'w', encoding='utf-8') as file:
+    file.writelines(json.dumps(item) + '\n' for item in objects)
+
+
+if __name__ == '__main__':
+  if len(sys.argv) != 3:
+    sys.exit(__doc__)
+  print(split(*sys.argv[1:]))
