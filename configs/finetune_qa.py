@@ -6,8 +6,9 @@
 
 It starts from runs/pretrain_mlm, and takes SQuAD 1.1 from TFDS. Arguments: demo, the embedded questions; train=,
 valid=, test=, files in SQuAD's format, or tfds:NAME@SPLIT such as tfds:squad/v2.0@train; length=TOKENS; epochs=;
-head_only, the backbone stays as it is; lora=RANK, adapters beside it; preset=NAME, a model from random weights; smoke,
-a run of seconds from runs/pretrain_mlm-smoke.
+match, mark context tokens that the question has too, for a model that saw little text (demo does); head_only, the
+backbone stays as it is; lora=RANK, adapters beside it; preset=NAME, a model from random weights; smoke, a run of
+seconds from runs/pretrain_mlm-smoke.
 
 Not measured.
 """
@@ -22,22 +23,25 @@ def get_config(argument=None):
   """The config of a run."""
   sources = dict(train='tfds:squad/v1.1@train', valid=None, test=None)
   size = dict(length=192, epochs=(float | None, None), preset=None, lora=(int | None, None))
-  arg = parse_argument(argument, **sources, **size, head_only=False, demo=False, smoke=False)
+  arg = parse_argument(argument, **sources, **size, match=False, head_only=False, demo=False, smoke=False)
   demo = arg.demo or arg.smoke
+  match = arg.match or demo
   valid = arg.train.replace('@train', '@validation') if arg.train.startswith('tfds:squad/') else None
   c = ConfigDict(dict(task='extractive_qa', seed=0))
   c.model = dict(residual_dropout=0.1) if arg.preset is None else presets.PRESETS[arg.preset]['model']
-  adapters = ('*/lora_a', '*/lora_b')
+  if match:
+    c.model.segment_types = 3
   if arg.lora is not None:
     c.model.lora = dict(rank=arg.lora, alpha=2.0 * arg.lora, dropout=0.1, targets=('*/query/kernel', '*/value/kernel'))
   c.mesh = dict(data=None, fsdp=1, tensor=1)
   source = None if arg.preset else 'runs/pretrain_mlm-smoke' if arg.smoke else 'runs/pretrain_mlm'
   c.init_from = dict(path=source, step='latest', convert=None, drop=('head/*',))
-  c.init_from.take = ('embeddings/*', 'layers/*/kernel', 'layers/*/bias', 'layers/*/scale', 'final_norm/*')
-  c.init_from.fresh = ('span/*',) if arg.lora is None else ('span/*', *adapters)
-  c.objective = dict(
-    max_question=32, stride=arg.length // 2, max_answer=30, n_best=20, no_answer=None, misplaced='find'
-  )
+  table, new = 'embeddings/[!s]*' if match else 'embeddings/*', ('embeddings/segment/*',) if match else ()
+  c.init_from.take = (table, 'layers/*/kernel', 'layers/*/bias', 'layers/*/scale', 'final_norm/*')
+  c.init_from.fresh = ('span/*', *new) if arg.lora is None else ('span/*', *new, '*/lora_a', '*/lora_b')
+  c.objective = dict(max_question=32, stride=arg.length // 2, max_answer=30, n_best=20)
+  c.objective.update(no_answer=None, misplaced='find')
+  tokenizer = dict(path=None, vocab_size=4096, sample_bytes=10_000_000, lowercase=False)
   c.data = dict(
     train='demo' if demo else arg.train,
     valid='demo' if demo else arg.valid or valid,
@@ -46,9 +50,7 @@ def get_config(argument=None):
     fields=None,
     train_share=1.0,
     valid_examples=64 if arg.smoke else None,
-    tokenizer=None
-    if arg.preset is None
-    else dict(path=None, vocab_size=4096, sample_bytes=10_000_000, lowercase=False),
+    tokenizer=tokenizer if arg.preset else None,
     length=arg.length,
     batch_size=8 if arg.smoke else 16,
     bad_text='raise',
@@ -56,9 +58,9 @@ def get_config(argument=None):
   c.optim = dict(name='adamw', learning_rate=5e-4, schedule='linear', warmup_steps=None, decay_steps=None)
   c.optim.update(final_rate=0.0, weight_decay=0.01, no_decay=('*/bias', '*/scale', '*/embedding'))
   c.optim.update(b1=0.9, b2=0.999, eps=1e-8, momentum=None, clip_norm=1.0, frozen=())
-  head = ('span/*',) if arg.lora is None else ('span/*', *adapters)
-  c.optim.update(trainable=head if arg.head_only or arg.lora else ('*',), layer_decay=None, head_learning_rate=None)
-  epochs = arg.epochs or (10.0 if demo else 2.0)
+  trainable = c.init_from.fresh if arg.head_only or arg.lora else ('*',)
+  c.optim.update(trainable=trainable, layer_decay=None, head_learning_rate=None)
+  epochs = arg.epochs or (4.0 if demo else 2.0)
   c.train = dict(steps=20 if arg.smoke else None, epochs=None if arg.smoke else epochs)
   c.train.update(log_every=1 if arg.smoke else 10, accumulate=1, max_skipped=5, seeds=1)
   c.eval = dict(every=10 if arg.smoke else None, patience=None)

@@ -28,7 +28,7 @@ OVERRIDES = {
     'masked': (),
     'causal': (),
     'sentiment': ('data.length=32',),
-    'qa': ('train.epochs=4.0',),
+    'qa': (),
     'summarization': ('data.length=128', 'objective.max_summary=32', 'objective.chunk=33', 'train.epochs=2.0'),
   },
   'own': {
@@ -101,6 +101,7 @@ def add_stage(c, arg, task, objective, label, share):
     epochs = (f'train.epochs={SHARES[kind][share]}',) if task == 'sentiment' else ()
     overrides += OVERRIDES[kind][task] + epochs
   name = f'{task}_{objective}{suffix}' + ('' if share == 1 else f'_{100 * share:g}percent')
+  given += ',match' if given and task == 'qa' else ''
   config = f'configs/finetune_{task}.py:{"smoke" if arg.smoke else given or "demo"}'
   c.stages[name] = dict(config=config, overrides=overrides + different, init_from=f'pretrain_{objective}')
   return name

@@ -273,6 +273,9 @@ def hand_off(source: Source, plan: handoff.Plan, fresh: dict) -> dict:
   if adapters is not None:
     loaded = lora.merge(loaded, lora.LoraConfig(**adapters))
   found = paths.flatten(loaded)
+  if handoff.TOKEN_TABLE in found:
+    scale = jax.numpy.std(found[handoff.TOKEN_TABLE]) / (jax.numpy.std(here[handoff.TOKEN_TABLE]) + 1e-12)
+    found |= {path: here[path] * scale for path in plan.fresh if handoff.is_table(path)}
 
   def choose(path, leaf):
     if path in plan.resized:

@@ -126,7 +126,7 @@ class Config:
     """
     t, e, c, o = self.train, self.eval, self.checkpoint, self.optim
     if rows is not None:
-      epoch = max(round(rows / self.data.batch_size), 1)
+      epoch = math.ceil(rows / self.data.batch_size)
       steps = max(math.ceil(t.epochs * rows / self.data.batch_size), 1) if t.steps is None else t.steps
       every = e.every or min(epoch, steps)
       t, e = dataclasses.replace(t, steps=steps, epochs=None), dataclasses.replace(e, every=every)

@@ -16,12 +16,15 @@ from lmjax.fields import NonNegativeInt
 ADAPTABLE = {
   *('embedding_dropout', 'attention_dropout', 'residual_dropout', 'lora'),
   *('scan', 'remat', 'dtype', 'attention_implementation', 'init_std', 'residual_init'),
-  *('max_length', 'rope_theta', 'rope_theta_local', 'rope_scaling', 'window', 'global_every'),
+  *('max_length', 'rope_theta', 'rope_theta_local', 'rope_scaling', 'window', 'global_every', 'segment_types'),
 }
 CONVERSIONS = {'encoder_to_decoder': ('bidirectional', 'causal'), 'decoder_to_encoder': ('causal', 'bidirectional')}
 # The one array that is resized, along its first axis: row i becomes row i modulo the rows that there were, as in
 # Longformer (https://arxiv.org/abs/2004.05150, section 5); a shorter table is its beginning.
 RESIZABLE = 'embeddings/position/embedding'
+# What a token is looked up in. A fresh table is added to what comes out of it, so it is drawn with the same standard
+# deviation: with that of initial weights it would be drowned by an embedding that has been trained.
+TOKEN_TABLE = 'embeddings/token/embedding'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +160,11 @@ def adapt_model(saved: Mapping, asked: Mapping, convert: str | None) -> tuple[di
       rule = f'is {saved[leaf]} in the checkpoint'
       problems.append((f'model.{leaf}', value, rule, 'leave it out, or set init_from.path to None'))
   return model, problems
+
+
+def is_table(path: str) -> bool:
+  """Whether a parameter is an embedding table."""
+  return path.startswith('embeddings/') and path.endswith('/embedding')
 
 
 def _fit(path: str, there: Mapping, here: Mapping) -> str:

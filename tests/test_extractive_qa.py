@@ -147,6 +147,21 @@ def test_gold_answers_survive_windows_and_offsets(name, whole, tmp_path):
   assert task.scores(fit, predictions)['exact_match'] == 1.0
 
 
+def test_what_stands_in_question_and_context_has_a_segment_type_of_its_own(files):
+  for types, highest in ((None, 0), (2, 1), (3, 2)):
+    _, task, data = prepared(files['plain'], files['valid'], **{'model.segment_types': types})
+    batch = next(iter(task.batches(data.splits['valid'], 1, 0)))
+    assert batch['segment_types'].max() == highest
+  row, tokens = batch['segment_types'][0], batch['inputs'][0].tolist()
+  second = data.splits['valid'].rows[0]['second']
+  size = len(data.splits['valid'].rows[0]['tokens'])
+  asked = set(tokens[1 : second - 1])
+  expected = [0] * second + [1 + (token in asked) for token in tokens[second : size - 1]] + [1]
+  assert row.tolist() == expected + [0] * (len(row) - size)
+  book = task.tokenizer.encode_batch([' book'])[0]
+  assert all(row[i] == 2 for i, token in enumerate(tokens[second : size - 1], second) if token in book)
+
+
 def test_misplaced_answers_are_counted_and_found_or_skipped(files, tmp_path):
   broken = article(24)
   for paragraph in broken['data'][0]['paragraphs'][:5]:

@@ -511,6 +511,23 @@ def test_with_nothing_taken_all_is_random_but_the_model_and_tokenizer(mlm, tmp_p
   assert not np.array_equal(other.params['classifier']['kernel'], fresh['classifier']['kernel'])
 
 
+def test_a_fresh_table_is_as_large_as_the_trained_one_beside_it(make_config, tokenizer, tmp_path):
+  workdir = save(
+    tmp_path / 'run', make_config('masked_lm'), tokenizer, change=lambda tree: jax.tree.map(lambda p: 8 * p, tree)
+  )
+  raw = runs.classification_config(workdir, tmp_path, **LABELS, **{'model.segment_types': 2})
+  raw.init_from.take = tuple(p.replace('embeddings/*', 'embeddings/token/*') for p in raw.init_from.take)
+  raw.init_from.fresh = (*raw.init_from.fresh, 'embeddings/segment/*')
+  params, plan, fresh = begun(raw)
+  assert 'embeddings/segment/embedding' in plan.fresh
+  tables, before = params['embeddings'], fresh['embeddings']
+  ratio = jnp.std(tables['token']['embedding']) / jnp.std(before['token']['embedding'])
+  assert 6 < ratio < 10
+  expected = before['segment']['embedding'] * ratio
+  np.testing.assert_allclose(tables['segment']['embedding'], expected, rtol=1e-6)
+  np.testing.assert_array_equal(params['classifier']['kernel'], fresh['classifier']['kernel'])
+
+
 # ---- a whole run
 
 

@@ -26,6 +26,10 @@ SHOWN = 50
 class ExtractiveQA(FineTuningTask):
   """A start and an end in the context, or none.
 
+  Segment types, where the model has a table for them, are 0 for the question and 1 for the context; with three of them,
+  2 for what stands in both (the exact match of DrQA, arXiv:1704.00051, section 3.2), which a model that has seen little
+  text does not find by itself.
+
   Attributes:
     threshold: a question has no answer where none is better than the best answer by more than this; tuned on the
       validation examples.
@@ -113,9 +117,12 @@ class ExtractiveQA(FineTuningTask):
   def example(self, row, rng, progress) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, segment_types, candidates [T]; starts, ends and weights (scalars)."""
     del rng, progress
-    padded, size = self.padded(row['tokens'], row['second']), len(row['tokens'])
+    tokens, second, size = row['tokens'], row['second'], len(row['tokens'])
+    padded = self.padded(tokens, second)
+    if (self.backbone.config.segment_types or 0) > 2:
+      padded['segment_types'][second : size - 1] += np.isin(tokens[second : size - 1], tokens[1 : second - 1])
     candidates_T = np.zeros(self.data.length, np.int32)
-    candidates_T[row['second'] : size - 1] = 1
+    candidates_T[second : size - 1] = 1
     candidates_T[row['null']] = 1
     start, end = row['places']
     return {
