@@ -128,7 +128,7 @@ class Config:
     if rows is not None:
       epoch = math.ceil(rows / self.data.batch_size)
       steps = max(math.ceil(t.epochs * rows / self.data.batch_size), 1) if t.steps is None else t.steps
-      every = e.every or min(epoch, steps)
+      every = e.every or max(min(epoch, steps), 1)
       t, e = dataclasses.replace(t, steps=steps, epochs=None), dataclasses.replace(e, every=every)
       c = dataclasses.replace(c, every=c.every or every)
       o = dataclasses.replace(o, warmup_steps=steps // 10 if o.warmup_steps is None else o.warmup_steps)
