@@ -334,6 +334,7 @@ def test_config_rules(run):
     assert [problem[0] for problem in dataclasses.replace(run.config, **change).problems()] == [leaf]
 
 
+@pytest.mark.slow
 def test_a_corpus_of_novels_comes_back_as_it_was(tmp_path):
   from tests.conftest import REAL_DATA  # here, since a process of its own imports this file without its folder
 

@@ -51,7 +51,7 @@ def test_parameters_words_and_prompts(runs, capsys):
   assert 'mask 1:' in out and 'mask 2:' in out and 'mask 3:' not in out
 
 
-@pytest.mark.parametrize('name', TASKS)
+@pytest.mark.parametrize('name', ['causal_lm', pytest.param('masked_lm', marks=pytest.mark.slow)])
 def test_minimal_pairs(runs, name, tmp_path, capsys):
   pairs = tmp_path / 'pairs.tsv'
   pairs.write_text('the snow falls\tfalls the snow\n\nwords follow words\twords words words\n')

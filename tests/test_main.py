@@ -33,7 +33,7 @@ def lines(workdir, split):
     return [line for line in map(json.loads, file) if line['split'] == split]
 
 
-@pytest.mark.parametrize('name', TASKS)
+@pytest.mark.parametrize('name', [pytest.param('causal_lm', marks=pytest.mark.slow), 'masked_lm'])
 def test_smoke(name, tmp_path, cache_dir):
   """Each config runs here, offline, on the embedded corpus, and leaves what the contract says."""
   flags = [f'--config={ROOT / CONFIGS[name]}:smoke', f'--config.data.cache_dir={cache_dir}']
@@ -74,7 +74,7 @@ def test_smoke(name, tmp_path, cache_dir):
   assert json.loads((workdir / 'results.json').read_text()) == results
 
 
-@pytest.mark.parametrize('name', TASKS)
+@pytest.mark.parametrize('name', ['causal_lm', pytest.param('masked_lm', marks=pytest.mark.slow)])
 def test_killed_and_resumed_is_bit_identical(name, tmp_path, cache_dir, corpus):
   """SIGKILL at a moment nobody chose; the losses (float32, to the last bit) and digests are those of a run without."""
   flags = [f'--config={ROOT / CONFIGS[name]}:smoke,data={corpus}', f'--config.data.cache_dir={cache_dir}']

@@ -37,6 +37,7 @@ def test_the_run_is_whole_when_it_is_opened(made):
   assert predict.predict(part, items) == predict.predict(whole, items)
 
 
+@pytest.mark.slow
 def test_it_resumes_bit_for_bit(made, source, tmp_path):
   class Stopped(Exception):
     pass
@@ -58,6 +59,7 @@ def test_it_resumes_bit_for_bit(made, source, tmp_path):
     np.testing.assert_array_equal(found[path], expected[path], err_msg=path)
 
 
+@pytest.mark.slow
 def test_it_is_refused_as_a_source_and_where_its_own_is_gone(made, source, tmp_path, raw_config):
   config = runs.classification_config(str(made / 'part'), tmp_path)
   with pytest.raises(CheckpointError, match='holds only what was trained'):

@@ -119,7 +119,10 @@ def loss_and_gradient(model, params, tokens):
   return jax.value_and_grad(lambda p: (logits_of(model, p, tokens) ** 2).mean())(params)
 
 
-@pytest.mark.parametrize('kind', ['gpt2_small', 'windows', 'bert_base', 'modernbert_base'])
+SLOWER = [pytest.param(kind, marks=pytest.mark.slow) for kind in ('bert_base', 'modernbert_base')]
+
+
+@pytest.mark.parametrize('kind', ['gpt2_small', 'windows', *SLOWER])
 @pytest.mark.parametrize('change', [dict(scan=True, remat='full'), dict(remat='dots')], ids=['scan-full', 'dots'])
 def test_scan_and_remat_compute_the_same(kind, change, tokens):
   """Outputs and gradients, from the same parameters: there is one parameter tree for both."""
