@@ -11,17 +11,21 @@ import json
 import os
 import sys
 
+from lmjax.command_line import run_command
 from lmjax.data import files
+from lmjax.errors import ConfigError, DataError
 
 SHARES = {'train': 0.7, 'valid': 0.1, 'test': 0.2}
 
 
 def split(path, folder):
   """Writes the splits; returns how many articles or records each has."""
-  os.makedirs(folder, exist_ok=True)
   found = [record for _, record in files.records(path)]
-  squad = 'data' in found[0]
+  squad = bool(found) and 'data' in found[0]
   items = [article for record in found for article in record['data']] if squad else found
+  if len(items) < 10:
+    raise DataError(f'{path}: {len(items)} articles or records; it must have 10 to be split; name a larger file')
+  os.makedirs(folder, exist_ok=True)
   items.sort(key=lambda item: hashlib.blake2b((item['title'] if squad else json.dumps(item)).encode()).digest())
   counts, start = {}, 0
   for name, share in SHARES.items():
@@ -42,7 +46,12 @@ def write_lines(path, objects):
     file.writelines(json.dumps(item) + '\n' for item in objects)
 
 
+def run(argv):
+  """Splits a file; says how many articles or records each split has."""
+  if len(argv) != 2:
+    raise ConfigError([f'arguments {argv}: must be FILE and FOLDER; give both'])
+  print(', '.join(f'{count} {name}' for name, count in split(*argv).items()))
+
+
 if __name__ == '__main__':
-  if len(sys.argv) != 3:
-    sys.exit(__doc__)
-  print(split(*sys.argv[1:]))
+  sys.exit(run_command(run, None))

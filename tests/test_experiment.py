@@ -280,6 +280,26 @@ def test_shipped_legal_experiment_is_valid(argument, tmp_path, monkeypatch):
   assert len(stages) == len(config.stages) and all(stage.built is not None for stage in stages)
 
 
+def test_a_file_is_split_by_whole_articles(tmp_path):
+  articles = [
+    {'title': f't{i}', 'paragraphs': [{'context': f'c{i}.{j}', 'qas': []} for j in range(3)]} for i in range(20)
+  ]
+  (tmp_path / 'a.json').write_text(json.dumps({'data': articles}))
+  (tmp_path / 'few.jsonl').write_text('{"document": "d", "summary": "s"}\n' * 9)
+  command = [sys.executable, f'{ROOT}/experiments/split.py']
+  env = os.environ | {'PYTHONPATH': str(ROOT)}
+  run = lambda *names: subprocess.run([*command, *names], cwd=tmp_path, env=env, capture_output=True, text=True)
+  done = run('a.json', 'out')
+  assert done.stdout == '14 train, 2 valid, 4 test\n', done.stderr
+  found = [json.loads((tmp_path / f'out/{split}.json').read_text())['data'] for split in ('train', 'valid', 'test')]
+  assert sorted(article['title'] for part in found for article in part) == sorted(a['title'] for a in articles)
+  assert len((tmp_path / 'out/text.jsonl').read_text().splitlines()) == 60
+  for names, message in [(['a.json'], 'must be FILE and FOLDER'), (['b.json', 'x'], 'no such file')]:
+    done = run(*names)
+    assert done.returncode and message in done.stderr and 'Traceback' not in done.stderr
+  assert 'must have 10' in run('few.jsonl', 'x').stderr and not (tmp_path / 'x').exists()
+
+
 @pytest.mark.slow
 def test_end_to_end(tmp_path):
   """Both pre-trainings, every hand-off and the report, with real training; again, nothing is trained."""
