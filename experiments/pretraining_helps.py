@@ -28,8 +28,8 @@ OVERRIDES = {
     'masked': (),
     'causal': (),
     'sentiment': ('data.length=32',),
-    'qa': (),
-    'summarization': ('data.length=128', 'objective.max_summary=32', 'objective.chunk=33', 'train.epochs=2.0'),
+    'qa': ('train.epochs=2.0',),
+    'summarization': ('data.length=128', 'objective.max_summary=32', 'objective.chunk=33', 'train.epochs=1.0'),
   },
   'own': {
     'masked': ('data.batch_size=16', 'data.tokenizer.vocab_size=8192', 'model.layers=2'),
