@@ -5,7 +5,7 @@
 sentiment_train=train.tsv,sentiment_test=test.tsv
 
 Each task starts from the pre-trained weights, and for comparison from random ones (same model, tokenizer and number of
-steps, twice the learning rate, which suits them better) and from the pre-trained ones without fine-tuning; sentiment
+steps, twice the learning rate) and from the pre-trained ones without fine-tuning; sentiment
 also with a part of its labels. Arguments: seeds=; objectives=masked,causal; tasks=sentiment,qa,summarization; data=,
 the text to pre-train on; steps=, of pre-training; lowercase, its text; sentiment_train=, _valid=, _test=, and the same
 for qa and summarization (without train, the embedded demonstration data); smoke, one model a task.
