@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Annotated, Any, Literal
 
-from lmjax import checkpoint, handoff, schema, sharding
+from lmjax import handoff, schema, sharding
 from lmjax.checkpoint import CheckpointConfig
 from lmjax.data.pipeline import DataConfig
 from lmjax.data.records import ROLES, RecordsConfig
@@ -20,6 +20,7 @@ from lmjax.objectives.spans import SpanConfig
 from lmjax.optim import OptimConfig
 from lmjax.schema import Choice
 from lmjax.sharding import MeshConfig
+from lmjax.source import open_source
 from lmjax.tasks.causal_lm import CausalSamples
 from lmjax.tasks.fine_tuning import ExampleSamples
 from lmjax.tasks.masked_lm import MaskedSamples
@@ -296,6 +297,6 @@ def _take_model(values: dict) -> list[str]:
     rule = 'must be given in full with init_from.path = None'
     remedy = 'name a checkpoint, or give preset=NAME to the config file'
     raise ConfigError(schema.line('model', schema.show(asked), rule, remedy))
-  saved = checkpoint.open_source(init_from).manifest['model']
+  saved = open_source(init_from).manifest['model']
   values['model'], problems = handoff.adapt_model(saved, asked, init_from.convert)
   return [schema.line(path, schema.show(value), rule, remedy) for path, value, rule, remedy in problems]

@@ -1,6 +1,6 @@
 """The plan of a hand-off: what a run takes from another's checkpoint. Pure: metadata in, decisions out.
 
-`checkpoint.hand_off` carries a plan out. A parameter is named by its path, as in `layers/3/attention/query/kernel`.
+`source.hand_off` carries a plan out. A parameter is named by its path, as in `layers/3/attention/query/kernel`.
 """
 
 import dataclasses

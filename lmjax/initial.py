@@ -6,11 +6,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lmjax import checkpoint, handoff, metrics, optim, paths, schema, sharding
+from lmjax import handoff, metrics, optim, paths, schema, sharding
 from lmjax import state as state_lib
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.digests import describe_arrays
 from lmjax.errors import CheckpointError
+from lmjax.source import Source, hand_off, open_source
 
 
 class Start(NamedTuple):
@@ -29,7 +30,7 @@ class Start(NamedTuple):
   said: str
 
 
-def source_of(config) -> tuple[checkpoint.Source | None, Tokenizer | None]:
+def source_of(config) -> tuple[Source | None, Tokenizer | None]:
   """The checkpoint that a run starts from, and its tokenizer, checked against each other and against the config.
 
   Raises:
@@ -37,7 +38,7 @@ def source_of(config) -> tuple[checkpoint.Source | None, Tokenizer | None]:
   """
   if config.init_from.path is None:
     return None, None
-  source = checkpoint.open_source(config.init_from)
+  source = open_source(config.init_from)
   tokenizer = Tokenizer.load(f'{source.workdir}/tokenizer.json')
   saved = source.manifest['tokenizer_hash']
   if tokenizer.hash != saved:
@@ -101,14 +102,14 @@ def begin(config, task, tx, mesh, checkpoints, facts: dict, source, say) -> Star
   if source is None:
     return Start(state, 0, None, 'starting from random weights')
   plan = plan_of(config, task, source)
-  state = state._replace(params=checkpoint.hand_off(source, plan, state.params))
+  state = state._replace(params=hand_off(source, plan, state.params))
   table = {'source': source.workdir, 'step': source.step}
   table |= {name: getattr(plan, name) for name in ('taken', 'resized', 'fresh', 'dropped')}
   said = f'starting from step {source.step} of {source.workdir}, with its tokenizer\n{plan.table()}'
   return Start(state, 0, table, said)
 
 
-def plan_of(config, task, source: checkpoint.Source) -> handoff.Plan:
+def plan_of(config, task, source: Source) -> handoff.Plan:
   """The plan of the hand-off, from metadata alone.
 
   Raises:
@@ -121,11 +122,11 @@ def plan_of(config, task, source: checkpoint.Source) -> handoff.Plan:
   return plan
 
 
-def first_params(config, task, mesh, source: checkpoint.Source | None) -> dict:
+def first_params(config, task, mesh, source: Source | None) -> dict:
   """The parameters that a run starts with, made again: drawn from the seed, and handed over."""
   init = jax.jit(task.init, out_shardings=sharding.shardings(task.axes(), mesh))
   params = init(jax.random.fold_in(jax.random.key(config.seed), 0))
-  return params if source is None else checkpoint.hand_off(source, plan_of(config, task, source), params)
+  return params if source is None else hand_off(source, plan_of(config, task, source), params)
 
 
 def saved_part(config, state: state_lib.TrainState) -> state_lib.TrainState:
@@ -152,7 +153,7 @@ def whole_params(config, task, mesh, manifest: dict, saved: dict) -> dict:
   if not config.checkpoint.only_trained:
     return saved
   begun = manifest['hand_off']
-  source = checkpoint.open_source(dataclasses.replace(config.init_from, path=begun['source'], step=begun['step']))
+  source = open_source(dataclasses.replace(config.init_from, path=begun['source'], step=begun['step']))
   found = paths.flatten(saved)
   whole = paths.map_with_path(lambda path, p: found.get(path, p), first_params(config, task, mesh, source))
   digests = {path: facts['digest'] for path, facts in describe_arrays(whole).items()}

@@ -1,6 +1,8 @@
 """One way to name a leaf of a tree: its keys joined by '/', as in `layers/3/attention/query/kernel`."""
 
 import fnmatch
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -27,3 +29,15 @@ def matches(path: str, patterns) -> bool:
   True
   """
   return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict:
+  """The tree of dicts of {path: leaf}."""
+  tree: dict = {}
+  for path, leaf in flat.items():
+    *above, name = path.split('/')
+    inner = tree
+    for part in above:
+      inner = inner.setdefault(part, {})
+    inner[name] = leaf
+  return tree

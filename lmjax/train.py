@@ -21,6 +21,7 @@ from lmjax import state as state_lib
 from lmjax import writer as writer_lib
 from lmjax.data import pipeline
 from lmjax.errors import ConfigError
+from lmjax.source import Source
 
 
 def make_gradient(task, parts: int, config: optim.OptimConfig | None = None):
@@ -132,7 +133,7 @@ class Run:
   evaluator: Any
   checkpoints: checkpoint.Checkpoints
   facts: dict
-  source: checkpoint.Source | None
+  source: Source | None
   hand_off: dict | None
   state: state_lib.TrainState
   start: int

@@ -93,15 +93,3 @@ def metrics_of(workdir, split: str) -> list[dict]:
   """The lines of metrics.jsonl of one split."""
   lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()
   return [found for found in map(json.loads, lines) if found['split'] == split]
-
-
-def nested(flat: dict) -> dict:
-  """{'a/b': leaf} -> {'a': {'b': leaf}}."""
-  tree: dict = {}
-  for path, leaf in flat.items():
-    *above, name = path.split('/')
-    node = tree
-    for part in above:
-      node = node.setdefault(part, {})
-    node[name] = leaf
-  return tree

@@ -16,6 +16,7 @@ from lmjax.data.records import Records
 from lmjax.errors import DataError
 from lmjax.objectives import classification
 from lmjax.objectives.classification import ClassificationConfig
+from lmjax.source import hand_off
 from lmjax.tasks.classification import Classification, longest_first
 from tests import runs
 
@@ -37,7 +38,7 @@ def prepared(raw):
     tx = optim.make(config.optim, task.shapes())
     state = state_lib.init_state(task, tx, mesh, config.seed)
     if source is not None:
-      state = state._replace(params=checkpoint.hand_off(source, initial.plan_of(config, task, source), state.params))
+      state = state._replace(params=hand_off(source, initial.plan_of(config, task, source), state.params))
   return config, task, data, state, jax.jit(train_lib.make_train_step(task, tx, config))
 
 
@@ -81,7 +82,7 @@ def test_layer_decay_and_the_head_s_rate_scale_each_update(mlm, tmp_path):
   raw.optim.layer_decay, raw.optim.head_learning_rate = 0.5, 0.03
   _, scaled, config = after(raw)
   shares = {'embeddings': 0.25, 'layers/0': 0.5, 'layers/1': 1.0, 'final_norm': 1.0, 'classifier': 3.0}
-  for path, given in paths.flatten(optim.rate_shares(config.optim, runs.nested(before))).items():
+  for path, given in paths.flatten(optim.rate_shares(config.optim, paths.unflatten(before))).items():
     [share] = [value for start, value in shares.items() if path.startswith(f'{start}/')]
     assert given == share, path
     expected = share * (np.float64(plain[path]) - before[path])

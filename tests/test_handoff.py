@@ -19,6 +19,7 @@ from lmjax.errors import CheckpointError, ConfigError
 from lmjax.handoff import InitFrom
 from lmjax.models import lora
 from lmjax.sharding import MeshConfig
+from lmjax.source import hand_off, open_source
 from tests import runs
 
 LABELS = {'objective.labels': "('bad', 'good')"}
@@ -51,7 +52,7 @@ def begun(raw, mesh_shape=(1, 1, 1)):
   with sharding.using(mesh):
     state = state_lib.init_state(task, optim.make(config.optim, task.shapes()), mesh, config.seed)
     plan = initial.plan_of(config, task, source)
-    return checkpoint.hand_off(source, plan, state.params), plan, state.params
+    return hand_off(source, plan, state.params), plan, state.params
 
 
 def save(workdir, config, tokenizer, mesh_shape=(1, 1, 1), change=lambda params: params) -> str:
@@ -69,13 +70,13 @@ def save(workdir, config, tokenizer, mesh_shape=(1, 1, 1), change=lambda params:
 
 def saved_params(workdir) -> dict[str, np.ndarray]:
   """{path: array} of a run's newest checkpoint, in the dtype in which it was saved."""
-  source = checkpoint.open_source(init_from(workdir))
+  source = open_source(init_from(workdir))
   where = sharding.replicated(sharding.one_device_mesh())
-  wanted: dict = {}
+  wanted = {}
   for path, facts in source.arrays.items():
-    leaf = jax.ShapeDtypeStruct(tuple(facts['shape']), facts['dtype'], sharding=where)
-    checkpoint._put(wanted, path, leaf)
-  found = checkpoint.load_verified(checkpoint.directory_of(workdir), source.step, {'params': wanted})['params']
+    wanted[path] = jax.ShapeDtypeStruct(tuple(facts['shape']), facts['dtype'], sharding=where)
+  abstract = {'params': paths.unflatten(wanted)}
+  found = checkpoint.load_verified(checkpoint.directory_of(workdir), source.step, abstract)['params']
   return {path: np.asarray(leaf) for path, leaf in paths.flatten(found).items()}
 
 
@@ -146,7 +147,7 @@ def test_the_whole_plan_from_a_causal_lm_to_the_same(make_config, tokenizer):
 
 def test_every_parameter_is_in_one_list(mlm, tokenizer, make_config, tmp_path):
   config = config_lib.build(runs.classification_config(mlm, tmp_path, **LABELS))
-  source, target = checkpoint.open_source(config.init_from).arrays, facts_of(tasks.build(config, tokenizer))
+  source, target = open_source(config.init_from).arrays, facts_of(tasks.build(config, tokenizer))
   plan = handoff.plan(source, target, config.init_from)
   assert sorted(plan.taken + plan.resized + plan.fresh) == sorted(target)
   assert sorted(plan.taken + plan.resized + plan.dropped) == sorted(source)
@@ -234,33 +235,33 @@ def test_lines_of_layers_that_fare_alike_are_one():
 
 def test_a_missing_run(tmp_path):
   with pytest.raises(CheckpointError, match='init_from.path = .*nothing: no such folder; run the pre-training first'):
-    checkpoint.open_source(init_from(tmp_path / 'nothing'))
+    open_source(init_from(tmp_path / 'nothing'))
 
 
 def test_a_folder_without_a_checkpoint(tmp_path):
   with pytest.raises(CheckpointError, match='no checkpoint there; run the pre-training first, or name the workdir'):
-    checkpoint.open_source(init_from(tmp_path))
+    open_source(init_from(tmp_path))
   (tmp_path / 'seed0').mkdir()
   with pytest.raises(CheckpointError, match='choose one of its runs, such as .*seed0'):
-    checkpoint.open_source(init_from(tmp_path))
+    open_source(init_from(tmp_path))
 
 
 def test_an_unknown_step_names_those_there(mlm):
   with pytest.raises(CheckpointError, match=r'init_from.step = 5: not among the checkpoints.*choose one of \[3, 6\]'):
-    checkpoint.open_source(init_from(mlm, step=5))
+    open_source(init_from(mlm, step=5))
 
 
 def test_a_step_by_number_by_path_and_the_latest(mlm):
-  assert checkpoint.open_source(init_from(mlm)).step == 6
-  assert checkpoint.open_source(init_from(mlm, step=3)).step == 3
+  assert open_source(init_from(mlm)).step == 6
+  assert open_source(init_from(mlm, step=3)).step == 3
   for step in ('latest', 3):
-    source = checkpoint.open_source(init_from(f'{mlm}/checkpoints/3', step=step))
+    source = open_source(init_from(f'{mlm}/checkpoints/3', step=step))
     assert (source.workdir, source.step) == (mlm, 3)
   for step in ('best', 6):
     with pytest.raises(CheckpointError, match=f'init_from.step = {step}: init_from.path names step 3; leave it'):
-      checkpoint.open_source(init_from(f'{mlm}/checkpoints/3', step=step))
+      open_source(init_from(f'{mlm}/checkpoints/3', step=step))
   with pytest.raises(CheckpointError, match=r'init_from.step = 4: not among .*\[3, 6\]'):
-    checkpoint.open_source(init_from(f'{mlm}/checkpoints/4'))
+    open_source(init_from(f'{mlm}/checkpoints/4'))
 
 
 def rank(workdir, losses):
@@ -274,21 +275,21 @@ def rank(workdir, losses):
 def test_the_best_is_by_the_source_s_own_metric(mlm, tmp_path):
   shutil.copytree(mlm, tmp_path / 'run')
   by_loss = {line['step']: line['loss'] for line in runs.metrics_of(mlm, 'valid') if line['step']}
-  assert checkpoint.open_source(init_from(mlm, step='best')).step == min(by_loss, key=by_loss.__getitem__)
+  assert open_source(init_from(mlm, step='best')).step == min(by_loss, key=by_loss.__getitem__)
   for losses, best in (({3: 1.0, 6: 2.0}, 3), ({3: 2.0, 6: 1.0}, 6), ({3: 1.0, 6: 1.0}, 3), ({3: None, 6: 9.0}, 6)):
     rank(tmp_path / 'run', losses)
-    assert checkpoint.open_source(init_from(tmp_path / 'run', step='best')).step == best
+    assert open_source(init_from(tmp_path / 'run', step='best')).step == best
   rank(tmp_path / 'run', {3: None, 6: None})
   with pytest.raises(CheckpointError, match='no checkpoint was evaluated when it was saved; choose a step'):
-    checkpoint.open_source(init_from(tmp_path / 'run', step='best'))
+    open_source(init_from(tmp_path / 'run', step='best'))
 
 
 def test_an_unfinished_save(mlm, tmp_path):
   shutil.copytree(mlm, tmp_path / 'run')
   (tmp_path / 'run/checkpoints/6/manifest/manifest.json').unlink()
   with pytest.raises(CheckpointError, match='checkpoints/6/.*no readable manifest.*cut short; choose another step'):
-    checkpoint.open_source(init_from(tmp_path / 'run'))
-  assert checkpoint.open_source(init_from(tmp_path / 'run', step=3)).step == 3
+    open_source(init_from(tmp_path / 'run'))
+  assert open_source(init_from(tmp_path / 'run', step=3)).step == 3
 
 
 def test_a_flipped_byte_is_found_by_its_digest(mlm, tmp_path):
@@ -325,7 +326,7 @@ def test_a_changed_digest_is_found_for_every_array(mlm, tmp_path):
 
 def test_another_tokenizer_names_both_hashes(mlm, tokenizer, tmp_path, no_array_is_read):
   shutil.copytree(mlm, tmp_path / 'run')
-  saved = checkpoint.open_source(init_from(mlm)).manifest['tokenizer_hash'][:12]
+  saved = open_source(init_from(mlm)).manifest['tokenizer_hash'][:12]
   assert tokenizer.hash[:12] != saved
   tokenizer.save(str(tmp_path / 'run/tokenizer.json'))
   raw = runs.classification_config(str(tmp_path / 'run'), tmp_path)

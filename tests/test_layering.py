@@ -16,6 +16,7 @@ LAYERS = [
   ['restore'],
   ['report', 'initial'],
   ['config'],
+  ['source'],
   ['state', 'checkpoint'],
   ['handoff', 'digests'],
   ['tasks'],
