@@ -36,11 +36,12 @@ def get_config(argument=None):
   c.mesh = dict(data=None, fsdp=1, tensor=1)
   source = None if arg.preset else 'runs/pretrain_mlm-smoke' if arg.smoke else 'runs/pretrain_mlm'
   c.init_from = dict(path=source, step='latest', convert=None, drop=('head/*',))
-  table, new = 'embeddings/[!s]*' if match else 'embeddings/*', ('embeddings/segment/*',) if match else ()
-  c.init_from.take = (table, 'layers/*/kernel', 'layers/*/bias', 'layers/*/scale', 'final_norm/*')
+  known, new = ((), ('embeddings/segment/*',)) if match else (('embeddings/segment/*',), ())
+  c.init_from.take = ('embeddings/token/*', 'embeddings/position/*', 'embeddings/norm/*', *known)
+  c.init_from.take += ('layers/*/kernel', 'layers/*/bias', 'layers/*/scale', 'final_norm/*')
   c.init_from.fresh = ('span/*', *new) if arg.lora is None else ('span/*', *new, '*/lora_a', '*/lora_b')
-  c.objective = dict(max_question=32, stride=arg.length // 2, max_answer=30, n_best=20)
-  c.objective.update(no_answer=None, misplaced='find')
+  c.objective = dict(max_question=32, stride=arg.length // 2, max_answer=30, n_best=20, no_answer=None)
+  c.objective.misplaced = 'find'
   tokenizer = dict(path=None, vocab_size=4096, sample_bytes=10_000_000, lowercase=False)
   c.data = dict(
     train='demo' if demo else arg.train,
@@ -60,8 +61,7 @@ def get_config(argument=None):
   c.optim.update(b1=0.9, b2=0.999, eps=1e-8, momentum=None, clip_norm=1.0, frozen=())
   trainable = c.init_from.fresh if arg.head_only or arg.lora else ('*',)
   c.optim.update(trainable=trainable, layer_decay=None, head_learning_rate=None)
-  epochs = arg.epochs or (4.0 if demo else 2.0)
-  c.train = dict(steps=20 if arg.smoke else None, epochs=None if arg.smoke else epochs)
+  c.train = dict(steps=20 if arg.smoke else None, epochs=None if arg.smoke else arg.epochs or (4.0 if demo else 2.0))
   c.train.update(log_every=1 if arg.smoke else 10, accumulate=1, max_skipped=5, seeds=1)
   c.eval = dict(every=10 if arg.smoke else None, patience=None)
   c.samples = dict(count=5)

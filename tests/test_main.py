@@ -85,8 +85,9 @@ def test_killed_and_resumed_is_bit_identical(name, tmp_path, cache_dir, corpus):
     '--config.data.valid_fraction=0.1',
   ]
   flags += [f'--config.{path}={value}' for path, value in leaves.items()]
-  assert run([*flags, '--workdir=whole'], tmp_path)[0] == 0
-  process = start([*flags, '--workdir=killed'], tmp_path)
+  quick = {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+  assert run([*flags, '--workdir=whole'], tmp_path, **quick)[0] == 0
+  process = start([*flags, '--workdir=killed'], tmp_path, **quick)
   for line in process.stdout:
     # the first checkpoint is on its way by then, perhaps not finished
     if line.startswith('step 8/24 | train'):
@@ -95,7 +96,7 @@ def test_killed_and_resumed_is_bit_identical(name, tmp_path, cache_dir, corpus):
       break
   process.communicate()
   assert process.returncode == -signal.SIGKILL
-  code, out, err = run([*flags, '--workdir=killed'], tmp_path)
+  code, out, err = run([*flags, '--workdir=killed'], tmp_path, **quick)
   assert code == 0, err
   resumed = int(re.search(r'resuming from step (\d+)', out)[1])
   assert 3 <= resumed < 24
