@@ -331,8 +331,13 @@ def test_valid_examples_are_a_sample_that_no_seed_changes(many):
 
 def test_what_is_left_out_of_the_validation_sample_is_not_trained_on(many):
   config = config_of(many, valid=str(many), valid_fraction=None, valid_examples=3)
-  with pytest.raises(DataError, match='data.train = .*: no example'):
+  with pytest.raises(DataError, match='data.train = .*: each example stands in another split as well'):
     records.load(config, 'classification', 0)
+
+
+def test_a_share_that_holds_nothing_out_is_refused_by_its_name(many):
+  with pytest.raises(DataError, match='data.valid_fraction = 1e-09: no example'):
+    records.load(config_of(many, valid_fraction=1e-9), 'classification', 0)
 
 
 def test_facts_change_with_whatever_changes_the_training_examples(tmp_path, many):

@@ -275,7 +275,7 @@ def test_an_unknown_label_is_named_with_those_known(mlm, tmp_path):
 def test_one_label_alone_is_refused(mlm, tmp_path):
   rows = [(text, 'good') for text, _ in runs.texts(12)]
   raw = runs.classification_config(mlm, tmp_path, rows={'train': rows, 'valid': rows})
-  with pytest.raises(DataError, match='no example'):  # each stands in valid
+  with pytest.raises(DataError, match='each example stands in another split as well'):
     prepared(raw)
   raw = runs.classification_config(mlm, tmp_path, rows={'train': rows, 'valid': [('new', 'good')]})
   with pytest.raises(DataError, match="data.train: all 12 examples have the label 'good'; two are needed"):

@@ -36,6 +36,7 @@ _USUAL = {
   'document': ('document', 'text', 'article'),
   'summary': ('summary', 'highlights'),
 }
+_DROPPED = 'train examples dropped, which stand in another split'
 _SHARE = Rule('must lie in (0, 1]', lambda value: 0 < value <= 1)
 
 
@@ -120,14 +121,18 @@ def load(config: RecordsConfig, task: Task, seed: int) -> Records:
     splits['train'] = [record for record, out in zip(splits['train'], held) if not out]
   seen = {_key(record) for split in ('valid', 'test') for record in splits.get(split, ())}
   kept = [record for record in splits['train'] if _key(record) not in seen]
-  counts['train examples dropped, which stand in another split'] = len(splits['train']) - len(kept)
+  counts[_DROPPED] = len(splits['train']) - len(kept)
   splits['train'] = _drawn(kept, max(1, round(config.train_share * len(kept))), key_of('share', seed))
   splits['valid'] = _drawn(splits['valid'], config.valid_examples, key_of('valid'))
   for split, found in splits.items():
     if task == 'extractive_qa':
       _check_ids(split, found)
     if not found:
-      raise DataError(f'data.{split} = {paths[split]}: no example; a split must have some; add examples')
+      held_out = split == 'valid' and config.valid is None
+      where = f'data.valid_fraction = {config.valid_fraction}' if held_out else f'data.{split} = {paths[split]}'
+      twice = split == 'train' and counts[_DROPPED]
+      why = 'each example stands in another split as well' if twice else 'no example'
+      raise DataError(f'{where}: {why}; a split must have some of its own; add examples, or name another file')
   shown = [f'{len(splits[split]):,} {split}' for split in ('train', 'valid', 'test') if split in splits]
   shown += [f'{n:,} {what}' for what, n in counts.items() if n]
   facts = {split: identity(path, task) for split, path in paths.items() if path is not None}
