@@ -26,17 +26,17 @@ def get_config(argument=None):
   arg = parse_argument(argument, **sources, **size, match=False, head_only=False, demo=False, smoke=False)
   demo = arg.demo or arg.smoke
   match = arg.match or demo
-  valid = arg.train.replace('@train', '@validation') if arg.train.startswith('tfds:squad/') else None
+  valid = arg.train.partition('@')[0] + '@validation' if arg.train.startswith('tfds:squad/') else None
   c = ConfigDict(dict(task='extractive_qa', seed=0))
-  c.model = dict(residual_dropout=0.1) if arg.preset is None else presets.PRESETS[arg.preset]['model']
+  c.model = dict(residual_dropout=0.1) if arg.preset is None else presets.get(arg.preset)['model']
   if match:
     c.model.segment_types = 3
   if arg.lora is not None:
     c.model.lora = dict(rank=arg.lora, alpha=2.0 * arg.lora, dropout=0.1, targets=('*/query/kernel', '*/value/kernel'))
   c.mesh = dict(data=None, fsdp=1, tensor=1)
   source = None if arg.preset else 'runs/pretrain_mlm-smoke' if arg.smoke else 'runs/pretrain_mlm'
-  c.init_from = dict(path=source, step='latest', convert=None, drop=('head/*',))
   known, new = ((), ('embeddings/segment/*',)) if match else (('embeddings/segment/*',), ())
+  c.init_from = dict(path=source, step='latest', convert=None, drop=('head/*', *new))
   c.init_from.take = ('embeddings/token/*', 'embeddings/position/*', 'embeddings/norm/*', *known)
   c.init_from.take += ('layers/*/kernel', 'layers/*/bias', 'layers/*/scale', 'final_norm/*')
   c.init_from.fresh = ('span/*', *new) if arg.lora is None else ('span/*', *new, '*/lora_a', '*/lora_b')

@@ -26,7 +26,7 @@ def get_config(argument=None):
   demo = arg.demo or arg.smoke
   valid = 'tfds:glue/sst2@validation' if arg.train.startswith('tfds:glue/sst2') else None
   c = ConfigDict(dict(task='classification', seed=0))
-  c.model = dict(residual_dropout=0.1) if arg.preset is None else presets.PRESETS[arg.preset]['model']
+  c.model = dict(residual_dropout=0.1) if arg.preset is None else presets.get(arg.preset)['model']
   adapters = ('*/lora_a', '*/lora_b')
   if arg.lora is not None:
     c.model.lora = dict(rank=arg.lora, alpha=2.0 * arg.lora, dropout=0.1, targets=('*/query/kernel', '*/value/kernel'))
@@ -35,7 +35,7 @@ def get_config(argument=None):
   c.init_from = dict(path=source, step='latest', convert=None, drop=('head/*',))
   c.init_from.take = ('embeddings/*', 'layers/*/kernel', 'layers/*/bias', 'layers/*/scale', 'final_norm/*')
   c.init_from.fresh = ('classifier/*',) if arg.lora is None else ('classifier/*', *adapters)
-  c.objective = dict(labels=None, pooling='mean', dropout=0.1, label_smoothing=None, class_weights=None)
+  c.objective = dict(labels=None, pooling=None, dropout=0.1, label_smoothing=None, class_weights=None)
   c.data = dict(
     train='demo' if demo else arg.train,
     valid='demo' if demo else arg.valid or valid,

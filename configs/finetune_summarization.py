@@ -26,7 +26,7 @@ def get_config(argument=None):
   demo = arg.demo or arg.smoke
   test = 'tfds:billsum@test' if arg.train == 'tfds:billsum@train' else None
   c = ConfigDict(dict(task='summarization', seed=0))
-  c.model = dict(residual_dropout=0.1) if arg.preset is None else presets.PRESETS[arg.preset]['model']
+  c.model = dict(residual_dropout=0.1) if arg.preset is None else presets.get(arg.preset)['model']
   adapters = ('*/lora_a', '*/lora_b')
   if arg.lora is not None:
     c.model.lora = dict(rank=arg.lora, alpha=2.0 * arg.lora, dropout=0.1, targets=('*/query/kernel', '*/value/kernel'))

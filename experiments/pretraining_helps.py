@@ -18,23 +18,24 @@ from typing import Literal
 from ml_collections import ConfigDict
 
 from lmjax.command_line import parse_argument
+from lmjax.errors import ConfigError
 
 # What decides the time it takes, with embedded data and with one's own: epochs by share of the labels (sentiment), and
-# overrides of each kind of stage.
+# overrides of each kind of stage (both models are pooled alike).
 SHARES = {'demo': {0.01: 12.0, 0.1: 12.0, 1.0: 6.0}, 'own': {0.01: 12.0, 0.1: 6.0, 1.0: 3.0}}
 SEEDS = {'demo': {'sentiment': 2, 'qa': 1, 'summarization': 1}, 'own': {'sentiment': 3, 'qa': 3, 'summarization': 3}}
 OVERRIDES = {
   'demo': {
     'masked': (),
     'causal': (),
-    'sentiment': ('data.length=32',),
+    'sentiment': ('data.length=32', 'objective.pooling=mean'),
     'qa': ('train.epochs=2.0',),
     'summarization': ('data.length=128', 'objective.max_summary=32', 'objective.chunk=33', 'train.epochs=1.0'),
   },
   'own': {
     'masked': ('data.batch_size=16', 'data.tokenizer.vocab_size=8192', 'model.layers=2'),
     'causal': ('data.batch_size=16', 'data.tokenizer.vocab_size=8192', 'model.layers=2'),
-    'sentiment': ('data.length=48',),
+    'sentiment': ('data.length=48', 'objective.pooling=mean'),
     'qa': (),
     'summarization': (),
   },
@@ -60,6 +61,10 @@ def get_config(argument=None):
   arg = parse_argument(
     argument, seeds=(int | None, None), objectives=objectives, tasks=tasks, **text, smoke=False, **files
   )
+  alone = [name for name in files if getattr(arg, name) and not getattr(arg, f'{name.partition("_")[0]}_train')]
+  if alone:
+    rule = 'has no effect without the training file of its task; add that'
+    raise ConfigError([f'argument {name}: {rule}' for name in alone])
   c = ConfigDict(dict(stages={}, comparisons={}))
   for objective in arg.objectives:
     lowercase = ',lowercase' if arg.lowercase else ''
@@ -69,9 +74,8 @@ def get_config(argument=None):
       quarter = max(arg.steps // 4, 1)
       overrides += f'train.steps={arg.steps}', f'eval.every={quarter}', f'checkpoint.every={quarter}'
     c.stages[f'pretrain_{objective}'] = dict(config=config, overrides=overrides, init_from=None)
-  pairs = [(task, objective) for task in arg.tasks for objective in OBJECTIVES[task] if objective in arg.objectives]
-  if arg.smoke:
-    pairs = [(task, objective) for task, objective in pairs if objective == OBJECTIVES[task][0]]
+  given = {task: [o for o in OBJECTIVES[task] if o in arg.objectives][: 1 if arg.smoke else None] for task in arg.tasks}
+  pairs = [(task, objective) for task, objectives in given.items() for objective in objectives]
   for task, objective in pairs:
     kind = 'own' if getattr(arg, f'{task}_train') else 'demo'
     has_test = not arg.smoke and (kind == 'demo' or getattr(arg, f'{task}_test'))

@@ -111,7 +111,7 @@ def read_manifest(directory: epath.Path, step: int) -> dict:
 
 def saved_steps(directory: epath.Path) -> list[int]:
   """Steps that have a folder, oldest first, whatever is in it."""
-  if not directory.exists():
+  if not directory.is_dir():
     return []
   return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
 

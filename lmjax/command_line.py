@@ -54,14 +54,14 @@ class CommandLine:
   problems: tuple
 
 
-def parse_command_line(argv, extra=None, bare=(), config_required=True, words=False):
+def parse_command_line(argv, extra=None, bare=(), config='required', words=False):
   """Parses the arguments after the program's name. Never raises on what a user types.
 
   Args:
     argv: `--flag=value` or `--flag value` each.
     extra: name -> annotation of further flags that take a value, as in a config dataclass.
     bare: names of further flags that need none: `--dry_run`, or `--dry_run=TEXT`.
-    config_required: whether a command line without `--config` is a problem.
+    config: whether `--config` is required, optional or refused, with its leaves.
     words: whether there may be arguments that are no flags.
 
   Returns:
@@ -95,12 +95,15 @@ def parse_command_line(argv, extra=None, bare=(), config_required=True, words=Fa
         values[name] = parse(kinds[name], text)
       except Refusal as refusal:
         problems.append(line(flag, text, refusal.rule, refusal.remedy))
-  config, workdir = values.pop('config'), values.pop('workdir')
-  if config is None and config_required and not wants_help:
+  file, workdir = values.pop('config'), values.pop('workdir')
+  if config == 'refused' and (file is not None or assignments):
+    given = '--config' if file is not None else f'--config.{assignments[0][0]}'
+    problems.append(line(given, file or assignments[0][1], 'has no effect: a run has its own config', 'leave it out'))
+  if file is None and config == 'required' and not wants_help:
     problems.insert(0, '--config: missing; name a config file, such as --config=configs/pretrain_clm.py')
-  file, argument = split_config_flag(config) if config else (None, None)
-  given = tuple(assignments), values, tuple(texts)
-  return CommandLine(file, argument, workdir or None, *given, wants_help, tuple(problems))
+  file, argument = split_config_flag(file) if file else (None, None)
+  flags = tuple(assignments), values, tuple(texts)
+  return CommandLine(file, argument, workdir or None, *flags, wants_help, tuple(problems))
 
 
 def load_config(flags: CommandLine) -> ConfigDict:

@@ -18,7 +18,7 @@ import lmjax
 from lmjax import tasks
 from lmjax import writer as writer_lib
 from lmjax.config import PRE_TRAINING
-from lmjax.errors import ConfigError
+from lmjax.errors import ConfigError, DataError
 from lmjax.fields import Rule
 from lmjax.report import number
 from lmjax.scoring.bootstrap import bootstrap
@@ -332,9 +332,20 @@ _METHOD = (
 
 
 def read_json(folder: str, name: str) -> dict:
-  """FOLDER/NAME."""
-  with open(os.path.join(folder, name), encoding='utf-8') as file:
-    return json.load(file)
+  """FOLDER/NAME.
+
+  Raises:
+    DataError: it is missing or damaged.
+  """
+  try:
+    with open(os.path.join(folder, name), encoding='utf-8') as file:
+      found = json.load(file)
+    if not isinstance(found, dict):
+      raise ValueError('it holds no object')
+    return found
+  except (OSError, ValueError) as error:
+    rule = f'cannot be read ({getattr(error, "strerror", None) or error})'
+    raise DataError(f'{folder}/{name}: {rule}; remove its folder, and the same command makes it again') from error
 
 
 def _deviation(values) -> float | None:

@@ -9,7 +9,7 @@ from lmjax.checkpoint import CheckpointConfig
 from lmjax.data.pipeline import DataConfig
 from lmjax.data.records import ROLES, RecordsConfig
 from lmjax.errors import ConfigError
-from lmjax.fields import NonNegativeInt, PositiveFloat, PositiveInt
+from lmjax.fields import NonNegativeInt, PositiveFloat, PositiveInt, Rule
 from lmjax.handoff import InitFrom
 from lmjax.models.model_config import ModelConfig
 from lmjax.objectives.causal import CausalConfig
@@ -39,8 +39,8 @@ class TrainConfig:
   seeds: runs, one after the other, with the seeds seed, seed + 1, ... in WORKDIR/seed0, WORKDIR/seed1, ...; 1: one run
   """
 
-  steps: NonNegativeInt | None
-  epochs: PositiveFloat | None
+  steps: Annotated[NonNegativeInt, Rule('must be at most 2,147,483,647', lambda value: value < 2**31)] | None
+  epochs: Annotated[PositiveFloat, Rule('must be at most 1,000,000', lambda value: value <= 1e6)] | None
   log_every: PositiveInt
   accumulate: PositiveInt
   max_skipped: PositiveInt
@@ -203,6 +203,13 @@ class Config:
         yield 'objective.stride', o.stride, rule, 'lower it, or objective.max_answer, or raise data.length'
     if self.task == 'summarization':
       yield from self._summarization_problems()
+    if self.task == 'classification':
+      o = self.objective
+      if o.pooling == 'cls' and self.model.attention == 'causal':
+        rule = 'sees nothing but the first token with causal attention'
+        yield 'objective.pooling', 'cls', rule, 'choose last or mean'
+      if d.length < 4:
+        yield 'data.length', d.length, 'must be 4 or more, or no text fits in', 'raise it'
     if self.init_from.path is None and d.tokenizer is None:
       yield 'data.tokenizer', None, 'must be given with init_from.path = None', 'give one, or a checkpoint'
 

@@ -2,11 +2,11 @@
 
 python -m lmjax.evaluate --workdir=DIR               on the run's own validation and test data
     --data=FILE     on other data: text where the run is one of pre-training, labelled examples where it is not
+    --fields=A,B    names of its columns or keys, where they are not those of the run's own data
     --step=N        another checkpoint than the best (fine-tuned) or newest (pre-training)
     --json          one JSON object
 """
 
-import collections
 import dataclasses
 import gzip
 import json
@@ -142,8 +142,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(argv: list[str]) -> None:
   """Evaluates a checkpoint and prints its metrics."""
-  extra = {'data': str, 'step': int}
-  flags = command_line.parse_command_line(argv, extra, bare=('json',), config_required=False)
+  extra = {'data': str, 'step': int, 'fields': tuple[str, ...]}
+  flags = command_line.parse_command_line(argv, extra, bare=('json',), config='refused')
   if flags.help:
     print(__doc__)
     return
@@ -151,7 +151,7 @@ def run(argv: list[str]) -> None:
   if problems:
     raise ConfigError(problems)
   trained = restore.open_run(flags.workdir, flags.extra['step'])
-  found = evaluate(trained, flags.extra['data'])
+  found = evaluate(trained, flags.extra['data'], flags.extra['fields'])
   if flags.extra['json']:
     print(json.dumps({'workdir': flags.workdir, 'step': trained.step, 'metrics': found}))
     return
@@ -160,12 +160,15 @@ def run(argv: list[str]) -> None:
     print(f'  {name:32} {report.number(value)}')
 
 
-def evaluate(trained: restore.TrainedRun, data: str | None = None) -> dict[str, float]:
+def evaluate(trained: restore.TrainedRun, data: str | None = None, fields=None) -> dict[str, float]:
   """{'split/name': value} of a trained run, on its own held-out data or on a file.
 
   Raises:
+    ConfigError: `fields` without data, or where they have no meaning.
     DataError: the data is missing or broken.
   """
+  if fields is not None and (data is None or not trained.task.HAND_OFF):
+    raise ConfigError(f'--fields = {",".join(fields)}: has no effect without --data of labelled examples; leave it out')
   config: Any = trained.config  # its slices are those of its task
   task = trained.task
   mesh = sharding.one_device_mesh()
@@ -181,9 +184,10 @@ def evaluate(trained: restore.TrainedRun, data: str | None = None) -> dict[str, 
       task.use(trained.task.settings)
       splits = [split for split in ('valid', 'test') if split in found.splits]
     else:
-      counts: collections.Counter = collections.Counter()
-      items = list(records.read(data, 'valid', config.task, config.data.fields, config.data.bad_text, counts))
-      type(task).resolve(config.objective, records.Records({'test': items, 'train': items}, {}, ''))
+      items, said = records.read_alone(data, config.data, config.task, fields, True)
+      if said:
+        print(f'lmjax: {data}: {said}', file=sys.stderr)
+      type(task).resolve(config.objective, records.Records({'test': items, 'train': []}, {}, ''))  # known labels
       # 'test': nothing is tuned on it
       splits, found = ['test'], tasks.fine_tuning.Labelled({'test': task.rows_of(items)}, {}, '')
     evaluator = make(config, task, found, mesh)

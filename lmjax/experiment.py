@@ -32,7 +32,7 @@ from lmjax.errors import ConfigError, DataError, LmjaxError
 # Of the lines of a stage, those that a person should see at once; all are in its log.txt.
 IMPORTANT = re.compile(r'^(seed \d|resuming from|checkpoint \d+ rejected)| skipped: |training ends$')
 _CACHE_DIR = 'jax_compilation_cache_dir'
-_WITHOUT_FILES = ('pydoc', 'demo', 'tfds:')
+_WITHOUT_FILES = ('pydoc', 'demo')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,7 +294,7 @@ def missing_files(stages) -> list[str]:
     else:
       paths = [path for path in (data.train, data.valid, data.test) if path is not None]
     for path in paths:
-      if path not in problems and not path.startswith(_WITHOUT_FILES):
+      if path not in problems and path not in _WITHOUT_FILES and not path.startswith('tfds:'):
         try:
           files.expand(path)
         except DataError as error:

@@ -13,6 +13,9 @@ from lmjax.digests import describe_arrays
 from lmjax.errors import CheckpointError
 from lmjax.source import Source, hand_off, open_source
 
+# Leaves of `optim` that say how far each step goes: a run may go on with others.
+RATE = ('learning_rate', 'head_learning_rate', 'schedule', 'warmup_steps', 'decay_steps', 'final_rate')
+
 
 class Start(NamedTuple):
   """Where a run goes on.
@@ -67,6 +70,8 @@ def facts_of(config, task, fingerprint: str) -> dict:
     'data_fingerprint': fingerprint,
     'batch_size': config.data.batch_size,
     'seed': config.seed,
+    'init_from': schema.to_dict(config.init_from),
+    'optim': schema.to_dict(config.optim),
   }
 
 
@@ -166,11 +171,17 @@ def whole_params(config, task, mesh, manifest: dict, saved: dict) -> dict:
   return whole
 
 
-def moved(config, task, mesh, source, params) -> dict[str, float]:
+def moved(config, task, mesh, source: Source | None, begun: dict | None, params) -> dict[str, float] | None:
   """How far training has moved each group of weights: |w - w0| / |w0|, of the parameters that move.
 
-  The weights of the start are made again, which takes their memory once more.
+  The weights of the start are made again, which takes their memory once more. None where the checkpoint that the run
+  `begun` with (see `Start.hand_off`) is gone, as when another run has gone on since and kept its newest alone.
   """
+  if begun is not None and begun['step'] != source.step:
+    try:
+      source = open_source(dataclasses.replace(config.init_from, path=begun['source'], step=begun['step']))
+    except CheckpointError:
+      return None
   first = first_params(config, task, mesh, source)
   before, after = (optim.split(config.optim, tree)[0] for tree in (first, params))
   distance = metrics.group_norms(jax.tree.map(jnp.subtract, after, before))
@@ -184,8 +195,8 @@ def check_same_run(manifest: dict, facts: dict) -> None:
   Raises:
     CheckpointError: naming both values.
   """
-  free = {'scan', 'remat', 'attention_implementation', 'chunk'}  # how it is computed, not what
-  for name in ('task', 'tokenizer_hash', 'batch_size', 'seed', 'model', 'objective', 'data_fingerprint'):
+  free = {'scan', 'remat', 'attention_implementation', 'chunk', *RATE}  # how it is computed, not what; or may change
+  for name in facts:
     saved, now = manifest.get(name), facts[name]
     if isinstance(now, dict):
       changed = [k for k in now if k not in free and (saved or {}).get(k) != now[k]]

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(argv: list[str]) -> None:
   """Shows a batch of a config, or what a workdir has learned."""
-  flags = command_line.parse_command_line(argv, FLAGS, config_required=False)
+  flags = command_line.parse_command_line(argv, FLAGS, config='optional')
   if flags.help:
     print(__doc__)
     return

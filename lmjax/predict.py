@@ -5,10 +5,10 @@ python -m lmjax.predict --workdir=DIR --question=TEXT CONTEXT           an answe
 python -m lmjax.predict --workdir=DIR --file=FILE                       .jsonl, .csv, .tsv, SQuAD's .json: its records;
                                                                         .txt: its lines are the texts to label, the
                                                                         whole file is the document or the context
+--fields=NAME,... names what holds the text there, where it is not what it was in the run's own data.
 Without TEXT and --file it reads standard input like a .txt file. --json gives one JSON object a line.
 """
 
-import collections
 import json
 import sys
 
@@ -23,8 +23,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(argv: list[str]) -> None:
   """Predicts, and prints a block, or a line of JSON, for each record."""
-  extra = {'step': int, 'file': str, 'question': str}
-  flags = command_line.parse_command_line(argv, extra, bare=('json',), config_required=False, words=True)
+  extra = {'step': int, 'file': str, 'question': str, 'fields': tuple[str, ...]}
+  flags = command_line.parse_command_line(argv, extra, bare=('json',), config='refused', words=True)
   if flags.help:
     print(__doc__)
     return
@@ -38,7 +38,8 @@ def run(argv: list[str]) -> None:
   from lmjax import restore
 
   trained = restore.open_run(flags.workdir, flags.extra['step'])
-  items = read(trained.config, flags.words, flags.extra['file'], flags.extra['question'])
+  given = (flags.extra[name] for name in ('file', 'question', 'fields'))
+  items = read(trained.config, flags.words, *given)
   for item, prediction in zip(items, predict(trained, items)):
     found = trained.task.report(prediction)
     print(json.dumps({'id': item['id'], **found}, ensure_ascii=False) if flags.extra['json'] else shown(item, found))
@@ -53,11 +54,11 @@ def predict(trained, items: list[dict]) -> list:
     return trained.task.predict(trained.params, trained.task.rows_of(items), evaluate.Runner(mesh))
 
 
-def read(config, words: tuple[str, ...], file: str | None, question: str | None) -> list[dict]:
-  """The records to predict, from the command line, a file or standard input.
+def read(config, words: tuple[str, ...], file: str | None, question: str | None, fields=None) -> list[dict]:
+  """The records to predict, from the command line, a file or standard input; an id is the place among those given.
 
   Raises:
-    ConfigError: the run is one of pre-training, or a question is missing or out of place.
+    ConfigError: the run is one of pre-training, or a question, a file or fields are missing or out of place.
     DataError: the file is missing or broken, or there is no text.
   """
   task = config.task
@@ -68,19 +69,33 @@ def read(config, words: tuple[str, ...], file: str | None, question: str | None)
 
     if question is not None:
       raise ConfigError(f'--question = {question}: {file} brings its own; leave it out')
-    fields = config.data.fields[:-1] if config.data.fields else None
-    return list(records.read(file, 'test', task, fields, config.data.bad_text, collections.Counter(), labelled=False))
+    found, said = records.read_alone(file, config.data, task, fields, False)
+    if said:
+      print(f'lmjax: {file}: {said}', file=sys.stderr)
+    return found
+  if fields is not None:
+    raise ConfigError(f'--fields = {",".join(fields)}: has no effect without --file=FILE.jsonl, .csv or .tsv')
+  if task == 'classification' and len(config.data.fields or ()) == 3:
+    first, second, _ = config.data.fields
+    raise ConfigError(f'--file = {file}: this run classifies pairs; give a .jsonl, .csv or .tsv of {first}, {second}')
   if (question is not None) != (task == 'extractive_qa'):
     rule = 'is needed for extractive_qa' if question is None else f'has no meaning for {task}'
     raise ConfigError(f'--question = {question}: {rule}; {"add it" if question is None else "leave it out"}')
-  texts = [text for text in (list(words) or _from_file(file, task == 'classification')) if text.strip()]
+  from lmjax.data import sources
+
+  texts = {}
+  for i, raw in enumerate(words or _from_file(file, task == 'classification')):
+    text, _ = sources.clean(raw, f'text {i}', config.data.bad_text)
+    if text is not None and text.strip():
+      texts[str(i)] = text
   if not texts:
     raise DataError(f'{file or "standard input"}: holds no text; give some')
   if task == 'classification':
-    return [{'id': str(i), 'text': text, 'text_pair': None} for i, text in enumerate(texts)]
+    return [{'id': i, 'text': text, 'text_pair': None} for i, text in texts.items()]
   if task == 'summarization':
-    return [{'id': str(i), 'document': text} for i, text in enumerate(texts)]
-  return [{'id': str(i), 'question': question, 'context': text} for i, text in enumerate(texts)]
+    return [{'id': i, 'document': text} for i, text in texts.items()]
+  question, _ = sources.clean(question, '--question', 'raise')
+  return [{'id': i, 'question': question, 'context': text} for i, text in texts.items()]
 
 
 def _from_file(file: str | None, by_line: bool) -> list[str]:

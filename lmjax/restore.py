@@ -46,12 +46,14 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
   config_file = epath.Path(workdir) / 'config.json'
   try:
     values = json.loads(config_file.read_text())
-  except FileNotFoundError as error:
+  except OSError as error:
     seeds = sorted(child.name for child in epath.Path(workdir).glob('seed*'))
     what = f'one of its runs, {epath.Path(workdir) / seeds[0]}' if seeds else 'a folder that lmjax.main made'
-    raise CheckpointError(f'{config_file}: no such file; give --workdir {what}') from error
+    raise CheckpointError(f'{config_file}: {error.strerror or "cannot be read"}; give --workdir {what}') from error
   except ValueError as error:
     raise CheckpointError(f'{config_file}: not JSON ({error}); the folder is damaged') from error
+  if not isinstance(values, dict):
+    raise CheckpointError(f'{config_file}: holds no object; the folder is damaged')
   config = schema.build(Config, values)
   tokenizer = Tokenizer.load(str(epath.Path(workdir) / 'tokenizer.json'))
   task = tasks.build(config, tokenizer)

@@ -62,6 +62,9 @@ def open_source(config: handoff.InitFrom) -> Source:
   if step not in steps:
     raise CheckpointError(f'init_from.step = {step}: not among the checkpoints of {path}; choose one of {steps}')
   manifest = checkpoint.read_manifest(directory, step)
+  if not {'model', 'tokenizer_hash'} <= manifest.keys():
+    rule = f'its manifest of step {step} names no model'
+    raise CheckpointError(f'init_from.path = {path}: {rule}; choose another checkpoint')
   if manifest.get('frozen') is not None:
     raise CheckpointError(
       f'init_from.path = {path}: step {step} holds only what was trained; a run to start from must hold all weights; '

@@ -20,7 +20,7 @@ from lmjax import report as report_lib
 from lmjax import state as state_lib
 from lmjax import writer as writer_lib
 from lmjax.data import pipeline
-from lmjax.errors import ConfigError
+from lmjax.errors import CheckpointError, ConfigError
 from lmjax.source import Source
 
 
@@ -160,11 +160,10 @@ def train(config, workdir: str, say=None, devices=None) -> dict:
   config = config_lib.build(config, devices=len(devices))
   if say is None:
     say = _say if jax.process_index() == 0 else lambda line: None
+  _check_folder(workdir, config.train.seeds)
   if config.train.seeds > 1:
     return _train_seeds(config, workdir, say, devices)
   mesh = sharding.make_mesh(config.mesh, devices)
-  if os.path.exists(workdir) and not os.path.isdir(workdir):
-    raise ConfigError(f'--workdir = {workdir}: is a file; name a folder')
   with sharding.using(mesh):
     source, tokenizer = initial.source_of(config)
     config, task, data = tasks.prepare(config, tokenizer, progress=True)
@@ -177,6 +176,20 @@ def train(config, workdir: str, say=None, devices=None) -> dict:
     kept = checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST, task.HIGHEST)
     with contextlib.closing(kept) as checkpoints:
       return _loop(set_up(config, workdir, mesh, task, data, checkpoints, source, say))
+
+
+def _check_folder(workdir: str, seeds: int) -> None:
+  """Refuses a folder that cannot hold this run: results.json would be that of two."""
+  if os.path.exists(workdir) and not os.path.isdir(workdir):
+    raise ConfigError(f'--workdir = {workdir}: is a file; name a folder')
+  held = os.path.join(workdir, 'checkpoints')
+  if os.path.exists(held) and not os.path.isdir(held):
+    raise ConfigError(f'--workdir = {workdir}: its checkpoints is a file; choose another')
+  if seeds > 1 and os.path.isdir(held):
+    raise ConfigError(schema.line('train.seeds', str(seeds), f'{workdir} holds one run', 'choose a new --workdir'))
+  if seeds == 1 and os.path.isdir(os.path.join(workdir, 'seed0')):
+    rule = f'{workdir} holds the runs of several seeds'
+    raise ConfigError(schema.line('train.seeds', '1', rule, 'choose a new --workdir'))
 
 
 def _train_seeds(config, workdir, say, devices) -> dict:
@@ -214,9 +227,6 @@ def set_up(config, workdir: str, mesh, task, data, checkpoints, source, say) -> 
   tx = optim.make(config.optim, task.shapes())
   facts = initial.facts_of(config, task, batches.fingerprint)
   start = initial.begin(config, task, tx, mesh, checkpoints, facts, source, say)
-  if jax.process_index() == 0:
-    writer_lib.write_json(os.path.join(workdir, 'config.json'), schema.to_dict(config))
-    task.tokenizer.save(os.path.join(workdir, 'tokenizer.json'))
   say(report_lib.banner(config, workdir, mesh, task, start.state, data))
   say(start.said)
   return Run(
@@ -263,6 +273,9 @@ def _loop(run: Run) -> dict:
   if results is not None:
     run.say(report_lib.farewell(run, results))
     return results
+  if first_host:
+    writer_lib.write_json(os.path.join(run.workdir, 'config.json'), schema.to_dict(config))
+    run.task.tokenizer.save(os.path.join(run.workdir, 'tokenizer.json'))
   writer = (
     writer_lib.Writer(run.workdir, config.writer, run.start, os.path.basename(run.workdir)) if first_host else None
   )
@@ -313,9 +326,22 @@ def _ended_before(run: Run) -> dict | None:
   file = os.path.join(run.workdir, 'results.json')
   if run.start < run.config.train.steps and not _has_patience_ended(run, run.start) or not os.path.exists(file):
     return None
-  with open(file, encoding='utf-8') as opened:
-    results = json.load(opened)
-  return results if results['step'] == run.start else None  # else it was made longer since
+  try:
+    with open(file, encoding='utf-8') as opened:
+      results = json.load(opened)
+    with open(os.path.join(run.workdir, 'config.json'), encoding='utf-8') as opened:
+      before = json.load(opened)['optim']
+    if results['step'] != run.start:
+      return None  # it was made longer since
+  except (OSError, ValueError, KeyError, TypeError):
+    return None  # damaged: both are made again, from the checkpoints
+  now = run.facts['optim']
+  for name in initial.RATE:
+    if before.get(name) != now[name]:
+      rule = f'this run has ended, with {before.get(name)}'
+      remedy = 'choose a new --workdir to train with it'
+      raise CheckpointError(schema.line(f'optim.{name}', str(now[name]), rule, remedy))
+  return results
 
 
 def _best_of(run: Run, values: dict | None) -> dict | None:
@@ -359,8 +385,9 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
     if writer and 'test' in found:
       writer.write(best, 'test', found['test'])
     results['settings'] = run.task.settings
-    results['moved'] = initial.moved(config, run.task, run.mesh, run.source, params)
-    run.say(report_lib.moved(results['moved']))
+    results['moved'] = initial.moved(config, run.task, run.mesh, run.source, run.hand_off, params)
+    if results['moved'] is not None:
+      run.say(report_lib.moved(results['moved']))
   results['metrics'] = {f'{split}/{k}': v for split, values in found.items() for k, v in values.items()}
   results['metrics'] |= {f'train/{k}': v for k, v in reporter.last.items()}
   results |= {'seconds': reporter.seconds, 'parameters': metrics.count(run.state.params)}

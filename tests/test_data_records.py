@@ -7,9 +7,9 @@ import lzma
 
 import pytest
 
-from lmjax.data import files, records
+from lmjax.data import files, records, tfds_source
 from lmjax.data.records import RecordsConfig
-from lmjax.errors import DataError
+from lmjax.errors import ConfigError, DataError
 
 ROWS = [('good film', 'positive'), ('bad "film', 'negative'), ('long\u2028line', 'positive')]
 
@@ -134,10 +134,48 @@ def test_a_label_may_be_an_integer_but_not_a_fraction(tmp_path):
     read(json_lines(tmp_path / 'b.jsonl', [{'text': 'a', 'label': 0.5}]))
 
 
-def test_a_hidden_label_is_refused(tmp_path):
-  file = json_lines(tmp_path / 'a.jsonl', [{'text': 'a', 'label': 1}, {'text': 'b', 'label': -1}])
-  with pytest.raises(DataError, match='line 2: label -1, which stands for a hidden one'):
-    read(file)
+def test_a_hidden_label_of_tfds_is_refused_and_one_of_ones_own_is_a_label(tmp_path, monkeypatch):
+  rows = [{'text': 'a', 'label': 1}, {'text': 'b', 'label': -1}]
+  assert [record['label'] for record in read(json_lines(tmp_path / 'a.jsonl', rows))[0]] == ['1', '-1']
+  made = [(f'tfds:glue/sst2@test, example {i}', row) for i, row in enumerate(rows)]
+  monkeypatch.setattr(tfds_source, 'records', lambda path, fields: iter(made))
+  with pytest.raises(DataError, match='example 1: label -1, which stands for a hidden one'):
+    read('tfds:glue/sst2@test')
+
+
+def test_an_answer_that_is_no_text_is_told_or_passed_over(tmp_path):
+  text = {'data': [{'paragraphs': [{'context': 'the north', 'qas': [{'id': 'q', 'question': 'Where?'}]}]}]}
+  for answer, message in [('no\ud800', 'lone surrogate'), ('north', 'OverflowError')]:
+    start = 4 if 'surrogate' in message else float('inf')
+    text['data'][0]['paragraphs'][0]['qas'][0]['answers'] = [{'text': answer, 'answer_start': start}]
+    (tmp_path / 'a.json').write_text(json.dumps(text))
+    with pytest.raises(DataError, match=message):
+      read(tmp_path / 'a.json', 'extractive_qa')
+    if 'surrogate' in message:
+      assert read(tmp_path / 'a.json', 'extractive_qa', bad_text='skip')[0] == []
+
+
+def test_a_file_read_alone_is_whole(tmp_path):
+  config = config_of('demo', valid='demo', valid_fraction=None, fields=('a', 'b', 'label'))
+  found, said = records.read_alone(
+    str(json_lines(tmp_path / 'a.jsonl', [{'a': 'x', 'b': 'y'}, {'a': ' ', 'b': 'y'}])),
+    config,
+    'classification',
+    None,
+    False,
+  )
+  assert [(record['id'], record['text'], record['text_pair']) for record in found] == [('0', 'x', 'y')]
+  assert said == '1 examples with an empty text passed over'
+  file = str(json_lines(tmp_path / 'b.jsonl', [{'c': 'x', 'd': 'y'}]))
+  assert records.read_alone(file, config, 'classification', ('c', 'd'), False)[0][0]['text_pair'] == 'y'
+  with pytest.raises(ConfigError, match='--fields = c: must name text, label or text, text_pair, label'):
+    records.read_alone(file, config, 'classification', ('c',), True)
+  (tmp_path / 'c.csv').write_text('text,label\n')
+  with pytest.raises(DataError, match='c.csv: no example'):
+    records.read_alone(str(tmp_path / 'c.csv'), config, 'classification', None, True)
+  (tmp_path / 'd.json').write_text(json.dumps(questions('q', 'q')))
+  with pytest.raises(DataError, match="d.json: 2 questions have the id 'q'"):
+    records.read_alone(str(tmp_path / 'd.json'), config_of('demo', fields=None), 'extractive_qa', None, True)
 
 
 @pytest.mark.parametrize('name, separator', [('a.csv', ','), ('a.tsv', '\t')])

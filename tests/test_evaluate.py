@@ -66,6 +66,9 @@ def test_a_fine_tuned_run_on_other_examples(labelled, capsys, tmp_path):
   file = runs.write_tsv(tmp_path / 'other.tsv', runs.texts(12, seed=5))
   found = metrics(capsys, f'--workdir={labelled / "run"}', f'--data={file}')
   assert found['test/accuracy'] == pytest.approx(results_of(labelled / 'run')['test/accuracy'])
+  other = runs.write_tsv(tmp_path / 'named.tsv', runs.texts(12, seed=5), header=('words', 'verdict'))
+  again = metrics(capsys, f'--workdir={labelled / "run"}', f'--data={other}', '--fields=words,verdict')
+  assert again == found
   wrong = runs.write_tsv(tmp_path / 'wrong.tsv', [('a text', 'so-so')])
   assert evaluate.main([f'--workdir={labelled / "run"}', f'--data={wrong}']) == 3
   assert "label 'so-so'; must be one of bad, good" in capsys.readouterr().err
@@ -77,3 +80,5 @@ def test_mistakes_are_told(labelled, capsys, tmp_path):
   assert evaluate.main([f'--workdir={tmp_path}']) == 4
   assert evaluate.main([f'--workdir={labelled / "run"}', f'--data={tmp_path / "none.tsv"}']) == 3
   assert 'there is no such file' in capsys.readouterr().err
+  assert evaluate.main([f'--workdir={labelled / "run"}', '--fields=a,b']) == 2
+  assert '--fields = a,b: has no effect without --data' in capsys.readouterr().err

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from lmjax import command_line, comparison, experiment, schema
-from lmjax.errors import NonFiniteError
+from lmjax.errors import ConfigError, NonFiniteError
 from lmjax.scoring.bootstrap import bootstrap
 from lmjax.writer import write_json
 from tests.conftest import ROOT
@@ -269,6 +269,15 @@ def test_shipped_experiment_is_valid(argument, tmp_path, monkeypatch):
   assert schema.leaves(config) and len(stages) == len(config.stages)
 
 
+def test_files_without_training_data_are_refused_and_one_objective_is_enough(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  load = lambda argument: command_line.load_config_file('experiments/pretraining_helps.py', argument)
+  with pytest.raises(ConfigError, match='argument sentiment_test: has no effect without the training file'):
+    load('tasks=sentiment,sentiment_test=a.tsv')
+  found = load('smoke,objectives=causal,tasks=sentiment')
+  assert 'sentiment_causal' in found.comparisons and list(found.stages)[0] == 'pretrain_causal'
+
+
 @pytest.mark.parametrize('argument', ['smoke', 'data=laws/*.jsonl,train=a.jsonl,test=b.jsonl'])
 def test_shipped_legal_experiment_is_valid(argument, tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
@@ -297,6 +306,9 @@ def test_a_file_is_split_by_whole_articles(tmp_path):
   for names, message in [(['a.json'], 'must be FILE and FOLDER'), (['b.json', 'x'], 'no such file')]:
     done = run(*names)
     assert done.returncode and message in done.stderr and 'Traceback' not in done.stderr
+  (tmp_path / 'odd.json').write_text('{"data": [{"paragraphs": []}]}')
+  assert "not in SQuAD's format (KeyError: 'title')" in run('odd.json', 'x').stderr
+  assert 'a.json: cannot be made' in run('a.json', 'a.json').stderr
   assert 'must have 10' in run('few.jsonl', 'x').stderr and not (tmp_path / 'x').exists()
 
 

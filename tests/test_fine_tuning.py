@@ -1,7 +1,9 @@
 """Fine-tuning as a whole, on classification: what moves, what is kept, what is counted, and that it learns."""
 
+import dataclasses
 import json
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from lmjax import config as config_lib
 from lmjax import state as state_lib
 from lmjax import train as train_lib
 from lmjax.data.records import Records
-from lmjax.errors import DataError
+from lmjax.errors import CheckpointError, ConfigError, DataError
 from lmjax.objectives import classification
 from lmjax.objectives.classification import ClassificationConfig
 from lmjax.source import hand_off
@@ -205,6 +207,53 @@ def test_the_best_checkpoint_gives_the_results_and_patience_ends_the_run(mlm, tm
   assert [name for name in before if before[name] != again[name]] == []
 
 
+def test_another_start_or_optimizer_is_refused_in_the_same_workdir(mlm, whole):
+  """Else the scores of the run before would be told as those of the new one."""
+  workdir, results = whole
+  before = content(workdir)
+  for leaves, message in [
+    ({'init_from.take': '()'}, r'init_from.take = \[\]: .*were made with'),
+    ({'init_from.step': '3'}, 'init_from.step = 3: .*were made with latest'),
+    ({'optim.trainable': 'classifier/*'}, r'optim.trainable = \[.classifier/\*.\]: .*were made with'),
+    ({'optim.weight_decay': '0.5'}, 'optim.weight_decay = 0.5: .*were made with 0.01'),
+    ({'optim.learning_rate': '0.123'}, 'optim.learning_rate = 0.123: this run has ended, with .*new --workdir'),
+  ]:
+    with pytest.raises(CheckpointError, match=message):
+      runs.train(six_steps(mlm, workdir.parent, **leaves), workdir)
+  with pytest.raises(ConfigError, match='train.seeds = 2: .* holds one run; choose a new --workdir'):
+    runs.train(six_steps(mlm, workdir.parent, **{'train.seeds': 2}), workdir)
+  assert content(workdir) == before
+
+
+def test_damaged_results_are_made_again(mlm, whole, tmp_path):
+  shutil.copytree(whole[0], tmp_path / 'run')
+  (tmp_path / 'run/results.json').write_text('')
+  again = runs.train(six_steps(mlm, whole[0].parent), tmp_path / 'run')
+  names = [name for name in again['metrics'] if not name.startswith('train/') and not name.endswith('seconds')]
+  assert {name: again['metrics'][name] for name in names} == {name: whole[1]['metrics'][name] for name in names}
+
+
+def test_how_far_it_moved_counts_from_where_it_began(mlm, tmp_path):
+  """The run that it started from goes on meanwhile: its latest checkpoint is no longer that of the start."""
+  config, task, _, state, _ = prepared(six_steps(mlm, tmp_path))
+  source, _ = initial.source_of(config)
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+  begun = {'source': source.workdir, 'step': 3}
+  with sharding.using(mesh):
+    there = initial.first_params(config, task, mesh, dataclasses.replace(source, step=3))
+    found = initial.moved(config, task, mesh, source, begun, there)
+    assert found and all(distance == 0.0 for distance in found.values())
+    assert initial.moved(config, task, mesh, source, begun, state.params)['attention'] > 0
+    assert initial.moved(config, task, mesh, source, begun | {'step': 2}, state.params) is None
+
+
+def test_the_first_token_tells_nothing_with_causal_attention(raw_config, tmp_path_factory, tmp_path):
+  source = runs.pre_trained('causal_lm', raw_config, tmp_path_factory)
+  raw = runs.classification_config(source, tmp_path, **{'objective.pooling': 'cls'})
+  with pytest.raises(ConfigError, match='objective.pooling = .*cls.*: sees nothing but the first token'):
+    config_lib.build(raw)
+
+
 def test_several_seeds_make_a_run_each_and_a_summary(mlm, tmp_path):
   """Runs of no steps, which differ by the random head alone."""
   said = []
@@ -212,6 +261,8 @@ def test_several_seeds_make_a_run_each_and_a_summary(mlm, tmp_path):
   results = runs.train(raw, tmp_path / 'run', said.append)
   assert json.loads((tmp_path / 'run/results.json').read_text()) == results
   assert results['seeds'] == [5, 6]
+  with pytest.raises(ConfigError, match='train.seeds = 1: .* holds the runs of several seeds'):
+    runs.train(six_steps(mlm, tmp_path, **{'train.steps': 0}), tmp_path / 'run')
   one, two = (json.loads((tmp_path / f'run/seed{i}/results.json').read_text()) for i in (0, 1))
   for name in ('valid/accuracy', 'valid/loss', 'test/accuracy', 'test/loss'):
     a, b = one['metrics'][name], two['metrics'][name]

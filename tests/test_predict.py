@@ -7,6 +7,7 @@ import types
 import pytest
 
 from lmjax import predict
+from lmjax.errors import ConfigError
 from tests import runs
 
 
@@ -64,7 +65,7 @@ def test_files_and_standard_input_say_the_same(labelled, capsys, tmp_path, monke
 def test_mistakes_are_told(labelled, pre_trained, capsys, tmp_path, monkeypatch):
   assert refused(capsys, 'a text') == (2, 'lmjax: --workdir: missing; name the folder of a fine-tuned run\n')
   code, err = refused(capsys, f'--workdir={tmp_path}', 'a text')
-  assert code == 4 and 'config.json: no such file; give --workdir a folder that lmjax.main made' in err
+  assert code == 4 and 'config.json: No such file or directory; give --workdir a folder that lmjax.main made' in err
   code, err = refused(capsys, f'--workdir={pre_trained}', 'a text')
   assert code == 2 and 'masked_lm is pre-training; try python -m lmjax.inspect' in err
   code, err = refused(capsys, f'--workdir={labelled}', '--question=Who?', 'a text')
@@ -77,9 +78,38 @@ def test_mistakes_are_told(labelled, pre_trained, capsys, tmp_path, monkeypatch)
   assert code == 2 and 'leave one of them out' in err
   code, err = refused(capsys, f'--workdir={labelled}', '--step=99', 'a text')
   assert code == 4 and 'step 99: not among the checkpoints' in err
+  code, err = refused(capsys, f'--workdir={labelled}', '--config.data.bad_text=skip', 'a text')
+  assert code == 2 and '--config.data.bad_text = skip: has no effect: a run has its own config; leave it out' in err
+  code, err = refused(capsys, f'--workdir={labelled}', '--fields=a', 'a text')
+  assert code == 2 and '--fields = a: has no effect without --file' in err
+  code, err = refused(capsys, f'--workdir={labelled}', 'caf\udce9')
+  assert code == 3 and 'text 0: character 3 is the lone surrogate' in err
+  (tmp_path / 'file').write_text('no folder')
+  code, err = refused(capsys, f'--workdir={tmp_path / "file"}', 'a text')
+  assert code == 4 and 'config.json: Not a directory; give --workdir' in err
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run/config.json').write_text('[]')
+  code, err = refused(capsys, f'--workdir={tmp_path / "run"}', 'a text')
+  assert code == 4 and 'config.json: holds no object; the folder is damaged' in err
   (tmp_path / 'bad.txt').write_bytes(b'caf\xe9')
   code, err = refused(capsys, f'--workdir={labelled}', f'--file={tmp_path / "bad.txt"}')
   assert code == 3 and 'not UTF-8' in err
   monkeypatch.setattr('sys.stdin', types.SimpleNamespace(buffer=io.BytesIO(b' \n')))
   code, err = refused(capsys, f'--workdir={labelled}')
   assert code == 3 and 'standard input: holds no text' in err
+
+
+def test_an_id_is_the_place_among_what_was_given(labelled, capsys, tmp_path):
+  (tmp_path / 'texts.txt').write_text('one\n\nthree\n')
+  (tmp_path / 'texts.csv').write_text('words,label\none,x\n" ",x\nthree,x\n')
+  for arguments in (['--file', str(tmp_path / 'texts.txt')], ['--file', str(tmp_path / 'texts.csv'), '--fields=words']):
+    assert predict.main([f'--workdir={labelled}', '--json', *arguments]) == 0
+    out, err = capsys.readouterr()
+    assert [json.loads(line)['id'] for line in out.splitlines()] == ['0', '2']
+  assert 'texts.csv: 1 examples with an empty text passed over' in err
+
+
+def test_one_text_is_not_enough_for_pairs():
+  config = types.SimpleNamespace(task='classification', data=types.SimpleNamespace(fields=('a', 'b', 'label')))
+  with pytest.raises(ConfigError, match='this run classifies pairs; give a .jsonl, .csv or .tsv of a, b'):
+    predict.read(config, ('one',), None, None)

@@ -18,7 +18,7 @@ from lmjax.data import demo, files, sources, tfds_source
 from lmjax.data.permutation import key_of, mix
 from lmjax.data.sources import BadText
 from lmjax.data.tokenizer import TokenizerConfig, digest64
-from lmjax.errors import DataError
+from lmjax.errors import ConfigError, DataError
 from lmjax.fields import PositiveInt, Rule
 
 Task = Literal['classification', 'extractive_qa', 'summarization']
@@ -126,7 +126,7 @@ def load(config: RecordsConfig, task: Task, seed: int) -> Records:
   splits['valid'] = _drawn(splits['valid'], config.valid_examples, key_of('valid'))
   for split, found in splits.items():
     if task == 'extractive_qa':
-      _check_ids(split, found)
+      _check_ids(f'data.{split}', found)
     if not found:
       held_out = split == 'valid' and config.valid is None
       where = f'data.valid_fraction = {config.valid_fraction}' if held_out else f'data.{split} = {paths[split]}'
@@ -178,13 +178,45 @@ def read(
       found[name] = _value(record, field, name, where, bad_text, counts)
     empty = [name for name in names if found[name] is not None and not found[name].strip()]
     if task == 'extractive_qa':
-      found['answers'] = _answers(record, where)
+      found['answers'] = _answers(record, where, bad_text)
+    if path.startswith('tfds:') and found.get('label') == '-1':
+      raise DataError(f'{where}: label -1, which stands for a hidden one; labels must be known; choose another split')
     if None in found.values():
       continue  # bad text, counted by `sources.clean`'s verdict
     if empty:
       counts[f'examples with an empty {empty[0]} passed over'] += 1
       continue
     yield _complete(found, task, number)
+
+
+def read_alone(path: str, config: RecordsConfig, task: Task, fields, labelled: bool) -> tuple[list[dict], str]:
+  """All records of one source, and a line about what was passed over ('' for nothing).
+
+  Args:
+    path: as in RecordsConfig.
+    config: of the run; its fields and policy hold here too.
+    task: decides what a record holds.
+    fields: names in place of config.fields; None: those.
+    labelled: see `read`.
+
+  Raises:
+    ConfigError: so many fields the task does not have.
+    DataError: see `load`.
+  """
+  names = [role if labelled or task == 'extractive_qa' else role[:-1] for role in ROLES[task]]
+  if fields is None and config.fields is not None:
+    fields = config.fields if labelled else config.fields[:-1]
+  elif fields is not None and (task == 'extractive_qa' or len(fields) not in map(len, names)):
+    wanted = "SQuAD's own names" if task == 'extractive_qa' else ' or '.join(', '.join(role) for role in names)
+    raise ConfigError(f'--fields = {",".join(fields)}: must name {wanted}; correct it')
+  counts: collections.Counter = collections.Counter()
+  found = list(read(path, 'test', task, fields, config.bad_text, counts, labelled))
+  said = ', '.join(f'{n:,} {what}' for what, n in counts.items() if n)
+  if not found:
+    raise DataError(f'{path}: no example{f" ({said})" if said else ""}; it must hold some; name another file')
+  if task == 'extractive_qa':
+    _check_ids(path, found)
+  return found, said
 
 
 def identity(path: str, task: Task) -> dict:
@@ -209,11 +241,11 @@ def _usual(record: dict, role: str) -> str:
   return next((name for name in _USUAL[role] if name in record), role)
 
 
-def _check_ids(split: str, found: list[dict]) -> None:
+def _check_ids(where: str, found: list[dict]) -> None:
   """Predictions of questions are told apart by their ids."""
   [(most, count)] = collections.Counter(record['id'] for record in found).most_common(1) or [(None, 0)]
   if count > 1:
-    raise DataError(f'data.{split}: {count} questions have the id {most!r}; ids must differ; give each its own')
+    raise DataError(f'{where}: {count} questions have the id {most!r}; ids must differ; give each its own')
 
 
 def _complete(record: dict, task: Task, number: int) -> dict:
@@ -235,8 +267,6 @@ def _value(record: dict, field: str, role: str, where: str, bad_text: BadText, c
   value = record[field]
   if role == 'label' and hasattr(value, '__int__') and not isinstance(value, str | bytes | float):
     value = str(int(value))
-    if value == '-1':
-      raise DataError(f'{where}: label -1, which stands for a hidden one; labels must be known; choose another split')
   if not isinstance(value, str | bytes):
     kind = type(value).__name__
     raise DataError(f'{where}: field {field!r} is of type {kind}; the {role} must be a string; name another field')
@@ -265,20 +295,24 @@ def _questions(raw: Iterator[tuple[str, dict]]) -> Iterator[tuple[str, dict]]:
       ) from None
 
 
-def _answers(record: dict, where: str) -> list[dict]:
-  """The answers as a list of {'text', 'answer_start'}, from a list or from TFDS's pair of arrays."""
+def _answers(record: dict, where: str, bad_text: BadText) -> list[dict] | None:
+  """The answers as a list of {'text', 'answer_start'}, from a list or from TFDS's pair of arrays; None: bad text."""
   answers = [] if record.get('is_impossible') else record.get('answers', [])
   try:
     if isinstance(answers, dict):
       answers = [{'text': t, 'answer_start': s} for t, s in zip(answers['text'], answers['answer_start'])]
     found = []
     for answer in answers:
-      text = answer['text'].decode('utf-8') if isinstance(answer['text'], bytes) else answer['text']
-      if not isinstance(text, str):
-        raise TypeError(f'text is of type {type(text).__name__}')
+      if not isinstance(answer['text'], str | bytes):
+        raise TypeError(f'text is of type {type(answer["text"]).__name__}')
+      text, _ = sources.clean(answer['text'], where, bad_text)
+      if text is None:
+        return None
       found.append({'text': text, 'answer_start': int(answer['answer_start'])})
     return found
-  except (KeyError, TypeError, ValueError) as error:
+  except DataError:
+    raise
+  except (KeyError, TypeError, ValueError, OverflowError) as error:
     raise DataError(
       f'{where}: answers: {type(error).__name__}: {error}; each must have text and answer_start; mend the record'
     ) from None

@@ -131,6 +131,8 @@ class ModelConfig:
         f'must divide model.heads = {self.heads}',
         f'choose one of {_divisors(self.heads)}',
       )
+    if self.lora is not None and self.lora.rank > self.width:
+      yield 'lora.rank', self.lora.rank, f'must be at most model.width = {self.width}', 'lower it'
     learned = self.positions == 'learned'
     if learned != (self.max_length is not None):
       rule = 'is needed with learned positions' if learned else 'has no effect with rotary positions'

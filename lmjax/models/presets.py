@@ -181,13 +181,17 @@ PRESETS = {
 }
 
 
-def get(name: str, attention: str) -> dict:
-  """A preset by name, for a causal or a bidirectional model.
+def get(name: str, attention: str | None = None) -> dict:
+  """A preset by name, for a causal or a bidirectional model; None: for either.
 
   Raises:
     ConfigError: no such preset, or one of the other kind.
   """
-  fitting = [key for key, preset in PRESETS.items() if preset['model']['attention'] == attention]
+  fitting = [
+    key
+    for key, preset in PRESETS.items()
+    if preset['model']['attention'] == (attention or preset['model']['attention'])
+  ]
   if name in fitting:
     return PRESETS[name]
   if name in PRESETS:

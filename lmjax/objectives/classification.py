@@ -19,7 +19,8 @@ class ClassificationConfig:
   """The classification objective.
 
   labels: class names, in the order of the logits; None: those of the training examples, sorted
-  pooling: what is classified: the output at the first token (cls), at the last (last), or their mean (mean)
+  pooling: what is classified: the output at the first token (cls), at the last (last), or their mean (mean); None: mean
+    where the model reads from both sides, last where it reads from the left
   dropout: dropout on what is pooled
   label_smoothing: share of each label spread over the classes (arXiv:1512.00567, section 7); None for off
   class_weights: what an example of each class counts, in the order of the labels; balanced: the classes count alike
@@ -27,7 +28,7 @@ class ClassificationConfig:
   """
 
   labels: tuple[str, ...] | None
-  pooling: Literal['cls', 'last', 'mean']
+  pooling: Literal['cls', 'last', 'mean'] | None
   dropout: Rate
   label_smoothing: Rate | None
   class_weights: Literal['balanced'] | tuple[PositiveFloat, ...] | None

@@ -25,6 +25,8 @@ class Classification(FineTuningTask):
   MAIN_METRIC, BASELINE = 'accuracy', 'majority_accuracy'
 
   def __init__(self, model, objective, samples, data, tokenizer):
+    usual = 'mean' if model.attention == 'bidirectional' else 'last'
+    objective = dataclasses.replace(objective, pooling=objective.pooling or usual)
     super().__init__(model, objective, samples, data, tokenizer)
     self.model = HeadedModel(self.backbone, 'classifier', len(objective.labels))
     self.loss = classification.make_loss(self.model, objective)
