@@ -9,6 +9,7 @@ import dataclasses
 import io
 import json
 import os
+import textwrap
 from typing import Annotated, Any
 
 import jax
@@ -249,9 +250,10 @@ def plot(path: str, config: ComparisonConfig, rows: list[dict], baseline) -> Non
   axes = figure.subplots()
   for label in dict.fromkeys(row['arm'] for row in rows):
     points = [row for row in rows if row['arm'] == label]
-    means, spreads = [row['mean'] for row in points], [row['standard_deviation'] or 0.0 for row in points]
+    means, spreads = [row['mean'] for row in points], [row['standard_deviation'] for row in points]
+    spreads = None if None in spreads else spreads  # one seed has none
     if config.x is None:
-      axes.bar_label(axes.bar([label], means, yerr=spreads, capsize=4), fmt='%.3f', padding=2)
+      axes.bar_label(axes.bar([textwrap.fill(label, 14)], means, yerr=spreads, capsize=4), fmt='%.3f', padding=2)
     else:
       axes.errorbar(config.x, means, yerr=spreads, marker='o', capsize=4, label=label)
   if baseline is not None:
