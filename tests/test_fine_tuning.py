@@ -247,6 +247,22 @@ def test_how_far_it_moved_counts_from_where_it_began(mlm, tmp_path):
     assert initial.moved(config, task, mesh, source, begun | {'step': 2}, state.params) is None
 
 
+@pytest.mark.parametrize(
+  'leaf, value, message',
+  [
+    ('data.length', 3, 'data.length = 3: must be 4 or more'),
+    ('train.epochs', 1e17, 'train.epochs = 1e.17: must be at most 1,000,000'),
+    ('train.steps', 3_000_000_000, 'train.steps = 3000000000: must be at most 2,147,483,647'),
+    ('model.lora.rank', 1000, 'model.lora.rank = 1000: must be at most model.width = 32'),
+  ],
+)
+def test_sizes_that_no_run_can_have_are_refused(mlm, tmp_path, leaf, value, message):
+  raw = runs.classification_config(mlm, tmp_path, lora=2)
+  raw.update_from_flattened_dict({leaf: value})
+  with pytest.raises(ConfigError, match=message):
+    config_lib.build(raw)
+
+
 def test_the_first_token_tells_nothing_with_causal_attention(raw_config, tmp_path_factory, tmp_path):
   source = runs.pre_trained('causal_lm', raw_config, tmp_path_factory)
   raw = runs.classification_config(source, tmp_path, **{'objective.pooling': 'cls'})
