@@ -187,11 +187,7 @@ def get(name: str, attention: str | None = None) -> dict:
   Raises:
     ConfigError: no such preset, or one of the other kind.
   """
-  fitting = [
-    key
-    for key, preset in PRESETS.items()
-    if preset['model']['attention'] == (attention or preset['model']['attention'])
-  ]
+  fitting = [key for key, preset in PRESETS.items() if attention in (None, preset['model']['attention'])]
   if name in fitting:
     return PRESETS[name]
   if name in PRESETS:
