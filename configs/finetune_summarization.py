@@ -9,7 +9,7 @@ their first lines; train=, valid=, test=, files of .jsonl, .csv or .tsv, or tfds
 length=TOKENS; epochs=; long_documents=head, head_tail or chunks; lora=RANK, adapters beside the backbone, which stays
 as it is; preset=NAME, a model from random weights; smoke, a run of seconds from runs/pretrain_clm-smoke.
 
-Not measured.
+Measured (demo, 2 cores of an AMD EPYC): 469 s of training steps, test ROUGE-L 0.104 (lead-1: 0.165).
 """
 
 from ml_collections import ConfigDict

@@ -10,7 +10,7 @@ also with a part of its labels. Arguments: seeds=; objectives=masked,causal; tas
 the text to pre-train on; steps=, of pre-training; lowercase, its text; sentiment_train=, _valid=, _test=, and the same
 for qa and summarization (without train, the embedded demonstration data); smoke, one model a task.
 
-Not measured.
+Measured on one's own data: see experiments/README.md. On embedded data at full size: not yet.
 """
 
 from typing import Literal
