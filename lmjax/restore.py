@@ -49,7 +49,8 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
   except OSError as error:
     seeds = sorted(child.name for child in epath.Path(workdir).glob('seed*'))
     what = f'one of its runs, {epath.Path(workdir) / seeds[0]}' if seeds else 'a folder that lmjax.main made'
-    raise CheckpointError(f'{config_file}: {error.strerror or "cannot be read"}; give --workdir {what}') from error
+    rule = 'no such file' if isinstance(error, FileNotFoundError) else error.strerror or 'cannot be read'
+    raise CheckpointError(f'{config_file}: {rule}; give --workdir {what}') from error
   except ValueError as error:
     raise CheckpointError(f'{config_file}: not JSON ({error}); the folder is damaged') from error
   if not isinstance(values, dict):

@@ -332,10 +332,10 @@ def test_seeds(configured, tmp_path, monkeypatch):
   results = {'status': 'done', 'step': 6, 'metrics': {}, 'hand_off': None, 'main_metric': 'loss'}
   monkeypatch.setattr(train, 'set_up', lambda config, workdir, *rest: (config.seed, os.path.relpath(workdir, tmp_path)))
   monkeypatch.setattr(train, '_loop', lambda run: ran.append(run) or results)
-  for seeds, expected in ((1, [(0, 'run')]), (2, [(0, 'run/seed0'), (1, 'run/seed1')])):
+  for seeds, expected in ((1, [(0, 'run1')]), (2, [(0, 'run2/seed0'), (1, 'run2/seed1')])):
     ran = []
     config = configured('causal_lm', {'train.seeds': seeds})
-    train.train(config, str(tmp_path / 'run'), say=lambda line: None, devices=jax.devices()[:1])
+    train.train(config, str(tmp_path / f'run{seeds}'), say=lambda line: None, devices=jax.devices()[:1])
     assert ran == expected
 
 
