@@ -8,7 +8,7 @@ from lmjax import evaluate
 from tests import runs
 
 
-@pytest.fixture(scope='module', params=['causal_lm', 'masked_lm'])
+@pytest.fixture(scope='module', params=[pytest.param('causal_lm', marks=pytest.mark.slow), 'masked_lm'])
 def pre_trained(request, raw_config, tmp_path_factory):
   return runs.pre_trained(request.param, raw_config, tmp_path_factory)
 
