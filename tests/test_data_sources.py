@@ -8,7 +8,6 @@ import lzma
 import os
 import subprocess
 import sys
-import time
 import tracemalloc
 
 import pytest
@@ -175,10 +174,8 @@ def test_field_is_there_exactly_where_it_is_read():
     assert [problem[0] for problem in SourceConfig(path, None, 1.0).problems()] == ['field']
 
 
-def test_python_documentation_is_prose_unique_and_quick():
-  started = time.process_time()
+def test_python_documentation_is_prose_and_unique():
   found, counts = read('pydoc')
-  assert time.process_time() - started < 8  # 1.9 s on an idle machine
   assert 1_500_000 < counts['bytes'] < 4_000_000
   assert len(set(found)) == len(found) > 3_000
   assert min(map(len, found)) >= 80
