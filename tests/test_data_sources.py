@@ -8,6 +8,7 @@ import lzma
 import os
 import subprocess
 import sys
+import time
 import tracemalloc
 
 import pytest
