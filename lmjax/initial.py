@@ -149,6 +149,11 @@ def frozen_digests(config, state: state_lib.TrainState) -> dict[str, str] | None
   return {path: facts['digest'] for path, facts in describe_arrays(still).items()}
 
 
+def reopened(config, begun: dict) -> Source:
+  """The checkpoint that a run began with, as it noted it (`Start.hand_off`), whatever is the newest there now."""
+  return open_source(dataclasses.replace(config.init_from, path=begun['source'], step=begun['step']))
+
+
 def whole_params(config, task, mesh, manifest: dict, saved: dict) -> dict:
   """All parameters of a checkpoint that holds only those that move.
 
@@ -158,7 +163,7 @@ def whole_params(config, task, mesh, manifest: dict, saved: dict) -> dict:
   if not config.checkpoint.only_trained:
     return saved
   begun = manifest['hand_off']
-  source = open_source(dataclasses.replace(config.init_from, path=begun['source'], step=begun['step']))
+  source = reopened(config, begun)
   found = paths.flatten(saved)
   whole = paths.map_with_path(lambda path, p: found.get(path, p), first_params(config, task, mesh, source))
   digests = {path: facts['digest'] for path, facts in describe_arrays(whole).items()}
@@ -171,18 +176,16 @@ def whole_params(config, task, mesh, manifest: dict, saved: dict) -> dict:
   return whole
 
 
-def moved(config, task, mesh, source: Source | None, begun: dict | None, params) -> dict[str, float] | None:
+def moved(config, task, mesh, begun: dict | None, params) -> dict[str, float] | None:
   """How far training has moved each group of weights: |w - w0| / |w0|, of the parameters that move.
 
   The weights of the start are made again, which takes their memory once more. None where the checkpoint that the run
-  `begun` with (see `Start.hand_off`) is gone, as when another run has gone on since and kept its newest alone.
+  began with (`begun` is `Start.hand_off`) is gone or damaged by now: a run that has ended loses nothing by it.
   """
-  if begun is not None and begun['step'] != source.step:
-    try:
-      source = open_source(dataclasses.replace(config.init_from, path=begun['source'], step=begun['step']))
-    except CheckpointError:
-      return None
-  first = first_params(config, task, mesh, source)
+  try:
+    first = first_params(config, task, mesh, None if begun is None else reopened(config, begun))
+  except CheckpointError:
+    return None
   before, after = (optim.split(config.optim, tree)[0] for tree in (first, params))
   distance = metrics.group_norms(jax.tree.map(jnp.subtract, after, before))
   norm = metrics.group_norms(before)

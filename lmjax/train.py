@@ -21,7 +21,6 @@ from lmjax import state as state_lib
 from lmjax import writer as writer_lib
 from lmjax.data import pipeline
 from lmjax.errors import CheckpointError, ConfigError
-from lmjax.source import Source
 
 
 def make_gradient(task, parts: int, config: optim.OptimConfig | None = None):
@@ -133,7 +132,6 @@ class Run:
   evaluator: Any
   checkpoints: checkpoint.Checkpoints
   facts: dict
-  source: Source | None
   hand_off: dict | None
   state: state_lib.TrainState
   start: int
@@ -240,7 +238,6 @@ def set_up(config, workdir: str, mesh, task, data, checkpoints, source, say) -> 
     evaluator=evaluate.make(config, task, data, mesh),
     checkpoints=checkpoints,
     facts=facts | {'hand_off': start.hand_off, 'frozen': initial.frozen_digests(config, start.state)},
-    source=source,
     hand_off=start.hand_off,
     state=start.state,
     start=start.step,
@@ -385,7 +382,7 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
     if writer and 'test' in found:
       writer.write(best, 'test', found['test'])
     results['settings'] = run.task.settings
-    results['moved'] = initial.moved(config, run.task, run.mesh, run.source, run.hand_off, params)
+    results['moved'] = initial.moved(config, run.task, run.mesh, run.hand_off, params)
     if results['moved'] is not None:
       run.say(report_lib.moved(results['moved']))
   results['metrics'] = {f'{split}/{k}': v for split, values in found.items() for k, v in values.items()}

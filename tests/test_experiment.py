@@ -160,6 +160,18 @@ def test_missing_data_is_told_before_the_first_stage(fake_train, tmp_path, capsy
   tuned = STAGES['a_tuned'] | dict(overrides=('data.train=nothing.tsv', 'data.valid=/no/such/file.tsv'))
   assert experiment.main(write_experiment(tmp_path, STAGES | {'a_tuned': tuned})) == 3 and not fake_train.ran
   assert capsys.readouterr().err.count('stage a_tuned: ') == 2
+  named = STAGES['a_tuned'] | dict(overrides=('data.train=demo_of_mine.tsv', 'data.valid=pydoc.tsv'))
+  assert experiment.main(write_experiment(tmp_path, STAGES | {'a_tuned': named})) == 3 and not fake_train.ran
+  assert capsys.readouterr().err.count('stage a_tuned: ') == 2
+
+
+@pytest.mark.parametrize('name, text', [('stage.json', ''), ('results.json', '[]')])
+def test_a_damaged_file_of_a_stage_is_named(name, text, fake_train, tmp_path, capsys):
+  argv = write_experiment(tmp_path)
+  assert experiment.main(argv) == 0
+  (tmp_path / 'work/a_tuned' / name).write_text(text)
+  assert experiment.main(argv) == 3
+  assert f'a_tuned/{name}: cannot be read' in capsys.readouterr().err
 
 
 def test_a_changed_stage_is_not_taken_for_done(fake_train, tmp_path, capsys):

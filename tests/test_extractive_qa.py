@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lmjax import config as config_lib
-from lmjax import predict, restore, tasks
+from lmjax import evaluate, predict, restore, tasks
 from lmjax import train as train_lib
 from lmjax.data import windows
 from lmjax.data.tokenizer import train_tokenizer
@@ -231,11 +231,22 @@ def test_it_learns_and_answers(files, tmp_path, preset):
   page = (tmp_path / 'run/examples_valid.md').read_text()
   assert '>>>' in page and 'Right: Ada' in page
   trained = restore.open_run(str(tmp_path / 'run'))
+  assert evaluate.evaluate(trained, files['none_valid'])['test/f1'] < 0.6, 'every second question has no answer'
   context = 'In the year 117 the book was written by Grace. It was read by Alan in the year 217.'
   items = predict.read(trained.config, (context,), None, 'Who wrote the book?')
   [prediction] = predict.predict(trained, items)
   found = trained.task.report(prediction)
   assert found['answer'] == 'Grace' and context[found['start'] : found['end']] == 'Grace'
+
+
+def test_squad_from_tfds_is_validated_on_its_validation_split_and_match_leaves_old_segments_behind():
+  load = lambda argument: config_dict('configs/finetune_qa.py', argument, {})
+  for train in ('tfds:squad/v2.0', 'tfds:squad/v2.0@train', 'tfds:squad/v2.0@train[:10%]'):
+    assert load(f'train={train}').data.valid == 'tfds:squad/v2.0@validation'
+  old, plain = 'embeddings/segment/*', load('')
+  assert old in plain.init_from.take and old not in plain.init_from.drop
+  match = load('match').init_from
+  assert old in match.drop and old in match.fresh and old not in match.take
 
 
 def test_stride_and_longest_answer_must_fit(files):

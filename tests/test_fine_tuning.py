@@ -1,6 +1,5 @@
 """Fine-tuning as a whole, on classification: what moves, what is kept, what is counted, and that it learns."""
 
-import dataclasses
 import json
 import pathlib
 import shutil
@@ -236,15 +235,15 @@ def test_damaged_results_are_made_again(mlm, whole, tmp_path):
 def test_how_far_it_moved_counts_from_where_it_began(mlm, tmp_path):
   """The run that it started from goes on meanwhile: its latest checkpoint is no longer that of the start."""
   config, task, _, state, _ = prepared(six_steps(mlm, tmp_path))
-  source, _ = initial.source_of(config)
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-  begun = {'source': source.workdir, 'step': 3}
+  begun = {'source': mlm, 'step': 3}
+  assert initial.source_of(config)[0].step == 6
   with sharding.using(mesh):
-    there = initial.first_params(config, task, mesh, dataclasses.replace(source, step=3))
-    found = initial.moved(config, task, mesh, source, begun, there)
+    there = initial.first_params(config, task, mesh, initial.reopened(config, begun))
+    found = initial.moved(config, task, mesh, begun, there)
     assert found and all(distance == 0.0 for distance in found.values())
-    assert initial.moved(config, task, mesh, source, begun, state.params)['attention'] > 0
-    assert initial.moved(config, task, mesh, source, begun | {'step': 2}, state.params) is None
+    assert initial.moved(config, task, mesh, begun, state.params)['attention'] > 0
+    assert initial.moved(config, task, mesh, begun | {'step': 2}, state.params) is None, 'it is gone'
 
 
 @pytest.mark.parametrize(
@@ -268,6 +267,15 @@ def test_the_first_token_tells_nothing_with_causal_attention(raw_config, tmp_pat
   raw = runs.classification_config(source, tmp_path, **{'objective.pooling': 'cls'})
   with pytest.raises(ConfigError, match='objective.pooling = .*cls.*: sees nothing but the first token'):
     config_lib.build(raw)
+  raw.objective.pooling = None
+  assert prepared(raw)[1].objective.pooling == 'last'
+
+
+def test_a_workdir_whose_checkpoints_are_a_file_is_refused(mlm, tmp_path):
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run/checkpoints').write_text('')
+  with pytest.raises(ConfigError, match='--workdir = .*run: its checkpoints is a file; choose another'):
+    runs.train(six_steps(mlm, tmp_path), tmp_path / 'run')
 
 
 def test_several_seeds_make_a_run_each_and_a_summary(mlm, tmp_path):

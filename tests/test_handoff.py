@@ -238,6 +238,13 @@ def test_a_missing_run(tmp_path):
     open_source(init_from(tmp_path / 'nothing'))
 
 
+def test_a_manifest_that_names_no_model(tmp_path):
+  (tmp_path / 'checkpoints/3/manifest').mkdir(parents=True)
+  (tmp_path / 'checkpoints/3/manifest/manifest.json').write_text('{"schema": 1, "arrays": {}}')
+  with pytest.raises(CheckpointError, match='its manifest of step 3 names no model; choose another checkpoint'):
+    open_source(init_from(tmp_path))
+
+
 def test_a_folder_without_a_checkpoint(tmp_path):
   with pytest.raises(CheckpointError, match='no checkpoint there; run the pre-training first, or name the workdir'):
     open_source(init_from(tmp_path))

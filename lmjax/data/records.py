@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 import numpy as np
@@ -134,7 +134,7 @@ def load(config: RecordsConfig, task: Task, seed: int) -> Records:
       why = 'each example stands in another split as well' if twice else 'no example'
       raise DataError(f'{where}: {why}; a split must have some of its own; add examples, or name another file')
   shown = [f'{len(splits[split]):,} {split}' for split in ('train', 'valid', 'test') if split in splits]
-  shown += [f'{n:,} {what}' for what, n in counts.items() if n]
+  shown += counted(counts)
   facts = {split: identity(path, task) for split, path in paths.items() if path is not None}
   facts |= {name: getattr(config, name) for name in ('fields', 'train_share', 'valid_fraction', 'bad_text')}
   return Records(splits, facts, ', '.join(shown))
@@ -211,12 +211,17 @@ def read_alone(path: str, config: RecordsConfig, task: Task, fields, labelled: b
     raise ConfigError(f'--fields = {",".join(fields)}: must name {wanted}; correct it')
   counts: collections.Counter = collections.Counter()
   found = list(read(path, 'test', task, fields, config.bad_text, counts, labelled))
-  said = ', '.join(f'{n:,} {what}' for what, n in counts.items() if n)
+  said = ', '.join(counted(counts))
   if not found:
     raise DataError(f'{path}: no example{f" ({said})" if said else ""}; it must hold some; name another file')
   if task == 'extractive_qa':
     _check_ids(path, found)
   return found, said
+
+
+def counted(counts: Mapping[str, int]) -> list[str]:
+  """What there is any of, for people."""
+  return [f'{n:,} {what}' for what, n in counts.items() if n]
 
 
 def identity(path: str, task: Task) -> dict:

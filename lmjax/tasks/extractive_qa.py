@@ -70,7 +70,7 @@ class ExtractiveQA(FineTuningTask):
         'data.train: no question has an answer that stands in its context; check answers and answer_start'
       )
     splits['train'] = Examples(train.records, [train.rows[i] for i in kept], train.owners[kept])
-    said = [found.said, f'{len(kept):,} train windows', *(f'{n:,} {what}' for what, n in counts.items() if n)]
+    said = [found.said, f'{len(kept):,} train windows', *records.counted(counts)]
     return Labelled(splits, found.facts, ', '.join(said))
 
   def rows_of(self, items: list[dict], counts: collections.Counter | None = None) -> Examples:
