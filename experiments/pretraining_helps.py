@@ -26,8 +26,8 @@ SHARES = {'demo': {0.01: 12.0, 0.1: 12.0, 1.0: 6.0}, 'own': {0.01: 12.0, 0.1: 6.
 SEEDS = {'demo': {'sentiment': 2, 'qa': 1, 'summarization': 1}, 'own': {'sentiment': 3, 'qa': 3, 'summarization': 3}}
 OVERRIDES = {
   'demo': {
-    'masked': (),
-    'causal': (),
+    'masked': ('model.layers=2',),
+    'causal': ('model.layers=2',),
     'sentiment': ('data.length=32', 'objective.pooling=mean'),
     'qa': ('train.epochs=2.0',),
     'summarization': ('data.length=128', 'objective.max_summary=32', 'objective.chunk=33', 'train.epochs=1.0'),

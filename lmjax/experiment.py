@@ -113,7 +113,7 @@ def run(argv: list[str]) -> None:
   workdir = flags.workdir or command_line.default_workdir(flags.file, flags.argument)
   config, stages = prepare(raw, workdir, [*flags.problems, *problems])
   with compilation_cached(os.path.join(workdir, 'xla_cache')):
-    run_stages(stages, workdir)
+    run_stages(stages, workdir, config.comparisons)
   command = f'python -m lmjax.experiment {shlex.join(argv)}'
   comparison.write_report(workdir, command, [stage.name for stage in stages], config.comparisons)
   print(f'report, numbers and pictures: {os.path.join(workdir, "")}{{report.md, results.json, *.png}}', flush=True)
@@ -302,31 +302,40 @@ def missing_files(stages) -> list[str]:
   return list(problems.values())
 
 
-def run_stages(stages: list[Stage], workdir: str) -> None:
+def run_stages(stages: list[Stage], workdir: str, comparisons: Mapping[str, ComparisonConfig]) -> None:
   """Runs what is not done, in order.
 
   Raises:
     LmjaxError: of the stage that failed, with its exit code and its name.
+    ConfigError: a stage has ended and does not have the metric that it is compared in.
   """
   for number, stage in enumerate(stages, 1):
     folder, place = os.path.join(workdir, stage.name), f'stage {number} of {len(stages)}: {stage.name}'
     if is_done(folder):
       print(f'{place}: was done before', flush=True)
-      continue
-    print(f'{place}: running; its lines are in {os.path.join(folder, "log.txt")}', flush=True)
-    began = time.perf_counter()
-    try:
-      os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-      raise ConfigError(f'--workdir = {workdir}: cannot be made ({error.strerror}); name another folder') from error
-    writer_lib.write_json(os.path.join(folder, 'stage.json'), stage.record)
-    try:
-      with open(os.path.join(folder, 'log.txt'), 'a', encoding='utf-8') as log:
-        train_lib.train(stage.config, folder, lambda line, log=log: _tell(line, log))
-    except LmjaxError as error:
-      error.args = (f'{error}\nstage {stage.name} failed; once this is mended, the same command goes on from there',)
-      raise
-    print(f'{place}: done in {time.perf_counter() - began:.0f} s', flush=True)
+    else:
+      print(f'{place}: running; its lines are in {os.path.join(folder, "log.txt")}', flush=True)
+      began = time.perf_counter()
+      run_stage(stage, folder)
+      print(f'{place}: done in {time.perf_counter() - began:.0f} s', flush=True)
+    for compared in comparisons.values():  # a misspelt name costs one stage, not all
+      if any(stage.name in arm.stages for arm in compared.arms.values()):
+        comparison.Stage.read(workdir, stage.name).values(compared.metric)
+
+
+def run_stage(stage: Stage, folder: str) -> None:
+  """Runs one, or goes on with it; its lines go to log.txt."""
+  try:
+    os.makedirs(folder, exist_ok=True)
+  except OSError as error:
+    raise ConfigError(f'--workdir = {folder}: cannot be made ({error.strerror}); name another folder') from error
+  writer_lib.write_json(os.path.join(folder, 'stage.json'), stage.record)
+  try:
+    with open(os.path.join(folder, 'log.txt'), 'a', encoding='utf-8') as log:
+      train_lib.train(stage.config, folder, lambda line: _tell(line, log))
+  except LmjaxError as error:
+    error.args = (f'{error}\nstage {stage.name} failed; once this is mended, the same command goes on from there',)
+    raise
 
 
 def is_done(folder: str) -> bool:

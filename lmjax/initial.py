@@ -187,8 +187,12 @@ def moved(config, task, mesh, begun: dict | None, params) -> dict[str, float] | 
   except CheckpointError:
     return None
   before, after = (optim.split(config.optim, tree)[0] for tree in (first, params))
-  distance = metrics.group_norms(jax.tree.map(jnp.subtract, after, before))
-  norm = metrics.group_norms(before)
+
+  @jax.jit
+  def norms(before, after):
+    return metrics.group_norms(jax.tree.map(jnp.subtract, after, before)), metrics.group_norms(before)
+
+  distance, norm = norms(before, after)
   return {group: float(distance[group]) / max(float(norm[group]), 1e-12) for group in distance}
 
 

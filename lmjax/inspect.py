@@ -8,6 +8,7 @@ python -m lmjax.inspect --workdir=DIR                        parameters by group
     --step=N            another checkpoint than the newest
 """
 
+import functools
 import sys
 
 import numpy as np
@@ -19,6 +20,8 @@ FLAGS = {'batch': int, 'words': str, 'prompt': str, 'pairs': str, 'step': int}
 NEIGHBOURS = 8
 TOP = 5
 NEW_TOKENS = 64
+# Sentences are padded to a multiple of this many tokens: each shape compiles once.
+BUCKET = 32
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -234,26 +237,37 @@ def read_pairs(file: str) -> list[tuple[str, str]]:
 
 def log_likelihood(trained, sentence: str) -> float:
   """The log-probability of a sentence in nats: exact (causal) or pseudo (masked)."""
-  import jax
-  import jax.numpy as jnp
-
-  task, tok = trained.task, trained.tokenizer
-  ids = tok.encode(sentence)
+  task, spec = trained.task, trained.task.row_spec()
+  ids = np.array(trained.tokenizer.encode(sentence), np.int32)
   if trained.config.task == 'causal_lm':
-    first = task.row_spec().begin or task.document_end()
-    rows, targets = np.array([[*first, *ids][: len(ids) + len(first) - 1]], np.int32), np.array(ids)
-    places = np.arange(len(first) - 1, len(first) - 1 + len(ids))
-    picked = lambda logits: logits[0, places]
+    first = spec.begin or task.document_end()
+    rows, row_of = np.array([[*first, *ids[:-1]]], np.int32), 0
+    places = len(first) - 1 + np.arange(len(ids))
   else:
-    spec = task.row_spec()
-    row = np.array([*spec.prefix, *ids, *spec.suffix], np.int32)
-    places = len(spec.prefix) + np.arange(len(ids))
-    rows, targets = np.tile(row, (len(ids), 1)), np.array(ids)
-    rows[np.arange(len(ids)), places] = tok.mask
-    picked = lambda logits: logits[np.arange(len(ids)), places]
-  x_BTD = task.model.backbone.apply(trained.params, jnp.asarray(rows))
-  log_p = jax.nn.log_softmax(task.model.logits(trained.params, x_BTD))
-  return float(np.asarray(picked(np.asarray(log_p)))[np.arange(len(ids)), targets].sum())
+    rows, row_of = np.tile(np.array([*spec.prefix, *ids, *spec.suffix], np.int32), (len(ids), 1)), np.arange(len(ids))
+    places = len(spec.prefix) + row_of
+    rows[row_of, places] = trained.tokenizer.mask
+  limit = task.model.backbone.config.max_length
+  if limit is not None and rows.shape[1] > limit:
+    rule = f'{rows.shape[1]:,} tokens; the model has positions for {limit:,}'
+    raise DataError(f'{sentence[:40]!r}...: {rule}; shorten it')
+  padding = [(0, -size % BUCKET if size > 1 else 0) for size in rows.shape]
+  if limit is not None:
+    padding[1] = (0, min(padding[1][1], limit - rows.shape[1]))
+  segments = np.pad(np.ones_like(rows), padding)
+  log_p = _log_probabilities(task.model)(trained.params, np.pad(rows, padding), segments)
+  return float(np.asarray(log_p)[row_of, places, ids].sum())
+
+
+@functools.cache
+def _log_probabilities(model):
+  """`(params, tokens_BT, segments_BT) -> log_p_BTV`, compiled once a shape."""
+  import jax
+
+  def run(params, tokens_BT, segments_BT):
+    return jax.nn.log_softmax(model.logits(params, model.backbone.apply(params, tokens_BT, segments_BT=segments_BT)))
+
+  return jax.jit(run)
 
 
 def _plain(text: str) -> str:

@@ -247,7 +247,7 @@ def set_up(config, workdir: str, mesh, task, data, checkpoints, source, say) -> 
 
 def compile_step(run: Run):
   """The train step compiled for this run's shapes; any other shape is an error, not a silent recompilation."""
-  places = state_lib.state_shardings(run.task, run.tx, run.mesh)
+  places = jax.tree.map(lambda a: a.sharding, run.state)
   rows = run.config.data.batch_size
   local = run.pipeline.batch(run.start)
   shapes = {name: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for name, a in local.items()}
@@ -389,7 +389,7 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
   results['metrics'] |= {f'train/{k}': v for k, v in reporter.last.items()}
   results |= {'seconds': reporter.seconds, 'parameters': metrics.count(run.state.params)}
   if writer:
-    writer.plot(run.task.MAIN_METRIC, run.task.BASELINE)
+    writer.plot(run.task.MAIN_METRIC, run.task.BASELINE, at_end=True)
     writer.close()
     writer_lib.write_json(os.path.join(run.workdir, 'results.json'), results)
   return results

@@ -6,11 +6,14 @@ import math
 import os
 import re
 import tempfile
+import time
 
 from lmjax.errors import ConfigError
 
 # Smoothing of the training loss in curves.png: a running mean over this share of its points.
 SMOOTH_SHARE = 0.02
+# curves.png is drawn anew at most this often: a drawing takes as long as many steps of a small model.
+PLOT_SECONDS = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Writer:
       with open(self._samples, encoding='utf-8') as file:
         write_atomically(self._samples, _samples_until(file.read(), start_step))
     self._file = open(self._path, 'a', encoding='utf-8')
+    self._plotted = time.monotonic()
     self._tensorboard = self._wandb = None
     if config.tensorboard:
       import tensorboardX
@@ -96,9 +100,11 @@ class Writer:
     self._file.flush()
     os.fsync(self._file.fileno())
 
-  def plot(self, metric: str, baseline: str | None) -> None:
-    """Draws curves.png anew: the loss, and the task's main metric."""
-    plot_curves(self.workdir, metric, baseline)
+  def plot(self, metric: str, baseline: str | None, at_end: bool = False) -> None:
+    """Draws curves.png anew: the loss, and the task's main metric; every PLOT_SECONDS at most, and at the end."""
+    if at_end or time.monotonic() - self._plotted >= PLOT_SECONDS:
+      plot_curves(self.workdir, metric, baseline)
+      self._plotted = time.monotonic()
 
   def close(self) -> None:
     """Lets go of all files."""

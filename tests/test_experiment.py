@@ -120,6 +120,15 @@ def test_a_failure_is_named_and_the_same_command_goes_on(fake_train, tmp_path, c
   assert (tmp_path / 'work' / 'report.md').exists()
 
 
+def test_a_metric_that_a_stage_lacks_is_told_as_soon_as_it_ended(fake_train, tmp_path, capsys):
+  argv = write_experiment(tmp_path, bars=BARS | dict(metric='test/acuracy'))
+  assert experiment.main(argv) == 2
+  assert fake_train.ran == ['base', (first := fake_train.ran[1])]
+  error = capsys.readouterr().err
+  assert f'metric = test/acuracy: stage {first} has no such number; it has test/accuracy, test/loss' in error
+  assert experiment.main(write_experiment(tmp_path)) == 0 and fake_train.ran.count(first) == 1
+
+
 def test_all_problems_are_told_before_the_first_stage(fake_train, tmp_path, capsys):
   stages = STAGES | {
     'circle': dict(config=FINETUNE, overrides=(), init_from='circle_too'),
@@ -250,10 +259,6 @@ def test_learning_curve(fake_train, tmp_path, capsys):
   assert (tmp_path / 'work' / 'curve.png').read_bytes().startswith(b'\x89PNG')
   report = (tmp_path / 'work' / 'report.md').read_text()
   assert 'Against random at share of the labels 0.1: **' in report and '![Sentiment](curve.png)' in report
-  # a metric that no run has is a mistake of the experiment's, told with those there are
-  wrong = write_experiment(tmp_path, stages, curve=curve | dict(metric='test/acuracy'))
-  assert experiment.main(wrong) == 2
-  assert 'stage a_tuned_few has no such number; it has test/accuracy' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('before', [None, 'elsewhere'])

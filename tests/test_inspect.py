@@ -1,12 +1,14 @@
 """Looking at batches and at trained runs."""
 
 import math
+import types
 
 import jax
 import numpy as np
 import pytest
 
-from lmjax import inspect, restore
+from lmjax import inspect, restore, tasks
+from lmjax.errors import DataError
 from lmjax.train import train
 from tests.conftest import CONFIGS, ROOT, TASKS
 
@@ -68,6 +70,19 @@ def test_log_likelihood_is_a_probability(runs):
   log_p = jax.nn.log_softmax(task.model.logits(trained.params, x))[0]
   by_hand = sum(float(log_p[i, t]) for i, t in enumerate(prefix))
   assert math.isclose(inspect.log_likelihood(trained, 'the snow'), by_hand, rel_tol=1e-5)
+
+
+def test_a_sentence_must_fit_the_position_table(make_config, tokenizer):
+  learned = {'model.positions': 'learned', 'model.max_length': 40, 'model.rope_theta': None}
+  task = tasks.build(make_config('causal_lm', **learned), tokenizer)
+  params = jax.jit(task.init)(jax.random.key(0))
+  config = types.SimpleNamespace(task='causal_lm')
+  trained = types.SimpleNamespace(task=task, tokenizer=tokenizer, params=params, config=config)
+  sentence = 'the' + ' the' * 35
+  assert inspect.BUCKET < len(tokenizer.encode(sentence)) <= 40
+  assert inspect.log_likelihood(trained, sentence) < 0
+  with pytest.raises(DataError, match='tokens; the model has positions for 40; shorten it'):
+    inspect.log_likelihood(trained, sentence * 2)
 
 
 @pytest.mark.parametrize(

@@ -202,10 +202,11 @@ def test_masked_logits_equal_full_logits(reference):
   """Logits at the slots alone are those that a full pass has there."""
   task, batch, _ = reference('masked_lm')
   params = jax.jit(task.init)(jax.random.key(7))
-  x = task.model.backbone.apply(params, batch['inputs'], segments_BT=batch['segments'])
-  full = task.model.logits(params, x)
+  x = jax.jit(task.model.backbone.apply)(params, batch['inputs'], segments_BT=batch['segments'])
+  logits = jax.jit(task.model.logits)
+  full = logits(params, x)
   picked = np.take_along_axis(np.asarray(x), batch['slots'][:, :, None], axis=1)
-  at_slots = task.model.logits(params, picked)
+  at_slots = logits(params, picked)
   np.testing.assert_allclose(
     at_slots, np.take_along_axis(np.asarray(full), batch['slots'][:, :, None], axis=1), atol=1e-5
   )

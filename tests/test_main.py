@@ -15,15 +15,17 @@ from lmjax import config as config_lib
 from tests.conftest import CONFIGS, FINE_TUNING, ROOT, TASKS
 
 
-def start(arguments, cwd, **environment):
-  """Starts `python -m lmjax.main`, on one device unless told otherwise."""
-  env = os.environ | {'XLA_FLAGS': '', 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)} | environment
+def start(arguments, cwd):
+  """Starts `python -m lmjax.main`, on one device, compiled as quickly as possible."""
+  quick = {'XLA_FLAGS': '--xla_backend_optimization_level=0', 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
   command = [sys.executable, '-m', 'lmjax.main', *arguments]
-  return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  return subprocess.Popen(
+    command, cwd=cwd, env=os.environ | quick, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  )
 
 
-def run(arguments, cwd, **environment):
-  process = start(arguments, cwd, **environment)
+def run(arguments, cwd):
+  process = start(arguments, cwd)
   out, err = process.communicate(timeout=300)
   return process.returncode, out, err
 
@@ -74,7 +76,8 @@ def test_smoke(name, tmp_path, cache_dir):
   assert json.loads((workdir / 'results.json').read_text()) == results
 
 
-@pytest.mark.parametrize('name', ['causal_lm', pytest.param('masked_lm', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', TASKS)
 def test_killed_and_resumed_is_bit_identical(name, tmp_path, cache_dir, corpus):
   """SIGKILL at a moment nobody chose; the losses (float32, to the last bit) and digests are those of a run without."""
   flags = [f'--config={ROOT / CONFIGS[name]}:smoke,data={corpus}', f'--config.data.cache_dir={cache_dir}']
@@ -85,9 +88,8 @@ def test_killed_and_resumed_is_bit_identical(name, tmp_path, cache_dir, corpus):
     '--config.data.valid_fraction=0.1',
   ]
   flags += [f'--config.{path}={value}' for path, value in leaves.items()]
-  quick = {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
-  assert run([*flags, '--workdir=whole'], tmp_path, **quick)[0] == 0
-  process = start([*flags, '--workdir=killed'], tmp_path, **quick)
+  assert run([*flags, '--workdir=whole'], tmp_path)[0] == 0
+  process = start([*flags, '--workdir=killed'], tmp_path)
   for line in process.stdout:
     # the first checkpoint is on its way by then, perhaps not finished
     if line.startswith('step 8/24 | train'):
@@ -96,7 +98,7 @@ def test_killed_and_resumed_is_bit_identical(name, tmp_path, cache_dir, corpus):
       break
   process.communicate()
   assert process.returncode == -signal.SIGKILL
-  code, out, err = run([*flags, '--workdir=killed'], tmp_path, **quick)
+  code, out, err = run([*flags, '--workdir=killed'], tmp_path)
   assert code == 0, err
   resumed = int(re.search(r'resuming from step (\d+)', out)[1])
   assert 3 <= resumed < 24

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import types
 
 import pytest
@@ -91,6 +92,13 @@ def test_mistakes_are_told(labelled, pre_trained, capsys, tmp_path, monkeypatch)
   (tmp_path / 'run/config.json').write_text('[]')
   code, err = refused(capsys, f'--workdir={tmp_path / "run"}', 'a text')
   assert code == 4 and 'config.json: holds no object; the folder is damaged' in err
+  shutil.copytree(labelled, tmp_path / 'edited')
+  config = json.loads((tmp_path / 'edited/config.json').read_text())
+  (tmp_path / 'edited/config.json').write_text(
+    json.dumps(config | {'objective': config['objective'] | {'labels': None}})
+  )
+  code, err = refused(capsys, f'--workdir={tmp_path / "edited"}', 'a text')
+  assert code == 2 and 'objective.labels = None: a run that has been trained names its classes' in err
   (tmp_path / 'bad.txt').write_bytes(b'caf\xe9')
   code, err = refused(capsys, f'--workdir={labelled}', f'--file={tmp_path / "bad.txt"}')
   assert code == 3 and 'not UTF-8' in err

@@ -23,7 +23,7 @@ def run(tmp_path):
       w.write(step, 'valid', {'loss': 7.1 - step, 'bits_per_byte': 3.0, 'gzip_bits_per_byte': 2.9})
       w.write_samples(step, f'text of {step}\n')
   w.sync()
-  w.plot('bits_per_byte', 'gzip_bits_per_byte')
+  w.plot('bits_per_byte', 'gzip_bits_per_byte', at_end=True)
   w.close()
   return tmp_path
 
@@ -32,6 +32,18 @@ def test_lines_are_objects_with_step_and_split(run):
   lines = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
   assert len(lines) == 8
   assert lines[0] == {'step': 1, 'split': 'train', 'loss': 6.0, 'tokens_per_second': 10.0, 'seconds': 0.1}
+
+
+def test_curves_are_drawn_every_few_seconds_and_at_the_end(tmp_path, monkeypatch):
+  now, drawn = [100.0], []
+  monkeypatch.setattr(writer.time, 'monotonic', lambda: now[0])
+  monkeypatch.setattr(writer, 'plot_curves', lambda *arguments: drawn.append(now[0]))
+  w = Writer(str(tmp_path), CONFIG, 0, 'run')
+  for seconds, at_end in [(1, False), (10, False), (19, False), (20, False), (21, True)]:
+    now[0] = 100.0 + seconds
+    w.plot('accuracy', None, at_end)
+  w.close()
+  assert drawn == [110.0, 120.0, 121.0]
 
 
 def test_a_resumed_run_drops_later_lines_and_a_torn_tail(run):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from lmjax.data import records
-from lmjax.errors import DataError
+from lmjax.errors import ConfigError, DataError
 from lmjax.models.heads import HeadedModel
 from lmjax.objectives import classification
 from lmjax.scoring import classification as scoring
@@ -25,6 +25,8 @@ class Classification(FineTuningTask):
   MAIN_METRIC, BASELINE = 'accuracy', 'majority_accuracy'
 
   def __init__(self, model, objective, samples, data, tokenizer):
+    if objective.labels is None:  # `resolve` sets them; a config.json that was changed by hand may lack them
+      raise ConfigError(['objective.labels = None: a run that has been trained names its classes; write them there'])
     usual = 'mean' if model.attention == 'bidirectional' else 'last'
     objective = dataclasses.replace(objective, pooling=objective.pooling or usual)
     super().__init__(model, objective, samples, data, tokenizer)
