@@ -241,19 +241,17 @@ def log_likelihood(trained, sentence: str) -> float:
   ids = np.array(trained.tokenizer.encode(sentence), np.int32)
   if trained.config.task == 'causal_lm':
     first = spec.begin or task.document_end()
-    rows, row_of = np.array([[*first, *ids[:-1]]], np.int32), 0
-    places = len(first) - 1 + np.arange(len(ids))
+    rows = np.array([[*first, *ids[:-1]]], np.int32)
+    row_of, places = np.zeros(len(ids), int), len(first) - 1 + np.arange(len(ids))
   else:
-    rows, row_of = np.tile(np.array([*spec.prefix, *ids, *spec.suffix], np.int32), (len(ids), 1)), np.arange(len(ids))
-    places = len(spec.prefix) + row_of
+    rows = np.tile(np.array([*spec.prefix, *ids, *spec.suffix], np.int32), (len(ids), 1))
+    row_of, places = np.arange(len(ids)), len(spec.prefix) + np.arange(len(ids))
     rows[row_of, places] = trained.tokenizer.mask
-  limit = task.model.backbone.config.max_length
-  if limit is not None and rows.shape[1] > limit:
-    rule = f'{rows.shape[1]:,} tokens; the model has positions for {limit:,}'
-    raise DataError(f'{sentence[:40]!r}...: {rule}; shorten it')
-  padding = [(0, -size % BUCKET if size > 1 else 0) for size in rows.shape]
-  if limit is not None:
-    padding[1] = (0, min(padding[1][1], limit - rows.shape[1]))
+  B, T = rows.shape
+  limit = task.model.backbone.config.max_length or T + BUCKET
+  if T > limit:
+    raise DataError(f'{sentence[:40]!r}...: {T:,} tokens; the model has positions for {limit:,}; shorten it')
+  padding = (0, -B % BUCKET if B > 1 else 0), (0, min(-T % BUCKET, limit - T))
   segments = np.pad(np.ones_like(rows), padding)
   log_p = _log_probabilities(task.model)(trained.params, np.pad(rows, padding), segments)
   return float(np.asarray(log_p)[row_of, places, ids].sum())
