@@ -24,6 +24,7 @@ STAGES = {
   'a_random': dict(config=FINETUNE, overrides=('init_from.take=()',), init_from='base'),
   'base': dict(config=PRETRAIN, overrides=(), init_from=None),
 }
+LEGAL = 'data=laws/*.jsonl,train=a.jsonl,test=b.jsonl'
 BARS = dict(
   title='Sentiment',
   claim='Pre-training helps.',
@@ -295,7 +296,7 @@ def test_files_without_training_data_are_refused_and_one_objective_is_enough(mon
   assert 'sentiment_causal' in found.comparisons and list(found.stages)[0] == 'pretrain_causal'
 
 
-@pytest.mark.parametrize('argument', ['smoke', 'data=laws/*.jsonl,train=a.jsonl,test=b.jsonl'])
+@pytest.mark.parametrize('argument', ['smoke', LEGAL, f'preset=gpt2_small,{LEGAL}'])
 def test_shipped_legal_experiment_is_valid(argument, tmp_path, monkeypatch):
   monkeypatch.chdir(ROOT)
   monkeypatch.setattr(experiment, 'missing_files', lambda stages: [])
