@@ -13,7 +13,7 @@ of pre-training; lowercase, its text; sentiment_train=, _valid=, _test=, and the
 train, the embedded demonstration data); smoke, one model a task.
 
 Measured (embedded data, 2 cores of an AMD EPYC): 16 minutes; F1 of questions 0.308 after causal pre-training against
-0.206 from random weights, ROUGE-L of summaries 0.112 against 0.097. All figures, and one's own data: experiments/README.md.
+0.206 from random weights, ROUGE-L of summaries 0.112 against 0.097. All figures: experiments/README.md.
 """
 
 from typing import Literal
