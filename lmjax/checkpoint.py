@@ -116,6 +116,24 @@ def saved_steps(directory: epath.Path) -> list[int]:
   return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
 
 
+def reach(name: str, given: str) -> epath.Path:
+  """The folder that a flag or a leaf names: an absolute path, or a URL whose store answers.
+
+  Raises:
+    CheckpointError: it does not; asked once, since each library of object stores raises errors of its own.
+  """
+  if '://' not in str(given):
+    return epath.Path(os.path.abspath(os.path.expanduser(given)))
+  path = epath.Path(given)
+  try:
+    path.exists()
+  except Exception as error:
+    reason = f'{type(error).__name__}: {(str(error).splitlines() or ["no reason given"])[0]}'
+    remedy = "check address, network and credentials, and install what gs:// needs: pip install 'lmjax[gcs]'"
+    raise CheckpointError(f'{name} = {given}: cannot be reached ({reason}); {remedy}') from error
+  return path
+
+
 def directory_of(workdir) -> epath.Path:
   """WORKDIR/checkpoints as an absolute path (Orbax takes no other), or a URL."""
   absolute = workdir if '://' in str(workdir) else os.path.abspath(workdir)

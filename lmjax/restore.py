@@ -5,7 +5,6 @@ import json
 from typing import Any, Literal
 
 import jax
-from etils import epath
 
 from lmjax import checkpoint, initial, optim, schema, sharding, tasks
 from lmjax.config import Config
@@ -43,12 +42,13 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
     CheckpointError: there is no run, no such step, or its arrays differ from their digests.
     ConfigError: its config.json is not of this version.
   """
-  config_file = epath.Path(workdir) / 'config.json'
+  folder = checkpoint.reach('--workdir', workdir)
+  config_file = folder / 'config.json'
   try:
     values = json.loads(config_file.read_text())
   except OSError as error:
-    seeds = sorted(child.name for child in epath.Path(workdir).glob('seed*'))
-    what = f'one of its runs, {epath.Path(workdir) / seeds[0]}' if seeds else 'a folder that lmjax.main made'
+    seeds = sorted(child.name for child in folder.glob('seed*'))
+    what = f'one of its runs, {folder / seeds[0]}' if seeds else 'a folder that lmjax.main made'
     rule = 'no such file' if isinstance(error, FileNotFoundError) else error.strerror or 'cannot be read'
     raise CheckpointError(f'{config_file}: {rule}; give --workdir {what}') from error
   except ValueError as error:
@@ -56,9 +56,9 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
   if not isinstance(values, dict):
     raise CheckpointError(f'{config_file}: holds no object; the folder is damaged')
   config = schema.build(Config, values)
-  tokenizer = Tokenizer.load(str(epath.Path(workdir) / 'tokenizer.json'))
+  tokenizer = Tokenizer.load(str(folder / 'tokenizer.json'))
   task = tasks.build(config, tokenizer)
-  results_file = epath.Path(workdir) / 'results.json'
+  results_file = folder / 'results.json'
   if task.HAND_OFF and results_file.exists():
     try:
       task.use(json.loads(results_file.read_text())['settings'])
@@ -67,18 +67,19 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
       raise CheckpointError(f'{results_file}: {what}; remove it, and run the training command again') from error
   if step is None:
     step = 'best' if task.HAND_OFF else 'latest'
-  steps = checkpoint.saved_steps(checkpoint.directory_of(workdir))
+  directory = folder / 'checkpoints'
+  steps = checkpoint.saved_steps(directory)
   if not steps:
-    raise CheckpointError(f'{checkpoint.directory_of(workdir)}: no checkpoint; let the run reach its first one')
+    raise CheckpointError(f'{directory}: no checkpoint; let the run reach its first one')
   if step == 'best':
-    step = checkpoint.best_step(checkpoint.directory_of(workdir))
+    step = checkpoint.best_step(directory)
   if step != 'latest' and step not in steps:
     raise CheckpointError(f'step {step}: not among the checkpoints of {workdir}; choose one of {steps}')
   chosen = steps[-1] if step == 'latest' else step
   mesh = sharding.one_device_mesh()
   where = sharding.replicated(mesh)
   abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), task.shapes())
-  manifest = checkpoint.read_manifest(checkpoint.directory_of(workdir), chosen)
+  manifest = checkpoint.read_manifest(directory, chosen)
   if config.checkpoint.only_trained:
     abstract = optim.pruned(optim.split(config.optim, abstract)[0])
   params = checkpoint.restore_params(workdir, chosen, abstract)

@@ -1,7 +1,6 @@
 """The checkpoint that another run starts from: found, read from metadata, carried over as `handoff.plan` decided."""
 
 import dataclasses
-import os
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +42,7 @@ def open_source(config: handoff.InitFrom) -> Source:
   Raises:
     CheckpointError: no run there, no checkpoint, no such step, or a save that was cut short.
   """
-  path = epath.Path(config.path if '://' in config.path else os.path.abspath(os.path.expanduser(config.path)))
+  path = checkpoint.reach('init_from.path', config.path)
   step = config.step
   if path.name.isdigit() and path.parent.name == 'checkpoints':
     if step not in ('latest', int(path.name)):

@@ -5,11 +5,13 @@ import dataclasses
 import json
 import pathlib
 import shutil
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from lmjax import checkpoint, handoff, initial, optim, paths, sharding, tasks
 from lmjax import config as config_lib
@@ -236,6 +238,20 @@ def test_lines_of_layers_that_fare_alike_are_one():
 def test_a_missing_run(tmp_path):
   with pytest.raises(CheckpointError, match='init_from.path = .*nothing: no such folder; run the pre-training first'):
     open_source(init_from(tmp_path / 'nothing'))
+
+
+@pytest.mark.parametrize(
+  'raised, said',
+  [
+    (ImportError('Please install gcsfs'), r'ImportError: Please install gcsfs\); .* pip install .lmjax\[gcs\]'),
+    (OSError('no such host\nand more'), r'OSError: no such host\); check address'),
+    (TimeoutError(), r'TimeoutError: no reason given\)'),
+  ],
+)
+def test_a_store_that_cannot_be_reached(monkeypatch, raised, said):
+  monkeypatch.setattr(type(epath.Path('gs://bucket')), 'exists', mock.Mock(side_effect=raised))
+  with pytest.raises(CheckpointError, match=f'init_from.path = gs://bucket/run: cannot be reached .{said}'):
+    open_source(init_from('gs://bucket/run'))
 
 
 def test_a_manifest_that_names_no_model(tmp_path):

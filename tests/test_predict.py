@@ -4,8 +4,10 @@ import io
 import json
 import shutil
 import types
+from unittest import mock
 
 import pytest
+from etils import epath
 
 from lmjax import predict
 from lmjax.errors import ConfigError
@@ -77,6 +79,10 @@ def test_mistakes_are_told(labelled, pre_trained, capsys, tmp_path, monkeypatch)
   assert code == 3 and 'there is no such file' in err
   code, err = refused(capsys, f'--workdir={labelled}', '--file=x.txt', 'a text')
   assert code == 2 and 'leave one of them out' in err
+  with monkeypatch.context() as patch:
+    patch.setattr(type(epath.Path('gs://bucket')), 'exists', mock.Mock(side_effect=OSError('no such host')))
+    code, err = refused(capsys, '--workdir=gs://bucket/run', 'a text')
+  assert code == 4 and '--workdir = gs://bucket/run: cannot be reached (OSError: no such host); check' in err
   code, err = refused(capsys, f'--workdir={labelled}', '--step=99', 'a text')
   assert code == 4 and 'step 99: not among the checkpoints' in err
   code, err = refused(capsys, f'--workdir={labelled}', '--config.data.bad_text=skip', 'a text')
