@@ -42,7 +42,7 @@ setup(
     'tpu': ['jax[tpu]'],
     'cuda13': ['jax[cuda13]'],
     'cuda12': ['jax[cuda12]'],
-    'gcs': ['etils[epath-gcs]'],  # workdirs and checkpoints on gs://
+    'gcs': ['etils[epath-gcs]'],  # checkpoints on gs://
     'tfds': ['tensorflow-cpu'],  # to prepare the TFDS sets whose builders need TensorFlow
     'parity': ['torch==2.13.0', 'transformers>=4.56', 'torchmetrics>=1.9'],
     'wandb': ['wandb'],

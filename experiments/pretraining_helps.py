@@ -6,7 +6,8 @@ sentiment_train=train.tsv,sentiment_test=test.tsv
 
 Each task starts from the pre-trained weights, and for comparison from random ones (same model, tokenizer and number of
 steps) and from the pre-trained ones without fine-tuning; sentiment also with a part of its labels. Random weights get a
-learning rate of 1e-3; so do pre-trained ones on embedded data, and half of it on one's own: what validation preferred.
+learning rate of 1e-3; so do pre-trained ones on embedded data (on validation about as good as half of it, or better),
+and half of it on one's own.
 
 Arguments: seeds=; objectives=masked,causal; tasks=sentiment,qa,summarization; data=, the text to pre-train on; steps=,
 of pre-training; lowercase, its text; sentiment_train=, _valid=, _test=, and the same for qa and summarization (without

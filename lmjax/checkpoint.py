@@ -116,17 +116,21 @@ def saved_steps(directory: epath.Path) -> list[int]:
   return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
 
 
+def absolute(folder) -> epath.Path:
+  """A folder as an absolute path (Orbax takes no other), or a URL."""
+  return epath.Path(folder if '://' in str(folder) else os.path.abspath(folder))
+
+
 def reach(name: str, given: str) -> epath.Path:
-  """The folder that a flag or a leaf names: an absolute path, or a URL whose store answers.
+  """The folder that a flag or a leaf names; an object store must answer.
 
   Raises:
     CheckpointError: it does not; asked once, since each library of object stores raises errors of its own.
   """
-  if '://' not in str(given):
-    return epath.Path(os.path.abspath(os.path.expanduser(given)))
-  path = epath.Path(given)
+  path = absolute(os.path.expanduser(given))
   try:
-    path.exists()
+    if '://' in given:
+      path.exists()
   except Exception as error:
     reason = f'{type(error).__name__}: {(str(error).splitlines() or ["no reason given"])[0]}'
     remedy = "check address, network and credentials, and install what gs:// needs: pip install 'lmjax[gcs]'"
@@ -135,9 +139,8 @@ def reach(name: str, given: str) -> epath.Path:
 
 
 def directory_of(workdir) -> epath.Path:
-  """WORKDIR/checkpoints as an absolute path (Orbax takes no other), or a URL."""
-  absolute = workdir if '://' in str(workdir) else os.path.abspath(workdir)
-  return epath.Path(absolute) / 'checkpoints'
+  """WORKDIR/checkpoints."""
+  return absolute(workdir) / 'checkpoints'
 
 
 def restore_params(workdir, step: int, abstract: dict) -> dict:

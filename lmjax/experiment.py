@@ -328,7 +328,7 @@ def run_stage(stage: Stage, folder: str) -> None:
   try:
     os.makedirs(folder, exist_ok=True)
   except OSError as error:
-    raise ConfigError(f'--workdir = {folder}: cannot be made ({error.strerror}); name another folder') from error
+    raise ConfigError(f'{folder}: cannot be made ({error.strerror}); name another --workdir') from error
   writer_lib.write_json(os.path.join(folder, 'stage.json'), stage.record)
   try:
     with open(os.path.join(folder, 'log.txt'), 'a', encoding='utf-8') as log:

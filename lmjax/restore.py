@@ -74,7 +74,7 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
   if step == 'best':
     step = checkpoint.best_step(directory)
   if step != 'latest' and step not in steps:
-    raise CheckpointError(f'step {step}: not among the checkpoints of {workdir}; choose one of {steps}')
+    raise CheckpointError(f'step {step}: not among the checkpoints of {folder}; choose one of {steps}')
   chosen = steps[-1] if step == 'latest' else step
   mesh = sharding.one_device_mesh()
   where = sharding.replicated(mesh)
@@ -82,5 +82,5 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
   manifest = checkpoint.read_manifest(directory, chosen)
   if config.checkpoint.only_trained:
     abstract = optim.pruned(optim.split(config.optim, abstract)[0])
-  params = checkpoint.restore_params(workdir, chosen, abstract)
+  params = checkpoint.restore_params(folder, chosen, abstract)
   return TrainedRun(config, tokenizer, task, initial.whole_params(config, task, mesh, manifest, params), chosen)

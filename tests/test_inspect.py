@@ -72,6 +72,18 @@ def test_log_likelihood_is_a_probability(runs):
   assert math.isclose(inspect.log_likelihood(trained, 'the snow'), by_hand, rel_tol=1e-5)
 
 
+def test_pseudo_log_likelihood_hides_one_token_at_a_time(runs):
+  trained = restore.open_run(f'{runs}/masked_lm')
+  task, spec, ids = trained.task, trained.task.row_spec(), trained.tokenizer.encode('the snow falls')
+  apply = jax.jit(lambda rows: task.model.logits(trained.params, task.model.backbone.apply(trained.params, rows)))
+  by_hand = 0.0
+  for i, token in enumerate(ids):
+    row = [*spec.prefix, *ids, *spec.suffix]
+    row[len(spec.prefix) + i] = trained.tokenizer.mask
+    by_hand += float(jax.nn.log_softmax(apply(np.array([row])))[0, len(spec.prefix) + i, token])
+  assert len(ids) > 3 and math.isclose(inspect.log_likelihood(trained, 'the snow falls'), by_hand, rel_tol=1e-5)
+
+
 def test_a_sentence_must_fit_the_position_table(make_config, tokenizer):
   learned = {'model.positions': 'learned', 'model.max_length': 40, 'model.rope_theta': None}
   task = tasks.build(make_config('causal_lm', **learned), tokenizer)

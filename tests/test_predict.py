@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import types
 from unittest import mock
@@ -111,6 +112,14 @@ def test_mistakes_are_told(labelled, pre_trained, capsys, tmp_path, monkeypatch)
   monkeypatch.setattr('sys.stdin', types.SimpleNamespace(buffer=io.BytesIO(b' \n')))
   code, err = refused(capsys, f'--workdir={labelled}')
   assert code == 3 and 'standard input: holds no text' in err
+
+
+def test_a_workdir_under_the_home_folder(labelled, capsys, monkeypatch):
+  monkeypatch.setenv('HOME', os.path.dirname(labelled))
+  short = f'~/{os.path.basename(labelled)}'
+  assert lines(capsys, f'--workdir={short}', '--json', 'a line') == lines(
+    capsys, f'--workdir={labelled}', '--json', 'a line'
+  )
 
 
 def test_an_id_is_the_place_among_what_was_given(labelled, capsys, tmp_path):
