@@ -178,6 +178,13 @@ def test_a_file_read_alone_is_whole(tmp_path):
     records.read_alone(str(tmp_path / 'd.json'), config_of('demo', fields=None), 'extractive_qa', None, True)
 
 
+def test_a_file_that_is_no_table_is_refused_in_one_printable_line(tmp_path):
+  (tmp_path / 'a.tsv').write_bytes(b'\xff\x00\x07 PK' + b'x' * 500 + b'\tlabel\nno\n')
+  with pytest.raises(DataError, match='line 2: 1 fields') as refused:
+    read(tmp_path / 'a.tsv')
+  assert str(refused.value).isprintable() and len(str(refused.value)) < 300
+
+
 @pytest.mark.parametrize('name, separator', [('a.csv', ','), ('a.tsv', '\t')])
 def test_a_ragged_row_is_refused_with_its_line(tmp_path, name, separator):
   for row, count in ((['one', 'x', 'more'], 3), (['one'], 1)):

@@ -167,13 +167,18 @@ def _field_texts(name: str, file: IO[bytes], field: str | None) -> Iterator[tupl
     raise DataError(f'{name}: data field None; JSONL text stands in a named field; set field, such as "text"')
   for where, record in _objects(name, file, f'{{"{field}": ...}}'):
     if field not in record:
-      there = ', '.join(sorted(map(str, record))) or 'none'
-      raise DataError(f'{where}: no field {field!r}; it must hold the text; fields there: {there}')
+      raise DataError(f'{where}: no field {field!r}; it must hold the text; fields there: {listed(sorted(record))}')
     text = record[field]
     if not isinstance(text, str):
       kind = type(text).__name__
       raise DataError(f'{where}: field {field!r} is of type {kind}; it must be a string; name another field')
     yield where, text
+
+
+def listed(names: list[str]) -> str:
+  """Field names for one line of a message: those of a file that is no table may be anything."""
+  shown = [name if name.isprintable() and len(name) <= 40 else ascii(name[:40]) for name in names[:10]]
+  return ', '.join(shown + ['...'] * (len(names) > 10)) or 'none'
 
 
 def _objects(name: str, file: IO[bytes], example: str = '{"text": ...}') -> Iterator[tuple[str, dict]]:
@@ -214,7 +219,7 @@ def _table_rows(name: str, file: IO[bytes]) -> Iterator[tuple[str, dict]]:
     for row in rows:
       where = f'{name}, line {rows.line_num}'
       if row and len(row) != len(header):
-        rule = f'each row must have as many as the first line ({", ".join(header)})'
+        rule = f'each row must have as many as the first line ({listed(header)})'
         raise DataError(f'{where}: {len(row)} fields; {rule}; mend the row')
       if row:
         yield where, dict(zip(header, row))

@@ -267,7 +267,7 @@ def _key(record: dict) -> bytes:
 def _value(record: dict, field: str, role: str, where: str, bad_text: BadText, counts) -> str | None:
   """The text of a field; a label may be a number."""
   if field not in record:
-    there = ', '.join(sorted(map(str, record))) or 'none'
+    there = files.listed(sorted(record))
     raise DataError(f'{where}: no field {field!r}, which is to hold the {role}; set data.fields; fields there: {there}')
   value = record[field]
   if role == 'label' and hasattr(value, '__int__') and not isinstance(value, str | bytes | float):
