@@ -81,7 +81,7 @@ class Plan:
     names = ('taken', 'resized', 'fresh', 'dropped')
     rows = [f'{"hand-off":>13}  ' + ', '.join(f'{len(getattr(self, name))} {name}' for name in names)]
     for name in names:
-      rows += [f'{name:>13}  {path}' for path in _by_layer(getattr(self, name))]
+      rows += [f'{name:>13}  {path}' for path in paths.by_layer(getattr(self, name))]
     return '\n'.join(rows)
 
 
@@ -180,19 +180,3 @@ def _fit(path: str, there: Mapping, here: Mapping) -> str:
     f'{path}: has shape {list(shape)} in the checkpoint, the model needs {list(wanted)}; use the same model and '
     'tokenizer, or let init_from.fresh and init_from.drop match it'
   )
-
-
-def _by_layer(names: list[str]) -> list[str]:
-  """Paths of like layers as one: `layers/0..3/attention/query/kernel`."""
-  layers: dict[str, list[int]] = {}
-  for path in names:
-    if path.startswith('layers/'):
-      _, number, rest = path.split('/', 2)
-      layers.setdefault(rest, []).append(int(number))
-  merged = []
-  for rest, numbers in layers.items():
-    numbers.sort()
-    whole = numbers == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 1
-    shown = f'{numbers[0]}..{numbers[-1]}' if whole else ','.join(map(str, numbers))
-    merged.append(f'layers/{shown}/{rest}')
-  return sorted([path for path in names if not path.startswith('layers/')] + merged)

@@ -2,8 +2,12 @@
 
 Trains the run that the config describes; the same command again goes on where it stopped. Where several hosts
 are not found by themselves (TPU pods and SLURM are): --coordinator=HOST:PORT --processes=N --process=I on each.
+
+--dry_run compiles the train step and says what it needs and whether it fits, on this machine's devices, or on others:
+--dry_run=v5e:2x4 (any TPU topology), 2*v5e:4x4 (two slices), cpu:8. No data is read, and no workdir made.
 """
 
+import shlex
 import sys
 
 from lmjax import command_line
@@ -18,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(argv: list[str]) -> None:
   """Reads the config, reports all of its problems at once, and trains."""
-  flags = command_line.parse_command_line(argv, FLAGS)
+  flags = command_line.parse_command_line(argv, FLAGS, bare=('dry_run',))
   if flags.help and flags.file is None:
     print(__doc__ + '\nWith --config=FILE --help: every leaf of that config, with type and meaning.')
     return
@@ -29,9 +33,13 @@ def run(argv: list[str]) -> None:
   from lmjax import config as config_lib
   from lmjax import schema, sharding
 
+  asked = flags.extra.pop('dry_run')
   config, problems = schema.override(config_lib.Config, config, flags.assignments)
   if flags.help:
     print(f'{flags.file}\n\n{schema.describe(config_lib.Config, config)}')
+    return
+  if asked:
+    _dry_run(asked, config, [*flags.problems, *problems], argv)
     return
   if not flags.problems:
     sharding.join_hosts(**flags.extra)
@@ -39,6 +47,17 @@ def run(argv: list[str]) -> None:
   from lmjax.train import train
 
   train(built, flags.workdir or command_line.default_workdir(flags.file, flags.argument))
+
+
+def _dry_run(asked, config, problems, argv) -> None:
+  from lmjax import config as config_lib
+  from lmjax import targets
+  from lmjax.dry_run import dry_run
+
+  target = targets.find(None if asked is True else asked)
+  built = config_lib.build(config, devices=len(target.devices), problems=problems)
+  rest = [word for word in argv if not word.startswith('--dry_run')]
+  dry_run(built, target, shlex.join(['python', '-m', 'lmjax.main', *rest]), print)
 
 
 if __name__ == '__main__':

@@ -41,3 +41,19 @@ def unflatten(flat: Mapping[str, Any]) -> dict:
       inner = inner.setdefault(part, {})
     inner[name] = leaf
   return tree
+
+
+def by_layer(names: list[str]) -> list[str]:
+  """Paths of like layers as one: `layers/0..3/attention/query/kernel`."""
+  layers: dict[str, list[int]] = {}
+  for path in names:
+    if path.startswith('layers/'):
+      _, number, rest = path.split('/', 2)
+      layers.setdefault(rest, []).append(int(number))
+  merged = []
+  for rest, numbers in layers.items():
+    numbers.sort()
+    whole = numbers == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 1
+    shown = f'{numbers[0]}..{numbers[-1]}' if whole else ','.join(map(str, numbers))
+    merged.append(f'layers/{shown}/{rest}')
+  return sorted([path for path in names if not path.startswith('layers/')] + merged)

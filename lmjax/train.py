@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -18,104 +17,10 @@ from lmjax import checkpoint, evaluate, initial, metrics, optim, schema, shardin
 from lmjax import config as config_lib
 from lmjax import report as report_lib
 from lmjax import state as state_lib
+from lmjax import step as step_lib
 from lmjax import writer as writer_lib
 from lmjax.data import pipeline
 from lmjax.errors import CheckpointError, ConfigError
-
-
-def make_gradient(task, parts: int, config: optim.OptimConfig | None = None):
-  """`(params, batch, key) -> (gradient, weight_sum, pairs)`: pure.
-
-  The gradient of the parameters that `config` lets move (None: of all) is that of the mean loss a weighted position,
-  over the whole batch: sums are accumulated over `parts` and all devices, then divided once. So parts, ragged weights
-  and meshes give one answer.
-  """
-
-  def gradient(params, batch, key):
-    moving, still = (params, None) if config is None else optim.split(config, params)
-
-    def summed(moving, batch, key):
-      whole = moving if config is None else optim.join(moving, still)
-      loss_sum, weight_sum, pairs = task.loss(whole, batch, key)
-      return loss_sum, (weight_sum, pairs)
-
-    grads, (weight_sum, pairs) = accumulate(summed, moving, batch, key, parts)
-    # a batch without a labelled position would give 0 / 0; its gradient is 0
-    return jax.tree.map(lambda g: g / jnp.maximum(weight_sum, 1.0), grads), weight_sum, pairs
-
-  return gradient
-
-
-def make_train_step(task, tx: optax.GradientTransformation, config):
-  """`(state, batch, key) -> (state, report)`: pure; jit it with shardings, donating the state.
-
-  The key is that of the run's dropout, an argument so that runs of several seeds are one program; None: that of
-  config.seed. A batch whose loss or gradient is not finite, or in which nothing is labelled, changes nothing but the
-  counters.
-  """
-  schedule = optim.learning_rate(config.optim, config.train.steps)
-  gradient = make_gradient(task, config.train.accumulate, config.optim)
-  has_dropout = config.model.has_dropout or bool(getattr(config.objective, 'dropout', 0.0))
-
-  def train_step(state, batch, key=None):
-    key = dropout_key(config) if key is None else key
-    key = jax.random.fold_in(key, state.step) if has_dropout else None
-    grads, weight_sum, pairs = gradient(state.params, batch, key)
-    grad_norms = metrics.group_norms(grads)
-    grad_norm = jnp.sqrt(sum(jnp.square(norm) for norm in grad_norms.values()))
-    good = jnp.isfinite(grad_norm) & jnp.isfinite(pairs['loss'][0]) & (weight_sum > 0)
-    rate = schedule(state.step)
-    clipped = optim.clip(grads, grad_norm, config.optim.clip_norm)
-    updates, opt_state = tx.update(clipped, state.opt_state, state.params)
-    moving, still = optim.split(config.optim, state.params)
-    shares, _ = optim.split(config.optim, optim.rate_shares(config.optim, state.params))
-    updates = jax.tree.map(lambda u, share: u * (rate * share), updates, shares)
-    moved = optax.apply_updates(moving, updates)
-    moved, opt_state = jax.tree.map(
-      lambda new, old: jnp.where(good, new, old), (moved, opt_state), (moving, state.opt_state)
-    )
-    skipped = jnp.where(good, 0, state.skipped + 1)
-    update_norms, weight_norms = metrics.group_norms(updates), metrics.group_norms(moving)
-    ratios = {group: norm / jnp.maximum(weight_norms[group], 1e-12) for group, norm in update_norms.items()}
-    report = {
-      'pairs': pairs,
-      'grad_norm': grad_norm,
-      'learning_rate': rate,
-      'skipped': skipped,
-      'groups': {
-        **{f'grad_norm/{group}': norm for group, norm in grad_norms.items()},
-        **{f'update_ratio/{group}': ratio for group, ratio in ratios.items()},
-      },
-    }
-    return state_lib.TrainState(state.step + 1, optim.join(moved, still), opt_state, skipped), report
-
-  return train_step
-
-
-def dropout_key(config) -> jax.Array:
-  """The key that the dropout of every step is folded from."""
-  return jax.random.fold_in(jax.random.key(config.seed), 1)
-
-
-def accumulate(summed, params, batch, key, parts: int):
-  """Gradients of a sum of losses, and its other outputs, over the rows of a batch in `parts` passes.
-
-  Part p takes the rows p, p + parts, ...: so every part is spread over all devices without moving a row.
-  """
-  gradient = jax.grad(summed, has_aux=True)
-  if parts == 1:
-    return gradient(params, batch, key)
-  batch = jax.tree.map(lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), batch)
-
-  def body(total, part):
-    number, rows = part
-    part_key = None if key is None else jax.random.fold_in(key, number)
-    return jax.tree.map(jnp.add, total, gradient(params, rows, part_key)), None
-
-  first = jax.tree.map(lambda a: a[0], batch)
-  shapes = jax.eval_shape(gradient, params, first, key)
-  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  return jax.lax.scan(body, zeros, (jnp.arange(parts), batch))[0]
 
 
 @dataclasses.dataclass
@@ -247,18 +152,8 @@ def set_up(config, workdir: str, mesh, task, data, checkpoints, source, say) -> 
 
 def compile_step(run: Run):
   """The train step compiled for this run's shapes; any other shape is an error, not a silent recompilation."""
-  places = jax.tree.map(lambda a: a.sharding, run.state)
-  rows = run.config.data.batch_size
-  local = run.pipeline.batch(run.start)
-  shapes = {name: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for name, a in local.items()}
-  step = jax.jit(
-    make_train_step(run.task, run.tx, run.config),
-    in_shardings=(places, sharding.batch_shardings(shapes, run.mesh), sharding.replicated(run.mesh)),
-    out_shardings=(places, sharding.replicated(run.mesh)),
-    donate_argnums=0,
-  )
   began = time.perf_counter()
-  compiled = step.lower(run.state, shapes, dropout_key(run.config)).compile()
+  compiled = step_lib.lower(run.config, run.task, run.tx, run.mesh, run.state).compile()
   run.say(f'compiling ... done in {time.perf_counter() - began:.1f} s')
   return compiled
 
@@ -284,7 +179,7 @@ def _loop(run: Run) -> dict:
     run.checkpoints.save(0, initial.saved_part(config, run.state), run.facts, _best_of(run, _evaluate(run, writer, 0)))
   if run.start < total and not _has_patience_ended(run, run.start):
     step_fn = compile_step(run)
-    key = jax.device_put(dropout_key(config), sharding.replicated(run.mesh))
+    key = jax.device_put(step_lib.dropout_key(config), sharding.replicated(run.mesh))
     if run.start == 0:
       _evaluate(run, writer, 0)
     batches = run.pipeline.iterate(run.start)

@@ -12,7 +12,7 @@ import pytest
 from lmjax import checkpoint, initial, optim, paths, restore, sharding, tasks
 from lmjax import config as config_lib
 from lmjax import state as state_lib
-from lmjax import train as train_lib
+from lmjax import step as step_lib
 from lmjax.data.records import Records
 from lmjax.errors import CheckpointError, ConfigError, DataError
 from lmjax.objectives import classification
@@ -40,7 +40,7 @@ def prepared(raw):
     state = state_lib.init_state(task, tx, mesh, config.seed)
     if source is not None:
       state = state._replace(params=hand_off(source, initial.plan_of(config, task, source), state.params))
-  return config, task, data, state, jax.jit(train_lib.make_train_step(task, tx, config))
+  return config, task, data, state, jax.jit(step_lib.make_train_step(task, tx, config))
 
 
 def after(raw, steps=1):

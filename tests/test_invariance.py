@@ -12,6 +12,7 @@ import pytest
 
 from lmjax import paths, sharding, tasks, train
 from lmjax import state as state_lib
+from lmjax import step as step_lib
 from lmjax.data.packing import RowSpec
 from lmjax.sharding import MeshConfig
 from tests.conftest import FINE_TUNING, TASKS, WORDS
@@ -70,7 +71,7 @@ def compiled(task, parts, mesh_shape):
   with sharding.using(mesh):
     places = sharding.shardings(task.axes(), mesh)
     params = jax.jit(task.init, out_shardings=places)(jax.random.key(7))
-    return mesh, params, jax.jit(train.make_gradient(task, parts), out_shardings=(places, None, None))
+    return mesh, params, jax.jit(step_lib.make_gradient(task, parts), out_shardings=(places, None, None))
 
 
 def evaluate(task, batch, parts=1, mesh_shape=(1, 1, 1)):
@@ -242,7 +243,7 @@ def test_the_whole_step_is_the_same_on_a_mesh(make_config, tokenizer):
     with sharding.using(mesh):
       state = state_lib.init_state(task, tx, mesh, seed=3)
       places = state_lib.state_shardings(task, tx, mesh)
-      step = jax.jit(train.make_train_step(task, tx, config), out_shardings=(places, None))
+      step = jax.jit(step_lib.make_train_step(task, tx, config), out_shardings=(places, None))
       batch = ragged_batch('causal_lm', task)
       batch = {key: batch[key] for key in ('inputs', 'targets', 'weights')}
       for _ in range(3):

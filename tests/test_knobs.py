@@ -18,6 +18,7 @@ import pytest
 from lmjax import checkpoint, handoff, initial, optim, paths, report, schema, sharding, tasks, train
 from lmjax import config as config_lib
 from lmjax import state as state_lib
+from lmjax import step as step_lib
 from lmjax import writer as writer_lib
 from lmjax.data import pipeline
 from lmjax.errors import ConfigError, NonFiniteError
@@ -215,7 +216,7 @@ def program(config, tokenizer):
     B, T = config.data.batch_size, config.data.length
     batch = {name: jax.ShapeDtypeStruct((B, T), np.int32) for name in ('inputs', 'targets')}
     batch['weights'] = jax.ShapeDtypeStruct((B, T), np.float32)
-    step = train.make_train_step(task, tx, config)
+    step = step_lib.make_train_step(task, tx, config)
     return str(jax.make_jaxpr(init)(jax.random.key(0))), str(jax.make_jaxpr(step)(state, batch))
   except RuntimeError as error:  # a kernel that this machine cannot run is an effect too
     return str(error)

@@ -11,6 +11,7 @@ import pytest
 
 from lmjax import evaluate, optim, sharding, tasks
 from lmjax import state as state_lib
+from lmjax import step as step_lib
 from lmjax import train as train_lib
 from lmjax.data import pipeline
 from lmjax.errors import CheckpointError
@@ -112,7 +113,7 @@ def test_a_step_without_a_finite_loss_changes_nothing(make_config, tokenizer, on
   config = make_config('causal_lm')
   task = tasks.build(config, tokenizer)
   tx = optim.make(config.optim, task.shapes())
-  step = jax.jit(train_lib.make_train_step(task, tx, config))
+  step = jax.jit(step_lib.make_train_step(task, tx, config))
   state = jax.jit(state_lib.make_init(task, tx))(jax.random.key(0))
   batch = {name: np.ones((8, 32), np.int32) for name in ('inputs', 'targets')} | {
     'weights': np.ones((8, 32), np.float32)

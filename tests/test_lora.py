@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from lmjax import config as config_lib
-from lmjax import initial, optim, paths, sharding, tasks, train
+from lmjax import initial, optim, paths, sharding, tasks
 from lmjax import state as state_lib
+from lmjax import step as step_lib
 from lmjax.errors import ConfigError
 from lmjax.models import lora, presets
 from lmjax.models.heads import LanguageModel
@@ -191,7 +192,7 @@ def test_gradient_and_state_are_of_what_moves(source, tmp_path):
     tx = optim.make(config.optim, task.shapes())
     state = state_lib.init_state(task, tx, mesh, 0)
     batch = task.pipeline(data, config).batch(0)
-    grads, _, _ = jax.jit(train.make_gradient(task, 1, config.optim))(state.params, batch, jax.random.key(0))
+    grads, _, _ = jax.jit(step_lib.make_gradient(task, 1, config.optim))(state.params, batch, jax.random.key(0))
   moving = {path for path in paths.flatten(state.params) if config.optim.moves(path)}
   assert paths.flatten(grads).keys() == moving
   assert moving == {p for p in paths.flatten(state.params) if paths.matches(p, (*lora.ADAPTERS, 'classifier/*'))}

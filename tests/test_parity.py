@@ -20,7 +20,7 @@ from lmjax.models import presets
 from lmjax.models.heads import LanguageModel
 from lmjax.models.transformer import ModelConfig, Transformer
 from lmjax.ops.cross_entropy import cross_entropy
-from lmjax.train import make_train_step
+from lmjax.step import make_train_step
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')

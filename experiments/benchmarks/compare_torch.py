@@ -177,7 +177,7 @@ def make_lmjax(shape: Shape):
   from lmjax.models.heads import LanguageModel
   from lmjax.models.transformer import ModelConfig, Transformer
   from lmjax.objectives import causal, masked
-  from lmjax.train import make_train_step
+  from lmjax.step import make_train_step
 
   preset = {'gpt2': 'gpt2_small', 'bert': 'bert_base', 'llama': 'llama_60m'}[shape.model]
   model = presets.PRESETS[preset]['model'] | dict(

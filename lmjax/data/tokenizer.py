@@ -262,9 +262,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, sample_bytes: int, lo
   Returns:
     The same tokenizer for the same texts, on any machine and number of cores.
   """
-  backend = tokenizers.Tokenizer(tokenizers.models.BPE())
-  backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-  backend.decoder = tokenizers.decoders.ByteLevel()
+  backend = _byte_level(tokenizers.models.BPE())
   if lowercase:
     backend.normalizer = tokenizers.normalizers.Lowercase()
   trainer = tokenizers.trainers.BpeTrainer(
@@ -276,6 +274,23 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, sample_bytes: int, lo
   )
   backend.train_from_iterator(sample(texts, sample_bytes), trainer)
   return Tokenizer(backend)
+
+
+def untrained(vocab_size: int) -> Tokenizer:
+  """A byte-level tokenizer of this size that has seen no text, for those who ask for sizes alone: a text becomes its
+  bytes, and no other entry is ever used."""
+  entries = [*SPECIAL_TOKENS, *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
+  entries += [f'<{i}>' for i in range(len(entries), vocab_size)]
+  backend = _byte_level(tokenizers.models.BPE({entry: i for i, entry in enumerate(entries)}, []))
+  backend.add_special_tokens(list(SPECIAL_TOKENS))
+  return Tokenizer(backend)
+
+
+def _byte_level(model) -> tokenizers.Tokenizer:
+  backend = tokenizers.Tokenizer(model)
+  backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+  backend.decoder = tokenizers.decoders.ByteLevel()
+  return backend
 
 
 def sample(texts: Iterable[str], sample_bytes: int) -> list[str]:

@@ -15,14 +15,17 @@ SPLASH_BLOCK = 128
 
 
 def choose(implementation: str, dtype: str, dropout: float) -> str:
-  """The kernel that 'auto' means on this backend; any other name is itself.
+  """The kernel that 'auto' means where the program is to run: on the mesh, which may be described and not here, or
+  on this backend. Any other name is itself.
 
   Only the XLA path applies dropout to the attention weights; cuDNN's takes no float32.
   """
   if implementation != 'auto':
     return implementation
   fast = {('gpu', 'bfloat16'): 'cudnn', ('tpu', 'bfloat16'): 'splash', ('cpu', 'float32'): 'blockwise'}
-  return 'xla' if dropout else fast.get((jax.default_backend(), dtype), 'xla')
+  described = jax.sharding.get_abstract_mesh().abstract_device
+  platform = jax.default_backend() if described is None else described.platform
+  return 'xla' if dropout else fast.get((platform, dtype), 'xla')
 
 
 def attend(

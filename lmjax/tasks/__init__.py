@@ -1,13 +1,16 @@
 """A task: a model, an objective, what becomes of a row, and how the result is shown.
 
 Every task offers `read`, `resolve`, `load`, `describe`, `pipeline` (its data), `init`, `shapes`, `axes`, `loss` (its
-model), `example` and `samples`, and the class attributes `NAME`, `BEST` (the validation metric that checkpoints are
-ranked by; higher is better where `HIGHEST`), `MAIN_METRIC` and `BASELINE` (plotted) and `HAND_OFF` (see `fine_tuning`).
+model), `specimen`, `example` and `samples`, and the class attributes `NAME`, `BEST` (the validation metric that
+checkpoints are ranked by; higher is better where `HIGHEST`), `MAIN_METRIC` and `BASELINE` (plotted) and `HAND_OFF` (see
+`fine_tuning`).
 """
 
 import dataclasses
 from typing import Any
 
+from lmjax.data.records import Records
+from lmjax.data.tokenizer import Tokenizer, untrained
 from lmjax.tasks.causal_lm import CausalLM
 from lmjax.tasks.classification import Classification
 from lmjax.tasks.extractive_qa import ExtractiveQA
@@ -20,6 +23,26 @@ TASKS: dict[str, Any] = {task.NAME: task for task in (CausalLM, MaskedLM, Classi
 def build(config, tokenizer):
   """The task of a Config, for a tokenizer."""
   return TASKS[config.task](config.model, config.objective, config.samples, config.data, tokenizer)
+
+
+def sketch(config, tokenizer: Tokenizer | None = None):
+  """A run without its data: (the Config with stand-ins for what the data decides, its task).
+
+  Two labels, and a thousand steps, where the data is to say them. The shapes of the model and of a batch are those of
+  the run, as far as its tokenizer reaches the size that it is to be trained to.
+
+  Args:
+    config: a Config.
+    tokenizer: the checkpoint's, where the run starts from one.
+  """
+  kind, settings = TASKS[config.task], config.data.tokenizer
+  if tokenizer is None:
+    tokenizer = untrained(settings.vocab_size) if settings.path is None else Tokenizer.load(settings.path)
+  if kind.HAND_OFF:
+    found = Records({'train': kind.specimens(config.objective)}, {}, '')
+    config = dataclasses.replace(config, objective=kind.resolve(config.objective, found))
+    config = config.resolved(1000 * config.data.batch_size)
+  return config, build(config, tokenizer)
 
 
 def prepare(config, tokenizer=None, progress=False):

@@ -54,6 +54,11 @@ class Classification(FineTuningTask):
         )
     return dataclasses.replace(objective, labels=labels, class_weights=weights)
 
+  @classmethod
+  def specimens(cls, objective) -> list[dict]:
+    """A record of each label; of two where the data is to name them."""
+    return [{'id': label, 'text': 'a', 'label': label} for label in objective.labels or ('0', '1')]
+
   def rows_of(self, items: list[dict]) -> Examples:
     """A row a record: its text, or both, in their frame; the end of the longer one is cut off."""
     begin, between, end = self.frame

@@ -59,6 +59,12 @@ class ExtractiveQA(FineTuningTask):
       )
     return objective
 
+  @classmethod
+  def specimens(cls, objective) -> list[dict]:
+    """A question with an answer."""
+    del objective
+    return [{'id': '0', 'question': 'a', 'context': 'a', 'answers': [{'text': 'a', 'answer_start': 0}]}]
+
   def load(self, found: records.Records) -> Labelled:
     """Rows of all records; training rows of questions whose answer cannot be used are left out, and counted."""
     counts: collections.Counter = collections.Counter()

@@ -68,16 +68,16 @@ class Labelled:
 class FineTuningTask(Task):
   """Reads records, makes rows of them, and predictions; each task says how.
 
-  A task defines `rows_of(records) -> Examples`, `example(row, rng, progress)`, `outputs(params, batch)` (arrays with a
-  row each), `answers(examples, outputs)` (a prediction for each record), `scores(records, predictions)`,
-  `per_example(records, predictions)`, `report(prediction)` (JSON-able), `show(record, prediction)` (Markdown) and
-  `write(folder, split, records, predictions)`.
+  A task defines `specimens(objective)` (invented records, of each label one), `rows_of(records) -> Examples`,
+  `example(row, rng, progress)`, `outputs(params, batch)` (arrays with a row each), `answers(examples, outputs)` (a
+  prediction for each record), `scores(records, predictions)`, `per_example(records, predictions)`, `report(prediction)`
+  (JSON-able), `show(record, prediction)` (Markdown) and `write(folder, split, records, predictions)`.
   """
 
   HAND_OFF = True  # ends with the best checkpoint, not the last
   NAME: str
   # each task's own
-  example: Callable[..., dict[str, np.ndarray]]
+  specimens: Callable[..., list[dict]]
   rows_of: Callable[..., 'Examples']
   outputs: Callable[..., dict]
   answers: Callable[..., list]
@@ -113,6 +113,10 @@ class FineTuningTask(Task):
     cut = sum(int(row.get('cut', 0)) for row in splits['train'].rows)
     said = found.said + (f'; {cut:,} train rows cut to data.length = {self.data.length}' if cut else '')
     return Labelled(splits, found.facts, said)
+
+  def specimen(self) -> dict:
+    """A row such as the pipeline gives to `example`, of an invented record."""
+    return self.rows_of(self.specimens(self.objective)).row(0)
 
   def describe(self, data: Labelled) -> str:
     """A line about the data, for people."""

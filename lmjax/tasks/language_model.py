@@ -25,8 +25,6 @@ class LanguageModelTask(Task):
 
   BEST, HIGHEST = 'loss', False
   HAND_OFF = False  # ends with the last checkpoint
-  # each task's own
-  example: Callable[..., dict[str, np.ndarray]]
   row_spec: Callable[[], RowSpec]
 
   def __init__(self, model: ModelConfig, objective, samples, data: DataConfig, tokenizer: Tokenizer):
@@ -66,6 +64,12 @@ class LanguageModelTask(Task):
     """The training batches."""
     run = dict(seed=config.seed, total_steps=config.train.steps, hosts=hosts, host=host)
     return pipeline_lib.make(self.data, stores, self.row_spec(), self.example, **run)
+
+  def specimen(self) -> dict[str, np.ndarray]:
+    """A row such as the pipeline gives to `example`, of one document of padding."""
+    size = self.row_spec().size
+    ones = np.ones(size, np.int32)
+    return {'tokens': ones * self.pad, 'segments': ones, 'positions': np.arange(size, dtype=np.int32)}
 
   def majority_token(self, stores) -> int:
     """The most frequent token of the training documents (of the held-out ones where there are no others)."""

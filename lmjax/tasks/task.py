@@ -1,8 +1,10 @@
 """What every task has: a model with its parameters, and a tokenizer with its roles."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from lmjax.data.tokenizer import Tokenizer
 
@@ -11,7 +13,11 @@ class Task:
   """A model and a tokenizer; `lmjax.tasks` says what a task offers besides."""
 
   model: Any
+  data: Any
   tokenizer: Tokenizer
+  # each task's own
+  specimen: Callable[[], dict]
+  example: Callable[..., dict[str, np.ndarray]]
 
   def init(self, key):
     """Random parameters, as the model's `init` gives them."""
@@ -24,6 +30,12 @@ class Task:
   def axes(self):
     """Logical axis names of every parameter."""
     return self.model.axes()
+
+  def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a training batch, over all hosts, without its data."""
+    example = self.example(self.specimen(), np.random.default_rng(0), 0.0)
+    rows = self.data.batch_size
+    return {name: jax.ShapeDtypeStruct((rows, *np.shape(a)), a.dtype) for name, a in example.items()}
 
   @property
   def pad(self) -> int:

@@ -1,0 +1,172 @@
+"""Devices that a run is meant for, here or only described: `v5e:2x4`, `2*v5e:4x4`, `cpu:8`."""
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.util
+import itertools
+import math
+import os
+import re
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+
+from lmjax.errors import ConfigError
+
+_UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+GENERATIONS = ('v2', 'v3', 'v4', 'v5e', 'v5p', 'v6e', 'tpu7x')
+_FORM = 'must be as v5e:2x4, 2*v5e:4x4 (slices), or cpu:8'
+_LIBTPU = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_MIN_LOG_LEVEL': '3'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """Where a program is to run.
+
+  Attributes:
+    name: as it is typed; None: this machine.
+    devices: JAX devices; described ones compile, and do not run.
+    memory: bytes of one device that a program may use; None where it is not known.
+  """
+
+  name: str | None
+  devices: list
+  memory: float | None
+
+
+def find(name: str | None) -> Target:
+  """The target that `--dry_run=NAME` names; None: every device of this machine.
+
+  Raises:
+    ConfigError: no such target, with the nearest that exists, or no compiler for it.
+  """
+  if name is None:
+    return Target(None, jax.devices(), _memory_here(jax.devices()[0], len(jax.devices())))
+  platform, count, shape = parse(name)
+  if platform == 'cpu':
+    return Target(name, cpu_devices(count), _memory_here(jax.devices('cpu')[0], count))
+  devices = _describe(count, platform, shape)
+  if devices is None:
+    nearest = _nearest(count, platform, shape)
+    raise ConfigError(f'--dry_run = {name}: no such topology; the nearest is {nearest}')
+  return Target(name, devices, _memory_of(devices[0]))
+
+
+def parse(name: str) -> tuple[str, int, tuple[int, ...]]:
+  """(platform, slices or CPU devices, shape of a slice).
+
+  >>> parse('2*v5e:4x4'), parse('cpu:8')
+  (('v5e', 2, (4, 4)), ('cpu', 8, ()))
+
+  Raises:
+    ConfigError: not of this form, or no such platform.
+  """
+  found = re.fullmatch(r'(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)', name)
+  if found is None:
+    raise ConfigError(f'--dry_run = {name}: {_FORM}; try v5e:2x4')
+  slices, platform, shape = found.groups()
+  if platform == 'cpu':
+    if slices or not shape.isdigit() or not 1 <= int(shape) <= 1024:
+      raise ConfigError(f'--dry_run = {name}: a number of CPU devices is needed, from 1 to 1,024; the nearest is cpu:1')
+    return 'cpu', int(shape), ()
+  if platform not in GENERATIONS:
+    [close] = difflib.get_close_matches(platform, GENERATIONS, 1, 0.0)
+    raise ConfigError(
+      f'--dry_run = {name}: no such generation; the nearest is {close}:{shape} (there are {", ".join(GENERATIONS)})'
+    )
+  sizes = tuple(map(int, shape.split('x')))
+  if slices == '0' or 0 in sizes:
+    raise ConfigError(f'--dry_run = {name}: has no chip; the nearest is {platform}:{_shown(max(n, 1) for n in sizes)}')
+  return platform, int(slices or 1), sizes
+
+
+def cpu_devices(count: int) -> list:
+  """So many CPU devices; must come before anything touches a device, if there are more than JAX has by itself.
+
+  Raises:
+    ConfigError: JAX is running already, with fewer.
+  """
+  with contextlib.suppress(RuntimeError):  # running already
+    jax.config.update('jax_num_cpu_devices', count)
+  found = jax.devices('cpu')
+  if len(found) < count:
+    raise ConfigError(f'--dry_run = cpu:{count}: JAX runs with {len(found)} CPU devices; start a new process')
+  return found[:count]
+
+
+def _describe(slices: int, platform: str, shape: tuple[int, ...]) -> list | None:
+  """The devices of a TPU topology, or None where libtpu does not know it."""
+  if importlib.util.find_spec('libtpu') is None:
+    raise ConfigError("--dry_run: a TPU's compiler is not installed; pip install 'lmjax[tpu]'")
+  for name, value in _LIBTPU.items():
+    os.environ.setdefault(name, value)
+  options: dict = {} if slices == 1 else {'num_slices': slices}
+  if any(size % 2 for size in shape[:2]):  # chips that share a host; one chip has a host of its own
+    options['chips_per_host_bounds'] = [1, 1, 1]
+    if math.prod(shape) > 1:
+      return None
+  try:
+    return list(
+      topologies.get_topology_desc(platform='tpu', topology_name=f'{platform}:{_shown(shape)}', **options).devices
+    )
+  except jax.errors.JaxRuntimeError:
+    return None
+
+
+def _nearest(slices: int, platform: str, shape: tuple[int, ...]) -> str:
+  """The topology of this generation whose chips are nearest in number, and then in shape."""
+  chips = math.prod(shape)
+
+  def distance(other):
+    return abs(math.log(math.prod(other) / chips)), sum(
+      abs(a - b) for a, b in itertools.zip_longest(other, shape, fillvalue=1)
+    )
+
+  best = min(_shapes(platform), key=distance)
+  return ('' if slices == 1 else f'{slices}*') + f'{platform}:{_shown(best)}'
+
+
+def _shapes(platform: str) -> Iterator[tuple[int, ...]]:
+  """Shapes of slices that can be rented: 1, or squares and doubled squares up to 16 x 16; or blocks of 4 chips."""
+  if platform in ('v5e', 'v6e', 'v2', 'v3'):
+    yield from ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+  else:
+    sides = (2, 4, 8, 12, 16)
+    yield (2, 2, 1)
+    yield from itertools.combinations_with_replacement(sides, 3)
+
+
+def _shown(shape) -> str:
+  return 'x'.join(map(str, shape))
+
+
+def memory_refused(error: Exception) -> tuple[float, float] | None:
+  """(bytes needed, bytes there are) on a device, where a compiler's error says that a program is too large."""
+  found = re.search(r'\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)', str(error))
+  if found is None:
+    return None
+  needed, unit, there, other = found.groups()
+  return float(needed) * _UNITS[unit], float(there) * _UNITS[other]
+
+
+def _memory_of(device) -> float | None:
+  """Bytes of a described device that a program may use: the compiler says so when it is asked for far too many."""
+  here = jax.sharding.SingleDeviceSharding(device)
+  far_too_many = jax.ShapeDtypeStruct((2**40,), jnp.float32)
+  try:
+    program = jax.jit(lambda x: x + 1, in_shardings=here, out_shardings=here).trace(far_too_many)
+    program.lower(lowering_platforms=(device.platform,)).compile()
+  except jax.errors.JaxRuntimeError as error:
+    refused = memory_refused(error)
+    return None if refused is None else refused[1]
+  return None
+
+
+def _memory_here(device, count: int) -> float | None:
+  """Bytes of a device of this machine: an accelerator's own; CPU devices share the machine's."""
+  if device.platform == 'cpu':
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / count
+  return (device.memory_stats() or {}).get('bytes_limit')
