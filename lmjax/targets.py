@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import importlib.util
 import itertools
 import math
@@ -73,7 +72,7 @@ def parse(name: str) -> tuple[str, int, tuple[int, ...]]:
       raise ConfigError(f'--dry_run = {name}: a number of CPU devices is needed, from 1 to 1,024; the nearest is cpu:1')
     return 'cpu', int(shape), ()
   if platform not in GENERATIONS:
-    [close] = difflib.get_close_matches(platform, GENERATIONS, 1, 0.0)
+    close = min(GENERATIONS, key=lambda known: abs(_number(known) - _number(platform)))
     raise ConfigError(
       f'--dry_run = {name}: no such generation; the nearest is {close}:{shape} (there are {", ".join(GENERATIONS)})'
     )
@@ -81,6 +80,12 @@ def parse(name: str) -> tuple[str, int, tuple[int, ...]]:
   if slices == '0' or 0 in sizes:
     raise ConfigError(f'--dry_run = {name}: has no chip; the nearest is {platform}:{_shown(max(n, 1) for n in sizes)}')
   return platform, int(slices or 1), sizes
+
+
+def _number(generation: str) -> int:
+  """'v5e' -> 5."""
+  found = re.search(r'\d+', generation)
+  return int(found.group()) if found else 0
 
 
 def cpu_devices(count: int) -> list:
