@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# A slice of several hosts, such as v5litepod-64: the same command on every one of them.
+#   WORKDIR=gs://BUCKET/RUN tpu_pod.sh create | install | start | logs | status | stop | delete   [--dry_run]
+# Hosts find each other by themselves; only the first one writes what people read.
+
+set -euo pipefail
+ACCELERATOR=${ACCELERATOR:-v5litepod-64} TARGET=${TARGET:-v5e:8x8}
+. "$(dirname "$0")/settings.sh"
+needs_shared_workdir
+export ACCELERATOR TARGET WORKDIR
+exec "$(dirname "$0")/tpu_vm.sh" "$@"
