@@ -62,5 +62,5 @@ def get_config(argument=None):
   c.eval = dict(every=10 if arg.smoke else None, patience=None)
   c.samples = dict(count=5)
   c.checkpoint = dict(every=None, keep_last=2, keep_every=None, keep_best=1, only_trained=False)
-  c.writer = dict(tensorboard=not arg.smoke, wandb_project=None)
+  c.writer, c.profile = dict(tensorboard=not arg.smoke, wandb_project=None), dict(start=None, steps=3)
   return c

@@ -66,5 +66,5 @@ def get_config(argument=None):
   c.eval = dict(every=max(steps // 4, 1), patience=None)
   c.samples = dict(count=3, top=5)
   c.checkpoint = dict(every=max(steps // 4, 1), keep_last=2, keep_every=None, keep_best=1, only_trained=False)
-  c.writer = dict(tensorboard=not arg.smoke, wandb_project=None)
+  c.writer, c.profile = dict(tensorboard=not arg.smoke, wandb_project=None), dict(start=None, steps=3)
   return c

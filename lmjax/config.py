@@ -18,6 +18,7 @@ from lmjax.objectives.conditional import ConditionalConfig
 from lmjax.objectives.masked import MaskedConfig
 from lmjax.objectives.spans import SpanConfig
 from lmjax.optim import OptimConfig
+from lmjax.profile import ProfileConfig
 from lmjax.schema import Choice
 from lmjax.sharding import MeshConfig
 from lmjax.source import open_source
@@ -93,6 +94,7 @@ class Config:
   samples: what is shown of the model as training goes on
   checkpoint: what is saved and kept
   writer: where metrics go besides metrics.jsonl
+  profile: a trace of some steps
   """
 
   task: Literal['causal_lm', 'masked_lm', 'classification', 'extractive_qa', 'summarization']
@@ -110,6 +112,7 @@ class Config:
   samples: Annotated[CausalSamples | MaskedSamples | ExampleSamples, Choice('task', SAMPLES)]
   checkpoint: CheckpointConfig
   writer: WriterConfig
+  profile: ProfileConfig
 
   def due(self, step: int) -> set[str]:
     """What happens once `step` batches are done: of log, evaluate, save."""

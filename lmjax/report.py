@@ -32,7 +32,9 @@ class Reporter:
 
   def stop_clock(self):
     """Something else than training begins."""
-    self.seconds += time.perf_counter() - self._since
+    seconds = time.perf_counter() - self._since
+    self.seconds += seconds
+    self._run.clock.add('train', seconds)
     self._since = None
 
   def _elapsed(self):
@@ -90,6 +92,13 @@ def step_flops(config, task) -> float:
   )
 
 
+def times(run) -> dict[str, float]:
+  """Seconds of this process by part: waiting for input, the rest of the training steps, evaluation, and so on."""
+  parts = dict(run.clock.seconds)
+  parts['step'] = parts.pop('train', 0.0) - parts.get('input', 0.0)
+  return {name: round(parts.get(name, 0.0), 3) for name in ('compile', 'input', 'step', 'evaluate', 'checkpoint')}
+
+
 def banner(config, workdir, mesh, task, state, data) -> str:
   """What a person wants to know before the first step."""
   m, d = config.model, config.data
@@ -122,6 +131,9 @@ def farewell(run, results: dict) -> str:
       loss, value = number(found[f'{split}/loss']), number(found[f'{split}/{main}'])
       lines.append(f'{split} loss {loss}, {main} {value}{beside}')
   lines[:2] = [', '.join(lines[:2])]
+  if 'time' in results:
+    parts = ', '.join(f'{name} {seconds:.1f} s' for name, seconds in results['time'].items())
+    lines.append(f'time: {parts}')
   files = '{results.json, metrics.jsonl, curves.png, samples.md}'
   lines.append(f'metrics, curves and samples: {os.path.join(run.workdir, "")}{files}')
   what = 'use it: python -m lmjax.predict' if run.task.HAND_OFF else 'look inside: python -m lmjax.inspect'

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from lmjax import checkpoint, evaluate, initial, metrics, optim, schema, sharding, tasks
+from lmjax import checkpoint, evaluate, initial, metrics, optim, profile, schema, sharding, tasks
 from lmjax import config as config_lib
 from lmjax import report as report_lib
 from lmjax import state as state_lib
@@ -41,6 +41,7 @@ class Run:
   state: state_lib.TrainState
   start: int
   say: Callable[[str], None]
+  clock: profile.Clock = dataclasses.field(default_factory=profile.Clock)
   evaluated: tuple = (None, None, None)  # the newest evaluation: step, metrics, predictions
 
 
@@ -153,7 +154,8 @@ def set_up(config, workdir: str, mesh, task, data, checkpoints, source, say) -> 
 def compile_step(run: Run):
   """The train step compiled for this run's shapes; any other shape is an error, not a silent recompilation."""
   began = time.perf_counter()
-  compiled = step_lib.lower(run.config, run.task, run.tx, run.mesh, run.state).compile()
+  with run.clock('compile'):
+    compiled = step_lib.lower(run.config, run.task, run.tx, run.mesh, run.state).compile()
   run.say(f'compiling ... done in {time.perf_counter() - began:.1f} s')
   return compiled
 
@@ -176,20 +178,26 @@ def _loop(run: Run) -> dict:
   wait_each_step = jax.default_backend() == 'cpu' and run.mesh.size > 1
   done = run.start
   if total == 0 and not checkpoint.saved_steps(run.checkpoints.directory):
-    run.checkpoints.save(0, initial.saved_part(config, run.state), run.facts, _best_of(run, _evaluate(run, writer, 0)))
+    _save(run, writer, 0, _evaluate(run, writer, 0))
   if run.start < total and not _has_patience_ended(run, run.start):
     step_fn = compile_step(run)
     key = jax.device_put(step_lib.dropout_key(config), sharding.replicated(run.mesh))
     if run.start == 0:
       _evaluate(run, writer, 0)
     batches = run.pipeline.iterate(run.start)
+    tracer = profile.Tracer(config.profile, run.workdir)
     reporter.start_clock()
     pending = None
     for step in range(run.start + 1, total + 1):
-      batch = sharding.shard_batch(next(batches), run.mesh)
-      run.state, report = step_fn(run.state, batch, key)
+      with run.clock('input'):
+        batch = sharding.shard_batch(next(batches), run.mesh)
+      with tracer.step(step):
+        run.state, report = step_fn(run.state, batch, key)
       if wait_each_step:
         jax.block_until_ready(report)
+      traced = tracer.ended(step, report)
+      if traced is not None:
+        run.say(f'step {step}: trace in {traced}; look at it with xprof --logdir={traced}')
       if pending is not None:
         reporter.log(*pending)
       pending, done = (step, report), step
@@ -200,14 +208,13 @@ def _loop(run: Run) -> dict:
         reporter.stop_clock()
         values = _evaluate(run, writer, step) if 'evaluate' in todo else None
         if 'save' in todo:
-          if writer:
-            writer.sync()
-          run.checkpoints.save(step, initial.saved_part(config, run.state), run.facts, _best_of(run, values))
+          _save(run, writer, step, values)
         if values is not None and _has_patience_ended(run, step):
           run.say(f'step {step}: no better {run.task.BEST} in {config.eval.patience} evaluations; training ends')
           break
         reporter.start_clock()
-  run.checkpoints.wait()
+  with run.clock('checkpoint'):
+    run.checkpoints.wait()
   results = _finish(run, writer, reporter, done)
   run.say(report_lib.farewell(run, results))
   return results
@@ -234,6 +241,14 @@ def _ended_before(run: Run) -> dict | None:
       remedy = 'choose a new --workdir to train with it'
       raise CheckpointError(schema.line(f'optim.{name}', str(now[name]), rule, remedy))
   return results
+
+
+def _save(run: Run, writer, step: int, values: dict | None) -> None:
+  """Saves a checkpoint, once the lines up to it are on disk; `values` are those of its evaluation, if there was one."""
+  with run.clock('checkpoint'):
+    if writer:
+      writer.sync()
+    run.checkpoints.save(step, initial.saved_part(run.config, run.state), run.facts, _best_of(run, values))
 
 
 def _best_of(run: Run, values: dict | None) -> dict | None:
@@ -283,6 +298,7 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
   results['metrics'] = {f'{split}/{k}': v for split, values in found.items() for k, v in values.items()}
   results['metrics'] |= {f'train/{k}': v for k, v in reporter.last.items()}
   results |= {'seconds': reporter.seconds, 'parameters': metrics.count(run.state.params)}
+  results['time'] = report_lib.times(run)
   if writer:
     writer.plot(run.task.MAIN_METRIC, run.task.BASELINE, at_end=True)
     writer.close()
@@ -292,6 +308,11 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
 
 def _evaluate(run, writer, step) -> dict[str, float]:
   """Evaluates, writes the line, samples and curves."""
+  with run.clock('evaluate'):
+    return _evaluate_now(run, writer, step)
+
+
+def _evaluate_now(run, writer, step):
   began = time.perf_counter()
   values, predictions = run.evaluator(run.state.params)
   run.evaluated = (step, dict(values), predictions)

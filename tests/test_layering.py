@@ -11,7 +11,8 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'lmjax'
 LAYERS = [
   ['main', 'inspect', 'predict', 'experiment'],
   ['comparison'],
-  ['train'],
+  ['train', 'dry_run'],
+  ['step'],
   ['evaluate'],
   ['restore'],
   ['report', 'initial'],
@@ -27,6 +28,7 @@ LAYERS = [
   ['scoring'],
   ['optim', 'metrics', 'writer', 'sharding'],
   ['ops'],
+  ['profile', 'hlo', 'targets'],
   ['command_line'],
   ['schema'],
   ['leaf'],

@@ -30,7 +30,9 @@ import sys
 
 # The checkout: this notebook's own, or REPOSITORY cloned (Colab opens a notebook without the files around it).
 REPOSITORY = os.environ.get('LMJAX_REPOSITORY', '')
-folder = next((p for p in [pathlib.Path.cwd(), *pathlib.Path.cwd().parents] if (p / 'lmjax' / 'main.py').exists()), None)
+folder = next(
+  (p for p in [pathlib.Path.cwd(), *pathlib.Path.cwd().parents] if (p / 'lmjax' / 'main.py').exists()), None
+)
 if folder is None:
   subprocess.run(['git', 'clone', '--depth=1', REPOSITORY, 'lmjax'], check=True)
   folder = pathlib.Path.cwd() / 'lmjax'
