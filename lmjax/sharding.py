@@ -7,6 +7,7 @@ import os
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lmjax.errors import ConfigError
@@ -63,17 +64,37 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int] | None:
   return tuple(devices // known if size is None else size for size in sizes) if whole else None
 
 
-def make_mesh(config: MeshConfig, devices=None) -> jax.sharding.Mesh:
+def make_mesh(config: MeshConfig, devices=None, granule: str = 'slice_index') -> jax.sharding.Mesh:
   """The mesh of `devices` (default: all). Its axes are Auto: Linen and embedding gathers fail on Explicit ones.
 
+  Slices of TPUs that only the data-centre network joins are laid along `data`: of the three axes it moves least, the
+  gradients once a step.
+
+  Args:
+    config: its axes.
+    devices: which; described ones too.
+    granule: attribute of a device that says which slice it belongs to ('process_index': hosts count as slices).
+
   Raises:
-    ConfigError: its axes do not make the number of devices.
+    ConfigError: its axes do not make the number of devices, or `data` the number of slices.
   """
   devices = jax.devices() if devices is None else devices
   shape = mesh_shape(config, len(devices))
   if shape is None:
     raise ConfigError(f'mesh = {dataclasses.astuple(config)}: must make {len(devices)} devices; set one axis to None')
-  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  types = (AxisType.Auto,) * len(AXES)
+  slices = len({getattr(device, granule, None) for device in devices})
+  if slices == 1:
+    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+  data, fsdp, tensor = shape
+  if data % slices:
+    rule = f'must be a multiple of the {slices} slices, between which only data is parallel'
+    raise ConfigError(f'mesh.data = {data}: {rule}; set it to {slices}, or to None')
+  within, between = (data // slices, fsdp, tensor), (slices, 1, 1)
+  grid = mesh_utils.create_hybrid_device_mesh(
+    within, between, devices, process_is_granule=granule == 'process_index', allow_split_physical_axes=True
+  )
+  return jax.sharding.Mesh(grid, AXES, axis_types=types)
 
 
 def one_device_mesh() -> jax.sharding.Mesh:
@@ -154,8 +175,9 @@ def join_hosts(coordinator: str | None = None, processes: int | None = None, pro
     jax.distributed.initialize(coordinator, processes, process)
   elif int(os.environ.get('SLURM_NTASKS', '1')) > 1 and 'SLURM_PROCID' in os.environ:
     jax.distributed.initialize()
-  elif len(os.environ.get('TPU_WORKER_HOSTNAMES', '').split(',')) > 1:
-    jax.distributed.initialize()
+  elif (jax.config.jax_platforms or '').startswith('tpu'):  # as jax sets it where it finds TPU chips
+    with contextlib.suppress(ValueError):  # it finds no other host: a notebook, or a machine that is not Google's
+      jax.distributed.initialize()
 
 
 def using(mesh) -> contextlib.AbstractContextManager:
