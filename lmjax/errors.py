@@ -37,3 +37,9 @@ class NonFiniteError(LmjaxError):
   """Too many steps in a row whose loss or gradient was not finite."""
 
   exit_code = 5
+
+
+class Stopped(LmjaxError):
+  """The run was asked to stop, and has saved."""
+
+  exit_code = 143

@@ -13,14 +13,14 @@ import jax
 import numpy as np
 import optax
 
-from lmjax import checkpoint, evaluate, initial, metrics, optim, profile, schema, sharding, tasks
+from lmjax import checkpoint, evaluate, initial, metrics, optim, profile, schema, sharding, stops, tasks
 from lmjax import config as config_lib
 from lmjax import report as report_lib
 from lmjax import state as state_lib
 from lmjax import step as step_lib
 from lmjax import writer as writer_lib
 from lmjax.data import pipeline
-from lmjax.errors import CheckpointError, ConfigError
+from lmjax.errors import CheckpointError, ConfigError, Stopped
 
 
 @dataclasses.dataclass
@@ -161,7 +161,7 @@ def compile_step(run: Run):
 
 
 def _loop(run: Run) -> dict:
-  """Dispatches step i, then reads and writes the metrics of step i - 1."""
+  """The files that describe the run, its steps, its results."""
   config, total, first_host = run.config, run.config.train.steps, jax.process_index() == 0
   results = _ended_before(run)
   if results is not None:
@@ -174,21 +174,39 @@ def _loop(run: Run) -> dict:
     writer_lib.Writer(run.workdir, config.writer, run.start, os.path.basename(run.workdir)) if first_host else None
   )
   reporter = report_lib.Reporter(run, writer)
-  # several CPU devices: with more than one sharded program in flight XLA's rendezvous can deadlock
-  wait_each_step = jax.default_backend() == 'cpu' and run.mesh.size > 1
-  done = run.start
   if total == 0 and not checkpoint.saved_steps(run.checkpoints.directory):
     _save(run, writer, 0, _evaluate(run, writer, 0))
+  done = run.start
   if run.start < total and not _has_patience_ended(run, run.start):
-    step_fn = compile_step(run)
-    key = jax.device_put(step_lib.dropout_key(config), sharding.replicated(run.mesh))
-    if run.start == 0:
-      _evaluate(run, writer, 0)
-    batches = run.pipeline.iterate(run.start)
-    tracer = profile.Tracer(config.profile, run.workdir)
+    done = _steps(run, writer, reporter)
+  with run.clock('checkpoint'):
+    run.checkpoints.wait()
+  results = _finish(run, writer, reporter, done)
+  run.say(report_lib.farewell(run, results))
+  return results
+
+
+def _steps(run: Run, writer, reporter) -> int:
+  """All training steps from `run.start` on: dispatches step i, then reads and writes the metrics of step i - 1.
+
+  Returns:
+    the last step.
+
+  Raises:
+    Stopped: it was asked to, and has saved.
+  """
+  config, done = run.config, run.start
+  # several CPU devices: with more than one sharded program in flight XLA's rendezvous can deadlock
+  wait_each_step = jax.default_backend() == 'cpu' and run.mesh.size > 1
+  step_fn = compile_step(run)
+  key = jax.device_put(step_lib.dropout_key(config), sharding.replicated(run.mesh))
+  if run.start == 0:
+    _evaluate(run, writer, 0)
+  batches = run.pipeline.iterate(run.start)
+  tracer, pending = profile.Tracer(config.profile, run.workdir), None
+  with stops.listening() as stop, contextlib.closing(tracer):
     reporter.start_clock()
-    pending = None
-    for step in range(run.start + 1, total + 1):
+    for step in range(run.start + 1, config.train.steps + 1):
       with run.clock('input'):
         batch = sharding.shard_batch(next(batches), run.mesh)
       with tracer.step(step):
@@ -201,7 +219,8 @@ def _loop(run: Run) -> dict:
       if pending is not None:
         reporter.log(*pending)
       pending, done = (step, report), step
-      todo = config.due(step)
+      stopping = stop.asked(step)
+      todo = config.due(step) | ({'save'} if stopping else set())
       if todo & {'evaluate', 'save'}:
         reporter.log(*pending)
         pending = None
@@ -209,15 +228,14 @@ def _loop(run: Run) -> dict:
         values = _evaluate(run, writer, step) if 'evaluate' in todo else None
         if 'save' in todo:
           _save(run, writer, step, values)
+        if stopping:
+          run.checkpoints.wait()
+          raise Stopped(f'{stop.signal}: saved at step {step}; the same command again goes on from there')
         if values is not None and _has_patience_ended(run, step):
           run.say(f'step {step}: no better {run.task.BEST} in {config.eval.patience} evaluations; training ends')
           break
         reporter.start_clock()
-  with run.clock('checkpoint'):
-    run.checkpoints.wait()
-  results = _finish(run, writer, reporter, done)
-  run.say(report_lib.farewell(run, results))
-  return results
+  return done
 
 
 def _ended_before(run: Run) -> dict | None:
