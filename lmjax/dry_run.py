@@ -66,7 +66,8 @@ def dry_run(config: config_lib.Config, target: targets.Target, command: str, say
   """
   source, tokenizer = initial.source_of(config)
   if source is not None:
-    initial.plan_of(*tasks.sketch(config, tokenizer), source)
+    sketched, task = tasks.sketch(config, tokenizer)
+    initial.plan_of(sketched, task, source)
   first = compile_for(config, target, tokenizer)
   say(described(first, target, known_steps=config.train.steps))
   if first.fits:
@@ -171,7 +172,7 @@ def described(compiled: Compiled, target: targets.Target, known_steps: int | Non
   ]
   if compiled.program is not None:
     traffic = hlo.collectives(compiled.program.as_text())
-    said = [f'{kind}: {t.count:,} a step, {_size(t.bytes)}' for kind, t in traffic.items()] or ['none']
+    said = [f'{kind}: {t.times:,} a step, {_size(t.bytes)}' for kind, t in traffic.items()] or ['none']
     rows += [('collectives' if i == 0 else '', line) for i, line in enumerate(said)]
   rows.append(('time', _time(flops, devices, metrics.peak_flops(target.devices[0]), known_steps)))
   saved = initial.saved_part(config, compiled.abstract)

@@ -16,11 +16,11 @@ class Traffic(NamedTuple):
   """What the collectives of one kind move in a run of the program.
 
   Attributes:
-    count: how often one is run.
+    times: how many are run.
     bytes: of the whole arrays, as a device ends (all-gather) or begins (the others) with them.
   """
 
-  count: int
+  times: int
   bytes: int
 
 
@@ -54,9 +54,9 @@ def collectives(text: str) -> dict[str, Traffic]:
 
 
 def _add(into, traffic, times):
-  for kind, (count, size) in traffic.items():
+  for kind, (number, size) in traffic.items():
     before = into.get(kind, Traffic(0, 0))
-    into[kind] = Traffic(before.count + times * count, before.bytes + times * size)
+    into[kind] = Traffic(before.times + times * number, before.bytes + times * size)
 
 
 def _read(text: str) -> tuple[dict[str, dict[str, _Instruction]], str]:

@@ -16,7 +16,8 @@ class Reporter:
 
   def __init__(self, run, writer):
     self._run, self._writer = run, writer
-    self.last = writer_lib.last_values(run.workdir, 'train')  # of an earlier part of the run, if it goes on
+    earlier = writer_lib.values_until(run.workdir, 'train', run.start)
+    self.last = earlier[-1] if earlier else {}
     # in training steps alone: no compiling, evaluating or saving
     self.seconds = self.last['seconds'] if self.last else 0.0
     self._since, self._window = None, (self.seconds, run.start)

@@ -175,7 +175,7 @@ def join_hosts(coordinator: str | None = None, processes: int | None = None, pro
     jax.distributed.initialize(coordinator, processes, process)
   elif int(os.environ.get('SLURM_NTASKS', '1')) > 1 and 'SLURM_PROCID' in os.environ:
     jax.distributed.initialize()
-  elif (jax.config.jax_platforms or '').startswith('tpu'):  # as jax sets it where it finds TPU chips
+  elif (getattr(jax.config, 'jax_platforms', None) or '').startswith('tpu'):  # as jax sets it where it finds TPU chips
     with contextlib.suppress(ValueError):  # it finds no other host: a notebook, or a machine that is not Google's
       jax.distributed.initialize()
 

@@ -27,6 +27,10 @@ class Stop:
         self.signal = 'SIGTERM'
     return self.signal is not None
 
+  def agree(self) -> None:
+    """Waits until every host has come this far: a launcher may end them all when the first one ends."""
+    multihost_utils.sync_global_devices('stopped')
+
 
 @contextlib.contextmanager
 def listening() -> Iterator[Stop]:

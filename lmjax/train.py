@@ -43,6 +43,7 @@ class Run:
   say: Callable[[str], None]
   clock: profile.Clock = dataclasses.field(default_factory=profile.Clock)
   evaluated: tuple = (None, None, None)  # the newest evaluation: step, metrics, predictions
+  history: list[dict[str, float]] = dataclasses.field(default_factory=list)  # metrics of every evaluation so far
 
 
 def train(config, workdir: str, say=None, devices=None) -> dict:
@@ -148,6 +149,7 @@ def set_up(config, workdir: str, mesh, task, data, checkpoints, source, say) -> 
     state=start.state,
     start=start.step,
     say=say,
+    history=writer_lib.values_until(workdir, 'valid', start.step),
   )
 
 
@@ -177,7 +179,7 @@ def _loop(run: Run) -> dict:
   if total == 0 and not checkpoint.saved_steps(run.checkpoints.directory):
     _save(run, writer, 0, _evaluate(run, writer, 0))
   done = run.start
-  if run.start < total and not _has_patience_ended(run, run.start):
+  if run.start < total and not _has_patience_ended(run):
     done = _steps(run, writer, reporter)
   with run.clock('checkpoint'):
     run.checkpoints.wait()
@@ -230,8 +232,9 @@ def _steps(run: Run, writer, reporter) -> int:
           _save(run, writer, step, values)
         if stopping:
           run.checkpoints.wait()
+          stop.agree()
           raise Stopped(f'{stop.signal}: saved at step {step}; the same command again goes on from there')
-        if values is not None and _has_patience_ended(run, step):
+        if values is not None and _has_patience_ended(run):
           run.say(f'step {step}: no better {run.task.BEST} in {config.eval.patience} evaluations; training ends')
           break
         reporter.start_clock()
@@ -241,7 +244,7 @@ def _steps(run: Run, writer, reporter) -> int:
 def _ended_before(run: Run) -> dict | None:
   """The results of a run that was started again after its end, or None."""
   file = os.path.join(run.workdir, 'results.json')
-  if run.start < run.config.train.steps and not _has_patience_ended(run, run.start) or not os.path.exists(file):
+  if run.start < run.config.train.steps and not _has_patience_ended(run) or not os.path.exists(file):
     return None
   try:
     with open(file, encoding='utf-8') as opened:
@@ -274,14 +277,13 @@ def _best_of(run: Run, values: dict | None) -> dict | None:
   return None if values is None else {run.task.BEST: values[run.task.BEST]}
 
 
-def _has_patience_ended(run: Run, step: int) -> bool:
-  """Whether so many evaluations have passed since the best one; read from metrics.jsonl, so that it outlives a stop."""
+def _has_patience_ended(run: Run) -> bool:
+  """Whether so many evaluations have passed since the best one; those before a stop count, and every host agrees."""
   patience, name = run.config.eval.patience, run.task.BEST
   if patience is None:
     return False
-  lines = [line for line in writer_lib.read_metrics(run.workdir) if line['step'] <= step]
-  found = [line[name] for line in lines if line['split'] == 'valid']
-  signed = [-math.inf if v is None else v if run.task.HIGHEST else -v for v in found]
+  found = [values[name] for values in run.history]
+  signed = [-math.inf if v is None or math.isnan(v) else v if run.task.HIGHEST else -v for v in found]
   return bool(signed) and len(signed) - 1 - int(np.argmax(signed)) >= patience
 
 
@@ -290,7 +292,7 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
   config = run.config
   results: dict[str, Any] = {'status': 'done', 'step': done, 'metrics': {}, 'hand_off': run.hand_off}
   results['main_metric'] = run.task.MAIN_METRIC
-  found = {'valid': writer_lib.last_values(run.workdir, 'valid')}
+  found = {'valid': run.history[-1] if run.history else {}}
   if run.task.HAND_OFF:
     best = checkpoint.best_step(run.checkpoints.directory)
     params = run.state.params
@@ -342,6 +344,7 @@ def _evaluate_now(run, writer, step):
   text = ' | '.join(f'{name} {report_lib.number(value)}' for name, value in values.items())
   run.say(f'step {step}/{run.config.train.steps} | valid | {text}')
   values['seconds'] = round(time.perf_counter() - began, 3)
+  run.history.append(dict(values))
   if writer:
     writer.write(step, 'valid', values)
     writer.write_samples(step, shown)

@@ -132,10 +132,10 @@ def read_metrics(workdir: str) -> list[dict]:
   return lines
 
 
-def last_values(workdir: str, split: str) -> dict[str, float]:
-  """The metrics of the last line of a split; empty where there is none."""
-  lines = [line for line in read_metrics(workdir) if line['split'] == split]
-  return {name: value for name, value in lines[-1].items() if name not in ('step', 'split')} if lines else {}
+def values_until(workdir: str, split: str, step: int) -> list[dict[str, float]]:
+  """The metrics of every line of a split up to a step."""
+  lines = [line for line in read_metrics(workdir) if line['split'] == split and line['step'] <= step]
+  return [{name: value for name, value in line.items() if name not in ('step', 'split')} for line in lines]
 
 
 def plot_curves(workdir: str, metric: str, baseline: str | None) -> None:

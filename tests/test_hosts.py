@@ -10,6 +10,7 @@ import pytest
 
 from tests import conftest
 
+
 def free_port() -> int:
   with socket.socket() as opened:
     opened.bind(('localhost', 0))
@@ -71,7 +72,9 @@ def test_any_number_of_hosts_trains_alike(task, corpus, cache_dir, tmp_path):
   for processes in ('2', '4'):
     assert losses(tmp_path / processes) == pytest.approx(alone, rel=1e-5)
     assert sorted(os.listdir(tmp_path / processes / 'checkpoints')) == ['3', '6']
-  more = [run(n, *command(task, corpus, cache_dir, tmp_path / folder, 9)) for n, folder in ((1, '4'), (4, '1'), (1, '2'))]
+  more = [
+    run(n, *command(task, corpus, cache_dir, tmp_path / folder, 9)) for n, folder in ((1, '4'), (4, '1'), (1, '2'))
+  ]
   assert all('resuming from step 6' in said[0] for said in more)
   after = losses(tmp_path / '1')
   assert ('valid', 9) in after

@@ -28,7 +28,7 @@ LAYERS = [
   ['scoring'],
   ['optim', 'metrics', 'writer', 'sharding'],
   ['ops'],
-  ['profile', 'hlo', 'targets'],
+  ['profile', 'stops', 'hlo', 'targets'],
   ['command_line'],
   ['schema'],
   ['leaf'],

@@ -15,21 +15,37 @@ SLICES=${SLICES:-2}
 # What. lmjax needs Python 3.11 or newer, which the images lack: uv brings one, in the home folder.
 SOURCE=${SOURCE:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}
 PYTHON=${PYTHON:-3.12}
+UV=${UV:-https://astral.sh/uv/install.sh}
+BUNDLE=${BUNDLE:-${TMPDIR:-/tmp}/lmjax.bundle}
 CONFIG=${CONFIG:-configs/pretrain_clm.py:preset=gpt2_small,data=tfds:wiki40b/en}
 # One VM may keep its run on its own disk; several hosts need a folder that all of them see.
 WORKDIR=${WORKDIR:-runs/$TPU}
+COMMAND=(.venv/bin/python -m lmjax.main "--config=$CONFIG" "--workdir=$WORKDIR")
 
 usage() {
   sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
 }
 
-# Runs a command, or with --dry_run prints it as it could be pasted.
+# A word as it could be pasted: quoted where a shell would read it otherwise, in --flag=value after the `=`.
+quoted() {
+  local flag=''
+  [[ $1 == --*=* ]] && flag=${1%%=*}=
+  local value=${1#"$flag"}
+  [[ $value =~ ^[A-Za-z0-9_./:=@,+%*-]+$ ]] || value=${value@Q}
+  printf '%s' "$flag$value"
+}
+
+# Runs a command, or with --dry_run prints it.
 run() {
-  if [ "$DRY_RUN" = yes ]; then
-    printf '%q ' "$@" | sed 's/ $//'
-    printf '\n'
-  else
+  if [ "$DRY_RUN" = no ]; then
     "$@"
+  else
+    local separator=''
+    for word in "$@"; do
+      printf '%s%s' "$separator" "$(quoted "$word")"
+      separator=' '
+    done
+    printf '\n'
   fi
 }
 
@@ -80,22 +96,24 @@ on_hosts() {
   run gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$1"
 }
 
-# Copies this checkout and installs it.
+# Takes the commit that is checked out here to every host, and installs it. Again after a new commit: brings that one.
 install() {
-  run gcloud compute tpus tpu-vm scp --recurse "$SOURCE" "$TPU:lmjax" --zone="$ZONE" --worker=all
-  on_hosts "curl -LsSf https://astral.sh/uv/install.sh | sh && cd lmjax &&\
- ~/.local/bin/uv venv --python $PYTHON .venv && ~/.local/bin/uv pip install --python .venv -e '.[tpu,gcs]'"
+  run git -C "$SOURCE" bundle create --quiet "$BUNDLE" HEAD &&
+    run gcloud compute tpus tpu-vm scp "$BUNDLE" "$TPU:lmjax.bundle" --zone="$ZONE" --worker=all &&
+    on_hosts "git init --quiet lmjax && cd lmjax && git fetch --quiet ../lmjax.bundle HEAD &&\
+ git reset --quiet --hard FETCH_HEAD" &&
+    on_hosts "curl -LsSf $UV | sh && cd lmjax && ~/.local/bin/uv venv --allow-existing --python $PYTHON .venv &&\
+ ~/.local/bin/uv pip install --python .venv -e \".[tpu,gcs]\""
 }
 
 # Starts the run in tmux, so that it outlives the connection. Run again, it goes on where it stopped.
 start() {
-  on_hosts "cd lmjax && tmux new-session -d -s lmjax '.venv/bin/python -m lmjax.main --config=$CONFIG\
- --workdir=$WORKDIR 2>&1 | tee -a lmjax.log'"
+  on_hosts "cd lmjax && tmux new-session -d -s lmjax \"${COMMAND[*]} 2>&1 | tee -a lmjax.log\""
 }
 
-# Ctrl-C for the run: the next `start` goes on from its newest checkpoint.
+# The run saves and ends; the next `start` goes on from there.
 stop() {
-  on_hosts "pkill -INT -f '[l]mjax.main'"
+  on_hosts "pkill -TERM -f \"^${COMMAND[*]:0:3}\""
 }
 
 logs() {

@@ -21,12 +21,14 @@ parse "$@"
 
 again() {
   run scancel --signal=TERM "${SLURM_JOB_ID:-JOB}.0"
-  wait || true
+  wait "$STEP" || true # it ends once it has saved
   run scontrol requeue "${SLURM_JOB_ID:-JOB}"
+  exit 0
 }
 
 [ -z "$ACTION" ] || unknown_action
 trap again USR1
 # one process a GPU; JAX finds the others through SLURM
-run srun --kill-on-bad-exit=1 .venv/bin/python -m lmjax.main --config="$CONFIG" --workdir="$WORKDIR" &
-wait
+run srun --kill-on-bad-exit=1 "${COMMAND[@]}" &
+STEP=$!
+wait "$STEP"

@@ -5,6 +5,7 @@
 
 set -euo pipefail
 . "$(dirname "$0")/settings.sh"
+POLL_SECONDS=${POLL_SECONDS:-60}
 parse "$@"
 needs_shared_workdir
 
@@ -27,14 +28,15 @@ keep() {
     create && install && start && queue_delete
     return
   fi
-  started=no
+  local started=no
   until done_already; do
     case $(state) in
       '') create && started=no ;;
-      ACTIVE) [ $started = yes ] || { install && start && started=yes; } ;;
-      SUSPENDED | FAILED) queue_delete ;;
+      # taken away in the middle of this, it is asked for again in the next round
+      ACTIVE) if [ $started = no ] && install && start; then started=yes; fi ;;
+      SUSPENDED | FAILED) queue_delete && started=no ;;
     esac
-    sleep 60
+    sleep "$POLL_SECONDS"
   done
   queue_delete
 }

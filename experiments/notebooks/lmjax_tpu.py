@@ -12,8 +12,8 @@
 # %% [markdown]
 # # Pre-train a language model, hand it over, fine-tune it
 #
-# On a CPU, a GPU or a TPU runtime, in minutes, with [lmjax](../../README.md). Nothing is downloaded but packages: the text
-# is Python's own documentation. In Colab: *Runtime > Change runtime type > TPU*, then *Run all*.
+# On a CPU, a GPU or a TPU runtime, in minutes, with [lmjax](../../README.md). Nothing is downloaded but packages: the
+# text is Python's own documentation. In Colab: *Runtime > Change runtime type > TPU*, then *Run all*.
 
 # %% [markdown]
 # ## Install
@@ -56,8 +56,8 @@ jax.devices()
 # %% [markdown]
 # ## Pre-train
 #
-# A config file is Python; its `get_config` gives a `ConfigDict`, of which any leaf can be changed. The run prints a line
-# every few steps. *Interrupt execution* saves; the same cell again goes on where it stopped.
+# A config file is Python; its `get_config` gives a `ConfigDict`, of which any leaf can be changed. The run prints a
+# line every few steps. *Interrupt execution* saves; the same cell again goes on where it stopped.
 
 # %%
 from lmjax.command_line import load_config_file

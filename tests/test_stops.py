@@ -1,0 +1,63 @@
+"""A run that is asked to stop: it saves first, says how to go on, and loses nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lmjax import checkpoint
+from lmjax.errors import Stopped
+from tests import conftest, runs
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_saves_and_the_run_goes_on_exactly(raw_config, tmp_path, number):
+  leaves = {'train.steps': 8, 'train.log_every': 1, 'eval.every': 8, 'checkpoint.every': 8}
+  runs.train(raw_config('causal_lm', **leaves), tmp_path / 'whole')
+  before = signal.getsignal(number)
+
+  def say(line):
+    if line.startswith('step 3/'):
+      signal.raise_signal(number)
+
+  with pytest.raises(Stopped, match=f'{number.name}: saved at step 4') as caught:
+    runs.train(raw_config('causal_lm', **leaves), tmp_path / 'run', say=say)
+  assert caught.value.exit_code == 143 and signal.getsignal(number) is before
+  assert checkpoint.saved_steps(checkpoint.directory_of(tmp_path / 'run')) == [4]
+  said = []
+  runs.train(raw_config('causal_lm', **leaves), tmp_path / 'run', say=said.append)
+  assert any('resuming from step 4' in line for line in said)
+  losses = [[line['loss'] for line in runs.metrics_of(tmp_path / name, 'train')] for name in ('whole', 'run')]
+  assert losses[0] == losses[1]
+
+
+def test_a_second_signal_interrupts_at_once(raw_config, tmp_path):
+  def say(line):
+    if line.startswith('step 3/'):
+      signal.raise_signal(signal.SIGINT)
+      signal.raise_signal(signal.SIGINT)
+
+  with pytest.raises(KeyboardInterrupt):
+    runs.train(raw_config('causal_lm', **{'train.log_every': 1}), tmp_path / 'run', say=say)
+
+
+@pytest.mark.slow
+def test_a_command_that_is_terminated(corpus, cache_dir, tmp_path):
+  """SIGTERM, as a machine that is taken away gets it: the exit code, the line, the checkpoint."""
+  arguments = [f'--config={conftest.CONFIGS["causal_lm"]}:smoke,data={corpus}', f'--workdir={tmp_path}/run']
+  arguments += [f'--config.data.cache_dir={cache_dir}', '--config.train.steps=100000']
+  command = [sys.executable, '-u', '-m', 'lmjax.main', *arguments]
+  with open(tmp_path / 'out', 'w') as out:
+    started = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, cwd=conftest.ROOT)
+    while 'step 5/' not in (tmp_path / 'out').read_text():
+      assert started.poll() is None, started.communicate()[1]
+      time.sleep(0.2)
+    started.send_signal(signal.SIGTERM)
+    _, err = started.communicate(timeout=60)
+  assert started.returncode == 143
+  [line] = [line for line in err.splitlines() if 'SIGTERM' in line]
+  step = line.partition('saved at step ')[2].partition(';')[0]
+  assert max(map(int, os.listdir(tmp_path / 'run' / 'checkpoints'))) == int(step) >= 5
