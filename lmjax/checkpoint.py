@@ -20,7 +20,7 @@ from orbax.checkpoint import v1 as ocp
 import lmjax
 from lmjax import paths
 from lmjax.digests import describe_arrays
-from lmjax.errors import CheckpointError
+from lmjax.errors import GCS_REMEDY, CheckpointError, reason
 from lmjax.fields import NonNegativeInt, PositiveInt
 
 SCHEMA = 1
@@ -110,10 +110,14 @@ def read_manifest(directory: epath.Path, step: int) -> dict:
 
 
 def saved_steps(directory: epath.Path) -> list[int]:
-  """Steps that have a folder, oldest first, whatever is in it."""
+  """Steps that have a folder, oldest first, whatever is in it; one on an object store, once it is whole there."""
   if not directory.is_dir():
     return []
-  return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
+  folders = [p for p in directory.iterdir() if p.name.isdigit()]
+  if '://' in str(directory):
+    # no folder is renamed there: Orbax writes under the final name, and this file last
+    folders = [p for p in folders if (p / 'commit_success.txt').exists()]
+  return sorted(int(p.name) for p in folders)
 
 
 def absolute(folder) -> epath.Path:
@@ -132,9 +136,7 @@ def reach(name: str, given: str) -> epath.Path:
     if '://' in given:
       path.exists()
   except Exception as error:
-    reason = f'{type(error).__name__}: {(str(error).splitlines() or ["no reason given"])[0]}'
-    remedy = "check address, network and credentials, and install what gs:// needs: pip install 'lmjax[gcs]'"
-    raise CheckpointError(f'{name} = {given}: cannot be reached ({reason}); {remedy}') from error
+    raise CheckpointError(f'{name} = {given}: cannot be reached ({reason(error)}); {GCS_REMEDY}') from error
   return path
 
 
@@ -320,12 +322,12 @@ class Checkpoints:
       try:
         state = self._restore(step, abstract, manifest)
       except Exception as error:  # Orbax and tensorstore raise many types for broken files
-        rejected.append((step, f'{type(error).__name__}: {str(error).splitlines()[0][:200]}'))
+        rejected.append((step, reason(error)[:200]))
         continue
       self._set_aside(rejected, say)
       return state, manifest
     if rejected:
-      reasons = '; '.join(f'{step}: {reason}' for step, reason in rejected)
+      reasons = '; '.join(f'{step}: {why}' for step, why in rejected)
       raise CheckpointError(
         f'{self.directory}: none of {len(rejected)} checkpoints is intact ({reasons}); '
         'restore them from a copy, or choose a new --workdir to start again'
@@ -343,11 +345,11 @@ class Checkpoints:
 
   def _set_aside(self, rejected, say):
     """Moves rejected steps out of the way: Orbax would refuse to save a step that is not above them."""
-    for step, reason in rejected:
+    for step, why in rejected:
       aside = self.directory.parent / 'rejected_checkpoints'
       aside.mkdir(parents=True, exist_ok=True)
       target = aside / f'{step}-{int(time.time())}'
-      say(f'checkpoint {step} rejected: {reason}; moved to {target}')
+      say(f'checkpoint {step} rejected: {why}; moved to {target}')
       (self.directory / str(step)).rename(target)
     if rejected:
       self._orbax.reload()

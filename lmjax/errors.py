@@ -1,5 +1,16 @@
 """What can go wrong for a user. Each message gives value, rule and remedy; each class its exit code."""
 
+GCS_REMEDY = "check address, network and credentials, and install what gs:// needs: pip install 'lmjax[gcs]'"
+
+
+def reason(error: Exception) -> str:
+  """Kind and first line of an error of another library.
+
+  >>> reason(KeyError('bucket'))
+  "KeyError: 'bucket'"
+  """
+  return f'{type(error).__name__}: {(str(error).splitlines() or ["no reason given"])[0]}'
+
 
 class LmjaxError(ValueError):
   """A problem that the user can mend. `main` prints it without a traceback and exits with `exit_code`."""

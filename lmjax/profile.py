@@ -28,11 +28,11 @@ class Tracer:
 
   Args:
     config: a ProfileConfig.
-    workdir: of the run; every host writes its own file.
+    folder: where the run writes; every host writes its own file.
   """
 
-  def __init__(self, config: ProfileConfig, workdir: str):
-    self._config, self._folder = config, os.path.join(workdir, 'profile')
+  def __init__(self, config: ProfileConfig, folder: str):
+    self._config, self._folder = config, os.path.join(folder, 'profile')
     self._running = False
 
   @contextlib.contextmanager
@@ -45,20 +45,19 @@ class Tracer:
     with jax.profiler.StepTraceAnnotation('train', step_num=number):
       yield
 
-  def ended(self, number: int, report) -> str | None:
-    """Ends the trace once the last of its steps has been computed; where it then lies, or None."""
+  def ended(self, number: int, report) -> bool:
+    """Ends the trace once the last of its steps has been computed; whether it did."""
     if not self._running or number < self._config.start + self._config.steps - 1:
-      return None
+      return False
     jax.block_until_ready(report)
-    return self.close()
+    self.close()
+    return True
 
-  def close(self) -> str | None:
+  def close(self) -> None:
     """Ends a trace that is running."""
-    if not self._running:
-      return None
-    jax.profiler.stop_trace()
-    self._running = False
-    return self._folder
+    if self._running:
+      jax.profiler.stop_trace()
+      self._running = False
 
 
 class Clock:

@@ -16,7 +16,7 @@ class Reporter:
 
   def __init__(self, run, writer):
     self._run, self._writer = run, writer
-    earlier = writer_lib.values_until(run.workdir, 'train', run.start)
+    earlier = writer_lib.values_until(run.files.folder, 'train', run.start)
     self.last = earlier[-1] if earlier else {}
     # in training steps alone: no compiling, evaluating or saving
     self.seconds = self.last['seconds'] if self.last else 0.0
@@ -116,7 +116,7 @@ def banner(config, workdir, mesh, task, state, data) -> str:
     ),
     ('devices', f'{mesh.size} x {kind}; mesh {shape}; {jax.process_count()} host(s)'),
     ('FLOPs a step', f'{step_flops(config, task):.3e} ({metrics.FLOPS_COUNT})'),
-    ('workdir', os.path.abspath(workdir)),
+    ('workdir', workdir if '://' in workdir else os.path.abspath(workdir)),
   ]
   return '\n'.join(f'{name:>13}  {text}' for name, text in rows)
 

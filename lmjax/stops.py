@@ -36,7 +36,8 @@ class Stop:
 def listening() -> Iterator[Stop]:
   """While it lasts, the first SIGINT or SIGTERM is noted; a second one acts as it would have without this.
 
-  In another thread than the main one, and with several processes, signals are left alone.
+  In another thread than the main one, and with several processes, signals are left alone; and one that is ignored
+  (a job in the background ignores SIGINT) stays so.
   """
   stop = Stop()
   if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
@@ -54,7 +55,8 @@ def listening() -> Iterator[Stop]:
       signal.signal(*before.popitem())
 
   for number in (signal.SIGINT, signal.SIGTERM):
-    before[number] = signal.signal(number, note)
+    if signal.getsignal(number) is not signal.SIG_IGN:
+      before[number] = signal.signal(number, note)
   try:
     yield stop
   finally:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from lmjax import checkpoint, evaluate, initial, metrics, optim, profile, schema, sharding, stops, tasks
+from lmjax import checkpoint, evaluate, initial, metrics, optim, profile, schema, sharding, staging, stops, tasks
 from lmjax import config as config_lib
 from lmjax import report as report_lib
 from lmjax import state as state_lib
@@ -29,6 +29,7 @@ class Run:
 
   config: config_lib.Config
   workdir: str
+  files: staging.Staging
   mesh: jax.sharding.Mesh
   task: Any
   data: Any
@@ -51,7 +52,7 @@ def train(config, workdir: str, say=None, devices=None) -> dict:
 
   Args:
     config: a config file's ConfigDict, or a Config.
-    workdir: folder of the run, made if it is not there.
+    workdir: folder of the run, local or `gs://`, made if it is not there.
     say: called with each line for people; default: print, on the first host.
     devices: what it runs on; default: every device of every host.
 
@@ -75,24 +76,25 @@ def train(config, workdir: str, say=None, devices=None) -> dict:
     if source is not None:
       initial.plan_of(config, task, source)  # refused before a folder is made
     try:
-      os.makedirs(workdir, exist_ok=True)
+      checkpoint.absolute(workdir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
       raise ConfigError(f'--workdir = {workdir}: cannot be made ({error.strerror}); name another folder') from error
     kept = checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST, task.HIGHEST)
-    with contextlib.closing(kept) as checkpoints:
-      return _loop(set_up(config, workdir, mesh, task, data, checkpoints, source, say))
+    with contextlib.closing(kept) as checkpoints, staging.Staging(workdir) as files:
+      return _loop(set_up(config, workdir, files, mesh, task, data, checkpoints, source, say))
 
 
 def _check_folder(workdir: str, seeds: int) -> None:
   """Refuses a folder that cannot hold this run: results.json would be that of two."""
-  if os.path.exists(workdir) and not os.path.isdir(workdir):
+  folder = checkpoint.reach('--workdir', workdir)
+  held = folder / 'checkpoints'
+  if folder.exists() and not folder.is_dir():
     raise ConfigError(f'--workdir = {workdir}: is a file; name a folder')
-  held = os.path.join(workdir, 'checkpoints')
-  if os.path.exists(held) and not os.path.isdir(held):
+  if held.exists() and not held.is_dir():
     raise ConfigError(f'--workdir = {workdir}: its checkpoints is a file; choose another')
-  if seeds > 1 and os.path.isdir(held):
+  if seeds > 1 and held.is_dir():
     raise ConfigError(schema.line('train.seeds', str(seeds), f'{workdir} holds one run', 'choose a new --workdir'))
-  if seeds == 1 and os.path.isdir(os.path.join(workdir, 'seed0')):
+  if seeds == 1 and (folder / 'seed0').is_dir():
     rule = f'{workdir} holds the runs of several seeds'
     raise ConfigError(schema.line('train.seeds', '1', rule, 'choose a new --workdir'))
 
@@ -116,7 +118,8 @@ def _train_seeds(config, workdir, say, devices) -> dict:
     'main_metric': runs[0]['main_metric'],
   }
   if jax.process_index() == 0:
-    writer_lib.write_json(os.path.join(workdir, 'results.json'), results)
+    with staging.Staging(workdir) as files:
+      writer_lib.write_json(os.path.join(files.folder, 'results.json'), results)
   main = runs[0]['main_metric']
   for split in ('valid', 'test'):
     if f'{split}/{main}' in values:
@@ -126,7 +129,7 @@ def _train_seeds(config, workdir, say, devices) -> dict:
   return results
 
 
-def set_up(config, workdir: str, mesh, task, data, checkpoints, source, say) -> Run:
+def set_up(config, workdir: str, files, mesh, task, data, checkpoints, source, say) -> Run:
   """Everything before the first step: batches, state, the files that describe the run."""
   batches = task.pipeline(data, config, jax.process_count(), jax.process_index())
   tx = optim.make(config.optim, task.shapes())
@@ -137,6 +140,7 @@ def set_up(config, workdir: str, mesh, task, data, checkpoints, source, say) -> 
   return Run(
     config=config,
     workdir=workdir,
+    files=files,
     mesh=mesh,
     task=task,
     data=data,
@@ -149,7 +153,7 @@ def set_up(config, workdir: str, mesh, task, data, checkpoints, source, say) -> 
     state=start.state,
     start=start.step,
     say=say,
-    history=writer_lib.values_until(workdir, 'valid', start.step),
+    history=writer_lib.values_until(files.folder, 'valid', start.step),
   )
 
 
@@ -170,11 +174,10 @@ def _loop(run: Run) -> dict:
     run.say(report_lib.farewell(run, results))
     return results
   if first_host:
-    writer_lib.write_json(os.path.join(run.workdir, 'config.json'), schema.to_dict(config))
-    run.task.tokenizer.save(os.path.join(run.workdir, 'tokenizer.json'))
-  writer = (
-    writer_lib.Writer(run.workdir, config.writer, run.start, os.path.basename(run.workdir)) if first_host else None
-  )
+    writer_lib.write_json(os.path.join(run.files.folder, 'config.json'), schema.to_dict(config))
+    run.task.tokenizer.save(os.path.join(run.files.folder, 'tokenizer.json'))
+  name = os.path.basename(run.workdir)
+  writer = writer_lib.Writer(run.files.folder, config.writer, run.start, name) if first_host else None
   reporter = report_lib.Reporter(run, writer)
   if total == 0 and not checkpoint.saved_steps(run.checkpoints.directory):
     _save(run, writer, 0, _evaluate(run, writer, 0))
@@ -205,7 +208,7 @@ def _steps(run: Run, writer, reporter) -> int:
   if run.start == 0:
     _evaluate(run, writer, 0)
   batches = run.pipeline.iterate(run.start)
-  tracer, pending = profile.Tracer(config.profile, run.workdir), None
+  tracer, pending = profile.Tracer(config.profile, run.files.folder), None
   with stops.listening() as stop, contextlib.closing(tracer):
     reporter.start_clock()
     for step in range(run.start + 1, config.train.steps + 1):
@@ -215,8 +218,8 @@ def _steps(run: Run, writer, reporter) -> int:
         run.state, report = step_fn(run.state, batch, key)
       if wait_each_step:
         jax.block_until_ready(report)
-      traced = tracer.ended(step, report)
-      if traced is not None:
+      if tracer.ended(step, report):
+        traced = os.path.join(run.workdir, 'profile')
         run.say(f'step {step}: trace in {traced}; look at it with xprof --logdir={traced}')
       if pending is not None:
         reporter.log(*pending)
@@ -243,13 +246,13 @@ def _steps(run: Run, writer, reporter) -> int:
 
 def _ended_before(run: Run) -> dict | None:
   """The results of a run that was started again after its end, or None."""
-  file = os.path.join(run.workdir, 'results.json')
+  file = os.path.join(run.files.folder, 'results.json')
   if run.start < run.config.train.steps and not _has_patience_ended(run) or not os.path.exists(file):
     return None
   try:
     with open(file, encoding='utf-8') as opened:
       results = json.load(opened)
-    with open(os.path.join(run.workdir, 'config.json'), encoding='utf-8') as opened:
+    with open(os.path.join(run.files.folder, 'config.json'), encoding='utf-8') as opened:
       before = json.load(opened)['optim']
     if results['step'] != run.start:
       return None  # it was made longer since
@@ -269,6 +272,7 @@ def _save(run: Run, writer, step: int, values: dict | None) -> None:
   with run.clock('checkpoint'):
     if writer:
       writer.sync()
+    run.files.push()
     run.checkpoints.save(step, initial.saved_part(run.config, run.state), run.facts, _best_of(run, values))
 
 
@@ -308,7 +312,7 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
         values, predictions = run.evaluator(params, split)
       found[split] = values
       if writer:
-        run.task.write(run.workdir, split, run.data.splits[split].records, predictions)
+        run.task.write(run.files.folder, split, run.data.splits[split].records, predictions)
     if writer and 'test' in found:
       writer.write(best, 'test', found['test'])
     results['settings'] = run.task.settings
@@ -322,7 +326,8 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
   if writer:
     writer.plot(run.task.MAIN_METRIC, run.task.BASELINE, at_end=True)
     writer.close()
-    writer_lib.write_json(os.path.join(run.workdir, 'results.json'), results)
+    writer_lib.write_json(os.path.join(run.files.folder, 'results.json'), results)
+  run.files.push()
   return results
 
 

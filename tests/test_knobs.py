@@ -297,7 +297,7 @@ def plan_of(config, folder):
     pipeline=SimpleNamespace(rows=lambda step: []),
     say=lambda line: None,
     start=0,
-    workdir=folder,
+    files=SimpleNamespace(folder=folder),
     task=SimpleNamespace(model=SimpleNamespace(backbone=SimpleNamespace(rows=8)), predicted=1),
     mesh=SimpleNamespace(size=1),
   )
@@ -362,6 +362,6 @@ def test_refused(configured, task, leaf, value):
 def test_every_leaf_has_a_case(raw_config, task):
   cases = {case[0] for case in PROGRAM + DATA + MASKED + PLAN + SAMPLES + START} | {leaf for _, leaf, _ in REFUSED}
   # those with a test of their own; `task` chooses the slices themselves
-  cases |= {'samples.top', 'train.seeds', 'init_from.convert', 'task'}
+  cases |= {'samples.top', 'train.seeds', 'init_from.convert', 'profile.start', 'profile.steps', 'task'}
   missing = set(schema.leaves(raw_config(task))) - cases
   assert not missing, f'leaves without a case: {sorted(missing)}'

@@ -28,7 +28,7 @@ LAYERS = [
   ['scoring'],
   ['optim', 'metrics', 'writer', 'sharding'],
   ['ops'],
-  ['profile', 'stops', 'hlo', 'targets'],
+  ['profile', 'staging', 'stops', 'hlo', 'targets'],
   ['command_line'],
   ['schema'],
   ['leaf'],

@@ -13,6 +13,14 @@ from lmjax.errors import Stopped
 from tests import conftest, runs
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+  """Ctrl-C as in a terminal, also where the tests run in the background and are started to ignore it."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_saves_and_the_run_goes_on_exactly(raw_config, tmp_path, number):
   leaves = {'train.steps': 8, 'train.log_every': 1, 'eval.every': 8, 'checkpoint.every': 8}

@@ -12,7 +12,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from lmjax.errors import DataError
+from etils import epath
+
+from lmjax.errors import GCS_REMEDY, DataError, reason
 
 _PACKED = ('', '.gz', '.xz')
 TEXT_ENDINGS = tuple(kind + packed for kind in ('.txt', '.tokens') for packed in _PACKED)
@@ -33,7 +35,7 @@ def documents(path: str, field: str | None) -> Iterator[tuple[str, str | bytes]]
   """Yields (where, text) of every document of the files that `path` names, files in sorted order.
 
   Args:
-    path: a file, or a glob (`**` goes into folders).
+    path: a file, or a glob (`**` goes into folders); also on `gs://`.
     field: the field of a JSONL line that holds the text.
 
   Raises:
@@ -70,7 +72,7 @@ def _read(path: str, endings: tuple[str, ...], read: Callable) -> Iterator:
       raise DataError(f'{name}: unknown ending; a source must end in one of {known}; rename or convert the file')
   for name in names:
     try:
-      with _open(name) as file:
+      with _open(name) as raw, _unpacked(name, raw) as file:
         if file.read(len(_BOM)) != _BOM:
           file.seek(0)
         yield from read(name, file)
@@ -86,6 +88,8 @@ def expand(path: str) -> list[str]:
   Raises:
     DataError: there is none.
   """
+  if '://' in path:
+    return _expand_url(path)
   path = os.path.expanduser(path)
   if os.path.isfile(path):
     return [path]
@@ -98,25 +102,51 @@ def expand(path: str) -> list[str]:
   return names
 
 
-def identity(path: str) -> dict:
-  """Names (relative to their common folder), sizes and content digests of the files."""
-  names = expand(path)
-  folder = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in names])
-  facts = [[os.path.relpath(os.path.abspath(name), folder), os.path.getsize(name), _digest(name)] for name in names]
-  return {'kind': 'files', 'files': facts}
-
-
-def _digest(name: str) -> str:
+def _expand_url(path: str) -> list[str]:
+  scheme, _, rest = path.partition('://')
+  bucket, _, inside = rest.partition('/')
+  if '**' in inside:
+    raise DataError(f'{path}: ** cannot be searched for on {scheme}://; name the folder, with * for its files')
   try:
-    with open(name, 'rb') as file:
-      return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    if glob.has_magic(inside):
+      names = sorted(str(found) for found in epath.Path(f'{scheme}://{bucket}').glob(inside))
+    else:
+      names = [path] if epath.Path(path).exists() else []
+  except Exception as error:  # each library of object stores raises errors of its own
+    raise DataError(f'{path}: cannot be reached ({reason(error)}); {GCS_REMEDY}') from error
+  if not names:
+    rule = 'the glob matches no file' if glob.has_magic(inside) else 'there is no such file'
+    raise DataError(f'{path}: {rule}; a source must exist; check the path')
+  return names
+
+
+def identity(path: str) -> dict:
+  """Names (relative to their common folder), sizes and content digests of the files, wherever they lie."""
+  names = [name if '://' in name else os.path.abspath(name) for name in expand(path)]
+  folder = os.path.commonpath([os.path.dirname(name) for name in names])
+  return {'kind': 'files', 'files': [[os.path.relpath(name, folder), *_size_and_digest(name)] for name in names]}
+
+
+def _size_and_digest(name: str) -> tuple[int, str]:
+  digest, size = hashlib.blake2b(digest_size=16), 0
+  try:
+    with _open(name) as file:
+      while piece := file.read(_LONGEST_LINE):
+        digest.update(piece)
+        size += len(piece)
   except OSError as error:
-    raise DataError(f'{name}: {error.strerror}; a source must be readable; check its permissions') from None
+    raise DataError(f'{name}: {error.strerror or error}; a source must be readable; check its permissions') from None
+  return size, digest.hexdigest()
 
 
 def _open(name: str) -> IO[bytes]:
-  opener: Callable = lzma.open if name.endswith('.xz') else gzip.open if name.endswith('.gz') else open
-  return opener(name, 'rb')
+  # a file of an object store has no `readline(limit)`
+  return io.BufferedReader(epath.Path(name).open('rb')) if '://' in name else open(name, 'rb')
+
+
+def _unpacked(name: str, raw: IO[bytes]) -> IO[bytes]:
+  opener: Callable | None = lzma.open if name.endswith('.xz') else gzip.open if name.endswith('.gz') else None
+  return raw if opener is None else opener(raw, 'rb')
 
 
 def _text_documents(name: str, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:

@@ -1,0 +1,89 @@
+"""The files of a run beside its checkpoints, where the workdir is on an object store (`gs://`).
+
+Nothing there can be appended to: the files are written in a local folder, and copied whenever a checkpoint is made and
+at the end. Checkpoints go there directly.
+"""
+
+import os
+import shutil
+import tempfile
+
+from etils import epath
+
+from lmjax.errors import CheckpointError, reason
+
+# What a run that goes on reads of the one before it.
+READ_AGAIN = ('metrics.jsonl', 'samples.md', 'results.json', 'config.json')
+
+
+class Staging:
+  """Where a run writes; a context that copies all at its end, whichever way it ends.
+
+  Args:
+    workdir: a local folder, in which all is written at once and the rest of this does nothing, or a URL.
+
+  Attributes:
+    folder: the local folder.
+
+  Raises:
+    CheckpointError: what an earlier run left in the object store cannot be read.
+  """
+
+  def __init__(self, workdir: str):
+    self._remote = epath.Path(workdir) if '://' in workdir else None
+    self.folder = workdir if self._remote is None else tempfile.mkdtemp(prefix='lmjax-')
+    self._copied: dict[str, tuple[int, int]] = {}
+    for name in READ_AGAIN if self._remote is not None else ():
+      self._pull(name)
+
+  def _pull(self, name):
+    try:
+      data = (self._remote / name).read_bytes()
+    except FileNotFoundError:
+      return
+    except Exception as error:  # each library of object stores raises errors of its own
+      self._remove()
+      raise CheckpointError(f'{self._remote / name}: cannot be read ({reason(error)}); try again') from error
+    path = os.path.join(self.folder, name)
+    with open(path, 'wb') as file:
+      file.write(data)
+    self._copied[name] = _stamp(path)
+
+  def push(self) -> None:
+    """Copies every file that has changed since the last time.
+
+    Raises:
+      CheckpointError: the object store did not take one; all are in the local folder still.
+    """
+    if self._remote is None:
+      return
+    for above, _, names in os.walk(self.folder):
+      for name in names:
+        path = os.path.join(above, name)
+        relative, stamp = os.path.relpath(path, self.folder), _stamp(path)
+        if self._copied.get(relative) == stamp:
+          continue
+        target = self._remote / relative
+        try:
+          with open(path, 'rb') as file:
+            target.write_bytes(file.read())
+        except Exception as error:  # as above
+          where = f'the files of this run are in {self.folder}'
+          raise CheckpointError(f'{target}: cannot be written ({reason(error)}); {where}') from error
+        self._copied[relative] = stamp
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    self.push()
+    self._remove()
+
+  def _remove(self):
+    if self._remote is not None:
+      shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _stamp(path: str) -> tuple[int, int]:
+  found = os.stat(path)
+  return found.st_size, found.st_mtime_ns
