@@ -247,7 +247,10 @@ class Config:
     sizes = sharding.mesh_shape(self.mesh, devices)
     if sizes is None:
       rule = f'must make {devices} devices with the other axes'
-      yield 'mesh.data', self.mesh.data, rule, 'set one axis to None: it takes what the others leave'
+      nearest = ', '.join(
+        f'{axis}={size}' for axis, size in zip(sharding.AXES, sharding.nearest_mesh(self.mesh, devices))
+      )
+      yield 'mesh.data', self.mesh.data, rule, f'the nearest mesh is {nearest}; None takes what the others leave'
       return
     data, fsdp, tensor = sizes
     rows = d.batch_size // self.train.accumulate

@@ -64,6 +64,23 @@ def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int] | None:
   return tuple(devices // known if size is None else size for size in sizes) if whole else None
 
 
+def nearest_mesh(config: MeshConfig, devices: int) -> tuple[int, int, int]:
+  """The sizes nearest to those asked for, by their ratios, that make `devices`.
+
+  >>> nearest_mesh(MeshConfig(data=None, fsdp=3, tensor=1), devices=8)
+  (2, 4, 1)
+  """
+  factors = [n for n in range(1, devices + 1) if devices % n == 0]
+  shapes = [
+    (data, fsdp, devices // data // fsdp) for data in factors for fsdp in factors if devices % (data * fsdp) == 0
+  ]
+
+  def distance(shape):
+    return sum(abs(math.log(size / asked)) for size, asked in zip(shape, dataclasses.astuple(config)) if asked)
+
+  return min(shapes, key=distance)
+
+
 def make_mesh(config: MeshConfig, devices=None, granule: str = 'slice_index') -> jax.sharding.Mesh:
   """The mesh of `devices` (default: all). Its axes are Auto: Linen and embedding gathers fail on Explicit ones.
 
@@ -81,7 +98,7 @@ def make_mesh(config: MeshConfig, devices=None, granule: str = 'slice_index') ->
   devices = jax.devices() if devices is None else devices
   shape = mesh_shape(config, len(devices))
   if shape is None:
-    raise ConfigError(f'mesh = {dataclasses.astuple(config)}: must make {len(devices)} devices; set one axis to None')
+    raise ConfigError(f'mesh = {dataclasses.astuple(config)}: must make {len(devices)} devices')
   types = (AxisType.Auto,) * len(AXES)
   slices = len({getattr(device, granule, None) for device in devices})
   if slices == 1:

@@ -18,7 +18,14 @@ from lmjax.errors import ConfigError
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 GENERATIONS = ('v2', 'v3', 'v4', 'v5e', 'v5p', 'v6e', 'tpu7x')
 _FORM = 'must be as v5e:2x4, 2*v5e:4x4 (slices), or cpu:8'
-_LIBTPU = {'TPU_SKIP_MDS_QUERY': '1', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_MIN_LOG_LEVEL': '3'}
+# no question to Google's servers, no complaint that this is no TPU VM, and no lock on chips that another process uses
+_LIBTPU = {
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-8',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+  'TPU_MIN_LOG_LEVEL': '3',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +52,7 @@ def find(name: str | None) -> Target:
   if name is None:
     return Target(None, jax.devices(), _memory_here(jax.devices()[0], len(jax.devices())))
   platform, count, shape = parse(name)
+  jax.config.update('jax_platforms', 'cpu')  # what is only described needs no accelerator of this machine
   if platform == 'cpu':
     return Target(name, cpu_devices(count), _memory_here(jax.devices('cpu')[0], count))
   devices = _describe(count, platform, shape)
@@ -109,6 +117,8 @@ def _describe(slices: int, platform: str, shape: tuple[int, ...]) -> list | None
   for name, value in _LIBTPU.items():
     os.environ.setdefault(name, value)
   options: dict = {} if slices == 1 else {'num_slices': slices}
+  if platform == 'v4':  # its two cores are one JAX device, as v5p's are without being asked
+    options['chip_config_name'] = 'megacore'
   if any(size % 2 for size in shape[:2]):  # chips that share a host; one chip has a host of its own
     options['chips_per_host_bounds'] = [1, 1, 1]
     if math.prod(shape) > 1:

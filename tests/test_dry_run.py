@@ -153,4 +153,9 @@ def test_targets_that_do_not_exist(capsys, target, said):
 def test_a_mesh_that_does_not_divide_the_devices(capsys):
   config = f'--config={conftest.ROOT}/configs/pretrain_clm.py:smoke'
   code, _, err = run(capsys, config, '--dry_run=cpu:8', '--config.mesh.fsdp=3')
-  assert code == 2 and 'must make 8 devices' in err and len(err.splitlines()) == 1
+  assert (
+    code == 2
+    and 'must make 8 devices' in err
+    and 'nearest mesh is data=2, fsdp=4, tensor=1' in err
+    and len(err.splitlines()) == 1
+  )

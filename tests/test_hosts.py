@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -17,8 +19,8 @@ def free_port() -> int:
     return opened.getsockname()[1]
 
 
-def run(processes: int, *arguments: str) -> list[str]:
-  """The same command in so many processes with four CPU devices in all; what each printed."""
+def start(processes: int, *command: str) -> list[subprocess.Popen]:
+  """The same command in so many processes, with four CPU devices in all."""
   port = free_port()
   environment = os.environ | {
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={4 // processes} --xla_backend_optimization_level=0',
@@ -27,9 +29,15 @@ def run(processes: int, *arguments: str) -> list[str]:
   started = []
   for i in range(processes):
     hosts = [] if processes == 1 else [f'--coordinator=localhost:{port}', f'--processes={processes}', f'--process={i}']
-    command = [sys.executable, '-m', 'lmjax.main', *arguments, *hosts]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    started.append(subprocess.Popen(command, env=environment, cwd=conftest.ROOT, **pipes))
+    words = [sys.executable, '-u', *command, *hosts]
+    started.append(subprocess.Popen(words, env=environment, cwd=conftest.ROOT, **pipes))
+  return started
+
+
+def run(processes: int, *command: str) -> list[str]:
+  """What each process printed, once all have ended well."""
+  started = start(processes, *command)
   said = [one.communicate(timeout=240)[0] for one in started]
   assert [one.returncode for one in started] == [0] * processes, '\n'.join(said)
   return said
@@ -40,7 +48,7 @@ def losses(workdir) -> dict:
   return {(line['split'], line['step']): line['loss'] for line in lines}
 
 
-def command(task, corpus, cache_dir, workdir, steps=6):
+def command(task, corpus, cache_dir, workdir, steps=6, **leaves):
   small = {
     'data.length': 32,
     'model.width': 32,
@@ -55,8 +63,10 @@ def command(task, corpus, cache_dir, workdir, steps=6):
     'checkpoint.every': 3,
     'train.steps': steps,
   }
+  small |= leaves
   flags = [f'--config.{path}={value}' for path, value in small.items()]
-  return [f'--config={conftest.CONFIGS[task]}:smoke,data={corpus}', f'--workdir={workdir}', *flags]
+  words = ['-m', 'lmjax.main', f'--config={conftest.CONFIGS[task]}:smoke,data={corpus}']
+  return [*words, f'--workdir={workdir}', *flags]
 
 
 @pytest.mark.slow
@@ -80,3 +90,52 @@ def test_any_number_of_hosts_trains_alike(task, corpus, cache_dir, tmp_path):
   assert ('valid', 9) in after
   for folder in ('4', '2'):
     assert losses(tmp_path / folder) == pytest.approx(after, rel=1e-5)
+
+
+# What `lmjax.main` does, but that processes count as slices; and that every process says how it is laid out.
+SLICES = """
+import functools, sys
+import jax
+from lmjax import main, sharding
+
+make_mesh = functools.partial(sharding.make_mesh, granule='process_index')
+
+def shown(*args, **kwargs):
+  mesh = make_mesh(*args, **kwargs)
+  print('layout', [[device.process_index for device in row.flat] for row in mesh.devices])
+  return mesh
+
+sharding.make_mesh = shown
+sys.exit(main.main())
+"""
+
+
+@pytest.mark.slow
+def test_slices_are_parallel_in_data_alone(corpus, cache_dir, tmp_path):
+  """Two processes of two devices stand for two slices: `data` crosses from one to the other, `fsdp` does not."""
+  leaves = {'mesh.data': 2, 'mesh.fsdp': 2}
+  run(1, *command('causal_lm', corpus, cache_dir, tmp_path / 'whole', **leaves))
+  (tmp_path / 'main.py').write_text(SLICES)
+  _, _, *words = command('causal_lm', corpus, cache_dir, tmp_path / 'slices', **leaves)
+  said = run(2, str(tmp_path / 'main.py'), *words)
+  assert all('layout [[0, 0], [1, 1]]' in one for one in said)
+  assert losses(tmp_path / 'slices') == pytest.approx(losses(tmp_path / 'whole'), rel=1e-5)
+  _, _, *words = command('causal_lm', corpus, cache_dir, tmp_path / 'no', **{'mesh.data': 1, 'mesh.fsdp': 4})
+  for one in start(2, str(tmp_path / 'main.py'), *words):
+    said, _ = one.communicate(timeout=240)
+    assert one.returncode == 2 and 'mesh.data = 1: must be a multiple of the 2 slices' in said
+
+
+@pytest.mark.slow
+def test_hosts_that_are_terminated_save_the_same_step(corpus, cache_dir, tmp_path):
+  """SIGTERM to all, as a scheduler sends it before the time limit."""
+  started = start(2, *command('causal_lm', corpus, cache_dir, tmp_path / 'run', steps=100_000))
+  for line in started[0].stdout:
+    if line.startswith('step 5/'):
+      break
+  for one in started:
+    one.send_signal(signal.SIGTERM)
+  said = [one.communicate(timeout=240)[0] for one in started]
+  assert [one.returncode for one in started] == [143, 143], said
+  steps = {re.search(r'SIGTERM: saved at step (\d+)', one).group(1) for one in said}
+  assert len(steps) == 1 and max(map(int, os.listdir(tmp_path / 'run' / 'checkpoints'))) == int(steps.pop())

@@ -12,7 +12,8 @@ from tests import runs
 from tests.conftest import ROOT
 
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
-COMMANDS = [line for block in re.findall(r'```\n(.*?)```', README, flags=re.DOTALL) for line in block.splitlines()]
+BLOCKS = re.findall(r'^```\w*\n(.*?)^```$', README, flags=re.DOTALL | re.MULTILINE)
+COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 
 
 def between(name):
@@ -35,11 +36,11 @@ def folder(raw_config, tmp_path_factory):
   return made
 
 
-@pytest.mark.parametrize('line', [line for line in COMMANDS if 'lmjax.main' in line])
+@pytest.mark.parametrize('line', [line for line in COMMANDS if '-m lmjax.main' in line])
 def test_configs_in_the_readme_build(line, folder, monkeypatch):
   monkeypatch.chdir(folder)
   words = shlex.split(line)
-  flags = command_line.parse_command_line(words[words.index('lmjax.main') + 1 :])
+  flags = command_line.parse_command_line(words[words.index('lmjax.main') + 1 :], bare=('dry_run',))
   assert not flags.problems
   raw = command_line.load_config_file(str(ROOT / flags.file), flags.argument)
   raw, problems = schema.override(config_lib.Config, raw, flags.assignments)

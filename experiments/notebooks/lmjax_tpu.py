@@ -1,6 +1,8 @@
 # ---
 # jupyter:
 #   accelerator: TPU
+#   colab:
+#     provenance: []
 #   jupytext:
 #     formats: ipynb,py:percent
 #   kernelspec:
@@ -12,14 +14,16 @@
 # %% [markdown]
 # # Pre-train a language model, hand it over, fine-tune it
 #
-# On a CPU, a GPU or a TPU runtime, in minutes, with [lmjax](../../README.md). Nothing is downloaded but packages: the
-# text is Python's own documentation. In Colab: *Runtime > Change runtime type > TPU*, then *Run all*.
+# On a CPU, GPU or TPU runtime, in minutes. Nothing is downloaded but packages: the text is Python's own documentation,
+# and the labelled examples come with the code. In Colab: *Runtime > Change runtime type > TPU*, then *Run all*.
+#
+# Pre-training gives general knowledge once; fine-tuning, with far less labelled data, makes it precise.
 
 # %% [markdown]
 # ## Install
 #
-# Colab brings a jax that belongs to its accelerator. It is left as it is: pip is told its version as a constraint, and
-# chooses the rest to go with it.
+# Colab brings a jax that belongs to its accelerator. It is left as it is: pip is told the versions that are there, and
+# chooses the rest to go with them.
 
 # %%
 import importlib.metadata
@@ -27,23 +31,34 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
-# The checkout: this notebook's own, or REPOSITORY cloned (Colab opens a notebook without the files around it).
-REPOSITORY = os.environ.get('LMJAX_REPOSITORY', '')
-folder = next(
-  (p for p in [pathlib.Path.cwd(), *pathlib.Path.cwd().parents] if (p / 'lmjax' / 'main.py').exists()), None
-)
+REPOSITORY = ''  # @param {type:"string"} address to clone, where this notebook was opened without its checkout
+
+here = pathlib.Path.cwd()
+folder = next((p for p in [here / 'lmjax', here, *here.parents] if (p / 'lmjax' / 'main.py').exists()), None)
 if folder is None:
+  assert REPOSITORY, 'set REPOSITORY above to the address of the lmjax repository, and run this cell again'
   subprocess.run(['git', 'clone', '--depth=1', REPOSITORY, 'lmjax'], check=True)
-  folder = pathlib.Path.cwd() / 'lmjax'
+  folder = here / 'lmjax'
 os.chdir(folder)
 
-kept = ('jax', 'jaxlib', 'libtpu')
-versions = {name: importlib.metadata.version(name) for name in kept if importlib.util.find_spec(name)}
-pathlib.Path('/tmp/constraints.txt').write_text(''.join(f'{name}=={version}\n' for name, version in versions.items()))
-subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '-c', '/tmp/constraints.txt', '-e', '.'], check=True)
-sys.path.insert(0, str(folder))
-versions
+
+def versions():
+  """Of jax and what belongs to it: jaxlib, libtpu, the plugins of GPUs."""
+  there = importlib.metadata.distributions()
+  return {d.name: d.version for d in there if d.name.lower().startswith(('jax', 'libtpu'))}
+
+
+before = versions()
+with tempfile.NamedTemporaryFile('w', suffix='.txt') as constraints:
+  constraints.writelines(f'{name}=={version}\n' for name, version in before.items())
+  constraints.flush()
+  pip = [sys.executable, '-m', 'pip', 'install', '-qq', '--constraint', constraints.name, '--editable', '.']
+  subprocess.run(pip, check=True)
+assert before.items() <= versions().items(), (before, versions())
+sys.path.insert(0, str(folder))  # an editable install is found by new processes alone
+before
 
 # %% [markdown]
 # ## Devices
@@ -56,17 +71,85 @@ jax.devices()
 # %% [markdown]
 # ## Pre-train
 #
-# A config file is Python; its `get_config` gives a `ConfigDict`, of which any leaf can be changed. The run prints a
-# line every few steps. *Interrupt execution* saves; the same cell again goes on where it stopped.
+# A config file is Python: its `get_config` gives a `ConfigDict`, of which any leaf can be changed. *Interrupt
+# execution* saves the run at its next step; the same cell again goes on from there.
 
 # %%
 from lmjax.command_line import load_config_file
 from lmjax.train import train
 
 config = load_config_file('configs/pretrain_clm.py')
-results = train(config, 'runs/notebook_clm')
+config.train.steps = 200
+config.train.log_every = 25
+pretrained = train(config, 'runs/notebook_clm')
+
+# %% [markdown]
+# The loss, and bits per byte of documents that it has not seen; dashed: what `gzip -9` needs.
 
 # %%
 from IPython.display import Image
 
 Image('runs/notebook_clm/curves.png')
+
+# %% [markdown]
+# ## Generate
+#
+# Each command of lmjax is a function too: `run` takes the words of the command line.
+
+# %%
+from lmjax import inspect as lmjax_inspect
+
+lmjax_inspect.run(['--workdir=runs/notebook_clm', '--prompt=Return the list of'])
+
+# %% [markdown]
+# ## Fine-tune, with hand-off
+#
+# The same weights, a new head, 600 labelled sentences. Every parameter of both sides is accounted for: taken, resized,
+# fresh or dropped.
+
+# %%
+config = load_config_file('configs/finetune_sentiment.py', 'demo')
+config.init_from.path = 'runs/notebook_clm'
+config.train.log_every = 25
+finetuned = train(config, 'runs/notebook_sentiment')
+
+# %%
+Image('runs/notebook_sentiment/curves.png')
+
+# %%
+Image('runs/notebook_sentiment/confusion_test.png')
+
+# %% [markdown]
+# Did pre-training help? The control has the same model and tokenizer, and random weights (`take=()`).
+
+# %%
+config.init_from.take = ()
+control = train(config, 'runs/notebook_control', say=lambda line: None)
+for name, results in (('pre-trained', finetuned), ('random weights', control)):
+  print(f'{name}: test accuracy {results["metrics"]["test/accuracy"]:.3f}')
+
+# %% [markdown]
+# ## Predict
+
+# %%
+from lmjax import predict as lmjax_predict
+
+sentences = ['The examples are clear and correct.', 'This function is slow and its name is misleading.']
+lmjax_predict.run(['--workdir=runs/notebook_sentiment', *sentences])
+
+# %% [markdown]
+# ## Inspect
+#
+# Parameters by group, and the tokens whose embeddings lie nearest to a word's.
+
+# %%
+lmjax_inspect.run(['--workdir=runs/notebook_clm', '--words=list,error,True'])
+
+# %% [markdown]
+# ## From here
+#
+# * Your own text: `load_config_file('configs/pretrain_clm.py', 'data=mytext/*.txt')`; a larger model:
+#   `preset=gpt2_small`.
+# * Does it fit a TPU that you have not rented? `python -m lmjax.main --config=... --dry_run=v5e:2x4`.
+# * Where does a step's time go? `config.profile.start = 10`, then xprof on `runs/.../profile`.
+# * `docs/tpu_vm.md`: TPU VMs, pod slices, spot VMs. `docs/new_task.md`: a task of your own.
