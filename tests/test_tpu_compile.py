@@ -14,12 +14,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.tpu_compile]
 pytest.importorskip('libtpu', reason="comes with pip install 'lmjax[tpu]'")
 
 SMALL = ['v5e:2x4', 'v6e:2x4']
-PRE_TRAINING = [
-  'pretrain_clm.py',
-  'pretrain_clm.py:preset=gpt2_small',
-  'pretrain_mlm.py',
-  'pretrain_mlm.py:preset=bert_base',
-]
+LARGE = ['pretrain_clm.py:preset=gpt2_small', 'pretrain_mlm.py:preset=bert_base']
+
+
+def long(*arguments):
+  """A case that takes minutes and whose like is among the others."""
+  return pytest.param(*arguments, marks=pytest.mark.long)
+
+
+PRE_TRAINING = [(file, target) for file in ('pretrain_clm.py', 'pretrain_mlm.py') for target in SMALL]
+PRE_TRAINING += [(file, 'v5e:2x4') for file in LARGE] + [long(file, 'v6e:2x4') for file in LARGE]
 FINE_TUNING = ['finetune_sentiment.py', 'finetune_qa.py', 'finetune_summarization.py']
 
 
@@ -44,8 +48,7 @@ def gib(text) -> list[float]:
   return [float(found) for found in re.findall(r'([\d.]+) GiB', text)]
 
 
-@pytest.mark.parametrize('target', SMALL)
-@pytest.mark.parametrize('file', PRE_TRAINING)
+@pytest.mark.parametrize('file,target', PRE_TRAINING)
 def test_pre_training_fits(capsys, file, target):
   out = verdict(capsys, file, target)
   assert out.splitlines()[-1] == 'verdict: fits'
@@ -61,13 +64,13 @@ def test_fine_tuning_fits_from_the_metadata_of_a_run(capsys, raw_config, tmp_pat
 
 
 @pytest.mark.parametrize(
-  'file', ['finetune_sentiment.py:preset=bert_base', 'finetune_qa.py:preset=bert_base,length=384']
+  'file', ['finetune_sentiment.py:preset=bert_base', long('finetune_qa.py:preset=bert_base,length=384')]
 )
 def test_fine_tuning_of_a_large_model_fits(capsys, file):
   assert verdict(capsys, file, 'v5e:2x4').splitlines()[-1] == 'verdict: fits'
 
 
-@pytest.mark.parametrize('target', ['v5e:2x4', 'v6e:2x4', 'v5e:16x16', '2*v5e:4x4', 'v5p:2x2x2'])
+@pytest.mark.parametrize('target', ['v5e:2x4', '2*v5e:4x4', *map(long, ('v6e:2x4', 'v5e:16x16', 'v5p:2x2x2'))])
 def test_a_billion_parameters_fit(capsys, target):
   # the preset's batch of 64 rows is for 8 devices
   flags = ['--config.data.batch_size=256'] if target == 'v5e:16x16' else []

@@ -167,7 +167,7 @@ PRESETS = {
   'llama_1b': dict(
     model=_LLAMA
     | _shape(16, 2048, 32, 8192, kv_heads=8)
-    | dict(rope_theta=500000.0, norm_eps=1e-5, tied_embeddings=True, scan=True, remat='full'),
+    | dict(rope_theta=500000.0, norm_eps=1e-5, tied_embeddings=True, remat='full'),
     recipe=_recipe(128256, 2048, 64, 3e-4, 200_000, 128, fsdp=8),
   ),
   'bert_base': dict(
