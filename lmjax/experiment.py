@@ -111,6 +111,8 @@ def run(argv: list[str]) -> None:
     print(f'{flags.file}\n\n{schema.describe(ExperimentConfig, raw)}')
     return
   workdir = flags.workdir or command_line.default_workdir(flags.file, flags.argument)
+  if '://' in workdir:
+    problems = [*problems, f'--workdir = {workdir}: must be a local folder; copy it when the experiment has ended']
   config, stages = prepare(raw, workdir, [*flags.problems, *problems])
   with compilation_cached(os.path.join(workdir, 'xla_cache')):
     run_stages(stages, workdir, config.comparisons)

@@ -8,6 +8,7 @@ import pytest
 from lmjax import config as config_lib
 from lmjax import dry_run, main, metrics, optim, sharding, targets, tasks
 from lmjax import state as state_lib
+from lmjax.models import presets
 from tests import conftest
 
 ALL_TASKS = (*conftest.TASKS, *conftest.FINE_TUNING)
@@ -49,49 +50,12 @@ def test_bytes_a_device_are_those_of_real_arrays(make_config, cpu8, mesh):
 def test_flops_are_the_written_out_count():
   """A causal model of 2 layers, width 8, 2 heads of which 1 has keys, feed-forward width 16 (plain), 32 rows of
   vocabulary, 3 rows of 4 tokens."""
-  model = config_lib.ModelConfig(**_TINY_MODEL)
+  sizes = dict(layers=2, width=8, heads=2, kv_heads=1, mlp_width=16, activation='gelu')
+  model = config_lib.ModelConfig(**presets.get('mini')['model'] | sizes)
   token_layer = 8 * 8 + 8 * 4 + 8 * 4 + 8 * 8 + 8 * 16 + 16 * 8  # query, key, value, output, up, down
   scores_and_mix = 2 * 4 * 8 * 2  # queries x keys and weights x values: 2 FLOPs each, over 4 keys and width 8
   token = 2 * (2 * token_layer + scores_and_mix) + 2 * 8 * 32
   assert metrics.train_flops(model, 32, 3, 4, 4) == 3 * 12 * token
-
-
-_TINY_MODEL = dict(
-  attention='causal',
-  layers=2,
-  width=8,
-  heads=2,
-  kv_heads=1,
-  mlp_width=16,
-  positions='rotary',
-  max_length=None,
-  rope_theta=1e4,
-  rope_theta_local=None,
-  rope_scaling=None,
-  norm='rmsnorm',
-  norm_eps=1e-6,
-  norm_placement='pre',
-  activation='gelu',
-  biases=False,
-  qk_norm=False,
-  window=None,
-  global_every=None,
-  tied_embeddings=False,
-  segment_types=None,
-  embedding_norm=False,
-  mlm_transform=False,
-  embedding_dropout=0.0,
-  attention_dropout=0.0,
-  residual_dropout=0.0,
-  init_std=0.02,
-  residual_init='plain',
-  vocab_multiple=1,
-  scan=False,
-  remat='none',
-  dtype='float32',
-  attention_implementation='xla',
-  lora=None,
-)
 
 
 def run(capsys, *argv):

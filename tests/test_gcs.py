@@ -9,14 +9,25 @@ import time
 
 import pytest
 
+from lmjax import experiment, main
 from tests import conftest, runs
 
-pytest.importorskip('gcp_storage_emulator', reason="comes with pip install 'lmjax[gcs_test]'")
+
+def test_what_must_be_on_a_local_disk_is_refused(capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config = f'--config={conftest.ROOT}/configs/pretrain_clm.py:smoke'
+  assert main.main([config, '--config.data.cache_dir=gs://bucket/cache']) == 2
+  assert 'data.cache_dir = gs://bucket/cache: must be on a local disk' in capsys.readouterr().err
+  study = f'--config={conftest.ROOT}/experiments/pretraining_helps.py:smoke'
+  assert experiment.main([study, '--workdir=gs://bucket/study']) == 2
+  assert '--workdir = gs://bucket/study: must be a local folder' in capsys.readouterr().err
+  assert os.listdir(tmp_path) == []
 
 
 @pytest.fixture(scope='module')
 def store(tmp_path_factory):
   """The environment of a process that is to reach the emulator, which keeps `gs://bucket` in memory."""
+  pytest.importorskip('gcp_storage_emulator', reason="comes with pip install 'lmjax[gcs_test]'")
   with socket.socket() as opened:
     opened.bind(('localhost', 0))
     port = opened.getsockname()[1]

@@ -79,6 +79,9 @@ class DataConfig:
       yield 'length', self.length, 'must leave room between [CLS] and [SEP]', 'set it to 3 or more'
     if not self.cache_dir:
       yield 'cache_dir', self.cache_dir, 'must name a folder', "set it to one, such as 'cache'"
+    elif '://' in self.cache_dir:
+      rule = 'must be on a local disk: token stores are mapped into memory'
+      yield 'cache_dir', self.cache_dir, rule, "set it to one of each host, such as '~/.cache/lmjax'"
 
 
 class Transform(Protocol):
