@@ -17,7 +17,7 @@ def test_what_must_be_on_a_local_disk_is_refused(capsys, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   config = f'--config={conftest.ROOT}/configs/pretrain_clm.py:smoke'
   assert main.main([config, '--config.data.cache_dir=gs://bucket/cache']) == 2
-  assert 'data.cache_dir = gs://bucket/cache: must be on a local disk' in capsys.readouterr().err
+  assert "data.cache_dir = 'gs://bucket/cache': must be on a local disk" in capsys.readouterr().err
   study = f'--config={conftest.ROOT}/experiments/pretraining_helps.py:smoke'
   assert experiment.main([study, '--workdir=gs://bucket/study']) == 2
   assert '--workdir = gs://bucket/study: must be a local folder' in capsys.readouterr().err
