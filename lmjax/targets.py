@@ -80,7 +80,7 @@ def parse(name: str) -> tuple[str, int, tuple[int, ...]]:
       raise ConfigError(f'--dry_run = {name}: a number of CPU devices is needed, from 1 to 1,024; the nearest is cpu:1')
     return 'cpu', int(shape), ()
   if platform in ('gpu', 'cuda', 'rocm'):
-    raise ConfigError(f'--dry_run = {name}: GPUs must be here to be compiled for; on their machine give --dry_run alone')
+    raise ConfigError(f'--dry_run = {name}: GPUs must be here to be compiled for; there, give --dry_run alone')
   if platform not in GENERATIONS:
     close = min(GENERATIONS, key=lambda known: abs(_number(known) - _number(platform)))
     raise ConfigError(

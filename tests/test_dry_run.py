@@ -103,7 +103,7 @@ def test_what_does_not_fit_gets_a_setting_that_was_compiled_and_does(make_config
     ('v9:2x2', 'the nearest is tpu7x:2x2'),
     ('v5litepod:2x4', 'the nearest is v5'),
     ('v5e', 'try v5e:2x4'),
-    ('gpu:8', 'on their machine give --dry_run alone'),
+    ('gpu:8', 'there, give --dry_run alone'),
     ('v5e:0x4', 'the nearest is v5e:1x4'),
     ('0*v5e:4x4', 'the nearest is v5e:4x4'),
   ],
