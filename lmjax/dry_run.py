@@ -121,6 +121,8 @@ def search(config, target, tokenizer, first: Compiled, say) -> tuple[dict, Compi
   before = first
   for path, value in moves(first):
     asked = changes | {path: value}
+    if path == 'data.batch_size':
+      asked.pop('train.accumulate', None)  # a small batch need not come in parts
     try:
       tried = compile_for(_changed(config, asked), target, tokenizer)
     except ConfigError:
@@ -138,8 +140,9 @@ def moves(first: Compiled) -> Iterator[tuple[str, object]]:
   config, devices = first.config, first.mesh.size
   if config.model.remat != 'full':
     yield 'model.remat', 'full'
-  if config.mesh.tensor == 1 and config.mesh.fsdp != devices:
-    yield 'mesh.fsdp', devices
+  slices = len({getattr(device, 'slice_index', 0) for device in first.mesh.devices.flat})
+  if config.mesh.tensor == 1 and config.mesh.data is None and config.mesh.fsdp != devices // slices:
+    yield 'mesh.fsdp', devices // slices  # within a slice
   shards = first.mesh.shape['data'] * first.mesh.shape['fsdp']
   parts = config.train.accumulate
   while config.data.batch_size % (2 * parts * shards) == 0:

@@ -56,7 +56,7 @@ def _dry_run(asked, config, problems, argv) -> None:
 
   target = targets.find(None if asked is True else asked)
   built = config_lib.build(config, devices=len(target.devices), problems=problems)
-  rest = [word for word in argv if not word.startswith('--dry_run')]
+  rest = [word for word in argv if not word.replace('-', '_').startswith('__dry_run')]
   dry_run(built, target, shlex.join(['python', '-m', 'lmjax.main', *rest]), print)
 
 

@@ -90,7 +90,8 @@ def make_mesh(config: MeshConfig, devices=None, granule: str = 'slice_index') ->
   Args:
     config: its axes.
     devices: which; described ones too.
-    granule: attribute of a device that says which slice it belongs to ('process_index': hosts count as slices).
+    granule: attribute of a device that says which slice it belongs to ('process_index': hosts count as slices). On
+      GPUs 'slice_index' is the node, which need not be a slice: there one mesh lies over all.
 
   Raises:
     ConfigError: its axes do not make the number of devices, or `data` the number of slices.
@@ -99,19 +100,21 @@ def make_mesh(config: MeshConfig, devices=None, granule: str = 'slice_index') ->
   shape = mesh_shape(config, len(devices))
   if shape is None:
     raise ConfigError(f'mesh = {dataclasses.astuple(config)}: must make {len(devices)} devices')
-  types = (AxisType.Auto,) * len(AXES)
-  slices = len({getattr(device, granule, None) for device in devices})
-  if slices == 1:
-    return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+  is_gpu = devices[0].platform == 'gpu'
+  slices = 1 if is_gpu and granule == 'slice_index' else len({getattr(device, granule, None) for device in devices})
   data, fsdp, tensor = shape
   if data % slices:
     rule = f'must be a multiple of the {slices} slices, between which only data is parallel'
     raise ConfigError(f'mesh.data = {data}: {rule}; set it to {slices}, or to None')
-  within, between = (data // slices, fsdp, tensor), (slices, 1, 1)
-  grid = mesh_utils.create_hybrid_device_mesh(
-    within, between, devices, process_is_granule=granule == 'process_index', allow_split_physical_axes=True
-  )
-  return jax.sharding.Mesh(grid, AXES, axis_types=types)
+  # an axis of the mesh may be part of an axis of the machine: fsdp=8 on 4 x 4 chips
+  if slices == 1:
+    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+  else:
+    within, between = (data // slices, fsdp, tensor), (slices, 1, 1)
+    grid = mesh_utils.create_hybrid_device_mesh(
+      within, between, devices, process_is_granule=granule == 'process_index', allow_split_physical_axes=True
+    )
+  return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def one_device_mesh() -> jax.sharding.Mesh:

@@ -75,9 +75,15 @@ class Staging:
   def __enter__(self):
     return self
 
-  def __exit__(self, *error):
-    self.push()
-    self._remove()
+  def __exit__(self, kind, error, traceback):
+    try:
+      self.push()
+    except CheckpointError as failed:
+      if error is None:
+        raise
+      error.add_note(str(failed))  # what ended the run is told first
+    else:
+      self._remove()
 
   def _remove(self):
     if self._remote is not None:

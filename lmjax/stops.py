@@ -34,7 +34,8 @@ class Stop:
 
 @contextlib.contextmanager
 def listening() -> Iterator[Stop]:
-  """While it lasts, the first SIGINT or SIGTERM is noted; a second one acts as it would have without this.
+  """While it lasts, the first SIGINT, SIGTERM or SIGHUP (the terminal is gone: a machine that shuts down) is noted; a
+  second one acts as it would have without this.
 
   In another thread than the main one, and with several processes, signals are left alone; and one that is ignored
   (a job in the background ignores SIGINT) stays so.
@@ -54,7 +55,7 @@ def listening() -> Iterator[Stop]:
     while before:
       signal.signal(*before.popitem())
 
-  for number in (signal.SIGINT, signal.SIGTERM):
+  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     if signal.getsignal(number) is not signal.SIG_IGN:
       before[number] = signal.signal(number, note)
   try:

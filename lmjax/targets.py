@@ -81,15 +81,15 @@ def parse(name: str) -> tuple[str, int, tuple[int, ...]]:
     return 'cpu', int(shape), ()
   if platform in ('gpu', 'cuda', 'rocm'):
     raise ConfigError(f'--dry_run = {name}: GPUs must be here to be compiled for; there, give --dry_run alone')
+  sizes, many = tuple(max(int(size), 1) for size in shape.split('x')), max(int(slices or 1), 1)
   if platform not in GENERATIONS:
     close = min(GENERATIONS, key=lambda known: abs(_number(known) - _number(platform)))
-    raise ConfigError(
-      f'--dry_run = {name}: no such generation; the nearest is {close}:{shape} (there are {", ".join(GENERATIONS)})'
-    )
-  sizes = tuple(map(int, shape.split('x')))
-  if slices == '0' or 0 in sizes:
-    raise ConfigError(f'--dry_run = {name}: has no chip; the nearest is {platform}:{_shown(max(n, 1) for n in sizes)}')
-  return platform, int(slices or 1), sizes
+    known = ', '.join(GENERATIONS)
+    nearest = _nearest(many, close, sizes)
+    raise ConfigError(f'--dry_run = {name}: no such generation; the nearest is {nearest} (there are {known})')
+  if slices == '0' or '0' in shape.split('x'):
+    raise ConfigError(f'--dry_run = {name}: has no chip; the nearest is {_nearest(many, platform, sizes)}')
+  return platform, many, sizes
 
 
 def _number(generation: str) -> int:

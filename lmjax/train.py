@@ -66,6 +66,7 @@ def train(config, workdir: str, say=None, devices=None) -> dict:
   config = config_lib.build(config, devices=len(devices))
   if say is None:
     say = _say if jax.process_index() == 0 else lambda line: None
+  workdir = os.path.expanduser(workdir)
   _check_folder(workdir, config.train.seeds)
   if config.train.seeds > 1:
     return _train_seeds(config, workdir, say, devices)
@@ -176,17 +177,20 @@ def _loop(run: Run) -> dict:
   if first_host:
     writer_lib.write_json(os.path.join(run.files.folder, 'config.json'), schema.to_dict(config))
     run.task.tokenizer.save(os.path.join(run.files.folder, 'tokenizer.json'))
-  name = os.path.basename(run.workdir)
-  writer = writer_lib.Writer(run.files.folder, config.writer, run.start, name) if first_host else None
-  reporter = report_lib.Reporter(run, writer)
-  if total == 0 and not checkpoint.saved_steps(run.checkpoints.directory):
-    _save(run, writer, 0, _evaluate(run, writer, 0))
-  done = run.start
-  if run.start < total and not _has_patience_ended(run):
-    done = _steps(run, writer, reporter)
-  with run.clock('checkpoint'):
-    run.checkpoints.wait()
-  results = _finish(run, writer, reporter, done)
+  with contextlib.ExitStack() as stack:
+    writer = None
+    if first_host:
+      writer = writer_lib.Writer(run.files.folder, config.writer, run.start, os.path.basename(run.workdir))
+      stack.callback(writer.close)
+    reporter = report_lib.Reporter(run, writer)
+    if total == 0 and not checkpoint.saved_steps(run.checkpoints.directory):
+      _save(run, writer, 0, _evaluate(run, writer, 0))
+    done = run.start
+    if run.start < total and not _has_patience_ended(run):
+      done = _steps(run, writer, reporter)
+    with run.clock('checkpoint'):
+      run.checkpoints.wait()
+    results = _finish(run, writer, reporter, done)
   run.say(report_lib.farewell(run, results))
   return results
 
@@ -325,7 +329,6 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
   results['time'] = report_lib.times(run)
   if writer:
     writer.plot(run.task.MAIN_METRIC, run.task.BASELINE, at_end=True)
-    writer.close()
     writer_lib.write_json(os.path.join(run.files.folder, 'results.json'), results)
   run.files.push()
   return results

@@ -99,6 +99,8 @@ class Writer:
     """Puts every line on disk: a checkpoint of step N must not be there before the lines up to N are."""
     self._file.flush()
     os.fsync(self._file.fileno())
+    if self._tensorboard is not None:
+      self._tensorboard.flush()
 
   def plot(self, metric: str, baseline: str | None, at_end: bool = False) -> None:
     """Draws curves.png anew: the loss, and the task's main metric; every PLOT_SECONDS at most, and at the end."""

@@ -100,11 +100,12 @@ def test_what_does_not_fit_gets_a_setting_that_was_compiled_and_does(make_config
   'target,said',
   [
     ('cpu:0', 'the nearest is cpu:1'),
-    ('v9:2x2', 'the nearest is tpu7x:2x2'),
-    ('v5litepod:2x4', 'the nearest is v5'),
+    ('v9:2x2', 'the nearest is tpu7x:2x2x1 '),
+    ('v5litepod:2x4', 'the nearest is v5e:2x4 '),
+    ('v5:3x5', 'the nearest is v5e:4x4 '),
     ('v5e', 'try v5e:2x4'),
     ('gpu:8', 'there, give --dry_run alone'),
-    ('v5e:0x4', 'the nearest is v5e:1x4'),
+    ('v5e:0x4', 'the nearest is v5e:2x2'),
     ('0*v5e:4x4', 'the nearest is v5e:4x4'),
   ],
 )

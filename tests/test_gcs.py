@@ -72,8 +72,6 @@ def in_store(store, expression: str):
 @pytest.mark.slow
 def test_a_run_on_an_object_store(store, corpus, cache_dir, tmp_path):
   """Trains, goes on, hands over, is looked into: the same losses as on a local disk."""
-  with open(corpus, 'rb') as file:
-    (tmp_path / 'corpus.jsonl').write_bytes(file.read())
   in_store(store, f'bucket.joinpath("data/corpus.jsonl").write_bytes(open({corpus!r}, "rb").read())')
   leaves = [f'--config.{k}={v}' for k, v in {'data.cache_dir': cache_dir, 'train.steps': 20}.items()]
   for folder, data in (('gs://bucket/run', 'gs://bucket/data/*.jsonl'), (f'{tmp_path}/run', corpus)):

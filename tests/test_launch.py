@@ -128,8 +128,10 @@ case "$*" in
   *"queued-resources create"*) echo create >> log; echo ACTIVE > state ;;
   *"queued-resources delete"*) echo delete >> log; rm state ;;
   *"tpu-vm scp"*) ;;
-  *"storage ls"*) [ "$(grep -c start log 2>/dev/null)" = 2 ] ;;
-  *lmjax.main*) echo start >> log; [ "$(grep -c start log)" = 2 ] || echo SUSPENDED > state ;;
+  *"storage ls"*) [ "$(grep -c start log 2>/dev/null)" = "${STARTS_TO_DONE:-2}" ] ;;
+  *has-session*) exit 1 ;;
+  *"tail -n"*) echo "out of memory" ;;
+  *"new-session"*) echo start >> log; [ -n "$CRASHES" ] || [ "$(grep -c start log)" = 2 ] || echo SUSPENDED > state ;;
   *astral*) echo install >> log ;;
   *"git init"*) ;;
   *) echo "unknown: $*" >&2; exit 1 ;;
@@ -137,16 +139,45 @@ esac
 """
 
 
-def test_a_spot_run_is_asked_for_again_until_it_is_done(tmp_path):
+def keep(tmp_path, **environment):
   (tmp_path / 'bin').mkdir()
   for name, text in (('gcloud', FAKE_GCLOUD), ('git', '#!/bin/sh\n')):
     (tmp_path / 'bin' / name).write_text(text)
     (tmp_path / 'bin' / name).chmod(0o755)
   path = f'{tmp_path}/bin:{os.environ["PATH"]}'
-  done = launch(str(LAUNCH / 'tpu_spot.sh'), 'keep', PATH=path, WORKDIR=BUCKET, POLL_SECONDS='0')
+  return launch(str(LAUNCH / 'tpu_spot.sh'), 'keep', PATH=path, WORKDIR=BUCKET, POLL_SECONDS='0', **environment)
+
+
+def test_a_spot_run_is_asked_for_again_until_it_is_done(tmp_path):
+  done = keep(tmp_path)
   assert (done.returncode, done.stderr) == (0, '')
   once = ['create', 'install', 'start', 'delete']
   assert (tmp_path / 'log').read_text().split() == once + once
+
+
+def test_a_spot_run_that_ends_again_and_again_is_given_up_and_the_machine_given_back(tmp_path):
+  done = keep(tmp_path, CRASHES='yes', STARTS_TO_DONE='never')
+  assert done.returncode == 1 and 'ended 3 times' in done.stderr and 'out of memory' in done.stderr
+  assert (tmp_path / 'log').read_text().split() == ['create', *['install', 'start'] * 3, 'delete']
+
+
+def test_machines_can_be_given_back_without_a_workdir_and_flags_reach_the_run(tmp_path):
+  for script in ('tpu_pod.sh', 'tpu_slices.sh', 'tpu_spot.sh'):
+    done = launch(str(LAUNCH / script), 'delete', '--dry_run')
+    assert done.returncode == 0 and ' delete lmjax ' in done.stdout
+    assert launch(str(LAUNCH / script), '--help').stdout.count(script) == 1
+  [ssh] = would(
+    'tpu_vm.sh', 'start', FLAGS='--config.mesh.fsdp=8 --config.train.steps=9', CONFIG='c.py:data=/x/{a,b}*.txt'
+  )
+  words = shlex.split(shlex.split(ssh[-1].partition('=')[2])[-1])
+  assert words[3:] == [
+    '--config=c.py:data=/x/{a,b}*.txt',
+    f'--workdir={BUCKET}',
+    '--config.mesh.fsdp=8',
+    '--config.train.steps=9',
+    '>>lmjax.log',
+    '2>&1',
+  ]
 
 
 FAKE_SRUN = r"""#!/usr/bin/env bash

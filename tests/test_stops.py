@@ -21,7 +21,7 @@ def interruptible():
   signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_saves_and_the_run_goes_on_exactly(raw_config, tmp_path, number):
   leaves = {'train.steps': 8, 'train.log_every': 1, 'eval.every': 8, 'checkpoint.every': 8}
   runs.train(raw_config('causal_lm', **leaves), tmp_path / 'whole')

@@ -5,9 +5,8 @@
 # Where. The project is that of `gcloud config set project`.
 TPU=${TPU:-lmjax}
 ZONE=${ZONE:-us-west4-a}
-# A TPU v5e of 8 chips is `v5litepod-8` to gcloud, and `v5e:2x4` to --dry_run.
+# A TPU v5e of 8 chips is `v5litepod-8` to gcloud, and `v5e:2x4` to `lmjax.main --dry_run`.
 ACCELERATOR=${ACCELERATOR:-v5litepod-8}
-TARGET=${TARGET:-v5e:2x4}
 # The image of the VM: v2-alpha-tpuv5-lite for v5e, v2-alpha-tpuv5 for v5p, v2-alpha-tpuv6e for v6e.
 RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite}
 SLICES=${SLICES:-2}
@@ -17,22 +16,29 @@ SOURCE=${SOURCE:-$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)}
 PYTHON=${PYTHON:-3.12}
 UV=${UV:-https://astral.sh/uv/install.sh}
 BUNDLE=${BUNDLE:-${TMPDIR:-/tmp}/lmjax.bundle}
-CONFIG=${CONFIG:-configs/pretrain_clm.py:preset=gpt2_small,data=tfds:wiki40b/en}
+CONFIG=${CONFIG:-configs/pretrain_clm.py:preset=gpt2_small}
+# Leaves of the config, as on lmjax's command line: FLAGS='--config.train.steps=1000 --config.mesh.fsdp=8'
+FLAGS=${FLAGS:-}
 # One VM may keep its run on its own disk; several hosts need a folder that all of them see.
 WORKDIR=${WORKDIR:-runs/$TPU}
-COMMAND=(.venv/bin/python -m lmjax.main "--config=$CONFIG" "--workdir=$WORKDIR")
+read -r -a LEAVES <<<"$FLAGS"
+COMMAND=(.venv/bin/python -m lmjax.main "--config=$CONFIG" "--workdir=$WORKDIR" ${LEAVES[@]+"${LEAVES[@]}"})
 
 usage() {
   sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
 }
 
-# A word as it could be pasted: quoted where a shell would read it otherwise, in --flag=value after the `=`.
+# Words as they could be pasted: quoted where a shell would read them otherwise, in --flag=value after the `=`.
 quoted() {
-  local flag=''
-  [[ $1 == --*=* ]] && flag=${1%%=*}=
-  local value=${1#"$flag"}
-  [[ $value =~ ^[A-Za-z0-9_./:=@,+%*-]+$ ]] || value=${value@Q}
-  printf '%s' "$flag$value"
+  local flag value separator='' apostrophe="'\\''"
+  for value in "$@"; do
+    flag=''
+    [[ $value == --*=* ]] && flag=${value%%=*}=
+    value=${value#"$flag"}
+    [[ $value =~ ^[A-Za-z0-9_./:=@,+%-]+$ ]] || value="'${value//\'/$apostrophe}'"
+    printf '%s' "$separator$flag$value"
+    separator=' '
+  done
 }
 
 # Runs a command, or with --dry_run prints it.
@@ -40,11 +46,7 @@ run() {
   if [ "$DRY_RUN" = no ]; then
     "$@"
   else
-    local separator=''
-    for word in "$@"; do
-      printf '%s%s' "$separator" "$(quoted "$word")"
-      separator=' '
-    done
+    quoted "$@"
     printf '\n'
   fi
 }
@@ -106,16 +108,25 @@ install() {
  ~/.local/bin/uv pip install --python .venv -e \".[tpu,gcs]\""
 }
 
+# Whether the run goes on.
+running() {
+  on_hosts 'tmux has-session -t lmjax'
+}
+
 # Starts the run in tmux, so that it outlives the connection. Run again, it goes on where it stopped.
 start() {
-  on_hosts "cd lmjax && tmux new-session -d -s lmjax \"${COMMAND[*]} 2>&1 | tee -a lmjax.log\""
+  on_hosts "cd lmjax && tmux new-session -d -s lmjax \"$(quoted "${COMMAND[@]}") >>lmjax.log 2>&1\""
 }
 
 # The run saves and ends; the next `start` goes on from there.
 stop() {
-  on_hosts "pkill -TERM -f \"^${COMMAND[*]:0:3}\""
+  on_hosts "pkill -TERM -f \"^${COMMAND[*]:0:3}\" || true"
 }
 
 logs() {
   run gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=0 --command='tail -n 50 -f lmjax/lmjax.log'
+}
+
+tail_log() {
+  run gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=0 --command="tail -n $1 lmjax/lmjax.log"
 }

@@ -5,7 +5,7 @@
 #SBATCH --job-name=lmjax
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8
-#SBATCH --gpus-per-task=1
+#SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
 #SBATCH --signal=B:USR1@300
@@ -28,7 +28,7 @@ again() {
 
 [ -z "$ACTION" ] || unknown_action
 trap again USR1
-# one process a GPU; JAX finds the others through SLURM
-run srun --kill-on-bad-exit=1 "${COMMAND[@]}" &
+# one process a GPU; each sees all of its node, of which JAX takes one by SLURM's number of the task
+run srun --gpu-bind=none --kill-on-bad-exit=1 "${COMMAND[@]}" &
 STEP=$!
 wait "$STEP"

@@ -4,8 +4,9 @@
 # Hosts find each other by themselves; only the first one writes what people read.
 
 set -euo pipefail
-ACCELERATOR=${ACCELERATOR:-v5litepod-64} TARGET=${TARGET:-v5e:8x8}
+ACCELERATOR=${ACCELERATOR:-v5litepod-64}
 . "$(dirname "$0")/settings.sh"
-needs_shared_workdir
-export ACCELERATOR TARGET WORKDIR
+parse "$@"
+[ "$ACTION" != start ] || needs_shared_workdir
+export ACCELERATOR WORKDIR
 exec "$(dirname "$0")/tpu_vm.sh" "$@"

@@ -4,10 +4,10 @@
 # The slices are TPUs named TPU-0, TPU-1, ...; try `--dry_run=2*v5e:4x4` of lmjax.main first.
 
 set -euo pipefail
-ACCELERATOR=${ACCELERATOR:-v5litepod-16} TARGET=${TARGET:-v5e:4x4}
+ACCELERATOR=${ACCELERATOR:-v5litepod-16}
 . "$(dirname "$0")/settings.sh"
 parse "$@"
-needs_shared_workdir
+[ "$ACTION" != start ] || needs_shared_workdir
 
 case $ACTION in
   create)

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # A spot TPU from the queue, asked for again whenever it is taken away, until the run is done:
 #   WORKDIR=gs://BUCKET/RUN tpu_spot.sh keep | status | delete   [--dry_run]
-# `keep` runs on a machine that stays (tmux on a small VM, or yours). A run goes on from its newest checkpoint.
+# `keep` runs on a machine that stays (tmux on a small VM, or yours). A run goes on from its newest checkpoint; one that
+# ends MAX_STARTS times on one VM, without being done, is given up.
 
 set -euo pipefail
 . "$(dirname "$0")/settings.sh"
 POLL_SECONDS=${POLL_SECONDS:-60}
+MAX_STARTS=${MAX_STARTS:-3}
 parse "$@"
-needs_shared_workdir
+[ "$ACTION" != keep ] || needs_shared_workdir
 
 create() {
   run gcloud compute tpus queued-resources create "$TPU" --zone="$ZONE" --node-id="$TPU" \
@@ -28,13 +30,23 @@ keep() {
     create && install && start && queue_delete
     return
   fi
-  local started=no
+  local starts=0
   until done_already; do
     case $(state) in
-      '') create && started=no ;;
-      # taken away in the middle of this, it is asked for again in the next round
-      ACTIVE) if [ $started = no ] && install && start; then started=yes; fi ;;
-      SUSPENDED | FAILED) queue_delete && started=no ;;
+      '') create && starts=0 ;;
+      ACTIVE)
+        # taken away in the middle of this, it is asked for again in the next round
+        if ! running 2>/dev/null; then
+          if [ "$starts" = "$MAX_STARTS" ]; then
+            echo "$0: the run ended $starts times on one VM without results.json; its last lines:" >&2
+            tail_log 20 >&2 || true
+            queue_delete
+            exit 1
+          fi
+          if install && start; then starts=$((starts + 1)); fi
+        fi
+        ;;
+      SUSPENDED | FAILED) queue_delete ;;
     esac
     sleep "$POLL_SECONDS"
   done

@@ -80,6 +80,12 @@ def _read(path: str, endings: tuple[str, ...], read: Callable) -> Iterator:
       raise DataError(f'{name}: {error}; a compressed file must be whole; download or compress it again') from None
     except OSError as error:
       raise DataError(f'{name}: {error.strerror or error}; a source must be readable; check the file') from None
+    except DataError:
+      raise
+    except Exception as error:  # each library of object stores raises errors of its own
+      if '://' not in name:
+        raise
+      raise DataError(f'{name}: cannot be read ({reason(error)}); {GCS_REMEDY}') from error
 
 
 def expand(path: str) -> list[str]:
