@@ -15,10 +15,12 @@ from tests import conftest, runs
 
 @pytest.fixture(autouse=True)
 def interruptible():
-  """Ctrl-C as in a terminal, also where the tests run in the background and are started to ignore it."""
-  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  """Signals as in a terminal, also where the tests were started to ignore some: in the background, under nohup."""
+  handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+  before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
   yield
-  signal.signal(signal.SIGINT, before)
+  for number, handler in before.items():
+    signal.signal(number, handler)
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
