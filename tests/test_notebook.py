@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import jupytext
 import pytest
 
 from tests.conftest import ROOT
@@ -15,26 +16,14 @@ FOLDER = ROOT / 'experiments' / 'notebooks'
 OLDER_JAX = '0.11.2'
 
 
-def cells_of(script: str) -> list[tuple[str, str]]:
-  """(kind, source) of the cells of a percent script."""
-  cells = []
-  for part in ('\n' + script).split('\n# %%')[1:]:
-    head, _, body = part.partition('\n')
-    kind = 'markdown' if 'markdown' in head else 'code'
-    lines = body.strip('\n').splitlines()
-    if kind == 'markdown':
-      lines = [line.removeprefix('#').removeprefix(' ') for line in lines]
-    cells.append((kind, '\n'.join(lines)))
-  return cells
-
-
 def notebook() -> dict:
   return json.loads((FOLDER / 'lmjax_tpu.ipynb').read_text(encoding='utf-8'))
 
 
 def test_the_notebook_and_its_script_agree():
-  script = (FOLDER / 'lmjax_tpu.py').read_text(encoding='utf-8')
-  assert [(cell['cell_type'], ''.join(cell['source'])) for cell in notebook()['cells']] == cells_of(script)
+  script = jupytext.read(FOLDER / 'lmjax_tpu.py')
+  cells = [(cell['cell_type'], ''.join(cell['source'])) for cell in notebook()['cells']]
+  assert cells == [(cell.cell_type, cell.source) for cell in script.cells]
 
 
 def test_the_outputs_that_are_shown_are_a_whole_run():
