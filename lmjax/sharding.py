@@ -94,7 +94,7 @@ def make_mesh(config: MeshConfig, devices=None, granule: str = 'slice_index') ->
       GPUs 'slice_index' is the node, which need not be a slice: there one mesh lies over all.
 
   Raises:
-    ConfigError: its axes do not make the number of devices, or `data` the number of slices.
+    ConfigError: its axes do not make the number of devices, `data` the number of slices, or `tensor` leaves a host.
   """
   devices = jax.devices() if devices is None else devices
   shape = mesh_shape(config, len(devices))
@@ -114,7 +114,26 @@ def make_mesh(config: MeshConfig, devices=None, granule: str = 'slice_index') ->
     grid = mesh_utils.create_hybrid_device_mesh(
       within, between, devices, process_is_granule=granule == 'process_index', allow_split_physical_axes=True
     )
+  if not in_host_order(grid):
+    # rings of chips cross hosts, on whose order the rows of a batch and the predictions for them depend
+    order = sorted(devices, key=lambda device: (device.process_index, device.id))
+    grid = np.array(order, dtype=object).reshape(shape)
+    if not in_host_order(grid):
+      rule = f'must lie within a host, of {len(devices) // len({d.process_index for d in devices})} devices'
+      raise ConfigError(f'mesh.tensor = {tensor}: {rule}; set it to a divisor of that')
   return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def in_host_order(grid: np.ndarray) -> bool:
+  """Whether host h holds the h-th equal part of the rows of a batch: what it reads, and what a prediction stands for.
+
+  Args:
+    grid: devices [data, fsdp, tensor].
+  """
+  hosts = np.vectorize(lambda device: device.process_index, otypes=[int])(grid).reshape(-1, grid.shape[2])
+  rows = hosts[:, 0]
+  _, counts = np.unique(rows, return_counts=True)
+  return bool((hosts == rows[:, None]).all() and (np.diff(rows) >= 0).all() and (counts == counts[0]).all())
 
 
 def one_device_mesh() -> jax.sharding.Mesh:

@@ -126,6 +126,13 @@ def test_slices_are_parallel_in_data_alone(corpus, cache_dir, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_row_does_not_lie_on_two_hosts(corpus, cache_dir, tmp_path):
+  for one in start(2, *command('causal_lm', corpus, cache_dir, tmp_path / 'no', **{'mesh.data': 1, 'mesh.tensor': 4})):
+    said, _ = one.communicate(timeout=240)
+    assert one.returncode == 2 and 'mesh.tensor = 4: must lie within a host, of 2 devices' in said
+
+
+@pytest.mark.slow
 def test_hosts_that_are_terminated_save_the_same_step(corpus, cache_dir, tmp_path):
   """SIGTERM to all, as a scheduler sends it before the time limit."""
   started = start(2, *command('causal_lm', corpus, cache_dir, tmp_path / 'run', steps=100_000))

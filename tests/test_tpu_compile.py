@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from lmjax import dry_run, hlo, main, targets
+from lmjax import dry_run, hlo, main, sharding, targets
 from tests import conftest, runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.tpu_compile]
@@ -88,6 +88,17 @@ def test_what_does_not_fit_is_told_with_the_compilers_figure_and_a_setting_that_
   assert '--config.model.remat=full' in command
   words = [word for word in command.split() if word.startswith('--config.')]
   assert verdict(capsys, 'pretrain_clm.py:preset=llama_1b', 'v5e:2x4', *words).splitlines()[-1] == 'verdict: fits'
+
+
+@pytest.mark.parametrize(
+  'target,mesh', [('v5e:4x4', (None, 1, 1)), ('v6e:4x4', (None, 8, 1)), ('2*v5e:4x4', (None, 16, 1))]
+)
+def test_each_host_holds_its_part_of_a_batch(target, mesh):
+  """Also where JAX's own order of chips, which follows their rings, would mix the rows of hosts."""
+  devices = targets.find(target).devices
+  made = sharding.make_mesh(sharding.MeshConfig(*mesh), devices)
+  assert len({device.process_index for device in devices}) > 1
+  assert sharding.in_host_order(made.devices) and set(made.devices.flat) == set(devices)
 
 
 def test_splash_attention_is_what_is_compiled(make_config):
