@@ -70,7 +70,7 @@ def dry_run(config: config_lib.Config, target: targets.Target, command: str, say
     initial.plan_of(sketched, task, source)
   first = compile_for(config, target, tokenizer)
   say(described(first, target, known_steps=config.train.steps))
-  if config.objective != first.config.objective:
+  if getattr(config.objective, 'labels', ()) is None:
     say('   stand-ins  two labels: how many there are the data says')
   if first.fits:
     say('verdict: fits')

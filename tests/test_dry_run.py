@@ -125,3 +125,10 @@ def test_a_mesh_that_does_not_divide_the_devices(capsys):
     and 'nearest mesh is data=2, fsdp=4, tensor=1' in err
     and len(err.splitlines()) == 1
   )
+
+
+def test_what_only_the_data_could_say_is_named(capsys):
+  for file, said in (('finetune_sentiment.py', True), ('finetune_qa.py', False)):
+    config = f'--config={conftest.ROOT}/configs/{file}:smoke,preset=mini_encoder'
+    code, out, err = run(capsys, config, '--dry_run=cpu:8')
+    assert (code, err) == (0, '') and ('two labels' in out) == said and out.splitlines()[-1] == 'verdict: fits'
