@@ -125,6 +125,8 @@ def _describe(slices: int, platform: str, shape: tuple[int, ...]) -> list | None
     options['chips_per_host_bounds'] = [1, 1, 1]
     if math.prod(shape) > 1:
       return None
+  elif platform in ('v5e', 'v6e') and shape == (2, 4):  # is rented as one host of 8 chips, not as two of 4
+    options['chips_per_host_bounds'] = [2, 4, 1]
   try:
     return list(
       topologies.get_topology_desc(platform='tpu', topology_name=f'{platform}:{_shown(shape)}', **options).devices
