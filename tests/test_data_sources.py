@@ -6,6 +6,7 @@ import hashlib
 import json
 import lzma
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -267,6 +268,19 @@ def test_tfds_identity_names_version_and_split(tfds_read):
   one, two = (sources.identity(SourceConfig(f'tfds:lmjax_tiny_text{split}', 'text', 1.0)) for split in ('', '@test'))
   assert one['name'] == 'lmjax_tiny_text/1.0.0' and one['split'] == 'train' and one != two
   assert json.loads(json.dumps(one)) == one
+
+
+def test_tfds_identity_is_the_same_on_another_machine(tfds_folder, tmp_path):
+  """A copy has other times: a run that goes on on a new VM, or a second host, must know its data again."""
+  code = "from lmjax.data.sources import *;print(identity(SourceConfig('tfds:lmjax_tiny_text', 'text', 1.0)))"
+  shutil.copytree(tfds_folder, tmp_path / 'copy', copy_function=shutil.copyfile)
+  said = [
+    subprocess.run(
+      [sys.executable, '-c', code], capture_output=True, text=True, env=os.environ | {'TFDS_DATA_DIR': str(folder)}
+    ).stdout
+    for folder in (tfds_folder, tmp_path / 'copy')
+  ]
+  assert said[0] == said[1] and 'array_record' in said[0]
 
 
 def test_tfds_data_dir_is_honoured(tfds_folder):

@@ -59,14 +59,13 @@ def _examples(builder, split, path: str, fields: tuple[str, ...]) -> Iterator[tu
 
 
 def identity(path: str) -> dict:
-  """Name, version, split and the sizes and times of the shards.
+  """Name, version, split and the sizes of the shards: the same wherever, and whenever, they were prepared.
 
   Shards are not read: TFDS never edits a version in place, and they may be very large.
   """
   builder, split = _prepared(path)
-  names = sorted(name for name in os.listdir(builder.data_path) if not name.startswith('.'))
-  paths = [os.path.join(builder.data_path, name) for name in names]
-  shards = [[name, os.path.getsize(path), os.stat(path).st_mtime_ns] for name, path in zip(names, paths)]
+  names = sorted(name for name in os.listdir(builder.data_path) if '.array_record' in name)
+  shards = [[name, os.path.getsize(os.path.join(builder.data_path, name))] for name in names]
   return {'kind': 'tfds', 'name': builder.info.full_name, 'split': split, 'shards': shards}
 
 
