@@ -43,7 +43,7 @@ setup(
     'cuda13': ['jax[cuda13]'],
     'cuda12': ['jax[cuda12]'],
     'gcs': ['etils[epath-gcs]'],  # workdirs and data on gs://
-    'tfds': ['tensorflow-cpu'],  # to prepare the TFDS sets whose builders need TensorFlow
+    'tfds': ['tensorflow-cpu', 'apache-beam'],  # to prepare the TFDS sets whose builders need them
     'parity': ['torch==2.13.0', 'transformers>=4.56', 'torchmetrics>=1.9'],
     'wandb': ['wandb'],
     'emulator': ['etils[epath-gcs]', 'gcp-storage-emulator'],

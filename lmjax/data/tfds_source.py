@@ -144,8 +144,8 @@ def _needs(path: str, error: Exception, what: str) -> DataError:
   line = (str(error).strip().splitlines() or [type(error).__name__])[0]
   if any(word in str(error).lower() for word in ('tensorflow', 'apache_beam', 'tf.io')):
     return DataError(
-      f"{path}: {what} ({line}); this data set needs TensorFlow to be prepared; pip install 'lmjax[tfds]' "
-      'once, after which it is read without it'
+      f"{path}: {what} ({line}); TensorFlow or Apache Beam is needed to prepare it; pip install "
+      "'lmjax[tfds]' once, after which it is read without them"
     )
   return DataError(f'{path}: {what} ({line}); prepare it with TFDS by hand, then run again')
 
