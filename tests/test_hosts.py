@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -136,9 +137,12 @@ def test_a_row_does_not_lie_on_two_hosts(corpus, cache_dir, tmp_path):
 def test_hosts_that_are_terminated_save_the_same_step(corpus, cache_dir, tmp_path):
   """SIGTERM to all, as a scheduler sends it before the time limit."""
   started = start(2, *command('causal_lm', corpus, cache_dir, tmp_path / 'run', steps=100_000))
+  late = threading.Timer(240, lambda: [one.kill() for one in started])
+  late.start()
   for line in started[0].stdout:
     if line.startswith('step 5/'):
       break
+  late.cancel()
   for one in started:
     one.send_signal(signal.SIGTERM)
   said = [one.communicate(timeout=240)[0] for one in started]

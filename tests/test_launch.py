@@ -128,7 +128,7 @@ case "$*" in
   *"queued-resources create"*) echo create >> log; echo ACTIVE > state ;;
   *"queued-resources delete"*) echo delete >> log; rm state ;;
   *"tpu-vm scp"*) ;;
-  *"storage ls"*) [ "$(grep -c start log 2>/dev/null)" = "${STARTS_TO_DONE:-2}" ] ;;
+  *"storage ls"*) [ "$(grep -c start log 2>/dev/null)" = "${STARTS_TO_DONE-2}" ] ;;
   *has-session*) exit 1 ;;
   *"tail -n"*) echo "out of memory" ;;
   *"new-session"*) echo start >> log; [ -n "$CRASHES" ] || [ "$(grep -c start log)" = 2 ] || echo SUSPENDED > state ;;
@@ -153,6 +153,15 @@ def test_a_spot_run_is_asked_for_again_until_it_is_done(tmp_path):
   assert (done.returncode, done.stderr) == (0, '')
   once = ['create', 'install', 'start', 'delete']
   assert (tmp_path / 'log').read_text().split() == once + once
+
+
+@pytest.mark.parametrize('there', [True, False])
+def test_a_spot_run_that_is_done_rents_nothing(tmp_path, there):
+  if there:
+    (tmp_path / 'state').write_text('ACTIVE')
+  done = keep(tmp_path, STARTS_TO_DONE='')
+  assert done.returncode == 0 and 'this run is done; to go on with more steps, remove that file first' in done.stderr
+  assert (tmp_path / 'log').exists() == there and not (tmp_path / 'state').exists()
 
 
 def test_a_spot_run_that_ends_again_and_again_is_given_up_and_the_machine_given_back(tmp_path):

@@ -30,6 +30,11 @@ keep() {
     create && install && start && queue_delete
     return
   fi
+  if done_already; then
+    echo "$0: $WORKDIR/results.json is there: this run is done; to go on with more steps, remove that file first" >&2
+    [ -z "$(state)" ] || queue_delete
+    return
+  fi
   local starts=0
   until done_already; do
     case $(state) in
@@ -50,7 +55,7 @@ keep() {
     esac
     sleep "$POLL_SECONDS"
   done
-  queue_delete
+  [ -z "$(state)" ] || queue_delete
 }
 
 case $ACTION in

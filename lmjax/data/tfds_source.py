@@ -144,7 +144,7 @@ def _needs(path: str, error: Exception, what: str) -> DataError:
   line = (str(error).strip().splitlines() or [type(error).__name__])[0]
   if any(word in str(error).lower() for word in ('tensorflow', 'apache_beam', 'tf.io')):
     return DataError(
-      f"{path}: {what} ({line}); TensorFlow or Apache Beam is needed to prepare it; pip install "
+      f'{path}: {what} ({line}); TensorFlow or Apache Beam is needed to prepare it; pip install '
       "'lmjax[tfds]' once, after which it is read without them"
     )
   return DataError(f'{path}: {what} ({line}); prepare it with TFDS by hand, then run again')
