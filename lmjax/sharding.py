@@ -21,6 +21,7 @@ AXES = ('data', 'fsdp', 'tensor')
 # heads, hidden units and vocabulary (Megatron, https://arxiv.org/abs/1909.08053, section 3).
 RULES = {
   'batch': ('data', 'fsdp'),
+  'group_batch': 'data',  # the rows of all devices that share one set of parameters
   'length': None,
   'features': None,
   'embed': 'fsdp',

@@ -61,6 +61,17 @@ def test_fsdp_gathers_each_kernel_twice_and_sums_its_gradient_once(moved, tied):
   assert not found
 
 
+@pytest.mark.parametrize('data,fsdp', [(2, 4), (4, 2)])
+def test_groups_of_fsdp_sum_the_shares_of_gradients_between_them(moved, data, fsdp):
+  """As two slices do: within a group as above; between groups a device sums its share of each gradient alone."""
+  found, K, vectors = moved(data, fsdp, 1, tied=True)
+  assert found.pop('all-gather') == 2 * K + V + IDS // data
+  assert found.pop('all-to-all') == 2 * A // 8
+  shares = (K + V) // fsdp
+  assert 0 <= found.pop('all-reduce') - (K + V + shares + vectors) <= SCALARS
+  assert not found
+
+
 def test_tensor_parallelism_sums_activations(moved):
   """Megatron (arXiv:1909.08053, section 3): two sums of activations a layer in each direction, and for the vocabulary
   one in each; and three numbers a position: largest logit, partition, the target's logit.

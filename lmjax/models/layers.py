@@ -15,6 +15,7 @@ from lmjax.models.axes import named
 from lmjax.models.model_config import ModelConfig
 from lmjax.ops import attention, norms, positions
 from lmjax.ops.matmul import matmul
+from lmjax.sharding import constrain
 
 GATED: dict[str, Callable] = {'geglu': functools.partial(jax.nn.gelu, approximate=False), 'swiglu': jax.nn.silu}
 PLAIN: dict[str, Callable] = {
@@ -97,6 +98,10 @@ class Embeddings(nn.Module):
   def __call__(self, tokens_BT, positions_BT, segment_types_BT, key):
     """[B, T] ids -> x_BTD."""
     c = self.config
+    # a device looks its share of the width up for every row of its group; then shares are exchanged for rows
+    tokens_BT, positions_BT, segment_types_BT = (
+      constrain(ids_BT, ('group_batch', 'length')) for ids_BT in (tokens_BT, positions_BT, segment_types_BT)
+    )
 
     def table(name, rows, axis):
       init = named(nn.initializers.normal(c.init_std), (axis, 'embed'))
@@ -107,6 +112,8 @@ class Embeddings(nn.Module):
       x_BTD = x_BTD + table('position', c.max_length, 'positions')(positions_BT)
     if c.segment_types is not None:
       x_BTD = x_BTD + table('segment', c.segment_types, 'segment_types')(segment_types_BT)
+    x_BTD = constrain(x_BTD, ('group_batch', 'length', 'embed'))
+    x_BTD = constrain(x_BTD, ('batch', 'length', 'features'))
     if c.embedding_norm:
       x_BTD = Norm(c, name='norm')(x_BTD)
     return dropout(x_BTD, c.embedding_dropout, key)

@@ -112,7 +112,6 @@ class Transformer:
     x_BTD: Any = Embeddings(c, self.rows).apply(
       {'params': params['embeddings']}, tokens_BT, positions_BT, segment_types_BT, keys[0]
     )
-    x_BTD = constrain(x_BTD, ('batch', 'length', 'features'))
     place = Place(positions_BT, segments_BT, prefix_BT)
     if cache is not None:
       x_BTD, cache = self._cached_layers(params, x_BTD, place, cache)
