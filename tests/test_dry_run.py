@@ -47,6 +47,13 @@ def test_bytes_a_device_are_those_of_real_arrays(make_config, cpu8, mesh):
     assert sum(map(dry_run._share, jax.tree.leaves(tree))) == size
 
 
+def test_activations_are_counted(make_config, cpu8):
+  """CPU compilers leave them out of their peak: a batch of eight times the rows must need about so many times more."""
+  small, large = (dry_run.compile_for(make_config('causal_lm', **{'data.batch_size': n}), cpu8) for n in (32, 256))
+  held = sum(map(dry_run._share, jax.tree.leaves((small.abstract.params, small.abstract.opt_state))))
+  assert 4 < (large.needed - held) / (small.needed - held) <= 8
+
+
 def test_flops_are_the_written_out_count():
   """A causal model of 2 layers, width 8, 2 heads of which 1 has keys, feed-forward width 16 (plain), 32 rows of
   vocabulary, 3 rows of 4 tokens."""
