@@ -218,7 +218,7 @@ def join_hosts(coordinator: str | None = None, processes: int | None = None, pro
     if processes < 1:
       raise ConfigError(f'--processes = {processes}: must be at least 1; give the number of hosts')
     if not 0 <= process < processes:
-      raise ConfigError(f'--process = {process}: must be from 0 to {processes - 1}, the number of this host')
+      raise ConfigError(f'--process = {process}: must be from 0 to {processes - 1}; give the number of this host')
     jax.distributed.initialize(coordinator, processes, process)
   elif min(int(os.environ.get(name, '1')) for name in ('SLURM_NTASKS', 'SLURM_STEP_NUM_TASKS')) > 1:
     jax.distributed.initialize()
