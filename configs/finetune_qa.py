@@ -9,7 +9,6 @@ valid=, test=, files in SQuAD's format, or tfds:NAME@SPLIT such as tfds:squad/v2
 match, mark context tokens that the question has too, for a model that saw little text (demo does); head_only, the
 backbone stays as it is; lora=RANK, adapters beside it; preset=NAME, a model from random weights; smoke, a run of
 seconds from runs/pretrain_mlm-smoke.
-
 Measured (demo, 2 cores of an AMD EPYC): 148 s of training steps, test F1 0.282. More: experiments/README.md.
 """
 
@@ -67,4 +66,5 @@ def get_config(argument=None):
   c.samples = dict(count=5)
   c.checkpoint = dict(every=None, keep_last=2, keep_every=None, keep_best=1, only_trained=False)
   c.writer, c.profile = dict(tensorboard=not arg.smoke, wandb_project=None), dict(start=None, steps=3)
+  c.hosts = dict(start_seconds=300, lost_seconds=100, hang_seconds=1800)
   return c

@@ -63,4 +63,5 @@ def get_config(argument=None):
   c.samples = dict(count=5)
   c.checkpoint = dict(every=None, keep_last=2, keep_every=None, keep_best=1, only_trained=False)
   c.writer, c.profile = dict(tensorboard=not arg.smoke, wandb_project=None), dict(start=None, steps=3)
+  c.hosts = dict(start_seconds=300, lost_seconds=100, hang_seconds=1800)
   return c

@@ -6,7 +6,6 @@
 
 Arguments: preset=NAME; data=pydoc, a path or glob, or tfds:NAME; mix=the same, a second source of equal weight;
 field=NAME, where the text stands in JSONL records and TFDS examples; lowercase, all text; smoke, a run of seconds.
-
 Measured (preset=tiny, pydoc, 2 cores of an AMD EPYC): 161 s of training steps, 2.01 bits per byte on held-out
 documents (gzip -9: 2.96). Other presets: not measured.
 """
@@ -67,4 +66,5 @@ def get_config(argument=None):
   )
   c.checkpoint = dict(every=max(steps // 4, 1), keep_last=2, keep_every=None, keep_best=1, only_trained=False)
   c.writer, c.profile = dict(tensorboard=not arg.smoke, wandb_project=None), dict(start=None, steps=3)
+  c.hosts = dict(start_seconds=300, lost_seconds=100, hang_seconds=1800)
   return c

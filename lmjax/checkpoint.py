@@ -6,24 +6,20 @@ flipped byte inside array data is restored by Orbax without a word.
 """
 
 import dataclasses
-import functools
-import importlib.metadata
-import json
+import math
 import os
-import subprocess
+import shutil
 import time
 
 import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-import lmjax
-from lmjax import paths
-from lmjax.digests import describe_arrays
-from lmjax.errors import GCS_REMEDY, CheckpointError, reason
+from lmjax import paths, sharding, writer
+from lmjax.digests import describe_arrays, non_finite
+from lmjax.errors import GCS_REMEDY, CheckpointError, NonFiniteError, reason
 from lmjax.fields import NonNegativeInt, PositiveInt
-
-SCHEMA = 1
+from lmjax.manifest import NewerSchemaError, make_manifest, read_manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,42 +67,12 @@ class _Manifest:
     return None
 
 
-@functools.cache
-def _git_commit() -> str | None:
-  """The commit of the code that runs, if it runs from a checkout."""
-  here = os.path.dirname(os.path.abspath(lmjax.__file__))
-  try:
-    found = subprocess.run(
-      ['git', '-C', here, 'rev-parse', 'HEAD'], capture_output=True, text=True, timeout=5, check=True
-    )
-    return found.stdout.strip()
-  except (OSError, subprocess.SubprocessError):
-    return None
-
-
-def versions() -> dict[str, str]:
-  """Versions of what wrote a checkpoint."""
-  names = ('jax', 'flax', 'orbax-checkpoint')
-  return {'lmjax': lmjax.__version__, **{name: importlib.metadata.version(name) for name in names}}
-
-
-def read_manifest(directory: epath.Path, step: int) -> dict:
-  """The manifest of a step.
-
-  Raises:
-    CheckpointError: it is missing, broken, or of a newer schema.
-  """
-  file = directory / str(step) / 'manifest' / 'manifest.json'
-  try:
-    manifest = json.loads(file.read_text())
-    schema, _ = manifest['schema'], manifest['arrays']
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise CheckpointError(
-      f'{file}: no readable manifest ({type(error).__name__}); the save was cut short; choose another step'
-    ) from error
-  if schema > SCHEMA:
-    raise CheckpointError(f'{file}: schema {schema}, this lmjax reads up to {SCHEMA}; install the newer lmjax')
-  return manifest
+def _context() -> ocp.Context:
+  registry = ocp.handlers.local_registry()
+  registry.add(_Manifest, checkpointable_name='manifest')
+  context = ocp.Context()
+  context.checkpointables.registry = registry
+  return context
 
 
 def saved_steps(directory: epath.Path) -> list[int]:
@@ -143,6 +109,23 @@ def reach(name: str, given: str) -> epath.Path:
 def directory_of(workdir) -> epath.Path:
   """WORKDIR/checkpoints."""
   return absolute(workdir) / 'checkpoints'
+
+
+def check_room(directory: epath.Path, n_bytes: int) -> None:
+  """Refuses a save that would fill a local disk up: what is kept is removed only after the new one is whole.
+
+  Raises:
+    CheckpointError: with what is needed and what is there.
+  """
+  if '://' in str(directory) or jax.process_index():
+    return
+  free = shutil.disk_usage(directory).free
+  needed = int(1.05 * n_bytes) + 1_000_000  # metadata, and the files beside the checkpoints
+  if free < needed:
+    raise CheckpointError(
+      f'{directory}: a checkpoint takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; older checkpoints are '
+      'intact: make room, and the same command goes on from the newest'
+    )
 
 
 def restore_params(workdir, step: int, abstract: dict) -> dict:
@@ -185,7 +168,7 @@ def load_verified(directory: epath.Path, step: int, abstract: dict) -> dict:
       loaded = ocp.load_checkpointables(directory / str(step), {'state': as_saved})['state']
   except Exception as error:  # Orbax and tensorstore raise many types for broken files
     raise CheckpointError(
-      f'{directory / str(step)}: cannot be read: {str(error).splitlines()[0][:200]}; choose another step'
+      f'{directory / str(step)}: cannot be read: {reason(error)[:200]}; choose another step'
     ) from error
   wrong = [path for path, facts in describe_arrays(loaded).items() if facts != said[path]]
   if wrong:
@@ -195,38 +178,90 @@ def load_verified(directory: epath.Path, step: int, abstract: dict) -> dict:
   return jax.tree.map(lambda a, wanted: a.astype(wanted.dtype), loaded, abstract)
 
 
+def verify(directory: epath.Path, step: int) -> dict[str, dict]:
+  """Reads every array of a checkpoint against its digest, on one device; returns the manifest's `arrays`.
+
+  Raises:
+    CheckpointError: the manifest or an array is missing or damaged.
+  """
+  arrays = read_manifest(directory, step)['arrays']
+  where = sharding.replicated(sharding.one_device_mesh())
+  try:
+    with _context():
+      there = ocp.checkpointables_metadata(directory / str(step)).metadata['state']
+  except Exception as error:  # Orbax and tensorstore raise many types for broken files
+    raise CheckpointError(f'{directory / str(step)}: cannot be read: {reason(error)[:200]}') from error
+  if paths.flatten(there).keys() != arrays.keys():
+    raise CheckpointError(f'{directory / str(step)}: holds other arrays than its manifest says')
+
+  def described(path, leaf):
+    del leaf
+    return jax.ShapeDtypeStruct(tuple(arrays[path]['shape']), arrays[path]['dtype'], sharding=where)
+
+  for part, tree in paths.map_with_path(described, there).items():
+    load_verified(directory, step, {part: tree})
+  return arrays
+
+
 def best_step(directory: epath.Path) -> int:
   """The step with the best validation metric, as its own run ranks them; the earliest of equals.
 
   Raises:
     CheckpointError: no checkpoint was evaluated.
   """
-  ranked = []
-  for step in saved_steps(directory):
-    best = read_manifest(directory, step).get('best')
-    if best is not None:
-      ranked.append((best['value'] if best['highest'] else -best['value'], -step))
+  ranked = evaluated(directory)
   if not ranked:
     raise CheckpointError(f'{directory}: no checkpoint was evaluated when it was saved; choose a step')
-  return -max(ranked)[1]
+  return max(ranked, key=lambda step: (ranked[step], -step))
 
 
-def retention(config: CheckpointConfig, best: str, highest: bool = False):
-  """Orbax's policy for what is kept: the last, every n-th, and the best in the metric `best`."""
+def evaluated(directory: epath.Path) -> dict[int, float]:
+  """{step: how good it is} of the checkpoints that were evaluated; higher is better.
+
+  By the manifest; where the run was stopped while it evaluated, by the line that it wrote when it went on. A
+  checkpoint whose manifest is damaged is passed over here, and told when it is opened.
+  """
+  found, lines = {}, None
+  for step in saved_steps(directory):
+    try:
+      best = read_manifest(directory, step).get('best')
+    except NewerSchemaError:
+      raise
+    except CheckpointError:
+      continue
+    if best is None:  # of schema 1
+      continue
+    value = best['value']
+    if value is None:
+      if lines is None:
+        lines = {x['step']: x for x in writer.read_metrics(directory.parent) if x['split'] == 'valid'}
+      value = lines.get(step, {}).get(best['metric'])
+    if value is not None and not math.isnan(value):
+      found[step] = value if best['highest'] else -value
+  return found
+
+
+class _BestN:
+  """Orbax's policy for the best: by a table of ours, since an evaluation may come after the save."""
+
+  def __init__(self, n: int, table: dict[int, float]):
+    self._n, self._table = n, table
+
+  def should_preserve(self, checkpoints, *, context):
+    del context
+    steps = [c.step for c in checkpoints if c.step in self._table]
+    best = sorted(steps, key=lambda step: (self._table[step], -step))[-self._n :]
+    return [c.step in best for c in checkpoints]
+
+
+def retention(config: CheckpointConfig, table: dict[int, float]):
+  """Orbax's policy for what is kept: the last, every n-th, and the best by `table` (see `evaluated`)."""
   policies = ocp.training.preservation_policies
   keep = [policies.LatestN(config.keep_last)]
   if config.keep_every is not None:
     keep.append(policies.EveryNSteps(config.keep_every))
   if config.keep_best:
-    keep.append(
-      # Orbax keeps the end of the sorted list: sorted from worst to best
-      policies.BestN(
-        get_metric_fn=lambda metrics: metrics[best],
-        reverse=not highest,
-        n=config.keep_best,
-        keep_checkpoints_without_metrics=False,
-      )
-    )
+    keep.append(_BestN(config.keep_best, table))
   return policies.AnyPreservationPolicy(keep)
 
 
@@ -243,16 +278,20 @@ class Checkpoints:
   def __init__(self, workdir, config: CheckpointConfig, best: str, highest: bool = False):
     self._best, self._highest = best, highest
     self.directory = directory_of(workdir)
-    registry = ocp.handlers.local_registry()
-    registry.add(_Manifest, checkpointable_name='manifest')
-    context = ocp.Context()
-    context.checkpointables.registry = registry
+    self._table = evaluated(self.directory)
+    self._saving = False
     self._orbax = ocp.training.Checkpointer(
       self.directory,
-      context=context,
-      preservation_policy=retention(config, best, highest),
+      context=_context(),
+      preservation_policy=retention(config, self._table),
       cleanup_tmp_directories=True,
     )
+
+  def rank(self, step: int, metrics: dict[str, float]) -> None:
+    """Notes the metrics of the evaluation at a step, which decide whether its checkpoint is kept."""
+    value = metrics[self._best]
+    if not math.isnan(value):
+      self._table[step] = value if self._highest else -value
 
   def save(self, step: int, state, facts: dict, metrics: dict[str, float] | None = None) -> None:
     """Starts saving `state` under `step`; the arrays are copied before this returns, and written afterwards.
@@ -264,7 +303,8 @@ class Checkpoints:
       metrics: of the evaluation at this step, if there was one.
 
     Raises:
-      CheckpointError: this save was refused, or an earlier one failed.
+      CheckpointError: this save was refused, for want of room say, or an earlier one failed.
+      NonFiniteError: the state holds NaN or infinity; it would push good checkpoints out.
     """
     self.wait()
     newest = max(saved_steps(self.directory), default=-1)
@@ -272,19 +312,24 @@ class Checkpoints:
       # Orbax would skip it and say nothing, or save it below the step that the next run resumes from
       raise CheckpointError(f'step {step}: {self.directory} has step {newest} already; use another workdir')
     tree = state._asdict()
-    best = None if metrics is None else {'metric': self._best, 'value': metrics[self._best], 'highest': self._highest}
-    manifest = {
-      'schema': SCHEMA,
-      'step': step,
-      'versions': versions(),
-      'git_commit': _git_commit(),
-      'devices': jax.device_count(),
-      'best': best,
-      **facts,
-      'arrays': describe_arrays(tree),
-    }
-    checkpointables = {'state': tree, 'manifest': manifest}
-    self._orbax.save_checkpointables_async(step, checkpointables, force=True, metrics=metrics)
+    if bad := non_finite(tree):
+      raise NonFiniteError(
+        f'step {step}: {len(bad)} arrays hold NaN or infinity, such as {bad[0]}; not saved, older checkpoints are '
+        'intact; lower optim.learning_rate and go on from them'
+      )
+    check_room(self.directory, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
+    if metrics is not None:
+      self.rank(step, metrics)
+    value = None if metrics is None else metrics[self._best]
+    best = {'metric': self._best, 'value': value, 'highest': self._highest}
+    checkpointables = {'state': tree, 'manifest': make_manifest(step, best, facts, describe_arrays(tree))}
+    self._orbax.save_checkpointables_async(step, checkpointables, force=True)
+    self._saving = True
+
+  def poll(self) -> None:
+    """Raises the error of a save as soon as it has failed; does not wait for one that is under way."""
+    if self._saving and not self._orbax.is_saving_in_progress():
+      self.wait()
 
   def wait(self) -> None:
     """Blocks until nothing is being written.
@@ -292,10 +337,14 @@ class Checkpoints:
     Raises:
       CheckpointError: the write failed (a full disk); older checkpoints are as they were.
     """
+    self._saving = False
     try:
       self._orbax.wait()
     except Exception as error:
-      raise CheckpointError(f'{self.directory}: saving failed: {error}; older checkpoints are intact') from error
+      raise CheckpointError(
+        f'{self.directory}: saving failed ({reason(error)[:300]}); older checkpoints are intact: mend that (room on '
+        'the disk?), and the same command goes on from the newest'
+      ) from error
 
   def restore_latest(self, abstract, check=lambda manifest: None, say=print):
     """The newest checkpoint that is intact, or None where there is none at all.
@@ -315,6 +364,8 @@ class Checkpoints:
     for step in reversed(saved_steps(self.directory)):
       try:
         manifest = read_manifest(self.directory, step)
+      except NewerSchemaError:
+        raise
       except CheckpointError as error:
         rejected.append((step, str(error)))
         continue

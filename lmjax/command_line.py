@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import inspect
 import itertools
+import json
 import os
 import re
 import sys
@@ -23,6 +24,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from lmjax.errors import ConfigError, LmjaxError
 from lmjax.leaf import Refusal, kind_of, parse
+from lmjax.redact import SHOWN, redact
 from lmjax.schema import line
 
 _LONGEST_NAME = 80
@@ -99,7 +101,11 @@ def parse_command_line(argv, extra=None, bare=(), config='required', words=False
   if config == 'refused' and (file is not None or assignments):
     given = '--config' if file is not None else f'--config.{assignments[0][0]}'
     problems.append(line(given, file or assignments[0][1], 'has no effect: a run has its own config', 'leave it out'))
-  if file is None and config == 'required' and not wants_help:
+  if values.get('config_json') is not None and file is not None:
+    problems.append(
+      line('--config_json', values['config_json'], f'--config = {file} is given as well', 'leave one out')
+    )
+  if file is None and config == 'required' and not wants_help and values.get('config_json') is None:
     problems.insert(0, '--config: missing; name a config file, such as --config=configs/pretrain_clm.py')
   file, argument = split_config_flag(file) if file else (None, None)
   flags = tuple(assignments), values, tuple(texts)
@@ -131,7 +137,7 @@ def run_command(run, argv) -> int:
     return 0
   except LmjaxError as error:
     for problem in str(error).splitlines():
-      print(f'lmjax: {problem}', file=sys.stderr)
+      print(f'lmjax: {redact(problem)}', file=sys.stderr)
     return error.exit_code
   except KeyboardInterrupt:
     print('lmjax: interrupted; the same command goes on from the newest checkpoint', file=sys.stderr)
@@ -215,6 +221,27 @@ def load_config_file(path, argument=None):
   return ConfigDict(config) if isinstance(config, FrozenConfigDict) else config
 
 
+def load_json(path: str) -> dict:
+  """The config that a run has written, WORKDIR/config.json: data, of which nothing is executed.
+
+  Raises:
+    ConfigError: no such file, or not what a run writes.
+  """
+  flag = '--config_json'
+  try:
+    values = json.loads(Path(path).read_bytes())
+  except OSError as error:
+    raise ConfigError(line(flag, path, error.strerror or 'cannot be read', 'name WORKDIR/config.json')) from error
+  except ValueError as error:
+    raise ConfigError(line(flag, path, f'not JSON ({error})', 'name the config.json of a run')) from error
+  if not isinstance(values, dict):
+    raise ConfigError(line(flag, path, 'holds no object', 'name the config.json of a run'))
+  if SHOWN in json.dumps(values):
+    rule = f'a secret in it is {SHOWN}'
+    raise ConfigError(line(flag, path, rule, 'run the config file that it came from'))
+  return values
+
+
 def default_workdir(file, argument):
   """`runs/<config name>`, with the arguments after a dash: `runs/pretrain_clm-smoke`.
 
@@ -292,7 +319,8 @@ def _arguments(argument, typed):
 def _no_file(path, file):
   """Why a path is no config file, with the likeliest one that is."""
   around = [folder for folder in (file.parent, Path('configs')) if os.path.isdir(folder)]
-  others = {str(other) for folder in around for other in folder.glob('*.py') if other.name != '__init__.py'}
+  found = [other for folder in around for other in folder.glob('*.py') if other.is_file()]
+  others = {str(other) for other in found if other.name != '__init__.py'}
   stems = {Path(other).stem: other for other in sorted(others, reverse=True)}
   close = difflib.get_close_matches(file.stem, stems, 1)
   rule = 'no such file' if file.suffix == '.py' and not os.path.isdir(path) else 'must be a .py file'

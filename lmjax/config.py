@@ -11,6 +11,7 @@ from lmjax.data.records import ROLES, RecordsConfig
 from lmjax.errors import ConfigError
 from lmjax.fields import NonNegativeInt, PositiveFloat, PositiveInt, Rule
 from lmjax.handoff import InitFrom
+from lmjax.hosts import HostsConfig
 from lmjax.models.model_config import ModelConfig
 from lmjax.objectives.causal import CausalConfig
 from lmjax.objectives.classification import ClassificationConfig
@@ -95,6 +96,7 @@ class Config:
   checkpoint: what is saved and kept
   writer: where metrics go besides metrics.jsonl
   profile: a trace of some steps
+  hosts: how long they wait for each other, and when a run counts as hanging
   """
 
   task: Literal['causal_lm', 'masked_lm', 'classification', 'extractive_qa', 'summarization']
@@ -113,6 +115,7 @@ class Config:
   checkpoint: CheckpointConfig
   writer: WriterConfig
   profile: ProfileConfig
+  hosts: HostsConfig
 
   def due(self, step: int) -> set[str]:
     """What happens once `step` batches are done: of log, evaluate, save."""
@@ -250,7 +253,9 @@ class Config:
       nearest = ', '.join(
         f'{axis}={size}' for axis, size in zip(sharding.AXES, sharding.nearest_mesh(self.mesh, devices))
       )
-      yield 'mesh.data', self.mesh.data, rule, f'the nearest mesh is {nearest}; None takes what the others leave'
+      axis = next((name for name in sharding.AXES if getattr(self.mesh, name) not in (None, 1)), 'data')
+      remedy = f'the nearest mesh is {nearest}; None takes what the others leave'
+      yield f'mesh.{axis}', getattr(self.mesh, axis), rule, remedy
       return
     data, fsdp, tensor = sizes
     rows = d.batch_size // self.train.accumulate
@@ -266,6 +271,11 @@ class Config:
     for path, value, divided, divisor, name in divisions:
       if divided % divisor:
         yield path, value, f'must be divisible by {name} = {divisor}', 'change it, or the mesh'
+
+
+def completed(saved: dict) -> dict:
+  """The values of a config.json, with the leaves that there were not yet when an older lmjax wrote it."""
+  return {'hosts': {'start_seconds': 300, 'lost_seconds': 100, 'hang_seconds': 1800}} | saved
 
 
 def build(config, *, devices: int | None = None, problems=()) -> Config:

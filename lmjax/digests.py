@@ -34,6 +34,17 @@ def _mix(h):
   return (h ^ (h >> 16)) | 1
 
 
+@jax.jit
+def _finite(leaves):
+  return [jnp.isfinite(leaf).all() for leaf in leaves]
+
+
+def non_finite(tree) -> list[str]:
+  """Paths of the arrays of a tree that hold NaN or infinity."""
+  leaves = paths.flatten(tree)
+  return [path for path, good in zip(leaves, jax.device_get(_finite(list(leaves.values())))) if not good]
+
+
 def describe_arrays(tree) -> dict[str, dict]:
   """{path: {'shape', 'dtype', 'digest'}} of every array of a tree."""
   leaves = paths.flatten(tree)

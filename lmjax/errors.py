@@ -50,6 +50,12 @@ class NonFiniteError(LmjaxError):
   exit_code = 5
 
 
+class Stalled(LmjaxError):
+  """A host did not come, is lost, or hangs; or nothing went on for too long."""
+
+  exit_code = 6
+
+
 class Stopped(LmjaxError):
   """The run was asked to stop, and has saved."""
 

@@ -22,9 +22,12 @@ from lmjax.data.sources import SourceConfig, default_field
 from lmjax.errors import ConfigError
 
 
-def make(config, task, data, mesh):
-  """The evaluator of a run: `(params, split) -> (metrics, predictions)`; held-out documents have no predictions."""
-  return (ExampleEvaluator if task.HAND_OFF else TextEvaluator)(config, task, data, mesh)
+def make(config, task, data, mesh, tick=lambda: None):
+  """The evaluator of a run: `(params, split) -> (metrics, predictions)`; held-out documents have no predictions.
+
+  `tick` is called before each batch, of generations too; what it raises ends the evaluation.
+  """
+  return (ExampleEvaluator if task.HAND_OFF else TextEvaluator)(config, task, data, Runner(mesh, tick))
 
 
 def make_eval_step(task):
@@ -47,11 +50,12 @@ class Runner:
   On several CPU devices one program is in flight at a time: more can deadlock (XLA's rendezvous needs a thread each).
   """
 
-  def __init__(self, mesh):
-    self._mesh, self._placed = mesh, {}
+  def __init__(self, mesh, tick=lambda: None):
+    self._mesh, self._tick, self._placed = mesh, tick, {}
 
   def __call__(self, function, params, batch):
     """The outputs of a jitted function for this host's rows of a batch, whole on every host."""
+    self._tick()
     if function not in self._placed:
       self._placed[function] = jax.jit(function, out_shardings=sharding.replicated(self._mesh))
     return jax.device_get(self._placed[function](params, sharding.shard_batch(batch, self._mesh)))
@@ -64,11 +68,11 @@ class TextEvaluator:
     config: the run's Config.
     task: its task.
     stores: its token stores, by source name.
-    mesh: its mesh.
+    runner: of its mesh.
   """
 
-  def __init__(self, config, task, stores, mesh):
-    self._step, self._run = jax.jit(make_eval_step(task)), Runner(mesh)
+  def __init__(self, config, task, stores, runner):
+    self._step, self._run = jax.jit(make_eval_step(task)), runner
     self._batches, self._fixed = {}, {}
     texts = []
     for name, store in stores.items():
@@ -116,13 +120,13 @@ class ExampleEvaluator:
     config: the run's Config.
     task: its task.
     data: its `Labelled` examples.
-    mesh: its mesh.
+    runner: of its mesh.
   """
 
-  def __init__(self, config, task, data, mesh):
+  def __init__(self, config, task, data, runner):
     del config
     self._task, self._data = task, data
-    self._step, self._run = jax.jit(make_eval_step(task)), Runner(mesh)
+    self._step, self._run = jax.jit(make_eval_step(task)), runner
 
   def __call__(self, params, split: str = 'valid') -> tuple[dict[str, float], list]:
     """(metrics, a prediction for each record) of a split."""

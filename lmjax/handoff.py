@@ -71,10 +71,14 @@ class Plan:
   refused: list[str]
 
   def check(self, source: str) -> None:
-    """Raises CheckpointError with all refusals."""
+    """Raises CheckpointError with all refusals; layers that fare alike share a line."""
     if self.refused:
-      lines = [f'init_from.path = {source}: {line}' for line in self.refused]
-      raise CheckpointError('\n'.join(lines))
+      reasons: dict[str, list[str]] = {}
+      for line in self.refused:
+        path, _, reason = line.partition(': ')
+        reasons.setdefault(reason, []).append(path)
+      lines = [f'{path}: {reason}' for reason, found in reasons.items() for path in paths.by_layer(found)]
+      raise CheckpointError('\n'.join(f'init_from.path = {source}: {line}' for line in lines))
 
   def table(self) -> str:
     """The plan for people: layers that fare alike share a line."""
@@ -171,7 +175,8 @@ def _fit(path: str, there: Mapping, here: Mapping) -> str:
   """'taken', 'resized', or why not."""
   shape, wanted = tuple(there['shape']), tuple(here['shape'])
   if not all('float' in facts['dtype'] for facts in (there, here)) and there['dtype'] != here['dtype']:
-    return f'{path}: is {there["dtype"]} in the checkpoint, the model needs {here["dtype"]}; they do not convert'
+    rule = f'is {there["dtype"]} in the checkpoint, the model needs {here["dtype"]}; they do not convert'
+    return f'{path}: {rule}; let init_from.fresh and init_from.drop match it'
   if shape == wanted:
     return 'taken'
   if path == RESIZABLE and shape[1:] == wanted[1:]:

@@ -11,6 +11,7 @@ from lmjax import state as state_lib
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.digests import describe_arrays
 from lmjax.errors import CheckpointError
+from lmjax.redact import redacted
 from lmjax.source import Source, hand_off, open_source
 
 # Leaves of `optim` that say how far each step goes: a run may go on with others.
@@ -25,12 +26,14 @@ class Start(NamedTuple):
     step: batches that it has seen.
     hand_off: what was taken from where, as results.json keeps it; None for random weights.
     said: for people.
+    restored: whether it is the run's own checkpoint.
   """
 
   state: state_lib.TrainState
   step: int
   hand_off: dict | None
   said: str
+  restored: bool
 
 
 def source_of(config) -> tuple[Source | None, Tokenizer | None]:
@@ -62,7 +65,7 @@ def source_of(config) -> tuple[Source | None, Tokenizer | None]:
 
 def facts_of(config, task, fingerprint: str) -> dict:
   """What the manifest of a checkpoint says of its run."""
-  return {
+  facts = {
     'task': config.task,
     'model': schema.to_dict(config.model),
     'objective': schema.to_dict(config.objective),
@@ -73,6 +76,7 @@ def facts_of(config, task, fingerprint: str) -> dict:
     'init_from': schema.to_dict(config.init_from),
     'optim': schema.to_dict(config.optim),
   }
+  return redacted(facts)
 
 
 def begin(config, task, tx, mesh, checkpoints, facts: dict, source, say) -> Start:
@@ -92,7 +96,7 @@ def begin(config, task, tx, mesh, checkpoints, facts: dict, source, say) -> Star
     CheckpointError: a checkpoint of another run, none that is intact, or a hand-off that cannot be.
   """
   abstract = saved_part(config, state_lib.abstract_state(task, tx, mesh))
-  restored = checkpoints.restore_latest(abstract, lambda manifest: check_same_run(manifest, facts), say)
+  restored = checkpoints.restore_latest(abstract, lambda manifest: check_same_run(manifest, facts, config), say)
   if restored is not None:
     state, manifest = restored
     step = int(manifest['step'])
@@ -102,16 +106,16 @@ def begin(config, task, tx, mesh, checkpoints, facts: dict, source, say) -> Star
         'choose a new --workdir'
       )
     state = state._replace(params=whole_params(config, task, mesh, manifest, state.params))
-    return Start(state, step, manifest['hand_off'], f'resuming from step {step}')
+    return Start(state, step, manifest['hand_off'], _resuming(step, manifest, config), True)
   state = state_lib.init_state(task, tx, mesh, config.seed)
   if source is None:
-    return Start(state, 0, None, 'starting from random weights')
+    return Start(state, 0, None, 'starting from random weights', False)
   plan = plan_of(config, task, source)
   state = state._replace(params=hand_off(source, plan, state.params))
   table = {'source': source.workdir, 'step': source.step}
   table |= {name: getattr(plan, name) for name in ('taken', 'resized', 'fresh', 'dropped')}
   said = f'starting from step {source.step} of {source.workdir}, with its tokenizer\n{plan.table()}'
-  return Start(state, 0, table, said)
+  return Start(state, 0, table, said, False)
 
 
 def plan_of(config, task, source: Source) -> handoff.Plan:
@@ -196,8 +200,13 @@ def moved(config, task, mesh, begun: dict | None, params) -> dict[str, float] | 
   return {group: float(distance[group]) / max(float(norm[group]), 1e-12) for group in distance}
 
 
-def check_same_run(manifest: dict, facts: dict) -> None:
+def check_same_run(manifest: dict, facts: dict, config=None) -> None:
   """Refuses a checkpoint of another run: going on with other data or another model would be silently wrong.
+
+  Args:
+    manifest: of the checkpoint.
+    facts: of `facts_of`.
+    config: this run's Config, to name the leaves that make the data another one.
 
   Raises:
     CheckpointError: naming both values.
@@ -213,7 +222,33 @@ def check_same_run(manifest: dict, facts: dict) -> None:
       else:
         continue
     if saved != now:
+      found = changes(manifest, config) if name == 'data_fingerprint' else []
+      found = [change for change in found if change.startswith(('data.', 'objective.'))]
+      if found:
+        name, saved, now = 'data', 'others', f'{", ".join(found)}'
       raise CheckpointError(
         f'{name} = {now}: the checkpoints of this workdir were made with {saved}; '
         'use the same, or choose a new --workdir'
       )
+
+
+def changes(manifest: dict, config) -> list[str]:
+  """The leaves that a config has otherwise than that of a checkpoint: 'train.steps: 20 -> 40'."""
+  if config is None or 'config' not in manifest:  # schema 1
+    return []
+  before, now = schema.leaves(manifest['config']), schema.leaves(redacted(schema.to_dict(config)))
+  return [
+    f'{path}: {schema.show(before.get(path))} -> {schema.show(now.get(path))}'
+    for path in sorted(before.keys() | now.keys())
+    if before.get(path) != now.get(path)
+  ]
+
+
+def _resuming(step: int, manifest: dict, config) -> str:
+  changed = changes(manifest, config)
+  return '\n'.join([f'resuming from step {step}', *(f'changed since then: {change}' for change in changed)])
+
+
+def token_stores(task, data) -> dict[str, str]:
+  """{source: fingerprint} of the token stores of a pre-training run, which `lmjax.verify` finds by them."""
+  return {} if task.HAND_OFF else {name: store.fingerprint for name, store in data.items()}

@@ -3,50 +3,75 @@
 Trains the run that the config describes; the same command again goes on where it stopped. Where several hosts
 are not found by themselves (TPU pods and SLURM are): --coordinator=HOST:PORT --processes=N --process=I on each.
 
+--config_json=WORKDIR/config.json in place of --config goes on with a run as it was saved, without executing a config
+file; with another --workdir it makes the run again.
+
 --dry_run compiles the train step and says what it needs and whether it fits, on this machine's devices, or on others:
 --dry_run=v5e:2x4 (any TPU topology), 2*v5e:4x4 (two slices), cpu:8. No data is read, and no workdir made.
 """
 
+import contextlib
+import os
 import shlex
 import sys
 
-from lmjax import command_line
+from ml_collections import ConfigDict
 
-FLAGS = {'coordinator': str, 'processes': int, 'process': int}
+from lmjax import command_line, stops
+from lmjax.errors import ConfigError
+
+FLAGS = {'coordinator': str, 'processes': int, 'process': int, 'config_json': str}
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  return command_line.run_command(run, argv)
+  with stops.command():
+    code = command_line.run_command(run, argv)
+  hosts = sys.modules.get('lmjax.hosts')
+  if code and hosts is not None:
+    hosts.leave(code)
+  return code
 
 
 def run(argv: list[str]) -> None:
   """Reads the config, reports all of its problems at once, and trains."""
   flags = command_line.parse_command_line(argv, FLAGS, bare=('dry_run',))
+  saved, asked = flags.extra.pop('config_json'), flags.extra.pop('dry_run')
   if flags.help and flags.file is None:
     print(__doc__ + '\nWith --config=FILE --help: every leaf of that config, with type and meaning.')
     return
-  config = command_line.load_config(flags)
+  config = command_line.load_config(flags) if saved is None else command_line.load_json(saved)
   # jax and what stands on it take seconds to import: a mistake above is told without them
   import jax
 
   from lmjax import config as config_lib
-  from lmjax import schema, sharding
+  from lmjax import hosts, schema
 
-  asked = flags.extra.pop('dry_run')
+  if saved is not None:
+    config = ConfigDict(config_lib.completed(config))
   config, problems = schema.override(config_lib.Config, config, flags.assignments)
+  problems = [*flags.problems, *problems]
   if flags.help:
     print(f'{flags.file}\n\n{schema.describe(config_lib.Config, config)}')
     return
   if asked:
-    _dry_run(asked, config, [*flags.problems, *problems], argv)
+    _dry_run(asked, config, problems, argv)
     return
-  if not flags.problems:
-    sharding.join_hosts(**flags.extra)
-  built = config_lib.build(config, devices=jax.device_count(), problems=[*flags.problems, *problems])
+  built = None
+  with contextlib.suppress(ConfigError):  # told below, with what depends on the number of devices
+    built = config_lib.build(config)
+  if built is not None and not problems:
+    hosts.join(built.hosts, **flags.extra)
+  built = config_lib.build(config, devices=jax.device_count(), problems=problems)
   from lmjax.train import train
 
-  train(built, flags.workdir or command_line.default_workdir(flags.file, flags.argument))
+  if flags.workdir is not None:
+    workdir = flags.workdir
+  elif saved is None:
+    workdir = command_line.default_workdir(flags.file, flags.argument)
+  else:
+    workdir = os.path.dirname(os.path.abspath(saved))
+  train(built, workdir)
 
 
 def _dry_run(asked, config, problems, argv) -> None:

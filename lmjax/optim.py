@@ -79,7 +79,8 @@ class OptimConfig:
         yield leaf, value, f'has no effect with {self.name}', 'set it to None'
     if (self.schedule == 'wsd') != (self.decay_steps is not None):
       rule = 'is needed with wsd' if self.schedule == 'wsd' else f'has no effect with {self.schedule}'
-      yield 'decay_steps', self.decay_steps, rule, 'only wsd has it'
+      remedy = 'give a number of batches' if self.schedule == 'wsd' else 'set it to None'
+      yield 'decay_steps', self.decay_steps, rule, remedy
     if (self.schedule == 'constant') != (self.final_rate is None):
       rule = 'has no effect with constant' if self.schedule == 'constant' else f'is needed with {self.schedule}'
       yield 'final_rate', self.final_rate, rule, 'give a share, or None with constant'

@@ -1,4 +1,4 @@
-"""Where a run's time goes: the clock of its parts, and traces that xprof opens."""
+"""Where a run's time goes: the clock of its parts, what was compiled, and traces that xprof opens."""
 
 import contextlib
 import dataclasses
@@ -58,6 +58,23 @@ class Tracer:
     if self._running:
       jax.profiler.stop_trace()
       self._running = False
+
+
+_compilations = 0
+
+
+def _count(event: str, seconds: float, **facts) -> None:
+  del seconds, facts
+  global _compilations
+  _compilations += event == '/jax/core/compile/backend_compile_duration'
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
+
+
+def compilations() -> int:
+  """How many programs this process has compiled so far, those found in the compilation cache included."""
+  return _compilations
 
 
 class Clock:

@@ -16,8 +16,8 @@ class Reporter:
 
   def __init__(self, run, writer):
     self._run, self._writer = run, writer
-    earlier = writer_lib.values_until(run.files.folder, 'train', run.start)
-    self.last = earlier[-1] if earlier else {}
+    earlier = writer_lib.values_until(run.files.folder, 'train', run.kept)
+    self.last = list(earlier.values())[-1] if earlier else {}
     # in training steps alone: no compiling, evaluating or saving
     self.seconds = self.last['seconds'] if self.last else 0.0
     self._since, self._window = None, (self.seconds, run.start)
@@ -50,17 +50,7 @@ class Reporter:
     config = self._run.config
     skipped = int(report['skipped'])
     if skipped:
-      loss = metrics.means(jax.device_get(report['pairs']))['loss']
-      rows = ', '.join(f'{name} epoch {epoch} row {row}' for name, epoch, row in self._run.pipeline.rows(step - 1)[:4])
-      self._run.say(
-        f'step {step} skipped: loss {loss}, grad_norm {float(report["grad_norm"])}; '
-        f'{skipped} of at most {config.train.max_skipped} in a row; its first rows: {rows}'
-      )
-      if skipped >= config.train.max_skipped:
-        raise NonFiniteError(
-          f'{skipped} batches in a row without a finite loss and gradient, up to step {step}: '
-          'lower optim.learning_rate or optim.clip_norm, or go on from an earlier checkpoint'
-        )
+      self._tell_skipped(step, report, skipped)
     if 'log' not in config.due(step):
       return
     report = jax.device_get(report)
@@ -84,6 +74,22 @@ class Reporter:
     self.last = values
     if self._writer:
       self._writer.write(step, 'train', values)
+
+  def _tell_skipped(self, step, report, skipped) -> None:
+    """Names the batch that changed nothing; NonFiniteError once there were too many in a row."""
+    most = self._run.config.train.max_skipped
+    pairs = jax.device_get(report['pairs'])
+    loss, grad_norm = metrics.means(pairs)['loss'], float(report['grad_norm'])
+    what = f'loss {loss}, grad_norm {grad_norm}' if pairs['loss'][1] else 'nothing in it is labelled'
+    found = self._run.pipeline.rows(step - 1)
+    rows = ', '.join(f'{name} epoch {epoch} row {row}' for name, epoch, row in found[:4])
+    rows += f' and {len(found) - 4} more' if len(found) > 4 else ''
+    self._run.say(f'step {step} skipped: {what}; {skipped} of at most {most} in a row; its rows: {rows}')
+    if skipped >= most:
+      raise NonFiniteError(
+        f'{skipped} batches in a row without a finite loss and gradient, up to step {step} ({what}; its rows: {rows}): '
+        f'train.max_skipped = {most}; lower optim.learning_rate or optim.clip_norm, or go on from an earlier checkpoint'
+      )
 
 
 def step_flops(config, task) -> float:

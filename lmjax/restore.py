@@ -7,7 +7,7 @@ from typing import Any, Literal
 import jax
 
 from lmjax import checkpoint, initial, optim, schema, sharding, tasks
-from lmjax.config import Config
+from lmjax.config import Config, completed
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError
 
@@ -55,7 +55,7 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
     raise CheckpointError(f'{config_file}: not JSON ({error}); the folder is damaged') from error
   if not isinstance(values, dict):
     raise CheckpointError(f'{config_file}: holds no object; the folder is damaged')
-  config = schema.build(Config, values)
+  config = schema.build(Config, completed(values))
   tokenizer = Tokenizer.load(str(folder / 'tokenizer.json'))
   task = tasks.build(config, tokenizer)
   results_file = folder / 'results.json'

@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
-import re
 
 import jax
 import numpy as np
@@ -197,37 +195,6 @@ def batch_shardings(batch, mesh):
 def replicated(mesh) -> NamedSharding:
   """The sharding of what every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
-
-
-def join_hosts(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-  """Calls `jax.distributed.initialize` where there are several hosts: explicit flags, SLURM, or a TPU pod.
-
-  Must come before anything touches a device. On one host it does nothing, nor in a SLURM job outside `srun`.
-
-  Raises:
-    ConfigError: only some of the three flags, or numbers that cannot be.
-  """
-  flags = {'coordinator': coordinator, 'processes': processes, 'process': process}
-  given = [name for name, value in flags.items() if value is not None]
-  if given and len(given) < 3:
-    missing = [name for name in flags if name not in given]
-    raise ConfigError(f'--{given[0]} = {flags[given[0]]}: needs the other two as well; add --{" and --".join(missing)}')
-  if given:
-    if re.fullmatch(r'\[?[\w.:-]+\]?:\d+', coordinator) is None:
-      raise ConfigError(f'--coordinator = {coordinator}: must be HOST:PORT of process 0; add a free port, as :1234')
-    if processes < 1:
-      raise ConfigError(f'--processes = {processes}: must be at least 1; give the number of hosts')
-    if not 0 <= process < processes:
-      raise ConfigError(f'--process = {process}: must be from 0 to {processes - 1}; give the number of this host')
-    jax.distributed.initialize(coordinator, processes, process)
-  elif min(int(os.environ.get(name, '1')) for name in ('SLURM_NTASKS', 'SLURM_STEP_NUM_TASKS')) > 1:
-    jax.distributed.initialize()
-  elif (getattr(jax.config, 'jax_platforms', None) or '').startswith('tpu'):  # as jax sets it where it finds TPU chips
-    try:
-      jax.distributed.initialize()
-    except ValueError as error:
-      if 'coordinator_address' not in str(error):  # else no other host is found: a notebook, or not Google's machine
-        raise
 
 
 def using(mesh) -> contextlib.AbstractContextManager:

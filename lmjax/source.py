@@ -61,7 +61,7 @@ def open_source(config: handoff.InitFrom) -> Source:
   if step not in steps:
     raise CheckpointError(f'init_from.step = {step}: not among the checkpoints of {path}; choose one of {steps}')
   manifest = checkpoint.read_manifest(directory, step)
-  if not {'model', 'tokenizer_hash'} <= manifest.keys():
+  if not isinstance(manifest.get('model'), dict) or 'tokenizer_hash' not in manifest:
     rule = f'its manifest of step {step} names no model'
     raise CheckpointError(f'init_from.path = {path}: {rule}; choose another checkpoint')
   if manifest.get('frozen') is not None:

@@ -38,8 +38,8 @@ def make_train_step(task, tx: optax.GradientTransformation, config):
   """`(state, batch, key) -> (state, report)`: pure; jit it with shardings, donating the state.
 
   The key is that of the run's dropout, an argument so that runs of several seeds are one program; None: that of
-  config.seed. A batch whose loss or gradient is not finite, or in which nothing is labelled, changes nothing but the
-  counters.
+  config.seed. A batch whose loss, gradient or update is not finite, or in which nothing is labelled, changes nothing
+  but the counters.
   """
   schedule = optim.learning_rate(config.optim, config.train.steps)
   gradient = make_gradient(task, config.train.accumulate, config.optim)
@@ -58,12 +58,13 @@ def make_train_step(task, tx: optax.GradientTransformation, config):
     moving, still = optim.split(config.optim, state.params)
     shares, _ = optim.split(config.optim, optim.rate_shares(config.optim, state.params))
     updates = jax.tree.map(lambda u, share: u * (rate * share), updates, shares)
+    update_norms, weight_norms = metrics.group_norms(updates), metrics.group_norms(moving)
+    good &= jnp.isfinite(sum(update_norms.values()))
     moved = optax.apply_updates(moving, updates)
     moved, opt_state = jax.tree.map(
       lambda new, old: jnp.where(good, new, old), (moved, opt_state), (moving, state.opt_state)
     )
     skipped = jnp.where(good, 0, state.skipped + 1)
-    update_norms, weight_norms = metrics.group_norms(updates), metrics.group_norms(moving)
     ratios = {group: norm / jnp.maximum(weight_norms[group], 1e-12) for group, norm in update_norms.items()}
     report = {
       'pairs': pairs,

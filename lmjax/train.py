@@ -6,45 +6,33 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 
-from lmjax import checkpoint, evaluate, initial, metrics, optim, profile, schema, sharding, staging, stops, tasks
+from lmjax import (
+  checkpoint,
+  hosts,
+  initial,
+  lock,
+  metrics,
+  profile,
+  schema,
+  sharding,
+  staging,
+  stops,
+  tasks,
+)
 from lmjax import config as config_lib
 from lmjax import report as report_lib
+from lmjax import run as run_lib
 from lmjax import state as state_lib
 from lmjax import step as step_lib
 from lmjax import writer as writer_lib
-from lmjax.data import pipeline
-from lmjax.errors import CheckpointError, ConfigError, Stopped
-
-
-@dataclasses.dataclass
-class Run:
-  """What the loop works with; `set_up` makes it."""
-
-  config: config_lib.Config
-  workdir: str
-  files: staging.Staging
-  mesh: jax.sharding.Mesh
-  task: Any
-  data: Any
-  tx: optax.GradientTransformation
-  pipeline: pipeline.Pipeline
-  evaluator: Any
-  checkpoints: checkpoint.Checkpoints
-  facts: dict
-  hand_off: dict | None
-  state: state_lib.TrainState
-  start: int
-  say: Callable[[str], None]
-  clock: profile.Clock = dataclasses.field(default_factory=profile.Clock)
-  evaluated: tuple = (None, None, None)  # the newest evaluation: step, metrics, predictions
-  history: list[dict[str, float]] = dataclasses.field(default_factory=list)  # metrics of every evaluation so far
+from lmjax.errors import CheckpointError, ConfigError, Stopped, reason
+from lmjax.redact import redact
+from lmjax.run import Run
 
 
 def train(config, workdir: str, say=None, devices=None) -> dict:
@@ -60,7 +48,7 @@ def train(config, workdir: str, say=None, devices=None) -> dict:
     what WORKDIR/results.json holds.
 
   Raises:
-    ConfigError, DataError, CheckpointError, NonFiniteError: see lmjax.errors.
+    ConfigError, DataError, CheckpointError, NonFiniteError, Stalled, Stopped: see lmjax.errors.
   """
   devices = jax.devices() if devices is None else devices
   config = config_lib.build(config, devices=len(devices))
@@ -71,18 +59,34 @@ def train(config, workdir: str, say=None, devices=None) -> dict:
   if config.train.seeds > 1:
     return _train_seeds(config, workdir, say, devices)
   mesh = sharding.make_mesh(config.mesh, devices)
-  with sharding.using(mesh):
-    source, tokenizer = initial.source_of(config)
-    config, task, data = tasks.prepare(config, tokenizer, progress=True)
-    if source is not None:
-      initial.plan_of(config, task, source)  # refused before a folder is made
-    try:
-      checkpoint.absolute(workdir).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-      raise ConfigError(f'--workdir = {workdir}: cannot be made ({error.strerror}); name another folder') from error
+  try:
+    with hosts.watching(config.hosts) as watch, sharding.using(mesh):
+      return _train_one(config, workdir, mesh, say, watch)
+  except OSError as error:  # a full disk, above all; what reads data tells its own
+    what = f'{error.filename or workdir}: cannot be written or read ({error.strerror or reason(error)})'
+    raise CheckpointError(f'{what}; mend that, and the same command goes on from the newest checkpoint') from error
+
+
+def _train_one(config, workdir: str, mesh, say, watch) -> dict:
+  """One run, from what it needs to its results."""
+  source, tokenizer = initial.source_of(config)
+  config, task, data = tasks.prepare(config, tokenizer, progress=True)
+  if source is not None:
+    initial.plan_of(config, task, source)  # refused before a folder is made
+  folder = checkpoint.absolute(workdir)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ConfigError(f'--workdir = {workdir}: cannot be made ({error.strerror}); name another folder') from error
+  hosts.check_shared(folder)
+  with contextlib.ExitStack() as stack:
+    if jax.process_index() == 0 and '://' not in workdir:
+      stack.enter_context(lock.holding(workdir, say))
+      writer_lib.clear_temporary(workdir)
     kept = checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST, task.HIGHEST)
-    with contextlib.closing(kept) as checkpoints, staging.Staging(workdir) as files:
-      return _loop(set_up(config, workdir, files, mesh, task, data, checkpoints, source, say))
+    checkpoints = stack.enter_context(contextlib.closing(kept))
+    files = stack.enter_context(staging.Staging(workdir))
+    return _loop(run_lib.set_up(config, workdir, files, mesh, task, data, checkpoints, source, say, watch))
 
 
 def _check_folder(workdir: str, seeds: int) -> None:
@@ -130,34 +134,6 @@ def _train_seeds(config, workdir, say, devices) -> dict:
   return results
 
 
-def set_up(config, workdir: str, files, mesh, task, data, checkpoints, source, say) -> Run:
-  """Everything before the first step: batches, state, the files that describe the run."""
-  batches = task.pipeline(data, config, jax.process_count(), jax.process_index())
-  tx = optim.make(config.optim, task.shapes())
-  facts = initial.facts_of(config, task, batches.fingerprint)
-  start = initial.begin(config, task, tx, mesh, checkpoints, facts, source, say)
-  say(report_lib.banner(config, workdir, mesh, task, start.state, data))
-  say(start.said)
-  return Run(
-    config=config,
-    workdir=workdir,
-    files=files,
-    mesh=mesh,
-    task=task,
-    data=data,
-    tx=tx,
-    pipeline=batches,
-    evaluator=evaluate.make(config, task, data, mesh),
-    checkpoints=checkpoints,
-    facts=facts | {'hand_off': start.hand_off, 'frozen': initial.frozen_digests(config, start.state)},
-    hand_off=start.hand_off,
-    state=start.state,
-    start=start.step,
-    say=say,
-    history=writer_lib.values_until(files.folder, 'valid', start.step),
-  )
-
-
 def compile_step(run: Run):
   """The train step compiled for this run's shapes; any other shape is an error, not a silent recompilation."""
   began = time.perf_counter()
@@ -180,22 +156,39 @@ def _loop(run: Run) -> dict:
   with contextlib.ExitStack() as stack:
     writer = None
     if first_host:
-      writer = writer_lib.Writer(run.files.folder, config.writer, run.start, os.path.basename(run.workdir))
+      writer = writer_lib.Writer(run.files.folder, config.writer, run.kept, os.path.basename(run.workdir))
       stack.callback(writer.close)
     reporter = report_lib.Reporter(run, writer)
-    if total == 0 and not checkpoint.saved_steps(run.checkpoints.directory):
-      _save(run, writer, 0, _evaluate(run, writer, 0))
-    done = run.start
+    _evaluate_start(run, writer)
+    done, step_fn = run.start, None
     if run.start < total and not _has_patience_ended(run):
-      done = _steps(run, writer, reporter)
-    with run.clock('checkpoint'):
-      run.checkpoints.wait()
-    results = _finish(run, writer, reporter, done)
+      step_fn = compile_step(run)
+    with stops.listening() as run.stop:
+      if step_fn is not None:
+        done = _steps(run, writer, reporter, step_fn)
+      with run.clock('checkpoint'):
+        run.checkpoints.wait()
+      try:
+        results = _finish(run, writer, reporter, done)
+      except stops.Interrupted:
+        raise _stopped(run, writer, done) from None
   run.say(report_lib.farewell(run, results))
   return results
 
 
-def _steps(run: Run, writer, reporter) -> int:
+def _evaluate_start(run: Run, writer) -> None:
+  """The evaluation before the first step; or that of the step where a run goes on, if it was stopped in the middle."""
+  total, start = run.config.train.steps, run.start
+  if start in run.history or not (start == 0 or 'evaluate' in run.config.due(start)):
+    return
+  values = _evaluate(run, writer, start)
+  if start:
+    run.checkpoints.rank(start, values)
+  elif total == 0 and not checkpoint.saved_steps(run.checkpoints.directory):
+    _save(run, writer, 0, values)
+
+
+def _steps(run: Run, writer, reporter, step_fn) -> int:
   """All training steps from `run.start` on: dispatches step i, then reads and writes the metrics of step i - 1.
 
   Returns:
@@ -207,19 +200,17 @@ def _steps(run: Run, writer, reporter) -> int:
   config, done = run.config, run.start
   # several CPU devices: with more than one sharded program in flight XLA's rendezvous can deadlock
   wait_each_step = jax.default_backend() == 'cpu' and run.mesh.size > 1
-  step_fn = compile_step(run)
   key = jax.device_put(step_lib.dropout_key(config), sharding.replicated(run.mesh))
-  if run.start == 0:
-    _evaluate(run, writer, 0)
   batches = run.pipeline.iterate(run.start)
-  tracer, pending = profile.Tracer(config.profile, run.files.folder), None
-  with stops.listening() as stop, contextlib.closing(tracer):
+  tracer, pending, compiled = profile.Tracer(config.profile, run.files.folder), None, None
+  with contextlib.closing(tracer):
     reporter.start_clock()
     for step in range(run.start + 1, config.train.steps + 1):
       with run.clock('input'):
         batch = sharding.shard_batch(next(batches), run.mesh)
       with tracer.step(step):
         run.state, report = step_fn(run.state, batch, key)
+      run.watch.beat(f'step {step}')
       if wait_each_step:
         jax.block_until_ready(report)
       if tracer.ended(step, report):
@@ -228,24 +219,45 @@ def _steps(run: Run, writer, reporter) -> int:
       if pending is not None:
         reporter.log(*pending)
       pending, done = (step, report), step
-      stopping = stop.asked(step)
-      todo = config.due(step) | ({'save'} if stopping else set())
+      _tell_compilations(run, step, compiled)
+      run.checkpoints.poll()
+      stopping = run.stop.asked()
+      todo = {'save'} if stopping else config.due(step)
       if todo & {'evaluate', 'save'}:
         reporter.log(*pending)
         pending = None
         reporter.stop_clock()
-        values = _evaluate(run, writer, step) if 'evaluate' in todo else None
+        try:
+          values = _evaluate(run, writer, step) if 'evaluate' in todo else None
+        except stops.Interrupted:
+          stopping = True
+        if stopping:
+          raise _stopped(run, writer, step)
         if 'save' in todo:
           _save(run, writer, step, values)
-        if stopping:
-          run.checkpoints.wait()
-          stop.agree()
-          raise Stopped(f'{stop.signal}: saved at step {step}; the same command again goes on from there')
         if values is not None and _has_patience_ended(run):
           run.say(f'step {step}: no better {run.task.BEST} in {config.eval.patience} evaluations; training ends')
           break
         reporter.start_clock()
+      compiled = profile.compilations()
   return done
+
+
+def _tell_compilations(run: Run, step: int, before: int | None) -> None:
+  """A step is compiled once, for one shape: what is compiled between two steps is a mistake that costs time."""
+  new = 0 if before is None else profile.compilations() - before
+  if new:
+    run.recompiled += new
+    run.say(f'step {step}: {new} programs were compiled in the middle of training ({run.recompiled} so far)')
+
+
+def _stopped(run: Run, writer, step: int) -> Stopped:
+  """Saves what is not saved yet, without an evaluation: that is made when the run goes on."""
+  if step not in checkpoint.saved_steps(run.checkpoints.directory):
+    _save(run, writer, step, None)
+  run.checkpoints.wait()
+  run.stop.agree()
+  return Stopped(f'{run.stop.signal}: saved at step {step}; the same command again goes on from there')
 
 
 def _ended_before(run: Run) -> dict | None:
@@ -273,6 +285,7 @@ def _ended_before(run: Run) -> dict | None:
 
 def _save(run: Run, writer, step: int, values: dict | None) -> None:
   """Saves a checkpoint, once the lines up to it are on disk; `values` are those of its evaluation, if there was one."""
+  run.watch.beat(f'saving step {step}')
   with run.clock('checkpoint'):
     if writer:
       writer.sync()
@@ -290,7 +303,7 @@ def _has_patience_ended(run: Run) -> bool:
   patience, name = run.config.eval.patience, run.task.BEST
   if patience is None:
     return False
-  found = [values[name] for values in run.history]
+  found = [values[name] for values in run.history.values()]
   signed = [-math.inf if v is None or math.isnan(v) else v if run.task.HIGHEST else -v for v in found]
   return bool(signed) and len(signed) - 1 - int(np.argmax(signed)) >= patience
 
@@ -300,7 +313,7 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
   config = run.config
   results: dict[str, Any] = {'status': 'done', 'step': done, 'metrics': {}, 'hand_off': run.hand_off}
   results['main_metric'] = run.task.MAIN_METRIC
-  found = {'valid': run.history[-1] if run.history else {}}
+  found = {'valid': list(run.history.values())[-1] if run.history else {}}
   if run.task.HAND_OFF:
     best = checkpoint.best_step(run.checkpoints.directory)
     params = run.state.params
@@ -326,7 +339,7 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
   results['metrics'] = {f'{split}/{k}': v for split, values in found.items() for k, v in values.items()}
   results['metrics'] |= {f'train/{k}': v for k, v in reporter.last.items()}
   results |= {'seconds': reporter.seconds, 'parameters': metrics.count(run.state.params)}
-  results['time'] = report_lib.times(run)
+  results |= {'time': report_lib.times(run), 'recompilations': run.recompiled}
   if writer:
     writer.plot(run.task.MAIN_METRIC, run.task.BASELINE, at_end=True)
     writer_lib.write_json(os.path.join(run.files.folder, 'results.json'), results)
@@ -352,7 +365,7 @@ def _evaluate_now(run, writer, step):
   text = ' | '.join(f'{name} {report_lib.number(value)}' for name, value in values.items())
   run.say(f'step {step}/{run.config.train.steps} | valid | {text}')
   values['seconds'] = round(time.perf_counter() - began, 3)
-  run.history.append(dict(values))
+  run.history[step] = dict(values)
   if writer:
     writer.write(step, 'valid', values)
     writer.write_samples(step, shown)
@@ -361,4 +374,4 @@ def _evaluate_now(run, writer, step):
 
 
 def _say(line):
-  print(line, flush=True)
+  print(redact(line), flush=True)

@@ -1,6 +1,7 @@
 """What a run leaves for people: metrics.jsonl, curves.png, samples.md, results.json, TensorBoard, W&B."""
 
 import dataclasses
+import glob
 import json
 import math
 import os
@@ -8,7 +9,10 @@ import re
 import tempfile
 import time
 
+from etils import epath
+
 from lmjax.errors import ConfigError
+from lmjax.redact import redacted
 
 # Smoothing of the training loss in curves.png: a running mean over this share of its points.
 SMOOTH_SHARE = 0.02
@@ -31,7 +35,7 @@ class WriterConfig:
 def write_atomically(path: str, data: str | bytes) -> None:
   """Writes a whole file or none: first under another name, then renamed."""
   folder = os.path.dirname(os.path.abspath(path))
-  handle, temporary = tempfile.mkstemp(dir=folder, prefix='.' + os.path.basename(path))
+  handle, temporary = tempfile.mkstemp(dir=folder, prefix=f'.{os.path.basename(path)}.', suffix='.tmp')
   try:
     with os.fdopen(handle, 'wb') as file:
       file.write(data.encode() if isinstance(data, str) else data)
@@ -44,9 +48,15 @@ def write_atomically(path: str, data: str | bytes) -> None:
     raise
 
 
+def clear_temporary(folder: str) -> None:
+  """Removes what a killed run has left of `write_atomically`; nobody else may be writing there."""
+  for path in glob.glob(os.path.join(glob.escape(folder), '.*.tmp')):
+    os.unlink(path)
+
+
 def write_json(path: str, value) -> None:
-  """Readable JSON, atomically; NaN and infinities become null."""
-  write_atomically(path, json.dumps(_finite(value), indent=2) + '\n')
+  """Readable JSON, atomically; NaN and infinities become null, and secrets are redacted."""
+  write_atomically(path, json.dumps(redacted(_finite(value)), indent=2) + '\n')
 
 
 class Writer:
@@ -117,27 +127,26 @@ class Writer:
       self._wandb.finish()
 
 
-def read_metrics(workdir: str) -> list[dict]:
+def read_metrics(workdir) -> list[dict]:
   """The lines of metrics.jsonl; one that is cut short, and all after it, are left out."""
-  lines = []
-  try:
-    with open(os.path.join(workdir, 'metrics.jsonl'), encoding='utf-8', errors='replace') as file:
-      for text in file:
-        line = json.loads(text)
-        if not isinstance(line, dict) or not isinstance(line.get('step'), int):
-          break
-        lines.append(line)
-  except FileNotFoundError:
-    pass
-  except ValueError:
-    pass
+  file, lines = epath.Path(workdir) / 'metrics.jsonl', []
+  if not file.exists():
+    return lines
+  for text in file.read_bytes().decode('utf-8', 'replace').split('\n'):
+    try:
+      line = json.loads(text)
+    except ValueError:
+      break
+    if not isinstance(line, dict) or not isinstance(line.get('step'), int) or 'split' not in line:
+      break
+    lines.append(line)
   return lines
 
 
-def values_until(workdir: str, split: str, step: int) -> list[dict[str, float]]:
-  """The metrics of every line of a split up to a step."""
+def values_until(workdir: str, split: str, step: int) -> dict[int, dict[str, float]]:
+  """{step: metrics} of every line of a split up to a step."""
   lines = [line for line in read_metrics(workdir) if line['split'] == split and line['step'] <= step]
-  return [{name: value for name, value in line.items() if name not in ('step', 'split')} for line in lines]
+  return {line.pop('step'): {k: v for k, v in line.items() if k != 'split'} for line in lines}
 
 
 def plot_curves(workdir: str, metric: str, baseline: str | None) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from lmjax import checkpoint, sharding
 from lmjax.checkpoint import CheckpointConfig, Checkpoints
-from lmjax.errors import CheckpointError
+from lmjax.errors import CheckpointError, NonFiniteError
 from lmjax.sharding import MeshConfig
 from lmjax.state import TrainState
 
@@ -136,6 +136,48 @@ def test_a_newer_schema_is_refused_by_name(tmp_path):
   file.write_text(json.dumps(json.loads(file.read_text()) | {'schema': 99}))
   with pytest.raises(CheckpointError, match='schema 99'):
     restore(tmp_path)
+
+
+def test_a_newer_schema_is_not_passed_over(tmp_path):
+  """The older checkpoint is intact; yet the newer one is nothing that may be moved aside."""
+  save(tmp_path, [1, 2])
+  file = tmp_path / 'checkpoints' / '2' / 'manifest' / 'manifest.json'
+  file.write_text(json.dumps(json.loads(file.read_text()) | {'schema': 99}))
+  with pytest.raises(CheckpointError, match='schema 99, this lmjax reads up to 2; install the newer lmjax'):
+    restore(tmp_path)
+  assert checkpoint.saved_steps(tmp_path / 'checkpoints') == [1, 2]
+
+
+def test_a_manifest_that_was_changed_is_found(tmp_path):
+  """Its checksum is its own: a number that no digest covers is seen too."""
+  save(tmp_path, [1, 2])
+  file = tmp_path / 'checkpoints' / '2' / 'manifest' / 'manifest.json'
+  file.write_text(file.read_text().replace('"task": "x"', '"task": "y"'))
+  restored, said = restore(tmp_path)
+  assert_is_step(restored, 1)
+  assert 'differs from its checksum' in said[0]
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path, value):
+  """It would push the good ones out."""
+  save(tmp_path, [1])
+  state = state_of(2)
+  bad = state._replace(params=state.params | {'bias': state.params['bias'].at[3].set(value)})
+  checkpoints = Checkpoints(tmp_path, KEEP, 'loss')
+  with pytest.raises(NonFiniteError, match='step 2: 1 arrays hold NaN or infinity, such as params/bias; not saved'):
+    checkpoints.save(2, bad, {})
+  checkpoints.close()
+  assert checkpoint.saved_steps(tmp_path / 'checkpoints') == [1]
+
+
+def test_what_a_killed_save_left_is_cleared(tmp_path):
+  save(tmp_path, [1])
+  left = tmp_path / 'checkpoints' / '2.orbax-checkpoint-tmp'
+  left.mkdir()
+  (left / 'data').write_bytes(bytes(100))
+  save(tmp_path, [3])
+  assert not left.exists() and checkpoint.saved_steps(tmp_path / 'checkpoints') == [1, 3]
 
 
 def test_a_step_that_is_not_above_the_last_is_an_error(tmp_path):

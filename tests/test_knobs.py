@@ -165,7 +165,8 @@ REFUSED += [('causal_lm', 'train.epochs', 2.0), ('causal_lm', 'init_from.convert
 REFUSED += [('causal_lm', 'checkpoint.only_trained', True)]
 # Leaves whose effect is seen elsewhere too: tests/test_handoff.py, tests/test_fine_tuning.py and tests/test_profile.py.
 IN_RUNS = {case[0] for case in START} | {'init_from.convert', 'train.seeds', 'checkpoint.only_trained'}
-IN_RUNS |= {'profile.start', 'profile.steps'}
+HOSTS = {'hosts.start_seconds', 'hosts.lost_seconds', 'hosts.hang_seconds'}  # tests/test_joining.py, test_watch.py
+IN_RUNS |= {'profile.start', 'profile.steps'} | HOSTS
 
 
 @pytest.fixture(scope='module')
@@ -290,13 +291,15 @@ def test_convert(configured):
 
 def plan_of(config, folder):
   """When the loop does what, what is kept, the mesh, where metrics go."""
-  infos = [SimpleNamespace(step=s, metrics={'loss': 9 - s if s < 5 else s}) for s in range(1, 9)]
-  kept = checkpoint.retention(config.checkpoint, 'loss').should_preserve(infos, context=None)
+  infos = [SimpleNamespace(step=s) for s in range(1, 9)]
+  ranks = {s: -(9 - s if s < 5 else s) for s in range(1, 9)}
+  kept = checkpoint.retention(config.checkpoint, ranks).should_preserve(infos, context=None)
   fake = SimpleNamespace(
     config=config,
     pipeline=SimpleNamespace(rows=lambda step: []),
     say=lambda line: None,
     start=0,
+    kept=-1,
     files=SimpleNamespace(folder=folder),
     task=SimpleNamespace(model=SimpleNamespace(backbone=SimpleNamespace(rows=8)), predicted=1),
     mesh=SimpleNamespace(size=1),
@@ -313,7 +316,7 @@ def plan_of(config, folder):
     left = sorted(os.listdir(folder))
   except Exception as error:  # wandb is not installed here, and says so
     left = str(error)
-  fake.history = [{'loss': loss} for loss in (3.0, 1.0, 2.0, 2.0)]
+  fake.history = {step: {'loss': loss} for step, loss in enumerate((3.0, 1.0, 2.0, 2.0))}
   fake.task.BEST, fake.task.HIGHEST = 'loss', False
   patient = train._has_patience_ended(fake)
   mesh = sharding.mesh_shape(config.mesh, 8)
@@ -329,7 +332,9 @@ def test_plan(configured, tmp_path, case):
 def test_seeds(configured, tmp_path, monkeypatch):
   """A run each, in a folder of its own."""
   results = {'status': 'done', 'step': 6, 'metrics': {}, 'hand_off': None, 'main_metric': 'loss'}
-  monkeypatch.setattr(train, 'set_up', lambda config, workdir, *rest: (config.seed, os.path.relpath(workdir, tmp_path)))
+  monkeypatch.setattr(
+    train.run_lib, 'set_up', lambda config, workdir, *rest: (config.seed, os.path.relpath(workdir, tmp_path))
+  )
   monkeypatch.setattr(train, '_loop', lambda run: ran.append(run) or results)
   for seeds, expected in ((1, [(0, 'run1')]), (2, [(0, 'run2/seed0'), (1, 'run2/seed1')])):
     ran = []
@@ -362,6 +367,6 @@ def test_refused(configured, task, leaf, value):
 def test_every_leaf_has_a_case(raw_config, task):
   cases = {case[0] for case in PROGRAM + DATA + MASKED + PLAN + SAMPLES + START} | {leaf for _, leaf, _ in REFUSED}
   # those with a test of their own; `task` chooses the slices themselves
-  cases |= {'samples.top', 'train.seeds', 'init_from.convert', 'profile.start', 'profile.steps', 'task'}
+  cases |= {'samples.top', 'train.seeds', 'init_from.convert', 'profile.start', 'profile.steps', 'task'} | HOSTS
   missing = set(schema.leaves(raw_config(task))) - cases
   assert not missing, f'leaves without a case: {sorted(missing)}'

@@ -9,17 +9,17 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'lmjax'
 
 # From top to bottom; modules of one line do not import each other, except within a folder that is named as a whole.
 LAYERS = [
-  ['main', 'inspect', 'predict', 'experiment'],
+  ['main', 'inspect', 'predict', 'experiment', 'verify'],
   ['comparison'],
   ['train', 'dry_run'],
-  ['step'],
+  ['run', 'step'],
   ['evaluate'],
   ['restore'],
   ['report', 'initial'],
   ['config'],
   ['source'],
   ['state', 'checkpoint'],
-  ['handoff', 'digests'],
+  ['handoff', 'digests', 'manifest'],
   ['tasks'],
   ['objectives'],
   ['models'],
@@ -28,12 +28,12 @@ LAYERS = [
   ['scoring'],
   ['optim', 'metrics', 'writer', 'sharding'],
   ['ops'],
-  ['profile', 'staging', 'stops', 'hlo', 'targets'],
+  ['profile', 'staging', 'stops', 'hosts', 'lock', 'hlo', 'targets'],
   ['command_line'],
   ['schema'],
   ['leaf'],
   ['paths'],
-  ['errors', 'fields'],
+  ['errors', 'fields', 'redact'],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FOLDERS = {'tasks', 'objectives', 'models', 'data', 'scoring', 'ops'}

@@ -14,7 +14,6 @@ from lmjax import state as state_lib
 from lmjax import step as step_lib
 from lmjax import train as train_lib
 from lmjax.data import pipeline
-from lmjax.errors import CheckpointError
 from lmjax.sharding import MeshConfig
 from lmjax.train import train
 from tests.conftest import text
@@ -131,16 +130,6 @@ def test_a_step_without_a_finite_loss_changes_nothing(make_config, tokenizer, on
 def test_a_run_that_diverges_ends_with_its_reason(raw_config, tmp_path, one_device):
   said = []
   config = raw_config('causal_lm', **{'optim.learning_rate': 1e30, 'optim.clip_norm': None, 'train.max_skipped': 2})
-  with pytest.raises(train_lib.report_lib.NonFiniteError, match='2 batches in a row'):
+  with pytest.raises(train_lib.report_lib.NonFiniteError, match='2 batches in a row .* its rows: main epoch 0 row'):
     train(config, str(tmp_path / 'run'), devices=one_device, say=said.append)
-  assert any('its first rows: main epoch 0 row' in line for line in said)
-
-
-def test_resuming_another_run_is_refused(raw_config, tmp_path, one_device):
-  steps = {'train.steps': 1, 'optim.warmup_steps': 0}
-  train(raw_config('causal_lm', **steps), str(tmp_path), devices=one_device, **QUIET)
-  before = sorted(p.name for p in tmp_path.rglob('*'))
-  for leaf, value in [('data.batch_size', 4), ('seed', 9), ('model.layers', 1), ('data.rows', 'padded')]:
-    with pytest.raises(CheckpointError, match='were made with'):
-      train(raw_config('causal_lm', **steps | {leaf: value}), str(tmp_path), devices=one_device, **QUIET)
-    assert sorted(p.name for p in tmp_path.rglob('*')) == before, leaf
+  assert any('its rows: main epoch 0 row' in line and 'and 4 more' in line for line in said)

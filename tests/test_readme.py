@@ -63,3 +63,11 @@ def test_a_config_file_is_a_short_record(file):
   text = file.read_text(encoding='utf-8')
   assert text.count('\n') <= 70
   assert f'--config=configs/{file.name}' in text, 'its header gives the command'
+
+
+def test_every_promise_names_a_test_that_exists():
+  text = (ROOT / 'docs/reliability.md').read_text(encoding='utf-8')
+  named = re.findall(r'`(tests/[\w/]+\.py)(?:::(\w+))?`', text)
+  assert len(named) > 30
+  for file, test in named:
+    assert f'def {test}' in (ROOT / file).read_text(encoding='utf-8'), (file, test)

@@ -54,6 +54,33 @@ def test_a_second_signal_interrupts_at_once(raw_config, tmp_path):
     runs.train(raw_config('causal_lm', **{'train.log_every': 1}), tmp_path / 'run', say=say)
 
 
+@pytest.mark.parametrize('task', ['causal_lm', 'classification'])
+def test_an_evaluation_is_given_up_and_made_when_the_run_goes_on(task, raw_config, tmp_path):
+  """The checkpoint is there at once; its rank, lines and results are those of a run that was not stopped."""
+  leaves = {'train.steps': 6, 'train.log_every': 1, 'eval.every': 2, 'checkpoint.keep_last': 9}
+  leaves |= {'checkpoint.every': 2} if task == 'causal_lm' else {}
+  whole = runs.train(raw_config(task, **leaves), tmp_path / 'whole')
+  for step in (2, 6):
+
+    def say(line, step=step):
+      if line.startswith(f'step {step}/6 | train'):  # the evaluation comes next
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Stopped, match=f'SIGTERM: saved at step {step}'):
+      runs.train(raw_config(task, **leaves), tmp_path / 'run', say=say)
+    manifest = runs.manifest_of(tmp_path / 'run')
+    assert manifest['step'] == step and manifest['best']['value'] is None
+    assert step not in [line['step'] for line in runs.metrics_of(tmp_path / 'run', 'valid')]
+  results = runs.train(raw_config(task, **leaves), tmp_path / 'run')
+  assert results['step'] == 6 and results['metrics']['valid/loss'] == whole['metrics']['valid/loss']
+  assert results.get('best_step') == whole.get('best_step')
+  for split in ('train', 'valid'):
+    losses = [[(x['step'], x['loss']) for x in runs.metrics_of(tmp_path / name, split)] for name in ('whole', 'run')]
+    assert losses[0] == losses[1]
+  ranks = [checkpoint.evaluated(checkpoint.directory_of(tmp_path / name)) for name in ('whole', 'run')]
+  assert ranks[0] == ranks[1] and set(ranks[0]) == {2, 4, 6}
+
+
 @pytest.mark.slow
 def test_a_command_that_is_terminated(corpus, cache_dir, tmp_path):
   """SIGTERM, as a machine that is taken away gets it: the exit code, the line, the checkpoint."""

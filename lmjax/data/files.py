@@ -57,7 +57,7 @@ def records(path: str) -> Iterator[tuple[str, dict]]:
 
   def read(name, file):
     if name.endswith(JSON_ENDINGS):
-      return iter([(name, _object(file.read(), name))])
+      return iter([(name, _object(file.read(), name, unit='the file'))])
     return _table_rows(name, file) if name.endswith(TABLE_ENDINGS) else _objects(name, file)
 
   return _read(path, JSONL_ENDINGS + TABLE_ENDINGS + JSON_ENDINGS, read)
@@ -229,7 +229,7 @@ def _objects(name: str, file: IO[bytes], example: str = '{"text": ...}') -> Iter
       yield where, _object(line, where, example)
 
 
-def _object(data: bytes, where: str, example: str = '{"data": ...}') -> dict:
+def _object(data: bytes, where: str, example: str = '{"data": ...}', unit: str = 'each line') -> dict:
   """One JSON object.
 
   Bytes that are not UTF-8 are let through as lone surrogates when they stand inside the text, so that the one
@@ -238,10 +238,11 @@ def _object(data: bytes, where: str, example: str = '{"data": ...}') -> dict:
   try:
     record = json.loads(data.decode('utf-8', 'surrogateescape'))
   except (ValueError, RecursionError) as error:
-    raise DataError(f'{where}: broken JSON ({error}); each line must be one object; mend or drop the line') from None
+    remedy = 'mend it' if unit == 'the file' else 'mend or drop the line'
+    raise DataError(f'{where}: broken JSON ({error}); {unit} must be one object; {remedy}') from None
   if not isinstance(record, dict):
     kind = type(record).__name__
-    raise DataError(f'{where}: a JSON {kind}; each line must be one object; write {example}')
+    raise DataError(f'{where}: a JSON {kind}; {unit} must be one object; write {example}')
   return record
 
 

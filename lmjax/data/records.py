@@ -29,6 +29,7 @@ ROLES: dict[str, list[tuple[str, ...]]] = {
   'summarization': [('document', 'summary')],
   'extractive_qa': [('id', 'question', 'context')],
 }
+_SQUAD = ROLES['extractive_qa'][0]  # whose names are fixed
 # The names that the fields usually have, for `data.fields = None`.
 _USUAL = {
   'text': ('text', 'sentence', 'review'),
@@ -268,13 +269,14 @@ def _value(record: dict, field: str, role: str, where: str, bad_text: BadText, c
   """The text of a field; a label may be a number."""
   if field not in record:
     there = files.listed(sorted(record))
-    raise DataError(f'{where}: no field {field!r}, which is to hold the {role}; set data.fields; fields there: {there}')
+    remedy = 'mend the record' if role in _SQUAD else 'set data.fields'
+    raise DataError(f'{where}: no field {field!r}, which is to hold the {role}; {remedy}; fields there: {there}')
   value = record[field]
   if role == 'label' and hasattr(value, '__int__') and not isinstance(value, str | bytes | float):
     value = str(int(value))
   if not isinstance(value, str | bytes):
-    kind = type(value).__name__
-    raise DataError(f'{where}: field {field!r} is of type {kind}; the {role} must be a string; name another field')
+    kind, remedy = type(value).__name__, 'mend the record' if role in _SQUAD else 'name another field'
+    raise DataError(f'{where}: field {field!r} is of type {kind}; the {role} must be a string; {remedy}')
   text, verdict = sources.clean(value, where, bad_text)
   if verdict:
     counts[f'texts {verdict}'] += 1

@@ -136,7 +136,7 @@ def open_or_build(
     'bad_text': bad_text,
   }
   fingerprint = _fingerprint(facts)
-  folder = os.path.join(os.path.expanduser(cache_dir), f'{name}-{fingerprint[:16]}')
+  folder = folder_of(cache_dir, name, fingerprint)
   with _writing(cache_dir):
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     with _lock(folder) as locked:
@@ -339,6 +339,23 @@ def _check_splits(name, source, valid_fraction, train, valid):
     f'{empty}; '
     f'training and held-out split must each have one; {remedy}'
   )
+
+
+def folder_of(cache_dir: str, name: str, fingerprint: str) -> str:
+  """Where the store of a source is."""
+  return os.path.join(os.path.expanduser(cache_dir), f'{name}-{fingerprint[:16]}')
+
+
+def verify(folder: str, name: str, fingerprint: str) -> TokenStore:
+  """Opens a store after reading every file against its checksum.
+
+  Raises:
+    DataError: it is missing or damaged; the next run that needs it builds it again.
+  """
+  try:
+    return _open(name, folder, fingerprint)
+  except _CorruptError as error:
+    raise DataError(f'{folder}: {error}; the next run that needs it builds it again') from None
 
 
 def _checksum(path: str) -> int:

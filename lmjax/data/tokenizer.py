@@ -38,6 +38,8 @@ STARTS_WORD, LETTER, DIGIT, OTHER, JOINS_WORD = range(5)
 # A sample is drawn from so many times its size of text, in pieces of so many characters.
 _LOOK_AHEAD = 32
 _SAMPLE_PIECE = 8_192
+# The trainer makes room for all entries at once; published vocabularies have about a million at most.
+_LARGEST_VOCABULARY = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,8 @@ class TokenizerConfig:
     if self.path is None and self.vocab_size is not None and self.vocab_size < SMALLEST_VOCABULARY:
       rule = f'must be {SMALLEST_VOCABULARY} or more: 256 bytes and {len(SPECIAL_TOKENS)} special tokens'
       yield 'vocab_size', self.vocab_size, rule, f'set it to {SMALLEST_VOCABULARY} or more'
+    if self.vocab_size is not None and self.vocab_size > _LARGEST_VOCABULARY:
+      yield 'vocab_size', self.vocab_size, f'must be at most {_LARGEST_VOCABULARY:,}', 'set it to less, such as 32768'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +97,12 @@ class Tokenizer:
     hash: sha256 of the canonical JSON; equal hashes encode alike.
   """
 
-  def __init__(self, backend: tokenizers.Tokenizer):
+  def __init__(self, backend: tokenizers.Tokenizer, name: str = 'tokenizer'):
     backend.no_padding()
     backend.no_truncation()
     # '[MASK]' in running text is text: a document must not be able to write a special token.
     backend.encode_special_tokens = True
-    self._backend = backend
+    self._backend, self._name = backend, name
     self._ids = backend.get_vocab(with_added_tokens=True)
     self._tokens = {index: token for token, index in self._ids.items()}
     self._added = backend.get_added_tokens_decoder()
@@ -119,7 +123,7 @@ class Tokenizer:
     except (OSError, UnicodeDecodeError) as error:
       raise DataError(f'{path}: cannot be read ({error}); a tokenizer.json must exist; check the path') from None
     try:
-      return cls(tokenizers.Tokenizer.from_str(text))
+      return cls(tokenizers.Tokenizer.from_str(text), path)
     except Exception as error:  # the library raises plain Exception
       raise DataError(
         f'{path}: not a tokenizer ({error}); it must be a tokenizer.json in Hugging Face format; save it '
@@ -157,7 +161,7 @@ class Tokenizer:
     index = getattr(self, role)
     if index is None:
       raise DataError(
-        f'tokenizer: has no {role} token (looked for {", ".join(_ALIASES[role])}); this objective needs one; '
+        f'{self._name}: has no {role} token (looked for {", ".join(_ALIASES[role])}); this objective needs one; '
         'add it '
         f"with `tokenizer.add_special_tokens(['{_ALIASES[role][0]}'])` of the tokenizers library and save it"
       )

@@ -123,7 +123,8 @@ class ModelConfig:
     if self.width % self.heads:
       yield 'heads', self.heads, f'must divide model.width = {self.width}', f'choose one of {_divisors(self.width)}'
     elif self.positions == 'rotary' and self.head_width % 2:
-      yield 'heads', self.heads, f'gives heads of odd width {self.head_width}', 'rotary positions need an even one'
+      rule = f'gives heads of odd width {self.head_width}, rotary positions need an even one'
+      yield 'heads', self.heads, rule, 'change it, or model.width'
     if self.heads % self.kv_heads:
       yield (
         'kv_heads',

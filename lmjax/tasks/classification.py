@@ -40,7 +40,8 @@ class Classification(FineTuningTask):
     counts = collections.Counter(record['label'] for record in found.splits['train'])
     labels = tuple(sorted(counts)) if objective.labels is None else objective.labels
     if len(labels) < 2:
-      raise DataError(f'data.train: all {sum(counts.values())} examples have the label {labels[0]!r}; two are needed')
+      said = f'all {sum(counts.values())} examples have the label {labels[0]!r}'
+      raise DataError(f'data.train: {said}; two are needed; add examples of another')
     weights = objective.class_weights
     if weights == 'balanced':
       total = sum(counts[label] for label in labels)

@@ -1,0 +1,298 @@
+"""Tests the tests: puts one-line faults into the core, one at a time, and asks whether a test fails.
+
+A test that cannot fail is a bug, and it does not show: the suite is green with it and without it. So here stand
+mistakes that a careful person could make, each in one line and with the tests that must notice it. The script works
+on a copy of the checkout; a fault that survives there is a property that nobody tests.
+
+python -m tests.reliability.faults              all faults, one after the other; prints the table
+    --only=NAME,NAME    those whose name holds one of these
+    --table=FILE.md     the table as markdown, too
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+# A fault may make a loop endless; no test named here takes a tenth of this.
+TIMEOUT_SECONDS = 900
+
+
+class Fault(NamedTuple):
+  """A mistake in one line of the core.
+
+  Attributes:
+    name: what is wrong then.
+    file: where, from the root of the checkout.
+    old: the text that is replaced; it occurs once in the file.
+    new: the mistake.
+    tests: what pytest is given to catch it, separated by blanks.
+  """
+
+  name: str
+  file: str
+  old: str
+  new: str
+  tests: str
+
+
+# fmt: off
+FAULTS = (
+  # ---- what sees what, and the arithmetic of a layer
+  Fault('the causal mask shows the next token', 'lmjax/ops/masks.py',
+        '(ahead_TS <= 0)', '(ahead_TS <= 1)',
+        'tests/test_ops.py::test_mask_equals_its_definition'),
+  Fault('packed documents see those before them', 'lmjax/ops/masks.py',
+        'q_segments_BT[:, :, None] == k_segments_BS', 'q_segments_BT[:, :, None] >= k_segments_BS',
+        'tests/test_ops.py::test_mask_equals_its_definition'),
+  Fault('the sliding window is one token too wide', 'lmjax/ops/masks.py',
+        'jnp.abs(ahead_TS) < window if causal', 'jnp.abs(ahead_TS) <= window if causal',
+        'tests/test_ops.py::test_mask_equals_its_definition'),
+  Fault('attention with dropout mixes up the groups of heads', 'lmjax/ops/attention.py',
+        "q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)", "q_BTGRK = q_BTHK.reshape(B, T, H // G, G, K).swapaxes(2, 3)",
+        'tests/test_faults_found.py::test_attention_with_dropout_is_attention_on_average_with_shared_heads'),
+  Fault('the gradient of a kernel is transposed', 'lmjax/ops/matmul.py',
+        "einsum('MD,MF->DF', x_MD, dy_MF)", "einsum('MD,MF->FD', x_MD, dy_MF).reshape(kernel_DF.shape)",
+        'tests/test_ops_fast_paths.py::test_matmul_equals_that_of_jax'),
+  Fault('rotary positions turn one half the wrong way', 'lmjax/ops/positions.py',
+        'second * cosine + first * sine', 'second * cosine - first * sine',
+        'tests/test_ops.py::test_rotary_scores_depend_on_distance_alone'),
+  Fault('the frequencies of rotary positions fall half as fast', 'lmjax/ops/positions.py',
+        'dtype=jnp.float32) / half)', 'dtype=jnp.float32) / (2 * half))',
+        'tests/test_faults_found.py::test_rotation_is_a_product_of_complex_numbers'),
+  Fault('eps is added to the deviation, not to the variance', 'lmjax/ops/norms.py',
+        'jax.lax.rsqrt(variance + eps)', '(1.0 / (jnp.sqrt(variance) + eps))',
+        'tests/test_faults_found.py::test_eps_is_added_to_the_variance'),
+  Fault('dropout does not scale up what it keeps', 'lmjax/models/layers.py',
+        'x / (1.0 - rate), 0.0).astype', 'x, 0.0).astype',
+        'tests/test_faults_found.py::test_dropout_keeps_the_mean'),
+  Fault('both halves of a block drop the same places', 'lmjax/models/layers.py',
+        'mlp_norm(x_BTD), keys[3]), c.residual_dropout, keys[2])',
+        'mlp_norm(x_BTD), keys[3]), c.residual_dropout, keys[1])',
+        'tests/test_faults_found.py::test_a_key_of_dropout_is_used_once'),
+  Fault('the KV cache forgets how long the prompt was', 'lmjax/models/layers.py',
+        "'index': cache['index'] + T}", "'index': cache['index'] + 1}",
+        'tests/test_prefix.py::test_the_cache_keeps_scaled_keys'),
+  Fault('an adapter is merged without its scale', 'lmjax/models/lora.py',
+        'config.scale * product', 'product',
+        'tests/test_lora.py::test_merge_adds_the_scaled_product_and_touches_nothing_else'),
+
+  # ---- losses and gradients
+  Fault('the cross-entropy of the last chunk alone', 'lmjax/ops/cross_entropy.py',
+        'jax.tree.map(jnp.add, total, (sums, dkernel, dbias)), dx', '(sums, dkernel, dbias), dx',
+        'tests/test_ops.py::test_chunked_equals_plain_cross_entropy'),
+  Fault('a mean where the loss is a sum', 'lmjax/ops/cross_entropy.py',
+        'jnp.sum(loss_NBT * weights_NBT)', 'jnp.mean(loss_NBT * weights_NBT)',
+        'tests/test_ops.py::test_chunked_equals_plain_cross_entropy'),
+  Fault('smoothed labels reach the padding of the vocabulary', 'lmjax/ops/cross_entropy.py',
+        'spread = label_smoothing / vocab_size', 'spread = label_smoothing / V',
+        'tests/test_ops.py::test_chunked_equals_plain_cross_entropy'),
+  Fault('the mean over a text counts its padding', 'lmjax/objectives/classification.py',
+        "segments_BT.astype(x_BTD.dtype)", "jnp.ones_like(segments_BT, x_BTD.dtype)",
+        'tests/test_fine_tuning.py::test_pool_equals_its_definition'),
+  Fault('accumulation keeps the last part alone', 'lmjax/step.py',
+        'jax.tree.map(jnp.add, total, gradient(params, rows, part_key))', 'gradient(params, rows, part_key)',
+        'tests/test_invariance.py::test_accumulation_with_ragged_masks[2-causal_lm]'),
+  Fault('the gradient is not divided by the weight', 'lmjax/step.py',
+        'g / jnp.maximum(weight_sum, 1.0)', 'g',
+        'tests/test_faults_found.py::test_the_gradient_is_that_of_the_mean_loss'),
+  Fault('all parts of a batch share their dropout', 'lmjax/step.py',
+        'jax.random.fold_in(key, number)', 'key',
+        'tests/test_faults_found.py::test_every_part_of_a_batch_draws_its_own_dropout'),
+  Fault('all steps share their dropout', 'lmjax/step.py',
+        'jax.random.fold_in(key, state.step) if', 'key if',
+        'tests/test_faults_found.py::test_every_step_draws_its_own_dropout'),
+  Fault('a step with a loss of NaN moves the weights', 'lmjax/step.py',
+        'jnp.where(good, new, old)', 'new',
+        'tests/test_learning.py::test_a_step_without_a_finite_loss_changes_nothing'),
+  Fault('the norm of the gradient adds norms, not squares', 'lmjax/step.py',
+        'jnp.sqrt(sum(jnp.square(norm)', 'jnp.sqrt(sum(norm',
+        'tests/test_faults_found.py::test_the_norm_that_is_clipped_is_of_the_whole_gradient'),
+
+  # ---- the optimizer
+  Fault('the warm-up ends a step late', 'lmjax/optim.py',
+        'max(warmup - 1, 1)', 'max(warmup, 1)',
+        'tests/test_optim.py::test_schedules_rise_then_fall'),
+  Fault('weight decay where there should be none', 'lmjax/optim.py',
+        'not paths.matches(path, config.no_decay)', 'paths.matches(path, config.no_decay)',
+        'tests/test_optim.py::test_decay_acts_where_the_patterns_say'),
+  Fault('clipping scales small gradients up', 'lmjax/optim.py',
+        'jnp.minimum(1.0, limit', 'jnp.maximum(1.0, limit',
+        'tests/test_optim.py::test_clip'),
+  Fault('layer decay begins a layer too high', 'lmjax/optim.py',
+        'layers - 1 - int(', 'layers - int(',
+        'tests/test_optim.py::test_rate_shares'),
+
+  # ---- data
+  Fault('the first token of a document is predicted too', 'lmjax/data/transforms.py',
+        '(segments[1:] == segments[:-1]) & (segments[1:] > 0)', 'segments[1:] > 0',
+        'tests/test_data_transforms.py::test_causal_targets_are_the_next_tokens_of_the_same_document'),
+  Fault('an epoch has the masks of the one before', 'lmjax/data/pipeline.py',
+        "'transform', self._seed, name, epoch, row", "'transform', self._seed, name, row",
+        'tests/test_faults_found.py::test_a_row_has_other_masks_with_another_seed_and_in_another_epoch'),
+  Fault('every seed draws the same masks', 'lmjax/data/pipeline.py',
+        "'transform', self._seed, name, epoch, row", "'transform', name, epoch, row",
+        'tests/test_faults_found.py::test_a_row_has_other_masks_with_another_seed_and_in_another_epoch'),
+  Fault('every epoch has the order of the first', 'lmjax/data/pipeline.py',
+        "self._seed, name, int(epoch))", "self._seed, name)",
+        'tests/test_data_pipeline.py::test_each_row_comes_once_an_epoch_and_in_a_new_order_in_the_next'),
+  Fault('a small corpus holds nothing out', 'lmjax/data/split.py',
+        'return lowest + 1', 'return lowest',
+        'tests/test_data_store.py::test_a_corpus_of_few_documents_still_holds_one_out'),
+  Fault('checksums of a token store are not compared', 'lmjax/data/store.py',
+        "if _checksum(os.path.join(folder, file)) != facts['crc32']", 'if False',
+        'tests/test_data_store.py::test_a_corrupt_store_is_said_and_built_again[flip-train/tokens.bin]'),
+  Fault('sixteen bits for a vocabulary that needs more', 'lmjax/data/store.py',
+        '<= 1 << 16', '<= 1 << 17',
+        'tests/test_data_store.py::test_ids_beyond_sixteen_bits_are_not_wrapped'),
+  Fault('an answer ends a token late', 'lmjax/tasks/extractive_qa.py',
+        'answer[1] - low + second)', 'answer[1] - low + second + 1)',
+        'tests/test_faults_found.py::test_right_places_give_right_answers'),
+
+  # ---- checkpoints, resuming, handing over
+  Fault('digests of a resumed run are not compared', 'lmjax/checkpoint.py',
+        'if found.get(path) != said.get(path)]', 'if path not in said]',
+        'tests/test_checkpoint.py::test_a_flipped_byte_is_found_and_the_step_before_is_used'),
+  Fault('a digest does not know where its elements stand', 'lmjax/digests.py',
+        '_mix(place + salt)', '_mix(0 * place + salt)',
+        'tests/test_checkpoint.py::test_digest_sees_every_change_and_no_mesh'),
+  Fault('the oldest checkpoint is restored', 'lmjax/checkpoint.py',
+        'in reversed(saved_steps(self.directory))', 'in saved_steps(self.directory)',
+        'tests/test_checkpoint.py::test_round_trip_and_manifest'),
+  Fault('a resumed run leaves out a batch', 'lmjax/train.py',
+        'run.pipeline.iterate(run.start)', 'run.pipeline.iterate(run.start and run.start + 1)',
+        'tests/test_stops.py::test_the_first_signal_saves_and_the_run_goes_on_exactly[2]'),
+  Fault('several seeds are one seed', 'lmjax/train.py',
+        'seed=config.seed + i', 'seed=config.seed',
+        'tests/test_fine_tuning.py::test_several_seeds_make_a_run_each_and_a_summary'),
+  Fault('a resumed run keeps lines of steps that it takes again', 'lmjax/writer.py',
+        "for line in read_metrics(workdir) if line['step'] <= start_step and line['split'] != 'test'",
+        "for line in read_metrics(workdir) if line['split'] != 'test'",
+        'tests/test_writer.py::test_a_resumed_run_drops_later_lines_and_a_torn_tail'),
+  Fault('a parameter that should be fresh is taken', 'lmjax/handoff.py',
+        'fresh.append(path)', 'taken.append(path)',
+        'tests/test_handoff.py::test_the_whole_plan_from_a_masked_lm_to_a_classifier'),
+  Fault('another shape of the same rank is handed over', 'lmjax/handoff.py',
+        'if shape == wanted', 'if len(shape) == len(wanted)',
+        'tests/test_handoff.py::test_what_breaks_the_plan_is_refused'),
+
+  # ---- decoding and scores
+  Fault('generated tokens stand a position too early', 'lmjax/decode.py',
+        'made_BN, positions_BP[:, -1:] + 1)', 'made_BN, positions_BP[:, -1:])',
+        'tests/test_decode.py::test_greedy_continues_each_prompt_whatever_its_padding'),
+  Fault('every token is drawn with the same key', 'lmjax/decode.py',
+        'jax.random.fold_in(key, n)', 'key',
+        'tests/test_faults_found.py::test_every_token_is_drawn_anew'),
+  Fault('top-p leaves out the token that reaches p', 'lmjax/decode.py',
+        '(before_BV < top_p)', '(before_BV + probability_BV < top_p)',
+        'tests/test_decode.py::test_sampling_draws_from_the_softmax'),
+  Fault('a finished beam is taken to be a token longer', 'lmjax/decode.py',
+        '/ (n + 1.0) ** length_penalty', '/ (n + 2.0) ** length_penalty',
+        'tests/test_decode.py::test_narrow_beams_follow_the_definition'),
+  Fault('answers are compared without the a, an, the in words', 'lmjax/scoring/squad.py',
+        r"r'\b(a|an|the)\b'", "r'(a|an|the)'",
+        'tests/test_scoring.py::test_squad_cases_worked_by_hand'),
+  Fault('ROUGE without stemming', 'lmjax/scoring/generation.py',
+        'use_stemmer=True', 'use_stemmer=False',
+        'tests/test_scoring.py::test_rouge_worked_by_hand'),
+)
+# fmt: on
+
+
+def change(folder: pathlib.Path, fault: Fault) -> str:
+  """The text of a fault's file with the fault in it; checks that it is one fault, and Python.
+
+  Raises:
+    ValueError: `old` does not occur once. SyntaxError: what `new` makes of it is no program.
+  """
+  text = (folder / fault.file).read_text(encoding='utf-8')
+  if text.count(fault.old) != 1:
+    raise ValueError(f'{fault.name}: {fault.old!r} occurs {text.count(fault.old)} times in {fault.file}; must be once')
+  changed = text.replace(fault.old, fault.new)
+  compile(changed, fault.file, 'exec')
+  return changed
+
+
+def copy_checkout(folder: pathlib.Path) -> None:
+  """Copies what git tracks, and new files that it does not ignore."""
+  listed = ['git', '-C', str(ROOT), 'ls-files', '-z', '--cached', '--others', '--exclude-standard']
+  for name in subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split('\0'):
+    if name and (ROOT / name).is_file():
+      (folder / name).parent.mkdir(parents=True, exist_ok=True)
+      (folder / name).write_bytes((ROOT / name).read_bytes())
+
+
+def run_tests(folder: pathlib.Path, tests: list[str]) -> tuple[int, str]:
+  """pytest's exit code and output, with the lmjax of `folder`, not an installed one."""
+  environment = os.environ | {
+    'PYTHONPATH': str(folder),
+    'PYTHONDONTWRITEBYTECODE': '1',  # a fault as long as what it replaces must not meet the other's bytecode
+    'JAX_COMPILATION_CACHE_DIR': str(folder.parent / 'xla'),  # what a fault leaves alone is compiled once
+  }
+  checked = f'import lmjax, pytest, sys; assert lmjax.__file__.startswith({str(folder)!r}), lmjax.__file__; '
+  checked += 'sys.exit(pytest.main(sys.argv[1:]))'
+  options = ['-x', '--tb=line', '-p', 'no:cacheprovider', f'--basetemp={folder.parent / "tmp"}']
+  command = [sys.executable, '-c', checked, *options, *tests]
+  try:
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+  except subprocess.TimeoutExpired:
+    return -1, 'no end'
+  return done.returncode, done.stdout + done.stderr
+
+
+def attempt(folder: pathlib.Path, fault: Fault) -> str | None:
+  """The test that catches a fault, or None: the tests pass, none ran, or they did not end."""
+  changed, file = change(folder, fault), folder / fault.file
+  before = file.read_bytes()
+  file.write_text(changed, encoding='utf-8')
+  try:
+    code, output = run_tests(folder, fault.tests.split())
+  finally:
+    file.write_bytes(before)
+  if code not in (1, 2):  # 2: a test file could not be read, with a fault that is Python
+    return None
+  found = re.search(r'^(?:FAILED|ERROR) (\S+)', output, flags=re.MULTILINE)
+  return found[1] if found else None
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command line; returns 1 where a fault survives, or the tests fail without one."""
+  parser = argparse.ArgumentParser(prog='python -m tests.reliability.faults', description=__doc__.partition('\n')[0])
+  parser.add_argument('--only', metavar='NAME,NAME', help='faults whose name holds one of these')
+  parser.add_argument('--table', metavar='FILE.md', type=pathlib.Path, help='the table as markdown, too')
+  flags = parser.parse_args(argv)
+  wanted = [''] if flags.only is None else flags.only.split(',')
+  chosen = [fault for fault in FAULTS if any(part in fault.name for part in wanted)]
+  if not chosen:
+    parser.error(f'--only={flags.only}: no fault has such a name')
+  rows = []
+  with tempfile.TemporaryDirectory(prefix='lmjax-faults-') as temporary:
+    folder = pathlib.Path(temporary).resolve() / 'checkout'
+    copy_checkout(folder)
+    began = time.monotonic()
+    code, output = run_tests(folder, sorted({test for fault in chosen for test in fault.tests.split()}))
+    if code or re.search(r'\d+ skipped', output):
+      print(f'{output}\nwithout a fault all tests must pass, and none be skipped; pytest: {code}', file=sys.stderr)
+      return 1
+    print(f'without a fault all tests pass, in {time.monotonic() - began:.0f} s', flush=True)
+    for fault in chosen:
+      began = time.monotonic()
+      test = attempt(folder, fault)
+      rows.append((fault.name, fault.file, test or '(survived)', f'{time.monotonic() - began:.0f}'))
+      print(f'{fault.name:60} {fault.file:36} {rows[-1][2]}  {rows[-1][3]} s', flush=True)
+  caught = sum(test != '(survived)' for _, _, test, _ in rows)
+  print(f'{caught} of {len(rows)} caught')
+  if flags.table:
+    lines = ['| fault | file | caught by | seconds |', '|---|---|---|---|', *(f'| {" | ".join(row)} |' for row in rows)]
+    flags.table.write_text('\n'.join([*lines, '', f'{caught} of {len(rows)} caught']) + '\n', encoding='utf-8')
+  return int(caught < len(rows))
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,140 @@
+"""Every file of a checkpoint and of a token store, mutated in six ways: never a wrong one is used."""
+
+import os
+import pathlib
+import random
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from lmjax import checkpoint
+from lmjax.data import sources, store
+from lmjax.errors import CheckpointError
+from tests.test_checkpoint import KEEP, abstract, state_of
+
+WAYS = ('flip', 'truncate', 'empty', 'delete', 'older', 'random')
+
+
+def mutate(file: pathlib.Path, way: str, older: pathlib.Path, seed: int = 0) -> None:
+  data, draw = bytearray(file.read_bytes()), random.Random(f'{file.name} {seed}')
+  if way == 'flip' and data:
+    data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+  elif way == 'truncate':
+    data = data[: len(data) // 2]
+  elif way == 'empty':
+    data = bytearray()
+  elif way == 'random':
+    data = bytearray(draw.randbytes(len(data)))
+  elif way == 'older':
+    data = bytearray(older.read_bytes()) if older.exists() else data[::-1]
+  if way == 'delete':
+    file.unlink()
+  else:
+    file.write_bytes(data)
+
+
+def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
+  return sorted(path for path in folder.rglob('*') if path.is_file())
+
+
+def like(folder, older, file):
+  """The file of an older checkpoint that has the same part: those of array data are named by their content."""
+  same = older / file.relative_to(folder)
+  beside = sorted(same.parent.glob('*')) if same.parent.is_dir() else []
+  return same if same.exists() or not beside else beside[0]
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  """Checkpoints 1 and 2 of different states."""
+  workdir = tmp_path_factory.mktemp('saved')
+  checkpoints = checkpoint.Checkpoints(workdir, KEEP, 'loss')
+  for step in (1, 2):
+    checkpoints.save(step, state_of(step), {'task': 'x'}, {'loss': 1.0})
+  checkpoints.close()
+  return workdir
+
+
+def assert_right(workdir) -> int:
+  """What is restored is one of the states, whole; returns its step."""
+  checkpoints, said = checkpoint.Checkpoints(workdir, KEEP, 'loss'), []
+  try:
+    state, manifest = checkpoints.restore_latest(abstract(), say=said.append)
+  finally:
+    checkpoints.close()
+  step = manifest['step']
+  jax.tree.map(np.testing.assert_array_equal, tuple(state), tuple(state_of(step)))
+  assert step == 2 or 'checkpoint 2 rejected' in said[0]
+  return step
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_no_mutation_of_a_checkpoint_is_restored(saved, tmp_path, way):
+  used = []
+  names = [path.relative_to(saved) for path in files_of(saved / 'checkpoints' / '2')]
+  for i, name in enumerate(names):
+    for seed in range(4 if way == 'flip' else 1):
+      workdir = tmp_path / f'{i}-{seed}'
+      shutil.copytree(saved, workdir)
+      folder, older = workdir / 'checkpoints' / '2', workdir / 'checkpoints' / '1'
+      mutate(workdir / name, way, like(folder, older, workdir / name), seed)
+      used.append(assert_right(workdir))
+      shutil.rmtree(workdir)
+  assert 1 in used and len(names) > 6  # else nothing that counts was mutated
+
+
+def test_a_checkpoint_that_is_another_steps_is_found(saved, tmp_path):
+  """All files swapped at once: every digest is right, the step is not."""
+  workdir = tmp_path / 'run'
+  shutil.copytree(saved, workdir)
+  shutil.rmtree(workdir / 'checkpoints' / '2')
+  shutil.copytree(workdir / 'checkpoints' / '1', workdir / 'checkpoints' / '2')
+  assert assert_right(workdir) == 1
+
+
+def test_where_none_is_intact_nothing_starts_again(saved, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(saved, workdir)
+  for file in files_of(workdir / 'checkpoints'):
+    mutate(file, 'random', file)
+  checkpoints = checkpoint.Checkpoints(workdir, KEEP, 'loss')
+  with pytest.raises(CheckpointError, match='none of 2 checkpoints is intact'):
+    checkpoints.restore_latest(abstract())
+  checkpoints.close()
+  assert checkpoint.saved_steps(checkpoint.directory_of(workdir)) == [1, 2]
+
+
+def test_one_element_of_any_array_is_seen(saved):
+  """The verification that a resume makes, on every array: each of its elements has its own place in the digest."""
+  flat = checkpoint.paths.flatten(state_of(2)._asdict())
+  before = checkpoint.describe_arrays(flat)
+  for path, leaf in flat.items():
+    for place in {(0,) * leaf.ndim, tuple(size - 1 for size in leaf.shape)}:
+      after = checkpoint.describe_arrays(flat | {path: leaf.at[place].add(1)})
+      assert [p for p in flat if after[p] != before[p]] == [path]
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_no_mutation_of_a_token_store_is_read(way, corpus, tokenizer, tmp_path, capsys):
+  source = sources.SourceConfig(corpus, 'text', 1.0)
+  settings = dict(valid_fraction=0.1, bad_text='raise', cache_dir=str(tmp_path / 'cache'))
+  whole = store.open_or_build('main', source, tokenizer, **settings)
+  tokens = {split: np.array(getattr(whole, split).tokens) for split in ('train', 'valid')}
+  [folder] = [path for path in (tmp_path / 'cache').iterdir() if path.is_dir()]
+  shutil.copytree(folder, tmp_path / 'kept')
+  names = [path.relative_to(folder) for path in files_of(folder)]
+  assert len(names) == 11
+  for i, name in enumerate(names):
+    mutate(folder / name, way, folder / names[i - 1])
+    found = store.open_or_build('main', source, tokenizer, **settings)
+    assert found.fingerprint == whole.fingerprint
+    for split, expected in tokens.items():
+      np.testing.assert_array_equal(getattr(found, split).tokens, expected)
+    assert (
+      'is corrupt' in capsys.readouterr().err or (folder / name).read_bytes() == (tmp_path / 'kept' / name).read_bytes()
+    ), name
+    shutil.rmtree(folder)
+    shutil.copytree(tmp_path / 'kept', folder)
+  assert os.listdir(tmp_path / 'cache')

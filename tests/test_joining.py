@@ -1,0 +1,105 @@
+"""How hosts find each other: flags, SLURM, TPU pods; and what is said when one does not come."""
+
+import contextlib
+import threading
+import time
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from lmjax import hosts
+from lmjax.errors import ConfigError, Stalled
+from tests.test_hosts import free_port
+
+WAIT = hosts.HostsConfig(start_seconds=30, lost_seconds=10, hang_seconds=None)
+
+
+@pytest.mark.parametrize(
+  'coordinator,processes,process,said',
+  [
+    ('localhost', 2, 0, '--coordinator = localhost: must be HOST:PORT of process 0; add a free port, as :1234'),
+    ('host:', 2, 0, '--coordinator = host:: must be HOST:PORT'),
+    ('host:1234', 0, 0, '--processes = 0: must be at least 1'),
+    ('host:1234', 2, 2, '--process = 2: must be from 0 to 1'),
+    ('host:1234', 2, -1, '--process = -1: must be from 0 to 1'),
+    ('host:1234', None, 1, '--coordinator = host:1234: needs the other two as well; add --processes'),
+  ],
+)
+def test_hosts_that_cannot_be(coordinator, processes, process, said):
+  with pytest.raises(ConfigError) as raised:
+    hosts.join(WAIT, coordinator, processes, process)
+  assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+  'there,joined',
+  [
+    ({}, False),
+    ({'SLURM_NTASKS': '4', 'SLURM_PROCID': '0'}, False),  # the shell of a job: the other tasks are not there
+    (
+      {'SLURM_NTASKS': '4', 'SLURM_PROCID': '0', 'SLURM_STEP_NUM_TASKS': '1'},
+      False,
+    ),  # `srun -n 1`, or a shell of salloc
+    ({'SLURM_NTASKS': '4', 'SLURM_PROCID': '2', 'SLURM_STEP_NUM_TASKS': '4'}, True),
+  ],
+)
+def test_tasks_of_slurm_join_where_srun_started_them(monkeypatch, there, joined):
+  calls = []
+  monkeypatch.setattr(jax.distributed, 'initialize', lambda **timeouts: calls.append(timeouts))
+  for name in ('SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_STEP_NUM_TASKS'):
+    monkeypatch.delenv(name, raising=False)
+  for name, value in there.items():
+    monkeypatch.setenv(name, value)
+  hosts.join(WAIT)
+  assert [found['heartbeat_timeout_seconds'] > WAIT.lost_seconds for found in calls] == [True] * joined
+
+
+@pytest.mark.parametrize('error,told', [('coordinator_address should be defined.', False), ('bad process_id', True)])
+def test_a_tpu_without_other_hosts_runs_alone(monkeypatch, error, told):
+  def initialize(**timeouts):
+    raise ValueError(error)
+
+  found = SimpleNamespace(jax_platforms='tpu,cpu')
+  monkeypatch.setattr(hosts, 'jax', SimpleNamespace(config=found, distributed=SimpleNamespace(initialize=initialize)))
+  with pytest.raises(ValueError, match=error) if told else contextlib.nullcontext():
+    hosts.join(WAIT)
+
+
+def test_every_host_is_told_who_did_not_come():
+  """Hosts 0, 1 and 3 of 4 are there: all of them name host 2, within the time."""
+  address, said = f'localhost:{free_port()}', {}
+
+  def come(process):
+    try:
+      hosts.meet(address, 4, process, 1.5)
+    except Stalled as error:
+      said[process] = str(error)
+
+  began = time.monotonic()
+  there = [threading.Thread(target=come, args=(process,)) for process in (3, 0, 1)]
+  for thread in there:
+    thread.start()
+  for thread in there:
+    thread.join(20)
+  assert said.keys() == {0, 1, 3} and time.monotonic() - began < 10
+  assert all(
+    message.startswith('host 2 of 4: did not come within hosts.start_seconds = 1.5') for message in said.values()
+  )
+
+
+def test_hosts_that_all_come_go_on_at_once():
+  address, met = f'localhost:{free_port()}', []
+  there = [threading.Thread(target=lambda i=i: met.append(hosts.meet(address, 3, i, 60))) for i in (2, 1, 0)]
+  began = time.monotonic()
+  for thread in there:
+    thread.start()
+  for thread in there:
+    thread.join(30)
+  assert met == [None] * 3 and time.monotonic() - began < 20
+
+
+def test_host_0_that_does_not_come_is_named():
+  with pytest.raises(Stalled, match='host 0 of 2: did not come') as raised:
+    hosts.meet(f'localhost:{free_port()}', 2, 1, 1.0)
+  assert raised.value.exit_code == 6
