@@ -6,20 +6,28 @@ flipped byte inside array data is restored by Orbax without a word.
 """
 
 import dataclasses
+import logging
 import math
 import os
 import shutil
+import sys
 import time
 
 import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from lmjax import paths, sharding, writer
+from lmjax import paths, sharding
 from lmjax.digests import describe_arrays, non_finite
 from lmjax.errors import GCS_REMEDY, CheckpointError, NonFiniteError, reason
 from lmjax.fields import NonNegativeInt, PositiveInt
-from lmjax.manifest import NewerSchemaError, make_manifest, read_manifest
+from lmjax.manifest import NewerSchemaError, evaluated, make_manifest, read_manifest, saved_steps
+
+# Where a file is broken, what Orbax leaves behind complains of its own: "Event loop is closed", "exception was never
+# retrieved". The error itself has been raised, and is told.
+_complain = sys.unraisablehook
+sys.unraisablehook = lambda found: None if 'Event loop is closed' in str(found.exc_value) else _complain(found)
+logging.getLogger('asyncio').addFilter(lambda record: 'never retrieved' not in record.getMessage())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,17 +83,6 @@ def _context() -> ocp.Context:
   return context
 
 
-def saved_steps(directory: epath.Path) -> list[int]:
-  """Steps that have a folder, oldest first, whatever is in it; one on an object store, once it is whole there."""
-  if not directory.is_dir():
-    return []
-  folders = [p for p in directory.iterdir() if p.name.isdigit()]
-  if '://' in str(directory):
-    # no folder is renamed there: Orbax writes under the final name, and this file last
-    folders = [p for p in folders if (p / 'commit_success.txt').exists()]
-  return sorted(int(p.name) for p in folders)
-
-
 def absolute(folder) -> epath.Path:
   """A folder as an absolute path (Orbax takes no other), or a URL."""
   return epath.Path(folder if '://' in str(folder) else os.path.abspath(folder))
@@ -97,8 +94,8 @@ def reach(name: str, given: str) -> epath.Path:
   Raises:
     CheckpointError: it does not; asked once, since each library of object stores raises errors of its own.
   """
-  path = absolute(os.path.expanduser(given))
   try:
+    path = absolute(os.path.expanduser(given))
     if '://' in given:
       path.exists()
   except Exception as error:
@@ -140,7 +137,8 @@ def restore_params(workdir, step: int, abstract: dict) -> dict:
     there = said.get(path, {'shape': 'nothing'})
     if there['shape'] != list(leaf.shape):
       raise CheckpointError(
-        f'{path}: the model needs {list(leaf.shape)}, step {step} of {directory} has {there["shape"]}'
+        f'{path}: the model needs {list(leaf.shape)}, step {step} of {directory} has '
+        f'{there["shape"]}; put config.json and tokenizer.json of that run back'
       )
   return load_verified(directory, step, {'params': abstract})['params']
 
@@ -201,44 +199,6 @@ def verify(directory: epath.Path, step: int) -> dict[str, dict]:
   for part, tree in paths.map_with_path(described, there).items():
     load_verified(directory, step, {part: tree})
   return arrays
-
-
-def best_step(directory: epath.Path) -> int:
-  """The step with the best validation metric, as its own run ranks them; the earliest of equals.
-
-  Raises:
-    CheckpointError: no checkpoint was evaluated.
-  """
-  ranked = evaluated(directory)
-  if not ranked:
-    raise CheckpointError(f'{directory}: no checkpoint was evaluated when it was saved; choose a step')
-  return max(ranked, key=lambda step: (ranked[step], -step))
-
-
-def evaluated(directory: epath.Path) -> dict[int, float]:
-  """{step: how good it is} of the checkpoints that were evaluated; higher is better.
-
-  By the manifest; where the run was stopped while it evaluated, by the line that it wrote when it went on. A
-  checkpoint whose manifest is damaged is passed over here, and told when it is opened.
-  """
-  found, lines = {}, None
-  for step in saved_steps(directory):
-    try:
-      best = read_manifest(directory, step).get('best')
-    except NewerSchemaError:
-      raise
-    except CheckpointError:
-      continue
-    if best is None:  # of schema 1
-      continue
-    value = best['value']
-    if value is None:
-      if lines is None:
-        lines = {x['step']: x for x in writer.read_metrics(directory.parent) if x['split'] == 'valid'}
-      value = lines.get(step, {}).get(best['metric'])
-    if value is not None and not math.isnan(value):
-      found[step] = value if best['highest'] else -value
-  return found
 
 
 class _BestN:

@@ -3,7 +3,7 @@
 GCS_REMEDY = "check address, network and credentials, and install what gs:// needs: pip install 'lmjax[gcs]'"
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
   """Kind and first line of an error of another library.
 
   >>> reason(KeyError('bucket'))

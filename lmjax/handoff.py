@@ -71,14 +71,10 @@ class Plan:
   refused: list[str]
 
   def check(self, source: str) -> None:
-    """Raises CheckpointError with all refusals; layers that fare alike share a line."""
+    """Raises CheckpointError with all refusals."""
     if self.refused:
-      reasons: dict[str, list[str]] = {}
-      for line in self.refused:
-        path, _, reason = line.partition(': ')
-        reasons.setdefault(reason, []).append(path)
-      lines = [f'{path}: {reason}' for reason, found in reasons.items() for path in paths.by_layer(found)]
-      raise CheckpointError('\n'.join(f'init_from.path = {source}: {line}' for line in lines))
+      lines = [f'init_from.path = {source}: {line}' for line in self.refused]
+      raise CheckpointError('\n'.join(lines))
 
   def table(self) -> str:
     """The plan for people: layers that fare alike share a line."""

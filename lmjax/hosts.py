@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 
@@ -56,7 +57,7 @@ def join(config: HostsConfig, coordinator: str | None = None, processes: int | N
   if given and len(given) < 3:
     missing = [name for name in flags if name not in given]
     raise ConfigError(f'--{given[0]} = {flags[given[0]]}: needs the other two as well; add --{" and --".join(missing)}')
-  timeouts = dict(
+  timeouts: dict[str, Any] = dict(
     initialization_timeout=config.start_seconds + _BACKSTOP_SECONDS,
     heartbeat_timeout_seconds=config.lost_seconds + _BACKSTOP_SECONDS,
     shutdown_timeout_seconds=config.lost_seconds + _BACKSTOP_SECONDS,
@@ -183,7 +184,7 @@ class Watch:
     self.beats, self.phase, self._moved = self.beats + 1, phase, time.monotonic()
     if self._config.hang_seconds is not None:
       # should no Python thread run, for a lock that C code holds: it needs none, and exits with 1
-      faulthandler.dump_traceback_later(self._config.hang_seconds + _BACKSTOP_SECONDS, exit=True)
+      faulthandler.dump_traceback_later(self._config.hang_seconds + _BACKSTOP_SECONDS, exit=True, file=sys.__stderr__)
 
   def _watch(self) -> None:
     while not self._closed.wait(self._pause):

@@ -67,12 +67,12 @@ def facts_of(config, task, fingerprint: str) -> dict:
   """What the manifest of a checkpoint says of its run."""
   facts = {
     'task': config.task,
+    'seed': config.seed,
+    'batch_size': config.data.batch_size,
     'model': schema.to_dict(config.model),
     'objective': schema.to_dict(config.objective),
     'tokenizer_hash': task.tokenizer.hash,
     'data_fingerprint': fingerprint,
-    'batch_size': config.data.batch_size,
-    'seed': config.seed,
     'init_from': schema.to_dict(config.init_from),
     'optim': schema.to_dict(config.optim),
   }
@@ -222,10 +222,10 @@ def check_same_run(manifest: dict, facts: dict, config=None) -> None:
       else:
         continue
     if saved != now:
-      found = changes(manifest, config) if name == 'data_fingerprint' else []
-      found = [change for change in found if change.startswith(('data.', 'objective.'))]
-      if found:
-        name, saved, now = 'data', 'others', f'{", ".join(found)}'
+      found = changes(manifest, config) if name in ('data_fingerprint', 'tokenizer_hash') else []
+      found = [change for change in found if change.startswith('data.')]
+      if found:  # what makes the data another one
+        raise CheckpointError(f'{"; ".join(found)}: would be other data; use the same, or choose a new --workdir')
       raise CheckpointError(
         f'{name} = {now}: the checkpoints of this workdir were made with {saved}; '
         'use the same, or choose a new --workdir'

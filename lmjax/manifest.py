@@ -1,4 +1,5 @@
-"""The manifest of a checkpoint: what made it, and a digest of every array, under a checksum of its own.
+"""The manifest of a checkpoint: what made it, and a digest of every array, under a checksum of its own; and what the
+manifests of a run say together.
 
 `WORKDIR/checkpoints/<step>/manifest/manifest.json`. Schemas that were written, all of which are read for ever:
 
@@ -12,6 +13,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import subprocess
 
@@ -19,6 +21,7 @@ import jax
 from etils import epath
 
 import lmjax
+from lmjax import writer
 from lmjax.errors import CheckpointError
 
 SCHEMA = 2
@@ -89,9 +92,11 @@ def read_manifest(directory: epath.Path, step: int) -> dict:
   file = directory / str(step) / 'manifest' / 'manifest.json'
   try:
     manifest = json.loads(file.read_text())
-    schema, said, _ = manifest['schema'], manifest['step'], manifest['arrays']
+    schema, said, arrays = manifest['schema'], manifest['step'], manifest['arrays']
     newer = schema > SCHEMA
-  except (OSError, ValueError, KeyError, TypeError) as error:
+    if not newer and not all({'shape', 'dtype', 'digest'} <= facts.keys() for facts in arrays.values()):
+      raise ValueError('arrays')
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise CheckpointError(
       f'{file}: no readable manifest ({type(error).__name__}); the save was cut short; choose another step'
     ) from error
@@ -102,3 +107,52 @@ def read_manifest(directory: epath.Path, step: int) -> dict:
   if schema > 1 and manifest.get('checksum') != checksum(manifest):
     raise CheckpointError(f'{file}: differs from its checksum; choose another step')
   return manifest
+
+
+def saved_steps(directory: epath.Path) -> list[int]:
+  """Steps that have a folder, oldest first, whatever is in it; one on an object store, once it is whole there."""
+  if not directory.is_dir():
+    return []
+  folders = [p for p in directory.iterdir() if p.name.isdigit()]
+  if '://' in str(directory):
+    # no folder is renamed there: Orbax writes under the final name, and this file last
+    folders = [p for p in folders if (p / 'commit_success.txt').exists()]
+  return sorted(int(p.name) for p in folders)
+
+
+def best_step(directory: epath.Path) -> int:
+  """The step with the best validation metric, as its own run ranks them; the earliest of equals.
+
+  Raises:
+    CheckpointError: no checkpoint was evaluated.
+  """
+  ranked = evaluated(directory)
+  if not ranked:
+    raise CheckpointError(f'{directory}: no checkpoint was evaluated when it was saved; choose a step')
+  return max(ranked, key=lambda step: (ranked[step], -step))
+
+
+def evaluated(directory: epath.Path) -> dict[int, float]:
+  """{step: how good it is} of the checkpoints that were evaluated; higher is better.
+
+  By the manifest; where the run was stopped while it evaluated, by the line that it wrote when it went on. A
+  checkpoint whose manifest is damaged is passed over here, and told when it is opened.
+  """
+  found, lines = {}, None
+  for step in saved_steps(directory):
+    try:
+      best = read_manifest(directory, step).get('best')
+    except NewerSchemaError:
+      raise
+    except CheckpointError:
+      continue
+    if not isinstance(best, dict) or not {'metric', 'value', 'highest'} <= best.keys():  # None in schema 1
+      continue
+    value = best['value']
+    if value is None:
+      if lines is None:
+        lines = {x['step']: x for x in writer.read_metrics(directory.parent) if x['split'] == 'valid'}
+      value = lines.get(step, {}).get(best['metric'])
+    if value is not None and not math.isnan(value):
+      found[step] = value if best['highest'] else -value
+  return found

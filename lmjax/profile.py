@@ -63,8 +63,8 @@ class Tracer:
 _compilations = 0
 
 
-def _count(event: str, seconds: float, **facts) -> None:
-  del seconds, facts
+def _count(event: str, duration_secs: float, **facts) -> None:
+  del duration_secs, facts
   global _compilations
   _compilations += event == '/jax/core/compile/backend_compile_duration'
 

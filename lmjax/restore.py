@@ -9,7 +9,8 @@ import jax
 from lmjax import checkpoint, initial, optim, schema, sharding, tasks
 from lmjax.config import Config, completed
 from lmjax.data.tokenizer import Tokenizer
-from lmjax.errors import CheckpointError
+from lmjax.errors import CheckpointError, ConfigError
+from lmjax.manifest import best_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +53,15 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
     rule = 'no such file' if isinstance(error, FileNotFoundError) else error.strerror or 'cannot be read'
     raise CheckpointError(f'{config_file}: {rule}; give --workdir {what}') from error
   except ValueError as error:
-    raise CheckpointError(f'{config_file}: not JSON ({error}); the folder is damaged') from error
+    raise CheckpointError(
+      f'{config_file}: not JSON ({error}); the folder is damaged; restore it from a copy'
+    ) from error
   if not isinstance(values, dict):
-    raise CheckpointError(f'{config_file}: holds no object; the folder is damaged')
-  config = schema.build(Config, completed(values))
+    raise CheckpointError(f'{config_file}: holds no object; the folder is damaged, restore it from a copy')
+  try:
+    config = schema.build(Config, completed(values))
+  except ConfigError as error:
+    raise ConfigError([f'{config_file}: {problem}' for problem in error.problems]) from error
   tokenizer = Tokenizer.load(str(folder / 'tokenizer.json'))
   task = tasks.build(config, tokenizer)
   results_file = folder / 'results.json'
@@ -72,7 +78,7 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
   if not steps:
     raise CheckpointError(f'{directory}: no checkpoint; let the run reach its first one')
   if step == 'best':
-    step = checkpoint.best_step(directory)
+    step = best_step(directory)
   if step != 'latest' and step not in steps:
     raise CheckpointError(f'step {step}: not among the checkpoints of {folder}; choose one of {steps}')
   chosen = steps[-1] if step == 'latest' else step

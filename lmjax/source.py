@@ -9,6 +9,7 @@ from etils import epath
 
 from lmjax import checkpoint, handoff, paths
 from lmjax.errors import CheckpointError
+from lmjax.manifest import best_step
 from lmjax.models import lora
 
 
@@ -56,7 +57,7 @@ def open_source(config: handoff.InitFrom) -> Source:
     remedy = f'choose one of its runs, such as {path / seeds[0]}' if seeds else 'run the pre-training first'
     raise CheckpointError(f'init_from.path = {config.path}: {what}; {remedy}, or name the workdir of a run')
   if step == 'best':
-    step = checkpoint.best_step(directory)
+    step = best_step(directory)
   step = steps[-1] if step == 'latest' else step
   if step not in steps:
     raise CheckpointError(f'init_from.step = {step}: not among the checkpoints of {path}; choose one of {steps}')

@@ -30,7 +30,8 @@ from lmjax import run as run_lib
 from lmjax import state as state_lib
 from lmjax import step as step_lib
 from lmjax import writer as writer_lib
-from lmjax.errors import CheckpointError, ConfigError, Stopped, reason
+from lmjax.errors import CheckpointError, ConfigError, LmjaxError, Stopped, reason
+from lmjax.manifest import best_step
 from lmjax.redact import redact
 from lmjax.run import Run
 
@@ -74,27 +75,44 @@ def _train_one(config, workdir: str, mesh, say, watch) -> dict:
   if source is not None:
     initial.plan_of(config, task, source)  # refused before a folder is made
   folder = checkpoint.absolute(workdir)
+  made = _first_missing(folder)
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise ConfigError(f'--workdir = {workdir}: cannot be made ({error.strerror}); name another folder') from error
-  hosts.check_shared(folder)
-  with contextlib.ExitStack() as stack:
-    if jax.process_index() == 0 and '://' not in workdir:
-      stack.enter_context(lock.holding(workdir, say))
-      writer_lib.clear_temporary(workdir)
-    kept = checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST, task.HIGHEST)
-    checkpoints = stack.enter_context(contextlib.closing(kept))
-    files = stack.enter_context(staging.Staging(workdir))
-    return _loop(run_lib.set_up(config, workdir, files, mesh, task, data, checkpoints, source, say, watch))
+  run = None
+  try:
+    hosts.check_shared(folder)
+    with contextlib.ExitStack() as stack:
+      if jax.process_index() == 0 and '://' not in workdir:
+        stack.enter_context(lock.holding(workdir, say))
+        writer_lib.clear_temporary(workdir)
+      kept = checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST, task.HIGHEST)
+      checkpoints = stack.enter_context(contextlib.closing(kept))
+      files = stack.enter_context(staging.Staging(workdir))
+      run = run_lib.set_up(config, workdir, files, mesh, task, data, checkpoints, source, say, watch)
+      return _loop(run)
+  except LmjaxError:
+    if run is None and made is not None and jax.process_index() == 0:
+      made.rmtree()  # nothing was begun: a mistake leaves nothing behind
+    raise
+
+
+def _first_missing(folder):
+  """The uppermost of the folders that have to be made for a local one; None where it is there."""
+  if '://' in str(folder) or folder.exists():
+    return None
+  return next((above for above in reversed(folder.parents) if not above.exists()), folder)
 
 
 def _check_folder(workdir: str, seeds: int) -> None:
   """Refuses a folder that cannot hold this run: results.json would be that of two."""
   folder = checkpoint.reach('--workdir', workdir)
   held = folder / 'checkpoints'
-  if folder.exists() and not folder.is_dir():
-    raise ConfigError(f'--workdir = {workdir}: is a file; name a folder')
+  for above in (folder, *folder.parents) if '://' not in workdir else (folder,):
+    if above.exists() and not above.is_dir():
+      what = 'is a file' if above == folder else f'{above} is a file'
+      raise ConfigError(f'--workdir = {workdir}: {what}; name a folder')
   if held.exists() and not held.is_dir():
     raise ConfigError(f'--workdir = {workdir}: its checkpoints is a file; choose another')
   if seeds > 1 and held.is_dir():
@@ -159,12 +177,11 @@ def _loop(run: Run) -> dict:
       writer = writer_lib.Writer(run.files.folder, config.writer, run.kept, os.path.basename(run.workdir))
       stack.callback(writer.close)
     reporter = report_lib.Reporter(run, writer)
+    step_fn = compile_step(run) if run.start < total and not _has_patience_ended(run) else None
     _evaluate_start(run, writer)
-    done, step_fn = run.start, None
-    if run.start < total and not _has_patience_ended(run):
-      step_fn = compile_step(run)
+    done = run.start
     with stops.listening() as run.stop:
-      if step_fn is not None:
+      if step_fn is not None and not _has_patience_ended(run):
         done = _steps(run, writer, reporter, step_fn)
       with run.clock('checkpoint'):
         run.checkpoints.wait()
@@ -315,7 +332,7 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
   results['main_metric'] = run.task.MAIN_METRIC
   found = {'valid': list(run.history.values())[-1] if run.history else {}}
   if run.task.HAND_OFF:
-    best = checkpoint.best_step(run.checkpoints.directory)
+    best = best_step(run.checkpoints.directory)
     params = run.state.params
     if best != done:
       abstract = initial.saved_part(config, state_lib.abstract_state(run.task, run.tx, run.mesh)).params

@@ -7,7 +7,7 @@ import random
 import jax
 import numpy as np
 
-from lmjax import checkpoint, paths, restore
+from lmjax import checkpoint, manifest, paths, restore
 from lmjax import train as train_lib
 from tests.conftest import FINE_TUNING, config_dict
 
@@ -82,6 +82,14 @@ def manifest_of(workdir, step: int | None = None) -> dict:
   """The manifest of a checkpoint, the newest unless told."""
   directory = checkpoint.directory_of(workdir)
   return checkpoint.read_manifest(directory, step or checkpoint.saved_steps(directory)[-1])
+
+
+def edit_manifest(workdir, step: int, change) -> None:
+  """Calls `change` on the manifest of a checkpoint, whose checksum is made anew."""
+  file = pathlib.Path(workdir) / f'checkpoints/{step}/manifest/manifest.json'
+  found = json.loads(file.read_text())
+  change(found)
+  file.write_text(json.dumps(found | {'checksum': manifest.checksum(found)}))
 
 
 def params_of(workdir, step='latest') -> dict[str, np.ndarray]:

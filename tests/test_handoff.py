@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import pathlib
 import shutil
 from unittest import mock
 
@@ -256,7 +255,7 @@ def test_a_store_that_cannot_be_reached(monkeypatch, raised, said):
 
 def test_a_manifest_that_names_no_model(tmp_path):
   (tmp_path / 'checkpoints/3/manifest').mkdir(parents=True)
-  (tmp_path / 'checkpoints/3/manifest/manifest.json').write_text('{"schema": 1, "arrays": {}}')
+  (tmp_path / 'checkpoints/3/manifest/manifest.json').write_text('{"schema": 1, "step": 3, "arrays": {}}')
   with pytest.raises(CheckpointError, match='its manifest of step 3 names no model; choose another checkpoint'):
     open_source(init_from(tmp_path))
 
@@ -290,9 +289,8 @@ def test_a_step_by_number_by_path_and_the_latest(mlm):
 def rank(workdir, losses):
   """Rewrites what the manifests say of the validation loss."""
   for step, loss in losses.items():
-    file = pathlib.Path(workdir) / f'checkpoints/{step}/manifest/manifest.json'
     best = None if loss is None else {'metric': 'loss', 'value': loss, 'highest': False}
-    file.write_text(json.dumps(json.loads(file.read_text()) | {'best': best}))
+    runs.edit_manifest(workdir, step, lambda found, best=best: found.update(best=best))
 
 
 def test_the_best_is_by_the_source_s_own_metric(mlm, tmp_path):
@@ -335,10 +333,8 @@ def test_a_flipped_byte_is_found_by_its_digest(mlm, tmp_path):
 
 def test_a_changed_digest_is_found_for_every_array(mlm, tmp_path):
   shutil.copytree(mlm, tmp_path / 'run')
-  file = tmp_path / 'run/checkpoints/6/manifest/manifest.json'
-  manifest = json.loads(file.read_text())
-  manifest['arrays']['params/layers/1/mlp/up/kernel']['digest'] = '0' * 16
-  file.write_text(json.dumps(manifest))
+  kernel = 'params/layers/1/mlp/up/kernel'
+  runs.edit_manifest(tmp_path / 'run', 6, lambda found: found['arrays'][kernel].update(digest='0' * 16))
   raw = runs.classification_config(str(tmp_path / 'run'), tmp_path, **LABELS)
   with pytest.raises(CheckpointError, match='1 arrays differ from their digests, such as params/layers/1/mlp/up'):
     begun(raw)
@@ -397,10 +393,7 @@ def test_a_shape_that_disagrees_is_found_before_arrays_are_read(
 ):
   """The checkpoint's own account of its model is not relied upon: its arrays' shapes are compared."""
   shutil.copytree(mlm, tmp_path / 'run')
-  file = tmp_path / 'run/checkpoints/6/manifest/manifest.json'
-  manifest = json.loads(file.read_text())
-  manifest['model'][leaf] = value
-  file.write_text(json.dumps(manifest))
+  runs.edit_manifest(tmp_path / 'run', 6, lambda found: found['model'].update({leaf: value}))
   raw = runs.classification_config(str(tmp_path / 'run'), tmp_path)
   with pytest.raises(CheckpointError) as caught:
     runs.train(raw, tmp_path / 'new')
@@ -410,11 +403,8 @@ def test_a_shape_that_disagrees_is_found_before_arrays_are_read(
 
 def test_fewer_layers_leave_some_unused(mlm, tmp_path, no_array_is_read):
   shutil.copytree(mlm, tmp_path / 'run')
-  file = tmp_path / 'run/checkpoints/6/manifest/manifest.json'
-  manifest = json.loads(file.read_text())
   for layers, message in ((1, 'in the checkpoint, but not used'), (3, 'the checkpoint has no such parameter')):
-    manifest['model']['layers'] = layers
-    file.write_text(json.dumps(manifest))
+    runs.edit_manifest(tmp_path / 'run', 6, lambda found, layers=layers: found['model'].update(layers=layers))
     with pytest.raises(CheckpointError, match=f'layers/{min(layers, 2)}/attention/key/kernel: .*{message}'):
       runs.train(runs.classification_config(str(tmp_path / 'run'), tmp_path), tmp_path / 'new')
 

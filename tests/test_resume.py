@@ -49,7 +49,7 @@ REFUSED = [
   ('data.valid_fraction', 0.2, '0.1'),
   ('objective.label_smoothing', 0.1, 'None'),
   ('optim.name', 'lion', 'adamw'),
-  ('optim.weight_decay', 0.0, '0.1'),
+  ('optim.weight_decay', 0.2, '0.1'),
 ]
 
 

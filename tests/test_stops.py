@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lmjax import checkpoint
+from lmjax import checkpoint, manifest
 from lmjax.errors import Stopped
 from tests import conftest, runs
 
@@ -68,8 +68,8 @@ def test_an_evaluation_is_given_up_and_made_when_the_run_goes_on(task, raw_confi
 
     with pytest.raises(Stopped, match=f'SIGTERM: saved at step {step}'):
       runs.train(raw_config(task, **leaves), tmp_path / 'run', say=say)
-    manifest = runs.manifest_of(tmp_path / 'run')
-    assert manifest['step'] == step and manifest['best']['value'] is None
+    saved = runs.manifest_of(tmp_path / 'run')
+    assert saved['step'] == step and saved['best']['value'] is None
     assert step not in [line['step'] for line in runs.metrics_of(tmp_path / 'run', 'valid')]
   results = runs.train(raw_config(task, **leaves), tmp_path / 'run')
   assert results['step'] == 6 and results['metrics']['valid/loss'] == whole['metrics']['valid/loss']
@@ -77,7 +77,7 @@ def test_an_evaluation_is_given_up_and_made_when_the_run_goes_on(task, raw_confi
   for split in ('train', 'valid'):
     losses = [[(x['step'], x['loss']) for x in runs.metrics_of(tmp_path / name, split)] for name in ('whole', 'run')]
     assert losses[0] == losses[1]
-  ranks = [checkpoint.evaluated(checkpoint.directory_of(tmp_path / name)) for name in ('whole', 'run')]
+  ranks = [manifest.evaluated(checkpoint.directory_of(tmp_path / name)) for name in ('whole', 'run')]
   assert ranks[0] == ranks[1] and set(ranks[0]) == {2, 4, 6}
 
 

@@ -68,7 +68,7 @@ FAULTS = (
         'tests/test_faults_found.py::test_rotation_is_a_product_of_complex_numbers'),
   Fault('eps is added to the deviation, not to the variance', 'lmjax/ops/norms.py',
         'jax.lax.rsqrt(variance + eps)', '(1.0 / (jnp.sqrt(variance) + eps))',
-        'tests/test_faults_found.py::test_eps_is_added_to_the_variance'),
+        'tests/test_ops.py::test_norms_equal_their_definitions'),
   Fault('dropout does not scale up what it keeps', 'lmjax/models/layers.py',
         'x / (1.0 - rate), 0.0).astype', 'x, 0.0).astype',
         'tests/test_faults_found.py::test_dropout_keeps_the_mean'),

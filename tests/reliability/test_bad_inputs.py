@@ -826,7 +826,7 @@ HAND_OFFS = [
   handed(
     'pattern that matches nothing',
     intact,
-    'layers/0..1/mlp/up/kernel',
+    'layers/1/mlp/up/kernel',
     'matches neither take nor fresh',
     'change the',
     leaves='init_from.take=nothing/*',

@@ -54,8 +54,8 @@ def test_killed_at_random_moments(task, corpus, cache_dir, tmp_path):
 # (the line after which the signal is sent, seconds later, what is said)
 PHASES = {
   'at the first line': ('', 0.0, 'nothing to save yet'),
-  'before the first step': ('starting from random weights', 0.0, 'nothing to save yet'),
-  'compiling': ('step 0/', 0.3, 'nothing to save yet'),
+  'compiling': ('starting from random weights', 0.3, 'nothing to save yet'),
+  'evaluating the start': ('compiling ... done', 0.05, 'nothing to save yet'),
   'training': ('step 2/', 0.0, 'saved at step'),
   'training, later': ('step 9/', 0.0, 'saved at step'),
   'about to evaluate': ('step 3/', 0.0, 'saved at step'),
