@@ -45,7 +45,8 @@ class Run:
 
   def tick(self) -> None:
     """Between two batches of an evaluation; raises stops.Interrupted if the run was asked to stop."""
-    self.watch.beat('evaluating')
+    if self.watch.beats:  # before the first step much is compiled, which may take long
+      self.watch.beat('evaluating')
     if self.stop is not None and self.stop.asked():
       raise stops.Interrupted
 

@@ -32,7 +32,7 @@ sys.exit(main.main())
 """
 # Process 1 alone meets an error.
 FAILS = HANGS.replace('time.sleep(1000)', "raise pipeline.DataError('rows.bin: cannot be read; mend the disk')")
-LEAVES = {'train.steps': 100_000, 'hosts.start_seconds': 60, 'hosts.lost_seconds': 8, 'hosts.hang_seconds': 15}
+LEAVES = {'train.steps': 100_000, 'hosts.start_seconds': 60, 'hosts.lost_seconds': 8, 'hosts.hang_seconds': 30}
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ def test_a_lost_host(start_two, victim, number):
   began = time.monotonic()
   started[victim].send_signal(number)
   other = started[1 - victim]
-  said = end(other, 60)
-  assert time.monotonic() - began < 40
+  said = end(other, 90)
+  assert time.monotonic() - began < 60  # 8 seconds, and what a busy machine takes
   assert other.returncode == 6, said
   # of host 0, where the coordinator is, JAX may tell first, as it aborts: "the leader task"
   named = f'host {victim} of 2: silent' if victim else r'host 0 of 2: silent|leader task was preempted/died'
@@ -84,7 +84,7 @@ def test_a_host_that_hangs_but_lives(start_two, tmp_path):
   (tmp_path / 'main.py').write_text(HANGS)
   started = start_two((str(tmp_path / 'main.py'),))
   wait_for_step(started[0])
-  said = [end(one, 90) for one in started]
+  said = [end(one, 150) for one in started]
   assert [one.returncode for one in started] == [6, 6], said
   assert all('host 1 of 2 hangs (step ' in one for one in said), said
 
