@@ -38,9 +38,7 @@ def holding(folder: str, say) -> Iterator[None]:
       who = f'process {before[0]} on {before[1]}, since {" ".join(before[2:])}' if len(before) > 2 else 'another run'
       raise ConfigError(f'--workdir = {folder}: in use by {who}; wait for it, stop it, or choose another --workdir')
     if before:
-      say(
-        f'the last run here, process {before[0]}, ended without letting go of the folder (killed?); its lock is stale'
-      )
+      say(f'{path}: stale; the last run here, process {before[0]}, was killed')
     file.truncate(0)
     file.write(f'{os.getpid()} {socket.gethostname()} {time.strftime("%Y-%m-%d %H:%M:%S")}')
     file.flush()

@@ -1,6 +1,5 @@
 """Properties that no test held on to until `tests.reliability.faults` broke them."""
 
-import json
 import types
 
 import jax
@@ -14,7 +13,6 @@ from lmjax import step as step_lib
 from lmjax.data.pipeline import Pipeline
 from lmjax.models import layers
 from lmjax.ops import attention, positions
-from tests import test_extractive_qa
 
 
 def test_attention_with_dropout_is_attention_on_average_with_shared_heads():
@@ -150,19 +148,6 @@ def test_a_row_has_other_masks_with_another_seed_and_in_another_epoch(seed, epoc
   one, other = draws(0, 0), draws(seed, epoch)
   assert one == draws(0, 0) and one.keys() == other.keys() == set(range(8))
   assert all(one[row] != other[row] for row in one)
-
-
-def test_right_places_give_right_answers(tmp_path):
-  """To the character, in every window that holds the answer; without the real data that is read elsewhere."""
-  for name, first in (('train', 0), ('valid', 50)):
-    (tmp_path / f'{name}.json').write_text(json.dumps(test_extractive_qa.article(24, first=first)), encoding='utf-8')
-  leaves = {'data.length': 32, 'objective.stride': 8}
-  _, task, data = test_extractive_qa.prepared(tmp_path / 'train.json', tmp_path / 'valid.json', **leaves)
-  examples = data.splits['valid']
-  assert len(examples) > len(examples.records), 'no context takes two windows'
-  predictions = task.answers(examples, test_extractive_qa.gold_outputs(examples, 32))
-  for record, prediction in zip(examples.records, predictions):
-    assert prediction['n_best'][0]['text'] == record['answers'][0]['text']
 
 
 def test_every_token_is_drawn_anew():

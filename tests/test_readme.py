@@ -4,8 +4,9 @@ import re
 import shlex
 
 import pytest
+from ml_collections import ConfigDict
 
-from lmjax import command_line, schema
+from lmjax import command_line, main, schema
 from lmjax import config as config_lib
 from lmjax.models import presets
 from tests import runs
@@ -40,9 +41,12 @@ def folder(raw_config, tmp_path_factory):
 def test_configs_in_the_readme_build(line, folder, monkeypatch):
   monkeypatch.chdir(folder)
   words = shlex.split(line)
-  flags = command_line.parse_command_line(words[words.index('lmjax.main') + 1 :], bare=('dry_run',))
+  flags = command_line.parse_command_line(words[words.index('lmjax.main') + 1 :], main.FLAGS, bare=('dry_run',))
   assert not flags.problems
-  raw = command_line.load_config_file(str(ROOT / flags.file), flags.argument)
+  if saved := flags.extra['config_json']:
+    raw = ConfigDict(config_lib.completed(command_line.load_json(saved)))
+  else:
+    raw = command_line.load_config_file(str(ROOT / flags.file), flags.argument)
   raw, problems = schema.override(config_lib.Config, raw, flags.assignments)
   assert not problems
   config_lib.build(raw)

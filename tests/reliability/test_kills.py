@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize('task', conftest.TASKS)
 def test_killed_at_random_moments(task, corpus, cache_dir, tmp_path):
   """A third of the kills in the start, the others in training, with a save every 4 steps under way or not."""
-  leaves = {'train.steps': 240, 'train.log_every': 2, 'eval.every': 40}
+  leaves = {'train.steps': 240, 'train.log_every': 2, 'eval.every': 40, 'checkpoint.keep_best': 0}
   whole, killed = (
     commands.arguments(task, corpus, cache_dir, tmp_path / name, **leaves) for name in ('whole', 'killed')
   )

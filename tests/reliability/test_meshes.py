@@ -11,7 +11,15 @@ from tests import runs
 from tests.reliability import commands
 from tests.test_hosts import free_port, losses
 
-LEAVES = {'train.steps': 4, 'eval.every': 4, 'checkpoint.every': 4, 'data.batch_size': 8, 'mesh.data': None}
+LEAVES = {
+  'train.steps': 4,
+  'optim.schedule': 'constant',
+  'optim.final_rate': None,
+  'eval.every': 4,
+  'checkpoint.every': 4,
+  'data.batch_size': 8,
+  'mesh.data': None,
+}
 MESHES = {(1, 1): 1, (2, 2): 4}
 
 
