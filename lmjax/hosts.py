@@ -26,6 +26,7 @@ from lmjax.fields import PositiveInt
 
 # JAX's own timeouts come after ours by so many seconds, since its way to end a process says less.
 _BACKSTOP_SECONDS = 15
+_has_told = False  # whether this host has failed, and told the others
 _REMEDY = 'the same command on every host goes on from the newest checkpoint'
 
 
@@ -85,11 +86,15 @@ def join(config: HostsConfig, coordinator: str | None = None, processes: int | N
 
 
 def leave(code: int) -> None:
-  """Ends the process of a run of several hosts that has failed: JAX would wait for the others, and then abort."""
-  if jax.distributed.is_initialized():
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+  """Lets a host that has failed end with its own exit code.
+
+  At its end JAX waits for the other hosts: those that fail alike come at once; those that were told of this one's
+  failure end without, whereupon JAX would abort.
+  """
+  if _has_told:
+    timer = threading.Timer(2.0, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
 
 
 def _abort_as_stalled() -> None:
@@ -114,7 +119,12 @@ def meet(coordinator: str, processes: int, process: int, seconds: float) -> None
   if process:
     raise_missing(_ask(host.strip('[]'), int(port), process, ends), processes, seconds)
     return
-  with socket.create_server(('', int(port)), family=_family(host, int(port)), backlog=processes) as server:
+  try:
+    family = socket.AF_INET6 if ':' in host else socket.AF_INET
+    opened = socket.create_server(('', int(port)), family=family, backlog=processes)
+  except (OSError, OverflowError) as error:
+    raise ConfigError(f'--coordinator = {coordinator}: {error}; choose a free port of this host') from error
+  with opened as server:
     came: dict[int, socket.socket] = {}
     while len(came) < processes - 1 and (left := ends - time.monotonic()) > 0:
       server.settimeout(left)
@@ -137,10 +147,6 @@ def raise_missing(missing: list[int], processes: int, seconds: float) -> None:
     raise Stalled(f'{who}: {rule}; look at what they say, and start the command on every host again')
 
 
-def _family(host: str, port: int) -> int:
-  return socket.AF_INET6 if ':' in host else socket.AF_INET
-
-
 def _ask(host: str, port: int, process: int, ends: float) -> list[int]:
   """The hosts that are missing, as host 0 says; itself, where it does not answer."""
   while (left := ends - time.monotonic()) > 0:
@@ -150,7 +156,7 @@ def _ask(host: str, port: int, process: int, ends: float) -> list[int]:
         opened.settimeout(max(ends - time.monotonic(), 0) + 5.0)
         if answer := opened.recv(1 << 16):
           return json.loads(answer)
-    except (OSError, ValueError):
+    except (OSError, OverflowError, ValueError):
       pass
     time.sleep(0.2)
   return [0]
@@ -247,6 +253,9 @@ class Watch:
       said = f'{reason(error)[:200]}; waiting up to {self._config.lost_seconds} s to hear which host is lost'
       print(f'lmjax: {said}', file=sys.__stderr__, flush=True)
       self._threads[0].join(self._config.lost_seconds + 3 * self._pause)
+    global _has_told
+    _has_told = True
+    self._closed.set()  # from here on it ends by its own error
     time.sleep(self._pause)  # an error that all hosts meet is told by each
     with contextlib.suppress(Exception):
       self._store.put('end', f'host {self._me} of {self._count} ended: {reason(error)}')

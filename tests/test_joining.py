@@ -1,6 +1,7 @@
 """How hosts find each other: flags, SLURM, TPU pods; and what is said when one does not come."""
 
 import contextlib
+import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -103,3 +104,11 @@ def test_host_0_that_does_not_come_is_named():
   with pytest.raises(Stalled, match='host 0 of 2: did not come') as raised:
     hosts.meet(f'localhost:{free_port()}', 2, 1, 1.0)
   assert raised.value.exit_code == 6
+
+
+@pytest.mark.parametrize('port', [99999, None])
+def test_a_port_that_cannot_be_opened(port):
+  with contextlib.closing(socket.create_server(('', 0))) as taken:
+    address = f'localhost:{port or taken.getsockname()[1]}'
+    with pytest.raises(ConfigError, match=f'--coordinator = {address}: .*; choose a free port'):
+      hosts.meet(address, 2, 0, 1.0)

@@ -96,9 +96,15 @@ def test_the_host_that_is_behind_hangs(make_watch):
   assert ended[0].startswith('host 2 of 3 hangs (step 5): nothing for hosts.hang_seconds = 1')
 
 
-def test_a_failing_host_tells_the_others(make_watch):
+def test_a_failing_host_tells_the_others(make_watch, monkeypatch):
   store = Store()
   watch, ended = make_watch(lost_seconds=2, store=store)
   watch.failed(hosts.ConfigError('data.path = x: no such file; mend it'))
   assert store['end'] == 'host 1 of 3 ended: ConfigError: data.path = x: no such file; mend it'
-  assert wait_for(ended)[0] == store['end']
+  monkeypatch.setattr(hosts, '_has_told', False)
+  assert not ended  # by its own error
+
+
+def test_a_host_ends_by_what_another_one_told(make_watch):
+  _, ended = make_watch(lost_seconds=2, store=Store(end='host 0 of 3 ended: DataError: x; y'))
+  assert wait_for(ended)[0] == 'host 0 of 3 ended: DataError: x; y'

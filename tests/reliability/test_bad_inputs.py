@@ -454,6 +454,11 @@ def no_manifests(run):
     (step / 'manifest' / 'manifest.json').unlink()
 
 
+def cut_arrays(run):
+  for file in (run / 'checkpoints').rglob('d/*'):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
 def cut_manifests(run):
   for step in steps(run):
     file = step / 'manifest' / 'manifest.json'
@@ -500,6 +505,7 @@ CHECKPOINTS = [
   resumed(
     'newer schema', manifests(schema=99), 'manifest.json: schema 99', 'this lmjax reads up to', 'install the newer'
   ),
+  resumed('arrays cut short', cut_arrays, 'run/checkpoints', 'none of 2 checkpoints is intact', 'restore them from'),
   resumed('no arrays', no_arrays, 'run/checkpoints', 'none of 2 checkpoints is intact', 'restore them from a copy'),
   resumed(
     'arrays that are others', wrong_digests, 'none of 2 checkpoints is intact', 'differ from their digests', 'restore'
@@ -586,6 +592,7 @@ CHECKPOINTS = [
   opened(
     'inspect arrays that are others', inspect, wrong_digests, 'checkpoints/6', 'differ from', 'choose another step'
   ),
+  opened('inspect arrays cut short', inspect, cut_arrays, 'checkpoints/6', 'cannot be read', 'choose another step'),
   opened('inspect no arrays', inspect, no_arrays, 'run/checkpoints/6', 'cannot be read', 'choose another step'),
   opened('config.json cut short', inspect, written('config.json', '{'), 'config.json', 'not JSON', 'folder is damaged'),
   opened(
