@@ -81,21 +81,22 @@ def _train_one(config, workdir: str, mesh, say, watch) -> dict:
   except OSError as error:
     raise ConfigError(f'--workdir = {workdir}: cannot be made ({error.strerror}); name another folder') from error
   run = None
-  try:
-    hosts.check_shared(folder)
-    with contextlib.ExitStack() as stack:
-      if jax.process_index() == 0 and '://' not in workdir:
-        stack.enter_context(lock.holding(workdir, say))
-        writer_lib.clear_temporary(workdir)
-      kept = checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST, task.HIGHEST)
-      checkpoints = stack.enter_context(contextlib.closing(kept))
-      files = stack.enter_context(staging.Staging(workdir))
-      run = run_lib.set_up(config, workdir, files, mesh, task, data, checkpoints, source, say, watch)
-      return _loop(run)
-  except LmjaxError:
-    if run is None and made is not None and jax.process_index() == 0:
+
+  def leave_nothing(kind, error, traceback) -> None:
+    if isinstance(error, LmjaxError) and run is None and made is not None:
       made.rmtree()  # nothing was begun: a mistake leaves nothing behind
-    raise
+
+  with contextlib.ExitStack() as stack:
+    if jax.process_index() == 0 and '://' not in workdir:
+      stack.enter_context(lock.holding(workdir, say))
+      stack.push(leave_nothing)  # under the lock: another run may have made the same folder
+      writer_lib.clear_temporary(workdir)
+    hosts.check_shared(folder)
+    kept = checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST, task.HIGHEST)
+    checkpoints = stack.enter_context(contextlib.closing(kept))
+    files = stack.enter_context(staging.Staging(workdir))
+    run = run_lib.set_up(config, workdir, files, mesh, task, data, checkpoints, source, say, watch)
+    return _loop(run)
 
 
 def _first_missing(folder):
