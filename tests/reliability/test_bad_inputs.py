@@ -214,6 +214,25 @@ def corpus(name: str, file: str, content: str | bytes | None, *says: str, leaves
 
 
 FILES = [
+  # found after the workdir was made, which goes again
+  corpus(
+    'too little text for a row',
+    'a.jsonl',
+    ''.join(f'{{"text": "{i} a"}}\n' for i in range(12)),
+    'tokens of training text',
+    'one row takes 65',
+    'lower data.length',
+    leaves='data.valid_fraction=0.3',
+  ),
+  case(
+    'a pattern that matches nothing',
+    2,
+    [CLM + ',data=a.jsonl', '--config.optim.frozen=no/such'],
+    "optim.frozen = 'no/such'",
+    'matches no parameter',
+    'correct it',
+    files={'a.jsonl': DOCUMENTS},
+  ),
   corpus('missing file', 'no.txt', None, 'no.txt', 'there is no such file', 'check the path (relative to'),
   corpus('glob without a match', 'no/*.txt', None, 'no/*.txt', 'the glob matches no file', 'check the path'),
   corpus('empty file', 'a.txt', '', 'a.txt', 'holds no document with text (1 empty', 'check the path'),
