@@ -1,16 +1,12 @@
 """A run that is asked to stop: it saves first, says how to go on, and loses nothing."""
 
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
 from lmjax import checkpoint, manifest
 from lmjax.errors import Stopped
-from tests import conftest, runs
+from tests import runs
 
 
 @pytest.fixture(autouse=True)
@@ -79,22 +75,3 @@ def test_an_evaluation_is_given_up_and_made_when_the_run_goes_on(task, raw_confi
     assert losses[0] == losses[1]
   ranks = [manifest.evaluated(checkpoint.directory_of(tmp_path / name)) for name in ('whole', 'run')]
   assert ranks[0] == ranks[1] and set(ranks[0]) == {2, 4, 6}
-
-
-@pytest.mark.slow
-def test_a_command_that_is_terminated(corpus, cache_dir, tmp_path):
-  """SIGTERM, as a machine that is taken away gets it: the exit code, the line, the checkpoint."""
-  arguments = [f'--config={conftest.CONFIGS["causal_lm"]}:smoke,data={corpus}', f'--workdir={tmp_path}/run']
-  arguments += [f'--config.data.cache_dir={cache_dir}', '--config.train.steps=100000']
-  command = [sys.executable, '-u', '-m', 'lmjax.main', *arguments]
-  with open(tmp_path / 'out', 'w') as out:
-    started = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, cwd=conftest.ROOT)
-    while 'step 5/' not in (tmp_path / 'out').read_text():
-      assert started.poll() is None, started.communicate()[1]
-      time.sleep(0.2)
-    started.send_signal(signal.SIGTERM)
-    _, err = started.communicate(timeout=60)
-  assert started.returncode == 143
-  [line] = [line for line in err.splitlines() if 'SIGTERM' in line]
-  step = line.partition('saved at step ')[2].partition(';')[0]
-  assert max(map(int, os.listdir(tmp_path / 'run' / 'checkpoints'))) == int(step) >= 5
