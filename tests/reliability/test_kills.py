@@ -45,6 +45,7 @@ def test_killed_at_random_moments(task, corpus, cache_dir, tmp_path):
   code, said = commands.run(killed)
   assert code == 0 and 'rejected' not in said, said
   assert commands.metrics(tmp_path / 'killed') == commands.metrics(tmp_path / 'whole')
+  assert (tmp_path / 'killed' / 'samples.md').read_text() == (tmp_path / 'whole' / 'samples.md').read_text()
   last = [checkpoint.read_manifest(checkpoint.directory_of(tmp_path / name), 240) for name in ('whole', 'killed')]
   assert last[0]['arrays'] == last[1]['arrays']
   left = [name for name in os.listdir(tmp_path / 'killed') if name.endswith('.tmp')]
