@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import paths, sharding, tasks, train
+from lmjax import optim, paths, sharding, tasks
 from lmjax import state as state_lib
 from lmjax import step as step_lib
 from lmjax.data.packing import RowSpec
@@ -238,7 +238,7 @@ def test_the_whole_step_is_the_same_on_a_mesh(make_config, tokenizer):
     config = make_config('causal_lm', **{'data.length': 24, 'optim.clip_norm': 0.5})
     config = dataclasses.replace(config, mesh=MeshConfig(*shape))
     task = tasks.build(config, tokenizer)
-    tx = train.optim.make(config.optim, task.shapes())
+    tx = optim.make(config.optim, task.shapes())
     mesh = sharding.make_mesh(config.mesh, jax.devices()[: int(np.prod(shape))])
     with sharding.using(mesh):
       state = state_lib.init_state(task, tx, mesh, seed=3)
@@ -257,7 +257,7 @@ def test_the_whole_step_is_the_same_on_a_mesh(make_config, tokenizer):
 def test_state_is_sharded_from_birth(make_config, tokenizer):
   config = make_config('causal_lm')
   task = tasks.build(config, tokenizer)
-  tx = train.optim.make(config.optim, task.shapes())
+  tx = optim.make(config.optim, task.shapes())
   mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
   with sharding.using(mesh):
     state = state_lib.init_state(task, tx, mesh, seed=0)

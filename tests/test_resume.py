@@ -65,6 +65,7 @@ def test_what_may_not_change_is_refused(workdir, raw_config, leaf, value, before
   assert sorted(path.name for path in workdir.rglob('*')) == files
 
 
+@pytest.mark.slow
 def test_a_saved_config_runs_without_its_file(corpus, cache_dir, tmp_path, capsys, monkeypatch):
   """The same run, made again elsewhere, and gone on with where it is."""
   monkeypatch.chdir(tmp_path)
