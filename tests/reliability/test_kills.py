@@ -100,18 +100,30 @@ def test_terminated_in_every_phase(phase, uninterrupted, corpus, cache_dir, tmp_
   assert commands.metrics(tmp_path / 'run') == commands.metrics(whole)
 
 
+# The batch of step 6 never comes, so no next step either.
+STANDS_STILL = """
+import sys, time
+from lmjax import main
+from lmjax.data import pipeline
+
+batch = pipeline.Pipeline.batch
+pipeline.Pipeline.batch = lambda self, step: time.sleep(1000) if step == 5 else batch(self, step)
+sys.exit(main.main())
+"""
+
+
 def test_a_second_signal_ends_at_once(corpus, cache_dir, tmp_path):
-  """In the middle of a compilation or a step: the process is gone, and the next one goes on."""
+  """Where the next step does not come, the first signal alone would wait for ever."""
+  (tmp_path / 'main.py').write_text(STANDS_STILL)
   words = commands.arguments('causal_lm', corpus, cache_dir, tmp_path / 'run', **{'train.steps': 100_000})
-  started = commands.start(words)
-  commands.read_until(started, 'step 5/')
-  os.kill(started.pid, signal.SIGSTOP)  # both signals are there before it can act on the first
+  started = commands.start(words, module=(str(tmp_path / 'main.py'),))
+  commands.read_until(started, 'step 4/100000 | valid')
   started.send_signal(signal.SIGTERM)
+  said = commands.read_until(started, 'lmjax: SIGTERM: saving at the next step; once more ends at once')
+  assert said and 'once more' in said[-1] and started.poll() is None, said
   started.send_signal(signal.SIGINT)
-  os.kill(started.pid, signal.SIGCONT)
-  said, _ = started.communicate()
-  assert started.returncode == 143 and 'Traceback' not in said, said
-  assert 'ends at once; the same command goes on' in said or 'saved at step' in said, said
+  rest, _ = started.communicate()
+  assert started.returncode == 143 and 'SIGINT: ends at once; the same command goes on' in rest, rest
 
 
 def test_two_runs_in_one_workdir(corpus, cache_dir, tmp_path):
