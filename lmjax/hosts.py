@@ -51,7 +51,7 @@ def join(config: HostsConfig, coordinator: str | None = None, processes: int | N
 
   Raises:
     ConfigError: only some of the three flags, or numbers that cannot be.
-    Stalled: a host did not come; with explicit flags it is named.
+    Stalled: naming the hosts that did not come.
   """
   flags = {'coordinator': coordinator, 'processes': processes, 'process': process}
   given = [name for name, value in flags.items() if value is not None]
@@ -70,19 +70,32 @@ def join(config: HostsConfig, coordinator: str | None = None, processes: int | N
       raise ConfigError(f'--processes = {processes}: must be at least 1; give the number of hosts')
     if not 0 <= process < processes:
       raise ConfigError(f'--process = {process}: must be from 0 to {processes - 1}; give the number of this host')
-    meet(coordinator, processes, process, config.start_seconds)
-    jax.distributed.initialize(coordinator, processes, process, **timeouts)
-    _abort_as_stalled()
-  elif min(int(os.environ.get(name, '1')) for name in ('SLURM_NTASKS', 'SLURM_STEP_NUM_TASKS')) > 1:
-    jax.distributed.initialize(**timeouts)
-    _abort_as_stalled()
-  elif (getattr(jax.config, 'jax_platforms', None) or '').startswith('tpu'):  # as jax sets it where it finds TPU chips
-    try:
-      jax.distributed.initialize(**timeouts)
-      _abort_as_stalled()
-    except ValueError as error:
-      if 'coordinator_address' not in str(error):  # else no other host is found: a notebook, or not Google's machine
-        raise
+    found = coordinator, processes, process
+  else:
+    found = _surroundings(config.start_seconds)
+  if found is None:
+    return
+  meet(*found, config.start_seconds)
+  _abort_as_stalled()
+  # what JAX finds by itself it is left to find again: with it comes which devices are this process's
+  jax.distributed.initialize(*(found if given else ()), **timeouts)
+
+
+def _surroundings(seconds: int) -> tuple[str, int, int] | None:
+  """(coordinator, processes, process) in a SLURM job or on a TPU pod; None where there are no other hosts."""
+  tasks = min(int(os.environ.get(name, '1')) for name in ('SLURM_NTASKS', 'SLURM_STEP_NUM_TASKS'))
+  # platforms as jax sets them where it finds TPU chips; no cluster there: a notebook, or not Google's machine
+  if tasks < 2 and not (getattr(jax.config, 'jax_platforms', None) or '').startswith('tpu'):
+    return None
+  from jax._src import clusters  # there is no public way to it
+
+  found = clusters.ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)[:3]
+  if None not in found:
+    return found
+  if tasks > 1:
+    rule = 'JAX does not find where task 0 of this job is'
+    raise ConfigError(f'SLURM_NTASKS = {tasks}: {rule}; add --coordinator, --processes and --process')
+  return None
 
 
 def leave(code: int) -> None:
@@ -114,6 +127,8 @@ def meet(coordinator: str, processes: int, process: int, seconds: float) -> None
   Raises:
     Stalled: naming the hosts that did not come.
   """
+  if processes == 1:
+    return
   host, _, port = coordinator.rpartition(':')
   ends = time.monotonic() + seconds
   if process:
@@ -266,6 +281,7 @@ class Watch:
     self._closed.set()
     faulthandler.cancel_dump_traceback_later()
     if self._store is not None:
+      self._threads[-1].join(1.0)  # what it says now would come after this
       with contextlib.suppress(Exception):  # host 0 may have gone by now
         self._store.put(f'alive/{self._me}', 'done')
 

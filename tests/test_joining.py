@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import jax
 import pytest
+from jax._src import clusters
 
 from lmjax import hosts
 from lmjax.errors import ConfigError, Stalled
@@ -33,38 +34,59 @@ def test_hosts_that_cannot_be(coordinator, processes, process, said):
   assert said in str(raised.value)
 
 
-@pytest.mark.parametrize(
-  'there,joined',
-  [
-    ({}, False),
-    ({'SLURM_NTASKS': '4', 'SLURM_PROCID': '0'}, False),  # the shell of a job: the other tasks are not there
-    (
-      {'SLURM_NTASKS': '4', 'SLURM_PROCID': '0', 'SLURM_STEP_NUM_TASKS': '1'},
-      False,
-    ),  # `srun -n 1`, or a shell of salloc
-    ({'SLURM_NTASKS': '4', 'SLURM_PROCID': '2', 'SLURM_STEP_NUM_TASKS': '4'}, True),
-  ],
-)
-def test_tasks_of_slurm_join_where_srun_started_them(monkeypatch, there, joined):
+SLURM = {'SLURM_JOB_ID': '4096', 'SLURM_STEP_NODELIST': 'node[07-09]', 'SLURM_LOCALID': '0'}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+  """What `join` waits for, and what it tells JAX, in a machine that knows nothing of clusters."""
   calls = []
-  monkeypatch.setattr(jax.distributed, 'initialize', lambda **timeouts: calls.append(timeouts))
-  for name in ('SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_STEP_NUM_TASKS'):
+  monkeypatch.setattr(hosts, 'meet', lambda *found: calls.append(found))
+  monkeypatch.setattr(hosts, '_abort_as_stalled', lambda: None)
+  monkeypatch.setattr(jax.distributed, 'initialize', lambda *given, **timeouts: calls.append((given, timeouts)))
+  for name in ('SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_STEP_NUM_TASKS', *SLURM):
     monkeypatch.delenv(name, raising=False)
-  for name, value in there.items():
+  return calls
+
+
+@pytest.mark.parametrize(
+  'there',
+  [
+    {},
+    {'SLURM_NTASKS': '4', 'SLURM_PROCID': '0'},  # the shell of a job: the other tasks are not there
+    {'SLURM_NTASKS': '4', 'SLURM_PROCID': '0', 'SLURM_STEP_NUM_TASKS': '1'},  # `srun -n 1`, or a shell of salloc
+  ],
+  ids=['nothing', 'the shell of a job', 'srun -n 1'],
+)
+def test_one_host_joins_nothing(monkeypatch, calls, there):
+  for name, value in (SLURM | there if there else {}).items():
+    monkeypatch.setenv(name, value)
+  if there and 'SLURM_STEP_NUM_TASKS' not in there:
+    monkeypatch.delenv('SLURM_STEP_NODELIST')
+  hosts.join(WAIT)
+  assert calls == []
+
+
+def test_tasks_of_slurm_join_where_srun_started_them(monkeypatch, calls):
+  for name, value in (SLURM | {'SLURM_NTASKS': '4', 'SLURM_PROCID': '2', 'SLURM_STEP_NUM_TASKS': '4'}).items():
     monkeypatch.setenv(name, value)
   hosts.join(WAIT)
-  assert [found['heartbeat_timeout_seconds'] > WAIT.lost_seconds for found in calls] == [True] * joined
-
-
-@pytest.mark.parametrize('error,told', [('coordinator_address should be defined.', False), ('bad process_id', True)])
-def test_a_tpu_without_other_hosts_runs_alone(monkeypatch, error, told):
-  def initialize(**timeouts):
-    raise ValueError(error)
-
-  found = SimpleNamespace(jax_platforms='tpu,cpu')
-  monkeypatch.setattr(hosts, 'jax', SimpleNamespace(config=found, distributed=SimpleNamespace(initialize=initialize)))
-  with pytest.raises(ValueError, match=error) if told else contextlib.nullcontext():
+  met, (given, timeouts) = calls
+  assert met == ('node07:61440', 4, 2, 30)  # JAX's own choice of a port, by the number of the job
+  assert given == () and timeouts['heartbeat_timeout_seconds'] > WAIT.lost_seconds
+  monkeypatch.delenv('SLURM_STEP_NODELIST')
+  with pytest.raises(ConfigError, match='SLURM_NTASKS = 4: JAX does not find .*; add --coordinator'):
     hosts.join(WAIT)
+
+
+@pytest.mark.parametrize('found,joined', [((None, None, None, None), False), (('10.0.0.2:8476', 4, 1, None), True)])
+def test_the_hosts_of_a_tpu_pod_join(monkeypatch, calls, found, joined):
+  """As JAX sees them: a pod, or a TPU without other hosts (a notebook), which runs alone."""
+  there = SimpleNamespace(config=SimpleNamespace(jax_platforms='tpu,cpu'), distributed=jax.distributed)
+  monkeypatch.setattr(hosts, 'jax', there)
+  monkeypatch.setattr(clusters.ClusterEnv, 'auto_detect_unset_distributed_params', lambda *unset: found)
+  hosts.join(WAIT)
+  assert [call[:3] for call in calls[:1]] == [found[:3]] * joined and len(calls) == 2 * joined
 
 
 def test_every_host_is_told_who_did_not_come():

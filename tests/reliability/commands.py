@@ -32,12 +32,21 @@ def arguments(task, corpus, cache_dir, workdir, **leaves) -> list[str]:
   return [f'--config={conftest.CONFIGS[task]}:smoke,data={corpus}', f'--workdir={workdir}', *flags]
 
 
-def start(words, devices=1, module=('-m', 'lmjax.main'), **more) -> subprocess.Popen:
-  """The command, with both outputs in one pipe; ended after ten minutes, whatever happens."""
+def start(words, devices=1, module=('-m', 'lmjax.main'), variables=None, **more) -> subprocess.Popen:
+  """The command, with both outputs in one pipe; ended after ten minutes, whatever happens.
+
+  Args:
+    words: of the command line.
+    devices: CPU devices.
+    module: what python runs.
+    variables: of the environment, besides those that are there.
+    **more: for subprocess.Popen.
+  """
   environment = os.environ | {
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0',
     'JAX_PLATFORMS': 'cpu',
     'PYTHONPATH': str(conftest.ROOT),
+    **(variables or {}),
   }
   pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
   started = subprocess.Popen(

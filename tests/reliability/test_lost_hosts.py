@@ -35,16 +35,30 @@ FAILS = HANGS.replace('time.sleep(1000)', "raise pipeline.DataError('rows.bin: c
 LEAVES = {'train.steps': 100_000, 'hosts.start_seconds': 60, 'hosts.lost_seconds': 8, 'hosts.hang_seconds': 30}
 
 
+def flags(port: int, process: int) -> list[str]:
+  return [f'--coordinator=localhost:{port}', '--processes=2', f'--process={process}']
+
+
+def task_of_slurm(port: int, task: int) -> dict[str, str]:
+  """What `srun` sets for a task of two on this machine."""
+  two = {name: '2' for name in ('SLURM_NTASKS', 'SLURM_STEP_NUM_TASKS')}
+  mine = {name: str(task) for name in ('SLURM_PROCID', 'SLURM_LOCALID')}
+  where = {'SLURM_JOB_ID': '7', 'SLURM_STEP_NODELIST': 'localhost', 'JAX_COORDINATOR_PORT': str(port)}
+  return two | mine | where
+
+
 @pytest.fixture
 def start_two(corpus, cache_dir, tmp_path):
   started = []
 
-  def start(module=('-m', 'lmjax.main'), workdirs=('run', 'run'), **leaves):
+  def start(module=('-m', 'lmjax.main'), workdirs=('run', 'run'), slurm=False):
     port = free_port()
     for i, name in enumerate(workdirs):
-      words = commands.arguments('causal_lm', corpus, cache_dir, tmp_path / name, **(LEAVES | leaves))
-      hosts = [f'--coordinator=localhost:{port}', '--processes=2', f'--process={i}']
-      started.append(commands.start([*words, *hosts], module=module))
+      words = commands.arguments('causal_lm', corpus, cache_dir, tmp_path / name, **LEAVES)
+      if slurm:
+        started.append(commands.start(words, module=module, variables=task_of_slurm(port, i)))
+      else:
+        started.append(commands.start([*words, *flags(port, i)], module=module))
     return started
 
   yield start
@@ -99,7 +113,8 @@ def test_a_host_that_fails(start_two, tmp_path):
 
 
 def test_sigterm_to_one_of_two_saves_one_step(start_two, tmp_path):
-  started = start_two()
+  """In a SLURM job, where no flags are needed, and SIGTERM is what a job is told before its limit."""
+  started = start_two(slurm=True)
   wait_for_step(started[0])
   started[1].send_signal(signal.SIGTERM)
   said = [end(one, 90) for one in started]
@@ -108,10 +123,14 @@ def test_sigterm_to_one_of_two_saves_one_step(start_two, tmp_path):
   assert len(steps) == 1 and max(checkpoint.saved_steps(checkpoint.directory_of(tmp_path / 'run'))) == int(steps.pop())
 
 
-def test_a_host_that_never_comes(corpus, cache_dir, tmp_path):
+@pytest.mark.parametrize('slurm', [False, True])
+def test_a_host_that_never_comes(corpus, cache_dir, tmp_path, slurm):
   words = commands.arguments('causal_lm', corpus, cache_dir, tmp_path / 'run', **(LEAVES | {'hosts.start_seconds': 2}))
-  hosts = [f'--coordinator=localhost:{free_port()}', '--processes=2', '--process=0']
-  code, said = commands.run([*words, *hosts])
+  port = free_port()
+  if slurm:
+    code, said = commands.run(words, variables=task_of_slurm(port, 0))
+  else:
+    code, said = commands.run([*words, *flags(port, 0)])
   assert code == 6 and 'lmjax: host 1 of 2: did not come within hosts.start_seconds = 2; look' in said, said
   assert not (tmp_path / 'run').exists()
 
