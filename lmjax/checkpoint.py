@@ -6,6 +6,7 @@ flipped byte inside array data is restored by Orbax without a word.
 """
 
 import dataclasses
+import functools
 import logging
 import math
 import os
@@ -21,6 +22,7 @@ from lmjax import paths, sharding
 from lmjax.digests import describe_arrays, non_finite
 from lmjax.errors import GCS_REMEDY, CheckpointError, NonFiniteError, reason
 from lmjax.fields import NonNegativeInt, PositiveInt
+from lmjax.hosts import on_every_host
 from lmjax.manifest import NewerSchemaError, evaluated, make_manifest, read_manifest, saved_steps
 
 # Where a file is broken, what Orbax leaves behind complains of its own: "Event loop is closed", "exception was never
@@ -81,6 +83,16 @@ def _context() -> ocp.Context:
   context = ocp.Context()
   context.checkpointables.registry = registry
   return context
+
+
+def _load(path: epath.Path, as_saved: dict) -> dict:
+  """Arrays of a checkpoint; each host loads its own, and waits for no other: it would, for ever, for one that fails."""
+  me = jax.process_index()
+  alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+  context = ocp.Context(multiprocessing_options=alone)
+  context.pytree.loading.partial_load = True
+  with context:
+    return ocp.load_checkpointables(path, {'state': as_saved})['state']
 
 
 def absolute(folder) -> epath.Path:
@@ -155,19 +167,23 @@ def load_verified(directory: epath.Path, step: int, abstract: dict) -> dict:
     CheckpointError: the arrays cannot be read, or differ from their digests.
   """
   said = read_manifest(directory, step)['arrays']
+
   # read in the dtype that was written: Orbax would convert without a word, and the digest would be another
   as_saved = paths.map_with_path(
     lambda path, a: jax.ShapeDtypeStruct(a.shape, said[path]['dtype'], sharding=a.sharding), abstract
   )
-  context = ocp.Context()
-  context.pytree.loading.partial_load = True
-  try:
-    with context:
-      loaded = ocp.load_checkpointables(directory / str(step), {'state': as_saved})['state']
-  except Exception as error:  # Orbax and tensorstore raise many types for broken files
-    raise CheckpointError(
-      f'{directory / str(step)}: cannot be read: {reason(error)[:200]}; choose another step'
-    ) from error
+
+  def read():
+    try:
+      return _load(directory / str(step), as_saved)
+    except (MemoryError, jax.errors.JaxRuntimeError):
+      raise  # says nothing of the checkpoint
+    except Exception as error:  # Orbax and tensorstore raise many types for broken files
+      raise CheckpointError(
+        f'{directory / str(step)}: cannot be read: {reason(error)[:200]}; choose another step'
+      ) from error
+
+  loaded = on_every_host(read, CheckpointError)
   wrong = [path for path, facts in describe_arrays(loaded).items() if facts != said[path]]
   if wrong:
     raise CheckpointError(
@@ -323,7 +339,7 @@ class Checkpoints:
     rejected = []
     for step in reversed(saved_steps(self.directory)):
       try:
-        manifest = read_manifest(self.directory, step)
+        manifest = on_every_host(functools.partial(read_manifest, self.directory, step), CheckpointError)
       except NewerSchemaError:
         raise
       except CheckpointError as error:
@@ -332,8 +348,8 @@ class Checkpoints:
       check(manifest)
       try:
         state = self._restore(step, abstract, manifest)
-      except Exception as error:  # Orbax and tensorstore raise many types for broken files
-        rejected.append((step, reason(error)[:200]))
+      except CheckpointError as error:
+        rejected.append((step, str(error)))
         continue
       self._set_aside(rejected, say)
       return state, manifest
@@ -347,23 +363,29 @@ class Checkpoints:
 
   def _restore(self, step, abstract, manifest):
     target = abstract._asdict()
-    loaded = self._orbax.load_checkpointables(step, {'state': target})['state']
-    found, said = describe_arrays(loaded), manifest['arrays']
-    wrong = [path for path in sorted(found.keys() | said.keys()) if found.get(path) != said.get(path)]
+    wanted = {path: (list(a.shape), str(a.dtype)) for path, a in paths.flatten(target).items()}
+    there = {path: (facts['shape'], facts['dtype']) for path, facts in manifest['arrays'].items()}
+    wrong = [path for path in sorted(wanted.keys() | there.keys()) if wanted.get(path) != there.get(path)]
     if wrong:
-      raise CheckpointError(f'{len(wrong)} arrays differ from their digests, such as {wrong[0]}')
-    return type(abstract)(**loaded)
+      path = wrong[0]
+      raise CheckpointError(f'{path}: the run needs {wanted.get(path)}, the checkpoint has {there.get(path)}')
+    return type(abstract)(**load_verified(self.directory, step, target))
 
   def _set_aside(self, rejected, say):
     """Moves rejected steps out of the way: Orbax would refuse to save a step that is not above them."""
-    for step, why in rejected:
+    if not rejected:
+      return
+    for step, why in rejected if jax.process_index() == 0 else ():
       aside = self.directory.parent / 'rejected_checkpoints'
       aside.mkdir(parents=True, exist_ok=True)
       target = aside / f'{step}-{int(time.time())}'
       say(f'checkpoint {step} rejected: {why}; moved to {target}')
       (self.directory / str(step)).rename(target)
-    if rejected:
-      self._orbax.reload()
+    if jax.process_count() > 1:
+      from jax.experimental import multihost_utils
+
+      multihost_utils.sync_global_devices('rejected checkpoints are set aside')
+    self._orbax.reload()
 
   def close(self) -> None:
     """Waits, then lets go of the folder."""

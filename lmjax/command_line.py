@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from lmjax.errors import ConfigError, LmjaxError
 from lmjax.leaf import Refusal, kind_of, parse
-from lmjax.redact import SHOWN, redact
+from lmjax.redact import SHOWN, silence, tell
 from lmjax.schema import line
 
 _LONGEST_NAME = 80
@@ -137,14 +137,13 @@ def run_command(run, argv) -> int:
     return 0
   except LmjaxError as error:
     for problem in str(error).splitlines():
-      print(f'lmjax: {redact(problem)}', file=sys.stderr)
+      tell(f'lmjax: {problem}', sys.stderr)
     return error.exit_code
   except KeyboardInterrupt:
-    print('lmjax: interrupted; the same command goes on from the newest checkpoint', file=sys.stderr)
+    tell('lmjax: interrupted; the same command goes on from the newest checkpoint', sys.stderr)
     return 130
   except BrokenPipeError:
-    # the reader has seen enough (`| head`); Python would complain again when it flushes
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    silence(sys.stdout)  # the reader has seen enough (`| head`)
     return 0
 
 

@@ -16,13 +16,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from lmjax.errors import ConfigError, LmjaxError, Stalled, Stopped, reason
 from lmjax.fields import PositiveInt
+from lmjax.redact import redact, tell
 
 # JAX's own timeouts come after ours by so many seconds, since its way to end a process says less.
 _BACKSTOP_SECONDS = 15
@@ -73,7 +75,7 @@ def join(config: HostsConfig, coordinator: str | None = None, processes: int | N
     found = coordinator, processes, process
   else:
     found = _surroundings(config.start_seconds)
-  if found is None:
+  if found is None or found[1] == 1:  # JAX would take SIGTERM from us on one host too, as on a TPU VM of one
     return
   meet(*found, config.start_seconds)
   _abort_as_stalled()
@@ -127,8 +129,6 @@ def meet(coordinator: str, processes: int, process: int, seconds: float) -> None
   Raises:
     Stalled: naming the hosts that did not come.
   """
-  if processes == 1:
-    return
   host, _, port = coordinator.rpartition(':')
   ends = time.monotonic() + seconds
   if process:
@@ -190,7 +190,8 @@ class Watch:
     self._me, self._count = jax.process_index(), jax.process_count()
     self._store = _Store() if self._count > 1 else None
     self._moved = self._answered = time.monotonic()
-    self._heard: dict[int, tuple[str, float]] = {}  # what each host said last, and since when it says that
+    # what each other host said last, and since when it says that
+    self._heard = {host: ('', self._moved) for host in range(self._count) if host != self._me}
     self._told: str | None = None  # by another host, which ends
     self._closed = threading.Event()
     self._pause = min(max(config.lost_seconds / 8, 0.2), 5.0)
@@ -223,7 +224,7 @@ class Watch:
         self._told = said.pop('end', None)
         for key, text in said.items():
           host = int(key.removeprefix('alive/'))
-          if self._heard.get(host, ('', 0.0))[0] != text:
+          if host != self._me and self._heard[host][0] != text:
             self._heard[host] = (text, now)
 
   def _verdict(self, now: float) -> str | None:
@@ -247,13 +248,14 @@ class Watch:
   def _slowest(self) -> str:
     if self._store is None:
       return 'the run hangs'
-    beats = {host: int(text.split()[1]) for host, (text, _) in self._heard.items() if text != 'done'}
-    behind = min(beats, key=beats.get, default=self._me)
+    beats = {host: int(text.split()[1]) for host, (text, _) in self._heard.items() if text not in ('', 'done')}
+    beats[self._me] = self.beats
+    behind = min(beats, key=beats.get)
     same = len(set(beats.values())) < 2
     return f'all of {self._count} hosts hang' if same else f'host {behind} of {self._count} hangs'
 
   def _end(self, said: str) -> None:
-    print(f'lmjax: {said}', file=sys.__stderr__, flush=True)
+    tell(f'lmjax: {said}', sys.__stderr__)
     if self._store is not None:
       threading.Thread(target=self._store.put, args=('end', said), daemon=True).start()  # for those who do not see it
       time.sleep(3 * self._pause if self._me == 0 else self._pause)  # the store goes with host 0
@@ -266,14 +268,14 @@ class Watch:
       return
     if isinstance(error, RuntimeError | ValueError) and not isinstance(error, LmjaxError):
       said = f'{reason(error)[:200]}; waiting up to {self._config.lost_seconds} s to hear which host is lost'
-      print(f'lmjax: {said}', file=sys.__stderr__, flush=True)
+      tell(f'lmjax: {said}', sys.__stderr__)
       self._threads[0].join(self._config.lost_seconds + 3 * self._pause)
     global _has_told
     _has_told = True
     self._closed.set()  # from here on it ends by its own error
     time.sleep(self._pause)  # an error that all hosts meet is told by each
     with contextlib.suppress(Exception):
-      self._store.put('end', f'host {self._me} of {self._count} ended: {reason(error)}')
+      self._store.put('end', redact(f'host {self._me} of {self._count} ended: {reason(error)}'))
       time.sleep(3 * self._pause if self._me == 0 else 0)
 
   def close(self) -> None:
@@ -314,6 +316,29 @@ def watching(config: HostsConfig) -> Iterator[Watch]:
     watch.close()
 
 
+def on_every_host(read: Callable[[], Any], kind: type[LmjaxError]) -> Any:
+  """What `read()` returns; where it fails on one host it fails on all, so that all go on the same way.
+
+  Args:
+    read: must not wait for other hosts.
+    kind: the errors that count, raised where another host met one.
+  """
+  found = error = None
+  try:
+    found = read()
+  except kind as met:
+    error = met
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
+
+    failed = np.flatnonzero(multihost_utils.process_allgather(np.array([error is not None])))
+    if error is None and len(failed):
+      error = kind(f'host {failed[0]} of {jax.process_count()} cannot read it; look at what it says')
+  if error is not None:
+    raise error
+  return found
+
+
 def check_shared(folder) -> None:
   """Refuses a folder that not every host sees: saving a checkpoint would hang, with every host waiting for the others.
 
@@ -325,7 +350,6 @@ def check_shared(folder) -> None:
   """
   if jax.process_count() == 1:
     return
-  import numpy as np
   from jax.experimental import multihost_utils
 
   nonce = int(multihost_utils.broadcast_one_to_all(np.int32(int.from_bytes(os.urandom(3), 'big'))))

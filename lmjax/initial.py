@@ -11,7 +11,7 @@ from lmjax import state as state_lib
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.digests import describe_arrays
 from lmjax.errors import CheckpointError
-from lmjax.redact import redacted
+from lmjax.redact import SHOWN, redacted
 from lmjax.source import Source, hand_off, open_source
 
 # Leaves of `optim` that say how far each step goes: a run may go on with others.
@@ -155,7 +155,8 @@ def frozen_digests(config, state: state_lib.TrainState) -> dict[str, str] | None
 
 def reopened(config, begun: dict) -> Source:
   """The checkpoint that a run began with, as it noted it (`Start.hand_off`), whatever is the newest there now."""
-  return open_source(dataclasses.replace(config.init_from, path=begun['source'], step=begun['step']))
+  path = config.init_from.path if SHOWN in begun['source'] else begun['source']
+  return open_source(dataclasses.replace(config.init_from, path=path, step=begun['step']))
 
 
 def whole_params(config, task, mesh, manifest: dict, saved: dict) -> dict:
@@ -211,6 +212,10 @@ def check_same_run(manifest: dict, facts: dict, config=None) -> None:
   Raises:
     CheckpointError: naming both values.
   """
+  if config is not None and config.checkpoint.only_trained != (manifest.get('frozen') is not None):
+    now = config.checkpoint.only_trained
+    rule = f'the checkpoints of this workdir were made with {not now}'
+    raise CheckpointError(schema.line('checkpoint.only_trained', str(now), rule, 'use the same, or a new --workdir'))
   free = {'scan', 'remat', 'attention_implementation', 'chunk', *RATE}  # how it is computed, not what; or may change
   for name in facts:
     saved, now = manifest.get(name), facts[name]

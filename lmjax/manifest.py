@@ -113,7 +113,7 @@ def saved_steps(directory: epath.Path) -> list[int]:
   """Steps that have a folder, oldest first, whatever is in it; one on an object store, once it is whole there."""
   if not directory.is_dir():
     return []
-  folders = [p for p in directory.iterdir() if p.name.isdigit()]
+  folders = [p for p in directory.iterdir() if p.name.isdecimal()]
   if '://' in str(directory):
     # no folder is renamed there: Orbax writes under the final name, and this file last
     folders = [p for p in folders if (p / 'commit_success.txt').exists()]

@@ -59,7 +59,7 @@ def set_up(config, workdir: str, files, mesh, task, data, checkpoints, source, s
   start = initial.begin(config, task, tx, mesh, checkpoints, facts, source, say)
   say(report_lib.banner(config, workdir, mesh, task, start.state, data))
   say(start.said)
-  facts |= {'hand_off': start.hand_off, 'frozen': initial.frozen_digests(config, start.state)}
+  facts |= {'hand_off': redacted(start.hand_off), 'frozen': initial.frozen_digests(config, start.state)}
   facts |= {'config': redacted(schema.to_dict(config)), 'token_stores': initial.token_stores(task, data)}
   run = Run(
     config=config,

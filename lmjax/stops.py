@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 
 from lmjax.errors import Stopped
+from lmjax.redact import tell
 
 # jax is imported where it is used: `command` begins before the seconds that this takes.
 
@@ -37,9 +38,7 @@ class Stop:
 
   def asked(self) -> bool:
     """Whether to stop now; several hosts, which must ask equally often, agree on one moment."""
-    import jax
-
-    if jax.process_count() > 1:
+    if _several_hosts():
       from jax.experimental import multihost_utils
 
       self._asked += 1
@@ -104,15 +103,15 @@ def _watch(reader: socket.socket) -> None:
         said = f'{name}: ends at once, since there is nothing to save yet; the same command starts again, or'
       else:
         said = f'{name}: ends at once; the same command'
-      print(f'lmjax: {said} goes on from the newest checkpoint', file=sys.stderr, flush=True)
+      tell(f'lmjax: {said} goes on from the newest checkpoint', sys.stderr)
       os._exit(Stopped.exit_code)
     _run.signal = name
-    print(f'lmjax: {name}: saving at the next step; once more ends at once', file=sys.stderr, flush=True)
+    tell(f'lmjax: {name}: saving at the next step; once more ends at once', sys.stderr)
 
 
 def _several_hosts() -> bool:
-  jax = sys.modules.get('jax')
-  return jax is not None and jax.distributed.is_initialized()
+  distributed = getattr(sys.modules.get('jax'), 'distributed', None)  # not there yet, in the middle of its import
+  return distributed is not None and distributed.is_initialized()
 
 
 @contextlib.contextmanager

@@ -31,8 +31,8 @@ from lmjax import state as state_lib
 from lmjax import step as step_lib
 from lmjax import writer as writer_lib
 from lmjax.errors import CheckpointError, ConfigError, LmjaxError, Stopped, reason
-from lmjax.manifest import best_step
-from lmjax.redact import redact
+from lmjax.manifest import evaluated
+from lmjax.redact import tell
 from lmjax.run import Run
 
 
@@ -54,13 +54,13 @@ def train(config, workdir: str, say=None, devices=None) -> dict:
   devices = jax.devices() if devices is None else devices
   config = config_lib.build(config, devices=len(devices))
   if say is None:
-    say = _say if jax.process_index() == 0 else lambda line: None
+    say = tell if jax.process_index() == 0 else lambda line: None
   workdir = os.path.expanduser(workdir)
   _check_folder(workdir, config.train.seeds)
-  if config.train.seeds > 1:
-    return _train_seeds(config, workdir, say, devices)
-  mesh = sharding.make_mesh(config.mesh, devices)
   try:
+    if config.train.seeds > 1:
+      return _train_seeds(config, workdir, say, devices)
+    mesh = sharding.make_mesh(config.mesh, devices)
     with hosts.watching(config.hosts) as watch, sharding.using(mesh):
       return _train_one(config, workdir, mesh, say, watch)
   except OSError as error:  # a full disk, above all; what reads data tells its own
@@ -75,7 +75,7 @@ def _train_one(config, workdir: str, mesh, say, watch) -> dict:
   if source is not None:
     initial.plan_of(config, task, source)  # refused before a folder is made
   folder = checkpoint.absolute(workdir)
-  made = _first_missing(folder)
+  made = [] if '://' in workdir else [path for path in (folder, *folder.parents) if not path.exists()]
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
@@ -83,8 +83,11 @@ def _train_one(config, workdir: str, mesh, say, watch) -> dict:
   run = None
 
   def leave_nothing(kind, error, traceback) -> None:
-    if isinstance(error, LmjaxError) and run is None and made is not None:
-      made.rmtree()  # nothing was begun: a mistake leaves nothing behind
+    if isinstance(error, LmjaxError) and run is None and made:
+      made[0].rmtree()  # nothing was begun: a mistake leaves nothing behind
+      with contextlib.suppress(OSError):  # of the folders above, one that another run uses by now
+        for above in made[1:]:
+          os.rmdir(above)
 
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0 and '://' not in workdir:
@@ -97,13 +100,6 @@ def _train_one(config, workdir: str, mesh, say, watch) -> dict:
     files = stack.enter_context(staging.Staging(workdir))
     run = run_lib.set_up(config, workdir, files, mesh, task, data, checkpoints, source, say, watch)
     return _loop(run)
-
-
-def _first_missing(folder):
-  """The uppermost of the folders that have to be made for a local one; None where it is there."""
-  if '://' in str(folder) or folder.exists():
-    return None
-  return next((above for above in reversed(folder.parents) if not above.exists()), folder)
 
 
 def _check_folder(workdir: str, seeds: int) -> None:
@@ -251,9 +247,10 @@ def _steps(run: Run, writer, reporter, step_fn) -> int:
           stopping = True
         if stopping:
           raise _stopped(run, writer, step)
-        if 'save' in todo:
+        ended = values is not None and _has_patience_ended(run)
+        if ended or 'save' in todo:
           _save(run, writer, step, values)
-        if values is not None and _has_patience_ended(run):
+        if ended:
           run.say(f'step {step}: no better {run.task.BEST} in {config.eval.patience} evaluations; training ends')
           break
         reporter.start_clock()
@@ -333,13 +330,7 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
   results['main_metric'] = run.task.MAIN_METRIC
   found = {'valid': list(run.history.values())[-1] if run.history else {}}
   if run.task.HAND_OFF:
-    best = best_step(run.checkpoints.directory)
-    params = run.state.params
-    if best != done:
-      abstract = initial.saved_part(config, state_lib.abstract_state(run.task, run.tx, run.mesh)).params
-      manifest = checkpoint.read_manifest(run.checkpoints.directory, best)
-      saved = checkpoint.restore_params(run.workdir, best, abstract)
-      params = initial.whole_params(config, run.task, run.mesh, manifest, saved)
+    best, params = _best(run, done)
     results['best_step'] = best
     for split in [split for split in ('valid', 'test') if split in run.data.splits]:
       step, values, predictions = run.evaluated
@@ -363,6 +354,22 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
     writer_lib.write_json(os.path.join(run.files.folder, 'results.json'), results)
   run.files.push()
   return results
+
+
+def _best(run: Run, done: int) -> tuple[int, Any]:
+  """The step with the best checkpoint, and its parameters; one that is damaged is passed over, and said."""
+  directory, ranked = run.checkpoints.directory, evaluated(run.checkpoints.directory)
+  abstract = initial.saved_part(run.config, state_lib.abstract_state(run.task, run.tx, run.mesh)).params
+  for step in sorted(ranked, key=lambda step: (-ranked[step], step)):
+    if step == done:
+      break
+    try:
+      saved = checkpoint.restore_params(run.workdir, step, abstract)
+      manifest = checkpoint.read_manifest(directory, step)
+      return step, initial.whole_params(run.config, run.task, run.mesh, manifest, saved)
+    except CheckpointError as error:
+      run.say(f'checkpoint {step}, the best by {run.task.BEST}, is passed over: {error}')
+  return done, run.state.params
 
 
 def _evaluate(run, writer, step) -> dict[str, float]:
@@ -389,7 +396,3 @@ def _evaluate_now(run, writer, step):
     writer.write_samples(step, shown)
     writer.plot(run.task.MAIN_METRIC, run.task.BASELINE)
   return values
-
-
-def _say(line):
-  print(redact(line), flush=True)

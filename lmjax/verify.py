@@ -14,6 +14,7 @@ from lmjax import checkpoint, command_line, writer
 from lmjax.data import store
 from lmjax.data.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError, DataError, LmjaxError
+from lmjax.manifest import NewerSchemaError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,13 +59,17 @@ def look_at(workdir: epath.Path) -> Iterator[tuple[str, str | LmjaxError]]:
       arrays = checkpoint.verify(directory, step)
       newest = checkpoint.read_manifest(directory, step)
       yield f'checkpoint {step}', f'{len(arrays)} arrays'
+    except NewerSchemaError:
+      raise  # nothing is wrong with it
     except CheckpointError as error:
       yield f'checkpoint {step}', error
+  if newest is None:
+    yield 'checkpoints', CheckpointError(f'{directory}: none is intact')
   yield 'config.json', _read_json(workdir / 'config.json')
   yield 'tokenizer.json', _tokenizer(workdir, newest)
   yield 'metrics.jsonl', _metrics(workdir)
   if (workdir / 'results.json').exists():
-    yield 'results.json', _read_json(workdir / 'results.json')
+    yield 'results.json', _results(workdir / 'results.json', newest)
   if newest is not None:
     for name, fingerprint in newest.get('token_stores', {}).items():
       yield f'token store {name}', _token_store(newest['config']['data']['cache_dir'], name, fingerprint)
@@ -75,6 +80,17 @@ def _read_json(file: epath.Path) -> str | LmjaxError:
     return f'{len(json.loads(file.read_bytes()))} entries'
   except (OSError, ValueError, TypeError) as error:
     return CheckpointError(f'{file}: {type(error).__name__}: {error}')
+
+
+def _results(file: epath.Path, manifest: dict | None) -> str | LmjaxError:
+  found = _read_json(file)
+  if isinstance(found, LmjaxError) or manifest is None:
+    return found
+  results, newest = json.loads(file.read_bytes()), manifest['step']
+  ended = results.get('step') if isinstance(results, dict) else None
+  if ended != newest:
+    return CheckpointError(f'{file}: the run ended at step {ended}, the newest checkpoint that is intact is {newest}')
+  return found
 
 
 def _tokenizer(workdir: epath.Path, manifest: dict | None) -> str | LmjaxError:
@@ -95,9 +111,8 @@ def _metrics(workdir: epath.Path) -> str | LmjaxError:
     lines = sum(1 for line in file.read_bytes().split(b'\n') if line.strip())
   except OSError as error:
     return CheckpointError(f'{file}: {type(error).__name__}: {error}')
-  good = len(writer.read_metrics(workdir))
-  if good < lines:
-    return CheckpointError(f'{file}: line {good + 1} of {lines} cannot be read')
+  if bad := lines - len(writer.read_metrics(workdir)):
+    return CheckpointError(f'{file}: {bad} of {lines} lines cannot be read')
   return f'{lines} lines'
 
 

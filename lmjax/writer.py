@@ -77,7 +77,7 @@ class Writer:
     lines = [line for line in read_metrics(workdir) if line['step'] <= start_step and line['split'] != 'test']
     write_atomically(self._path, ''.join(json.dumps(line) + '\n' for line in lines))
     if os.path.exists(self._samples):
-      with open(self._samples, encoding='utf-8') as file:
+      with open(self._samples, encoding='utf-8', errors='replace') as file:  # a full disk may cut a character
         write_atomically(self._samples, _samples_until(file.read(), start_step))
     self._file = open(self._path, 'a', encoding='utf-8')
     self._plotted = time.monotonic()
@@ -128,7 +128,7 @@ class Writer:
 
 
 def read_metrics(workdir) -> list[dict]:
-  """The lines of metrics.jsonl; one that is cut short, and all after it, are left out."""
+  """The lines of metrics.jsonl; one that is cut short or damaged is left out."""
   file, lines = epath.Path(workdir) / 'metrics.jsonl', []
   if not file.exists():
     return lines
@@ -136,10 +136,9 @@ def read_metrics(workdir) -> list[dict]:
     try:
       line = json.loads(text)
     except ValueError:
-      break
-    if not isinstance(line, dict) or not isinstance(line.get('step'), int) or 'split' not in line:
-      break
-    lines.append(line)
+      continue
+    if isinstance(line, dict) and isinstance(line.get('step'), int) and 'split' in line:
+      lines.append(line)
   return lines
 
 

@@ -128,3 +128,13 @@ def make_config(raw_config):
 def one_device():
   """The first device alone, for runs that are not about sharding."""
   return jax.devices()[:1]
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+  """The tests of a file share fixtures and what was traced, so one worker takes all of them; slow ones are spread."""
+  if config.option.markexpr != 'not slow' or config.option.dist != 'load':
+    return None
+  from xdist.scheduler import LoadFileScheduling
+
+  return LoadFileScheduling(config, log)

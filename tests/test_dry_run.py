@@ -30,7 +30,7 @@ def test_batches_have_the_shapes_that_are_told_without_data(make_config, task):
     assert told == found
 
 
-@pytest.mark.parametrize('mesh', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize('mesh', [pytest.param((8, 1, 1), marks=pytest.mark.slow), (1, 8, 1), (2, 2, 2)])
 def test_bytes_a_device_are_those_of_real_arrays(make_config, cpu8, mesh):
   """Of parameters and optimizer, to the byte."""
   leaves = dict(zip(('mesh.data', 'mesh.fsdp', 'mesh.tensor'), mesh))
@@ -88,6 +88,7 @@ def test_a_dry_run_reads_no_data_and_makes_no_folder(capsys, tmp_path, monkeypat
     assert said in out
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_gets_a_setting_that_was_compiled_and_does(make_config, cpu8):
   """The memory of a device is set between what the step needs, and what it needs in parts."""
   config = make_config('causal_lm', **{'data.batch_size': 64, 'model.layers': 4})
@@ -134,6 +135,7 @@ def test_a_mesh_that_does_not_divide_the_devices(capsys):
   )
 
 
+@pytest.mark.slow
 def test_what_only_the_data_could_say_is_named(capsys):
   for file, said in (('finetune_sentiment.py', True), ('finetune_qa.py', False)):
     config = f'--config={conftest.ROOT}/configs/{file}:smoke,preset=mini_encoder'

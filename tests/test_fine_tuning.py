@@ -205,6 +205,14 @@ def test_the_best_checkpoint_gives_the_results_and_patience_ends_the_run(mlm, tm
   assert before.keys() == again.keys()
   assert [name for name in before if before[name] != again[name]] == []
 
+  # damaged by now, the best is passed over, and said
+  (workdir / 'results.json').unlink()
+  for file in (workdir / 'checkpoints/1/state').rglob('d/*'):
+    file.write_bytes(bytes(file.stat().st_size))
+  later = runs.train(raw, workdir, said.append)
+  assert later['best_step'] == min(set(checkpoint.saved_steps(checkpoint.directory_of(workdir))) - {1})
+  assert any(line.startswith('checkpoint 1, the best by accuracy, is passed over: ') for line in said)
+
 
 def test_another_start_or_optimizer_is_refused_in_the_same_workdir(mlm, whole):
   """Else the scores of the run before would be told as those of the new one."""
@@ -295,6 +303,10 @@ def test_several_seeds_make_a_run_each_and_a_summary(mlm, tmp_path):
   assert one['metrics']['valid/loss'] != two['metrics']['valid/loss'], 'both seeds began with the same head'
   assert [json.loads((tmp_path / f'run/seed{i}/config.json').read_text())['seed'] for i in (0, 1)] == [5, 6]
   assert any('2 seeds: test accuracy' in line for line in said)
+  (tmp_path / 'run/results.json').unlink()
+  (tmp_path / 'run/results.json').mkdir()  # what cannot be written is told, here too
+  with pytest.raises(CheckpointError, match='results.json: cannot be written or read'):
+    runs.train(raw, tmp_path / 'run')
 
 
 @pytest.mark.parametrize('kind', ['masked_lm', pytest.param('causal_lm', marks=pytest.mark.slow)])

@@ -484,6 +484,7 @@ def test_from_one_device_to_a_mesh(mlm, tmp_path):
   assert query.addressable_shards[0].data.shape == (16, 16), 'not split over fsdp and tensor'
 
 
+@pytest.mark.slow
 def test_from_a_mesh_to_one_device(make_config, tokenizer, tmp_path):
   workdir = save(tmp_path / 'run', make_config('masked_lm', **{'model.layers': 1}), tokenizer, (2, 2, 2))
   params, _, _ = begun(runs.classification_config(workdir, tmp_path, **LABELS))

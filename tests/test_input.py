@@ -43,7 +43,16 @@ def test_secrets_are_recognised(secret):
   assert redact.redact('https://host/x?a=1&X-Goog-Signature=ab12&b=2') == (
     'https://host/x?a=1&X-Goog-Signature=[redacted]&b=2'
   )
-  for harmless in ('tokens.bin', 'gs://bucket/run', 'me@host', 'data.tokenizer = None', 'https://host/x?page=2'):
+  assert redact.redact('https://me:p@ss@host/x') == 'https://[redacted]@host/x'
+  assert redact.redact('https://host/x?sig=ab12&key=cd34') == 'https://host/x?sig=[redacted]&key=[redacted]'
+  for harmless in (
+    'tokens.bin',
+    'gs://bucket/run',
+    'gs://bucket/run@2',
+    'me@host',
+    'data.tokenizer = None',
+    'https://host/x?page=2',
+  ):
     assert redact.redact(harmless) == harmless
 
 
@@ -57,3 +66,12 @@ def test_secrets_are_not_written(secret, tmp_path, capsys):
   assert main.main([f'--config={file}:smoke,data={tmp_path}/{secret}.txt']) == 3
   said = capsys.readouterr()
   assert secret not in said.err + said.out and '[redacted].txt' in said.err
+
+
+def test_a_reader_that_is_gone_ends_nothing():
+  """A terminal that was closed, or `| head`."""
+  reader, closed = os.pipe()
+  os.close(reader)
+  with os.fdopen(closed, 'w') as file:
+    redact.tell('step 1', file)
+    redact.tell('step 2', file)

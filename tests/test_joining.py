@@ -67,6 +67,17 @@ def test_one_host_joins_nothing(monkeypatch, calls, there):
   assert calls == []
 
 
+def test_one_host_leaves_signals_alone(monkeypatch, calls):
+  """Where JAX is told of hosts it takes SIGTERM: on one host, such as a TPU VM of eight chips, a stop is ours."""
+  hosts.join(WAIT, 'localhost:1234', 1, 0)
+  there = SimpleNamespace(config=SimpleNamespace(jax_platforms='tpu,cpu'), distributed=jax.distributed)
+  monkeypatch.setattr(hosts, 'jax', there)
+  found = ('10.0.0.2:8476', 1, 0, None)
+  monkeypatch.setattr(clusters.ClusterEnv, 'auto_detect_unset_distributed_params', lambda *unset: found)
+  hosts.join(WAIT)
+  assert calls == []
+
+
 def test_tasks_of_slurm_join_where_srun_started_them(monkeypatch, calls):
   for name, value in (SLURM | {'SLURM_NTASKS': '4', 'SLURM_PROCID': '2', 'SLURM_STEP_NUM_TASKS': '4'}).items():
     monkeypatch.setenv(name, value)

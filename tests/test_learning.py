@@ -36,6 +36,7 @@ def test_nothing_leaks(raw_config, tmp_path, one_device):
   assert 3.9 <= found < 4.4, found
 
 
+@pytest.mark.slow
 def test_masked_accuracy_does_not_count_what_is_shown(raw_config, tmp_path, one_device):
   """On random letters the hidden ones are guessed by chance, though kept tokens can be copied."""
   draw = random.Random(1)

@@ -33,7 +33,8 @@ def lines(workdir, split):
     return [line for line in map(json.loads, file) if line['split'] == split]
 
 
-@pytest.mark.parametrize('name', [pytest.param('causal_lm', marks=pytest.mark.slow), 'masked_lm'])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', CONFIGS)
 def test_smoke(name, tmp_path, cache_dir):
   """Each config runs here, offline, on the embedded corpus, and leaves what the contract says."""
   flags = [f'--config={ROOT / CONFIGS[name]}:smoke', f'--config.data.cache_dir={cache_dir}']

@@ -24,12 +24,14 @@ def made(source, tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_only_adapters_and_head_are_saved(made):
   saved = {path for path in runs.manifest_of(made / 'part')['arrays'] if path.startswith('params/')}
   assert saved and all('lora_' in path or path.startswith('params/classifier/') for path in saved)
   assert len(saved) < len(runs.manifest_of(made / 'whole')['arrays'])
 
 
+@pytest.mark.slow
 def test_the_run_is_whole_when_it_is_opened(made):
   whole, part = (restore.open_run(str(made / name)) for name in ('whole', 'part'))
   jax.tree.map(np.testing.assert_array_equal, part.params, whole.params)
@@ -57,6 +59,9 @@ def test_it_resumes_bit_for_bit(made, source, tmp_path):
   )
   for path in expected:
     np.testing.assert_array_equal(found[path], expected[path], err_msg=path)
+  config.checkpoint.only_trained = False
+  with pytest.raises(CheckpointError, match='checkpoint.only_trained = False: .* were made with True; use the same'):
+    runs.train(config, tmp_path / 'run')
 
 
 @pytest.mark.slow

@@ -1,11 +1,13 @@
 """A run that is asked to stop: it saves first, says how to go on, and loses nothing."""
 
 import signal
+import sys
+from types import SimpleNamespace
 
 import pytest
 
-from lmjax import checkpoint, manifest
-from lmjax.errors import Stopped
+from lmjax import checkpoint, manifest, stops, train
+from lmjax.errors import ConfigError, Stopped
 from tests import runs
 
 
@@ -19,10 +21,22 @@ def interruptible():
     signal.signal(number, handler)
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_first_signal_saves_and_the_run_goes_on_exactly(raw_config, tmp_path, number):
-  leaves = {'train.steps': 8, 'train.log_every': 1, 'eval.every': 8, 'checkpoint.every': 8}
-  runs.train(raw_config('causal_lm', **leaves), tmp_path / 'whole')
+LEAVES = {'train.steps': 8, 'train.log_every': 1, 'eval.every': 8, 'checkpoint.every': 8}
+
+
+@pytest.fixture(scope='module')
+def whole(raw_config, tmp_path_factory):
+  """A run that nothing happens to."""
+  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  runs.train(raw_config('causal_lm', **LEAVES), workdir)
+  return workdir
+
+
+SLOW = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGHUP)]
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, *SLOW])
+def test_the_first_signal_saves_and_the_run_goes_on_exactly(raw_config, whole, tmp_path, number):
   before = signal.getsignal(number)
 
   def say(line):
@@ -30,13 +44,13 @@ def test_the_first_signal_saves_and_the_run_goes_on_exactly(raw_config, tmp_path
       signal.raise_signal(number)
 
   with pytest.raises(Stopped, match=f'{number.name}: saved at step 4') as caught:
-    runs.train(raw_config('causal_lm', **leaves), tmp_path / 'run', say=say)
+    runs.train(raw_config('causal_lm', **LEAVES), tmp_path / 'run', say=say)
   assert caught.value.exit_code == 143 and signal.getsignal(number) is before
   assert checkpoint.saved_steps(checkpoint.directory_of(tmp_path / 'run')) == [4]
   said = []
-  runs.train(raw_config('causal_lm', **leaves), tmp_path / 'run', say=said.append)
+  runs.train(raw_config('causal_lm', **LEAVES), tmp_path / 'run', say=said.append)
   assert any('resuming from step 4' in line for line in said)
-  losses = [[line['loss'] for line in runs.metrics_of(tmp_path / name, 'train')] for name in ('whole', 'run')]
+  losses = [[line['loss'] for line in runs.metrics_of(folder, 'train')] for folder in (whole, tmp_path / 'run')]
   assert losses[0] == losses[1]
 
 
@@ -50,7 +64,7 @@ def test_a_second_signal_interrupts_at_once(raw_config, tmp_path):
     runs.train(raw_config('causal_lm', **{'train.log_every': 1}), tmp_path / 'run', say=say)
 
 
-@pytest.mark.parametrize('task', ['causal_lm', 'classification'])
+@pytest.mark.parametrize('task', ['causal_lm', pytest.param('classification', marks=pytest.mark.slow)])
 def test_an_evaluation_is_given_up_and_made_when_the_run_goes_on(task, raw_config, tmp_path):
   """The checkpoint is there at once; its rank, lines and results are those of a run that was not stopped."""
   leaves = {'train.steps': 6, 'train.log_every': 1, 'eval.every': 2, 'checkpoint.keep_last': 9}
@@ -75,3 +89,32 @@ def test_an_evaluation_is_given_up_and_made_when_the_run_goes_on(task, raw_confi
     assert losses[0] == losses[1]
   ranks = [manifest.evaluated(checkpoint.directory_of(tmp_path / name)) for name in ('whole', 'run')]
   assert ranks[0] == ranks[1] and set(ranks[0]) == {2, 4, 6}
+
+
+def test_a_signal_in_the_middle_of_an_import_is_heard(monkeypatch):
+  """`jax` is known to Python seconds before it is whole."""
+  monkeypatch.setitem(sys.modules, 'jax', SimpleNamespace())
+  assert not stops._several_hosts()
+
+
+def test_a_run_that_ends_early_has_saved(raw_config, tmp_path):
+  """Patience may end where no checkpoint is due."""
+  leaves = {'train.steps': 16, 'eval.every': 2, 'checkpoint.every': 8, 'eval.patience': 1, 'optim.learning_rate': 1e-30}
+  said = []
+  results = runs.train(raw_config('causal_lm', **leaves), tmp_path / 'run', said.append)
+  assert any(line.startswith('step 2: no better loss in 1 evaluations; training ends') for line in said), said
+  assert results['step'] == 2 and checkpoint.saved_steps(checkpoint.directory_of(tmp_path / 'run')) == [2]
+  assert runs.train(raw_config('causal_lm', **leaves), tmp_path / 'run')['step'] == 2
+
+
+def test_a_refused_run_leaves_what_others_made_meanwhile(raw_config, tmp_path, monkeypatch):
+  """Two runs in a new folder: the mistake of one must not remove the other."""
+
+  def refuse(*arguments):
+    (tmp_path / 'runs' / 'other').mkdir()
+    raise ConfigError('x = 1: no; 2')
+
+  monkeypatch.setattr(train.run_lib, 'set_up', refuse)
+  with pytest.raises(ConfigError, match='x = 1'):
+    runs.train(raw_config('causal_lm'), tmp_path / 'runs' / 'mine')
+  assert [path.name for path in (tmp_path / 'runs').iterdir()] == ['other']

@@ -1,6 +1,7 @@
 """`python -m lmjax.verify`: looks at everything, finds what is damaged, repairs nothing."""
 
 import hashlib
+import json
 import pathlib
 import shutil
 
@@ -61,6 +62,25 @@ def test_what_is_damaged_is_found(saved, tmp_path, capsys, name):
   assert any(line.startswith(f'DAMAGED  {what}: ') for line in marked), said.out
   assert 'things are damaged, marked above; put them back from a copy' in said.err
   assert code == 3 or contents(folder) == before
+
+
+def test_a_checkpoint_that_is_gone_is_missed(saved, tmp_path, capsys):
+  folder = shutil.copytree(saved / 'run', tmp_path / 'run')
+  shutil.rmtree(folder / 'checkpoints' / '6')
+  assert verify.main([f'--workdir={folder}']) == 4
+  assert 'the run ended at step 6, the newest checkpoint that is intact is 3' in capsys.readouterr().out
+  shutil.rmtree(folder / 'checkpoints' / '3')
+  assert verify.main([f'--workdir={folder}']) == 4
+  assert 'DAMAGED  checkpoints: ' in capsys.readouterr().out
+
+
+def test_a_newer_schema_is_not_called_damage(saved, tmp_path, capsys):
+  folder = shutil.copytree(saved / 'run', tmp_path / 'run')
+  file = folder / 'checkpoints' / '6' / 'manifest' / 'manifest.json'
+  file.write_text(json.dumps(json.loads(file.read_text()) | {'schema': 99}))
+  assert verify.main([f'--workdir={folder}']) == 4
+  said = capsys.readouterr()
+  assert 'schema 99' in said.err and 'install the newer lmjax' in said.err and 'DAMAGED' not in said.out
 
 
 @pytest.mark.parametrize('given,code,said', [([], 2, '--workdir: missing'), (['--workdir=x'], 4, 'no such folder')])

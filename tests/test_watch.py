@@ -69,6 +69,17 @@ def test_a_silent_host_is_named(make_watch):
   assert ended[0].startswith('host 2 of 3: silent for hosts.lost_seconds = 1, so it is lost; the same command')
 
 
+def test_a_host_that_was_never_heard_of_is_named(make_watch):
+  store = Store()
+  _, ended = make_watch(lost_seconds=1, store=store)
+  for i in range(100):
+    store['alive/0'] = f'{i} 1 step 1'
+    time.sleep(0.05)
+    if ended:
+      break
+  assert ended[0].startswith('host 2 of 3: silent for hosts.lost_seconds = 1')
+
+
 def test_a_host_that_is_done_is_not_lost(make_watch):
   store = Store({'alive/0': 'done', 'alive/2': 'done'})
   _, ended = make_watch(lost_seconds=1, store=store)
@@ -97,12 +108,12 @@ def test_the_host_that_is_behind_hangs(make_watch):
 
 
 def test_a_failing_host_tells_the_others(make_watch, monkeypatch):
+  monkeypatch.setattr(hosts, '_has_told', False)  # put back afterwards: else the next command would end this process
   store = Store()
   watch, ended = make_watch(lost_seconds=2, store=store)
   watch.failed(hosts.ConfigError('data.path = x: no such file; mend it'))
   assert store['end'] == 'host 1 of 3 ended: ConfigError: data.path = x: no such file; mend it'
-  monkeypatch.setattr(hosts, '_has_told', False)
-  assert not ended  # by its own error
+  assert hosts._has_told and not ended  # by its own error
 
 
 def test_a_host_ends_by_what_another_one_told(make_watch):

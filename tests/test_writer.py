@@ -55,6 +55,19 @@ def test_a_resumed_run_drops_later_lines_and_a_torn_tail(run):
   assert '## step 3' in text and '## step 6' not in text
 
 
+def test_a_damaged_line_costs_no_other(run):
+  lines = (run / 'metrics.jsonl').read_bytes().split(b'\n')
+  (run / 'metrics.jsonl').write_bytes(b'\n'.join([lines[0], lines[1][:9] + b'\xff' + lines[1][10:20], *lines[2:]]))
+  assert steps(run) == [1, 3, 3, 4, 5, 6, 6]
+
+
+def test_samples_that_were_cut_within_a_character_are_no_obstacle(run):
+  with open(run / 'samples.md', 'ab') as file:
+    file.write('## step 6\n\n…'.encode()[:-1])
+  Writer(str(run), CONFIG, 6, 'run').close()
+  assert 'text of 6' in (run / 'samples.md').read_text()
+
+
 def test_a_new_run_in_an_old_folder_starts_empty(run):
   Writer(str(run), CONFIG, 0, 'run').close()
   assert steps(run) == []

@@ -36,6 +36,7 @@ from lmjax.data.split import held_out_below
 from lmjax.data.store_writer import SplitWriter, unseen_documents
 from lmjax.data.tokenizer import Tokenizer, TokenizerConfig, digest64, sample, train_tokenizer
 from lmjax.errors import DataError
+from lmjax.redact import tell
 
 try:
   import fcntl
@@ -148,7 +149,7 @@ def open_or_build(
         try:
           return _open(name, folder, fingerprint)
         except _CorruptError as error:
-          print(f'token store {folder} is corrupt ({error}); building it again', file=sys.stderr, flush=True)
+          tell(f'token store {folder} is corrupt ({error}); building it again', sys.stderr)
           shutil.rmtree(folder)
       _build(name, folder, source, tokenizer, fingerprint, facts, progress)
     return _open_whole(name, folder, fingerprint)
@@ -299,14 +300,13 @@ def _write(name, folder, source, tokenizer, facts, progress) -> dict:
   _check_splits(name, source, facts['valid_fraction'], len(train), len(valid))
   if progress:
     rate = counts['bytes'] / 1e6 / max(seconds, 1e-9)
-    print(
+    tell(
       f'tokenised {name}: {counts["bytes"] / 1e6:.1f} MB, {train.tokens + valid.tokens:,} tokens in '
       f'{seconds:.1f} s '
       f'({rate:.1f} MB/s); documents: {len(train):,} train, {len(valid):,} held out, '
       f'{counts["duplicates"]:,} duplicates dropped, {counts["empty"]:,} empty, {counts["replaced"]:,} '
       'mended, '
-      f'{counts["skipped"]:,} skipped',
-      flush=True,
+      f'{counts["skipped"]:,} skipped'
     )
   names = ('documents', 'bytes', 'duplicates', 'empty', 'replaced', 'skipped')
   return {

@@ -27,6 +27,7 @@ def test_checkpoints_of_every_schema_are_read(schema, tmp_path, capsys):
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained.params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('schema', SCHEMAS)
 def test_runs_of_every_schema_are_handed_over(schema, tmp_path):
   source = str(GOLDEN / f'schema_{schema}')

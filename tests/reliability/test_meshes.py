@@ -32,6 +32,7 @@ def saved(raw_config, tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('data,fsdp', MESHES)
 def test_resumed_on_another_mesh(saved, raw_config, make_config, tmp_path, data, fsdp):
   import shutil

@@ -12,7 +12,9 @@ import pytest
 from lmjax import checkpoint
 from lmjax.data import sources, store
 from lmjax.errors import CheckpointError
+from tests.reliability import commands
 from tests.test_checkpoint import KEEP, abstract, state_of
+from tests.test_hosts import free_port
 
 WAYS = ('flip', 'truncate', 'empty', 'delete', 'older', 'random')
 
@@ -83,6 +85,30 @@ def test_no_mutation_of_a_checkpoint_is_restored(saved, tmp_path, way):
       used.append(assert_right(workdir))
       shutil.rmtree(workdir)
   assert 1 in used and len(names) > 6  # else nothing that counts was mutated
+
+
+@pytest.mark.slow
+def test_what_one_host_cannot_read_is_passed_over_by_all(corpus, cache_dir, tmp_path):
+  """Each of two hosts reads its own half of the arrays: the one that fails must not leave the other waiting."""
+  leaves = {'train.steps': 8, 'mesh.fsdp': 2, 'hosts.lost_seconds': 60}
+
+  def run(steps):
+    words = commands.arguments('causal_lm', corpus, cache_dir, tmp_path / 'run', **(leaves | {'train.steps': steps}))
+    flags = [f'--coordinator=localhost:{free_port()}', '--processes=2']
+    started = [commands.start([*words, *flags, f'--process={i}']) for i in range(2)]
+    said = [one.communicate()[0] for one in started]
+    assert [one.returncode for one in started] == [0, 0], said
+    return said[0]
+
+  run(8)
+  files = files_of(tmp_path / 'run/checkpoints/8/state/ocdbt.process_1/d')
+  assert files
+  for file in files:
+    mutate(file, 'truncate', file)
+  said = run(12)
+  assert 'checkpoint 8 rejected: ' in said and 'resuming from step 4' in said and 'done: step 12' in said, said
+  assert checkpoint.saved_steps(checkpoint.directory_of(tmp_path / 'run'))[-1] == 12
+  assert len(os.listdir(tmp_path / 'run/rejected_checkpoints')) == 1
 
 
 def test_a_checkpoint_that_is_another_steps_is_found(saved, tmp_path):
