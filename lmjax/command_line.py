@@ -63,7 +63,7 @@ def parse_command_line(argv, extra=None, bare=(), config='required', words=False
     argv: `--flag=value` or `--flag value` each.
     extra: name -> annotation of further flags that take a value, as in a config dataclass.
     bare: names of further flags that need none: `--dry_run`, or `--dry_run=TEXT`.
-    config: whether `--config` is required, optional or refused, with its leaves.
+    config: whether `--config` is required, optional or refused, with its leaves; where it is, `--workdir` is required.
     words: whether there may be arguments that are no flags.
 
   Returns:
@@ -101,6 +101,8 @@ def parse_command_line(argv, extra=None, bare=(), config='required', words=False
   if config == 'refused' and (file is not None or assignments):
     given = '--config' if file is not None else f'--config.{assignments[0][0]}'
     problems.append(line(given, file or assignments[0][1], 'has no effect: a run has its own config', 'leave it out'))
+  if config == 'refused' and not workdir and not wants_help:
+    problems.append('--workdir: missing; name the folder of a run')
   if values.get('config_json') is not None and file is not None:
     problems.append(
       line('--config_json', values['config_json'], f'--config = {file} is given as well', 'leave one out')

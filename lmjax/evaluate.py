@@ -151,9 +151,8 @@ def run(argv: list[str]) -> None:
   if flags.help:
     print(__doc__)
     return
-  problems = [*flags.problems, *(['--workdir: missing; name the folder of a run'] if flags.workdir is None else [])]
-  if problems:
-    raise ConfigError(problems)
+  if flags.problems:
+    raise ConfigError(flags.problems)
   trained = restore.open_run(flags.workdir, flags.extra['step'])
   found = evaluate(trained, flags.extra['data'], flags.extra['fields'])
   if flags.extra['json']:

@@ -29,8 +29,6 @@ def run(argv: list[str]) -> None:
     print(__doc__)
     return
   problems = list(flags.problems)
-  if flags.workdir is None:
-    problems.append('--workdir: missing; name the folder of a fine-tuned run')
   if flags.words and flags.extra['file'] is not None:
     problems.append(f'--file = {flags.extra["file"]}: not with texts on the command line; leave one of them out')
   if problems:

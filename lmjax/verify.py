@@ -28,9 +28,8 @@ def run(argv: list[str]) -> None:
   if flags.help:
     print(__doc__)
     return
-  problems = [*flags.problems, *(['--workdir: missing; name the folder of a run'] if flags.workdir is None else [])]
-  if problems:
-    raise ConfigError(problems)
+  if flags.problems:
+    raise ConfigError(flags.problems)
   folder = checkpoint.reach('--workdir', flags.workdir)
   seeds = sorted(path for path in folder.glob('seed*') if (path / 'checkpoints').exists()) if folder.exists() else []
   if not seeds and not (folder / 'checkpoints').exists():

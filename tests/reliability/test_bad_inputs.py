@@ -126,7 +126,7 @@ COMMAND_LINES = [
   ),
   case('impossible dry run', 2, [CLM, '--dry_run=cpu:0'], '--dry_run = cpu:0', 'a number of CPU', 'nearest is cpu:1'),
   case('dry run of nothing', 2, [CLM, '--dry_run=mine'], '--dry_run = mine', 'must be as v5e:2x4', 'try v5e:2x4'),
-  case('predict without a run', 2, ['text'], '--workdir: missing', 'name the folder of a fine-tuned', command=predict),
+  case('predict without a run', 2, ['text'], '--workdir: missing', 'name the folder of a run', command=predict),
   case('predict with a config', 2, ['--workdir=a', CLM], CLM[9:], 'has no effect', 'leave it out', command=predict),
   case(
     'predict texts and a file',
