@@ -91,7 +91,12 @@ def _surroundings(seconds: int) -> tuple[str, int, int] | None:
     return None
   from jax._src import clusters  # there is no public way to it
 
-  found = clusters.ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)[:3]
+  try:
+    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)[:3]
+  except RuntimeError as error:  # the name of host 0 is unknown for so long
+    raise Stalled(
+      f'host 0: {error} in hosts.start_seconds = {seconds}; start the command on every host again'
+    ) from error
   if None not in found:
     return found
   if tasks > 1:

@@ -100,6 +100,19 @@ def test_the_hosts_of_a_tpu_pod_join(monkeypatch, calls, found, joined):
   assert [call[:3] for call in calls[:1]] == [found[:3]] * joined and len(calls) == 2 * joined
 
 
+def test_a_host_0_whose_name_is_unknown(monkeypatch, calls):
+  def detect(*unset):
+    raise RuntimeError('Failed to recognize coordinator address t1v-0')
+
+  there = SimpleNamespace(config=SimpleNamespace(jax_platforms='tpu,cpu'), distributed=jax.distributed)
+  monkeypatch.setattr(hosts, 'jax', there)
+  monkeypatch.setattr(clusters.ClusterEnv, 'auto_detect_unset_distributed_params', detect)
+  with pytest.raises(
+    Stalled, match='host 0: Failed to recognize coordinator address t1v-0 in hosts.start_seconds = 30'
+  ):
+    hosts.join(WAIT)
+
+
 def test_every_host_is_told_who_did_not_come():
   """Hosts 0, 1 and 3 of 4 are there: all of them name host 2, within the time."""
   address, said = f'localhost:{free_port()}', {}
