@@ -88,8 +88,8 @@ def _context() -> ocp.Context:
 def _load(path: epath.Path, as_saved: dict) -> dict:
   """Arrays of a checkpoint; each host loads its own, and waits for no other: it would, for ever, for one that fails."""
   me = jax.process_index()
-  alone = ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me})
-  context = ocp.Context(multiprocessing_options=alone)
+  context = ocp.Context()
+  context.multiprocessing.primary_host, context.multiprocessing.active_processes = me, {me}
   context.pytree.loading.partial_load = True
   with context:
     return ocp.load_checkpointables(path, {'state': as_saved})['state']

@@ -26,7 +26,8 @@ def contents(folder: pathlib.Path) -> dict:
 def test_what_is_intact_is_said(saved, capsys):
   before = contents(saved)
   assert verify.main([f'--workdir={saved / "run"}']) == 0
-  said = capsys.readouterr().out
+  said, noise = capsys.readouterr()
+  assert not noise
   assert said.count('intact   ') == 7 and said.endswith('verdict: intact (7 things)\n')
   for what in ('checkpoint 3: ', 'checkpoint 6: ', 'tokenizer.json: 320 tokens', 'token store main: ', 'results.json'):
     assert what in said
