@@ -15,7 +15,7 @@ from lmjax import command_line, comparison, experiment, schema
 from lmjax.errors import ConfigError, NonFiniteError
 from lmjax.scoring.bootstrap import bootstrap
 from lmjax.writer import write_json
-from tests.conftest import ROOT
+from tests.conftest import QUICK, ROOT
 
 PRETRAIN, FINETUNE = f'{ROOT}/configs/pretrain_mlm.py:smoke', f'{ROOT}/configs/finetune_sentiment.py:demo'
 # `base` runs first, though it is the last by name
@@ -335,7 +335,7 @@ def test_end_to_end(tmp_path):
   """Both pre-trainings, every hand-off and the report, with real training; again, nothing is trained."""
   argv = ['--config=experiments/pretraining_helps.py:smoke', f'--workdir={tmp_path}']
   code = 'import sys; from lmjax.experiment import main; sys.exit(main(sys.argv[1:]))'
-  env = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}  # on one device
+  env = os.environ | {'XLA_FLAGS': QUICK}  # on one device
   for _ in range(2):
     done = subprocess.run([sys.executable, '-c', code, *argv], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

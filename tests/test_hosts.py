@@ -24,7 +24,7 @@ def start(processes: int, *command: str) -> list[subprocess.Popen]:
   """The same command in so many processes, with four CPU devices in all."""
   port = free_port()
   environment = os.environ | {
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={4 // processes} --xla_backend_optimization_level=0',
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={4 // processes} {conftest.QUICK}',
     'JAX_PLATFORMS': 'cpu',
   }
   started = []

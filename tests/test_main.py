@@ -10,12 +10,12 @@ import pytest
 
 from lmjax import checkpoint, command_line, main, schema
 from lmjax import config as config_lib
-from tests.conftest import CONFIGS, FINE_TUNING, ROOT, TASKS
+from tests.conftest import CONFIGS, FINE_TUNING, QUICK, ROOT, TASKS
 
 
 def start(arguments, cwd):
   """Starts `python -m lmjax.main`, on one device, compiled as quickly as possible."""
-  quick = {'XLA_FLAGS': '--xla_backend_optimization_level=0', 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
+  quick = {'XLA_FLAGS': QUICK, 'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': str(ROOT)}
   command = [sys.executable, '-m', 'lmjax.main', *arguments]
   return subprocess.Popen(
     command, cwd=cwd, env=os.environ | quick, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -43,7 +43,7 @@ def start(words, devices=1, module=('-m', 'lmjax.main'), variables=None, **more)
     **more: for subprocess.Popen.
   """
   environment = os.environ | {
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0',
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {conftest.QUICK}',
     'JAX_PLATFORMS': 'cpu',
     'PYTHONPATH': str(conftest.ROOT),
     **(variables or {}),
