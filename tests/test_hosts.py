@@ -145,7 +145,11 @@ def test_hosts_that_are_terminated_save_the_same_step(corpus, cache_dir, tmp_pat
   late.cancel()
   for one in started:
     one.send_signal(signal.SIGTERM)
-  said = [one.communicate(timeout=240)[0] for one in started]
+  try:
+    said = [one.communicate(timeout=240)[0] for one in started]
+  finally:
+    for one in started:
+      one.kill()
   assert [one.returncode for one in started] == [143, 143], said
   steps = {re.search(r'SIGTERM: saved at step (\d+)', one).group(1) for one in said}
   assert len(steps) == 1 and max(map(int, os.listdir(tmp_path / 'run' / 'checkpoints'))) == int(steps.pop())
