@@ -42,7 +42,8 @@ def tell(text: str, file=None) -> None:
 def silence(file) -> None:
   """What is printed from here on goes nowhere; else Python would complain once more as it ends."""
   with contextlib.suppress(OSError, ValueError):
-    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+    with open(os.devnull, 'w') as nowhere:
+      os.dup2(nowhere.fileno(), file.fileno())
 
 
 def redacted(value):

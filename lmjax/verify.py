@@ -87,7 +87,7 @@ def _results(file: epath.Path, manifest: dict | None) -> str | LmjaxError:
     return found
   results, newest = json.loads(file.read_bytes()), manifest['step']
   ended = results.get('step') if isinstance(results, dict) else None
-  if ended != newest:
+  if not isinstance(ended, int) or ended > newest:  # a run that was made longer since may have later checkpoints
     return CheckpointError(f'{file}: the run ended at step {ended}, the newest checkpoint that is intact is {newest}')
   return found
 

@@ -74,4 +74,5 @@ def test_a_reader_that_is_gone_ends_nothing():
   os.close(reader)
   with os.fdopen(closed, 'w') as file:
     redact.tell('step 1', file)
+    assert os.path.samestat(os.fstat(file.fileno()), os.stat(os.devnull))  # what comes later goes nowhere
     redact.tell('step 2', file)

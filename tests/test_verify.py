@@ -75,6 +75,14 @@ def test_a_checkpoint_that_is_gone_is_missed(saved, tmp_path, capsys):
   assert 'DAMAGED  checkpoints: ' in capsys.readouterr().out
 
 
+def test_a_run_that_was_made_longer_is_intact(saved, tmp_path, capsys):
+  """Its results are those of its first end until it ends again."""
+  folder = shutil.copytree(saved / 'run', tmp_path / 'run')
+  results = json.loads((folder / 'results.json').read_text())
+  (folder / 'results.json').write_text(json.dumps(results | {'step': 3}))
+  assert verify.main([f'--workdir={folder}']) == 0, capsys.readouterr()
+
+
 def test_a_newer_schema_is_not_called_damage(saved, tmp_path, capsys):
   folder = shutil.copytree(saved / 'run', tmp_path / 'run')
   file = folder / 'checkpoints' / '6' / 'manifest' / 'manifest.json'
