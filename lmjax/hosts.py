@@ -75,10 +75,11 @@ def join(config: HostsConfig, coordinator: str | None = None, processes: int | N
     found = coordinator, processes, process
   else:
     found = _surroundings(config.start_seconds)
-  if found is None or found[1] == 1:  # JAX would take SIGTERM from us on one host too, as on a TPU VM of one
+  if found is None or found[1] == 1:  # a TPU VM of one host says so too
     return
   meet(*found, config.start_seconds)
   _abort_as_stalled()
+  jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM from us; see stops.Agreement
   # what JAX finds by itself it is left to find again: with it comes which devices are this process's
   jax.distributed.initialize(*(found if given else ()), **timeouts)
 
@@ -193,7 +194,7 @@ class Watch:
   def __init__(self, config: HostsConfig):
     self._config, self.beats, self.phase = config, 0, 'starting'
     self._me, self._count = jax.process_index(), jax.process_count()
-    self._store = _Store() if self._count > 1 else None
+    self._store = Store('watch') if self._count > 1 else None
     self._moved = self._answered = time.monotonic()
     # what each other host said last, and since when it says that
     self._heard = {host: ('', self._moved) for host in range(self._count) if host != self._me}
@@ -293,19 +294,21 @@ class Watch:
         self._store.put(f'alive/{self._me}', 'done')
 
 
-class _Store:
-  """The key-value store of JAX's coordinator, in host 0; there is no public way to it."""
+class Store:
+  """A folder in the key-value store of JAX's coordinator, in host 0; there is no public way to it."""
 
-  def __init__(self):
+  def __init__(self, folder: str):
     from jax._src import distributed
 
-    self._client = distributed.global_state.client
+    self._client, self._folder = distributed.global_state.client, f'lmjax/{folder}/'
 
   def put(self, key: str, value: str) -> None:
-    self._client.key_value_set(f'lmjax/{key}', value, allow_overwrite=True)
+    """Sets a key for all hosts, again if need be."""
+    self._client.key_value_set(self._folder + key, value, allow_overwrite=True)
 
   def read(self) -> dict[str, str]:
-    return {key.removeprefix('lmjax/'): value for key, value in self._client.key_value_dir_get('lmjax/')}
+    """What all hosts have set so far."""
+    return {key.removeprefix(self._folder): value for key, value in self._client.key_value_dir_get(self._folder)}
 
 
 @contextlib.contextmanager

@@ -67,8 +67,8 @@ def test_one_host_joins_nothing(monkeypatch, calls, there):
   assert calls == []
 
 
-def test_one_host_leaves_signals_alone(monkeypatch, calls):
-  """Where JAX is told of hosts it takes SIGTERM: on one host, such as a TPU VM of eight chips, a stop is ours."""
+def test_one_host_that_is_told_of_itself_joins_nothing(monkeypatch, calls):
+  """One host, such as a TPU VM of eight chips, has nobody to meet."""
   hosts.join(WAIT, 'localhost:1234', 1, 0)
   there = SimpleNamespace(config=SimpleNamespace(jax_platforms='tpu,cpu'), distributed=jax.distributed)
   monkeypatch.setattr(hosts, 'jax', there)
@@ -93,10 +93,12 @@ def test_tasks_of_slurm_join_where_srun_started_them(monkeypatch, calls):
 @pytest.mark.parametrize('found,joined', [((None, None, None, None), False), (('10.0.0.2:8476', 4, 1, None), True)])
 def test_the_hosts_of_a_tpu_pod_join(monkeypatch, calls, found, joined):
   """As JAX sees them: a pod, or a TPU without other hosts (a notebook), which runs alone."""
-  there = SimpleNamespace(config=SimpleNamespace(jax_platforms='tpu,cpu'), distributed=jax.distributed)
-  monkeypatch.setattr(hosts, 'jax', there)
+  options = {}
+  config = SimpleNamespace(jax_platforms='tpu,cpu', update=options.__setitem__)
+  monkeypatch.setattr(hosts, 'jax', SimpleNamespace(config=config, distributed=jax.distributed))
   monkeypatch.setattr(clusters.ClusterEnv, 'auto_detect_unset_distributed_params', lambda *unset: found)
   hosts.join(WAIT)
+  assert options == {'jax_enable_preemption_service': False} if joined else not options  # it would take SIGTERM
   assert [call[:3] for call in calls[:1]] == [found[:3]] * joined and len(calls) == 2 * joined
 
 

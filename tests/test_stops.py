@@ -1,12 +1,10 @@
 """A run that is asked to stop: it saves first, says how to go on, and loses nothing."""
 
 import signal
-import sys
-from types import SimpleNamespace
 
 import pytest
 
-from lmjax import checkpoint, manifest, stops, train
+from lmjax import checkpoint, manifest, train
 from lmjax.errors import ConfigError, Stopped
 from tests import runs
 
@@ -89,12 +87,6 @@ def test_an_evaluation_is_given_up_and_made_when_the_run_goes_on(task, raw_confi
     assert losses[0] == losses[1]
   ranks = [manifest.evaluated(checkpoint.directory_of(tmp_path / name)) for name in ('whole', 'run')]
   assert ranks[0] == ranks[1] and set(ranks[0]) == {2, 4, 6}
-
-
-def test_a_signal_in_the_middle_of_an_import_is_heard(monkeypatch):
-  """`jax` is known to Python seconds before it is whole."""
-  monkeypatch.setitem(sys.modules, 'jax', SimpleNamespace())
-  assert not stops._several_hosts()
 
 
 def test_a_run_that_ends_early_has_saved(raw_config, tmp_path):

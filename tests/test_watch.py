@@ -32,7 +32,7 @@ def make_watch(monkeypatch):
     if store is not None:
       monkeypatch.setattr(hosts.jax, 'process_count', lambda: 3)
       monkeypatch.setattr(hosts.jax, 'process_index', lambda: 1)
-      monkeypatch.setattr(hosts, '_Store', lambda: store)
+      monkeypatch.setattr(hosts, 'Store', lambda folder: store)
     watch = hosts.Watch(hosts.HostsConfig(start_seconds=60, lost_seconds=lost_seconds, hang_seconds=hang_seconds))
     made.append(watch)
     return watch, ended

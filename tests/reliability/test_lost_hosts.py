@@ -32,6 +32,23 @@ sys.exit(main.main())
 """
 # Process 1 alone meets an error.
 FAILS = HANGS.replace('time.sleep(1000)', "raise pipeline.DataError('rows.bin: cannot be read; mend the disk')")
+# Process 1 is told to stop while it saves; the others hear of it before its next step.
+STOPPED_AS_IT_SAVES = """
+import os, signal, sys, time
+import jax
+from lmjax import checkpoint, main
+
+save = checkpoint.Checkpoints.save
+
+def stopped(self, step, *args, **kwargs):
+  save(self, step, *args, **kwargs)
+  if step == 8 and jax.process_index() == 1:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(3)
+
+checkpoint.Checkpoints.save = stopped
+sys.exit(main.main())
+"""
 LEAVES = {'train.steps': 100_000, 'hosts.start_seconds': 60, 'hosts.lost_seconds': 8, 'hosts.hang_seconds': 30}
 
 
@@ -121,6 +138,15 @@ def test_sigterm_to_one_of_two_saves_one_step(start_two, tmp_path):
   assert [one.returncode for one in started] == [143, 143], said
   steps = {re.search(r'SIGTERM: saved at step (\d+)', one)[1] for one in said}
   assert len(steps) == 1 and max(checkpoint.saved_steps(checkpoint.directory_of(tmp_path / 'run'))) == int(steps.pop())
+
+
+def test_sigterm_while_a_checkpoint_is_saved(start_two, tmp_path):
+  """JAX's own agreement would miss it: Orbax, when it saves, tells it another number of steps than the run's own."""
+  (tmp_path / 'main.py').write_text(STOPPED_AS_IT_SAVES)
+  started = start_two((str(tmp_path / 'main.py'),))
+  said = [end(one, 90) for one in started]
+  assert [one.returncode for one in started] == [143, 143], said
+  assert max(checkpoint.saved_steps(checkpoint.directory_of(tmp_path / 'run'))) < 16
 
 
 @pytest.mark.parametrize('slurm', [False, True])
