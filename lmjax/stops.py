@@ -80,11 +80,13 @@ class Agreement:
 
   def __init__(self, asked: Callable[[], str | None]):
     """`asked()` is the name of the signal that this host has had, or None."""
-    self.signal: str | None = None
+    import jax
+
     from lmjax import hosts
 
+    self.signal: str | None = None
     self._asked, self._store = asked, hosts.Store(f'stop{next(self._runs)}')
-    self._me, self._count = str(hosts.jax.process_index()), hosts.jax.process_count()
+    self._me, self._count = str(jax.process_index()), jax.process_count()
     self._calls = 0
     self._said: str | None = None  # how many it had made when it was asked
     self._last: int | None = None

@@ -7,17 +7,9 @@ import time
 import pytest
 
 from lmjax import hosts, stops
+from tests.test_watch import Store
 
 HOSTS = 3
-
-
-class Store(dict):
-  """A key-value store as JAX's coordinator has it."""
-
-  put = dict.__setitem__
-
-  def read(self):
-    return dict(self)
 
 
 @pytest.fixture

@@ -32,7 +32,9 @@ def start(processes: int, *command: str) -> list[subprocess.Popen]:
     hosts = [] if processes == 1 else [f'--coordinator=localhost:{port}', f'--processes={processes}', f'--process={i}']
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     words = [sys.executable, '-u', *command, *hosts]
-    started.append(subprocess.Popen(words, env=environment, cwd=conftest.ROOT, **pipes))
+    # a job in the background, as CI may be, would hand down that it ignores SIGINT
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    started.append(subprocess.Popen(words, env=environment, cwd=conftest.ROOT, preexec_fn=heed, **pipes))
   return started
 
 
@@ -134,8 +136,9 @@ def test_a_row_does_not_lie_on_two_hosts(corpus, cache_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_hosts_that_are_terminated_save_the_same_step(corpus, cache_dir, tmp_path):
-  """SIGTERM to all, as a scheduler sends it before the time limit."""
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_hosts_that_are_terminated_save_the_same_step(number, corpus, cache_dir, tmp_path):
+  """A signal to all: a scheduler sends SIGTERM before the time limit, a terminal SIGINT."""
   started = start(2, *command('causal_lm', corpus, cache_dir, tmp_path / 'run', steps=100_000))
   late = threading.Timer(240, lambda: [one.kill() for one in started])
   late.start()
@@ -144,12 +147,12 @@ def test_hosts_that_are_terminated_save_the_same_step(corpus, cache_dir, tmp_pat
       break
   late.cancel()
   for one in started:
-    one.send_signal(signal.SIGTERM)
+    one.send_signal(number)
   try:
     said = [one.communicate(timeout=240)[0] for one in started]
   finally:
     for one in started:
       one.kill()
   assert [one.returncode for one in started] == [143, 143], said
-  steps = {re.search(r'SIGTERM: saved at step (\d+)', one).group(1) for one in said}
+  steps = {re.search(rf'{number.name}: saved at step (\d+)', one).group(1) for one in said}
   assert len(steps) == 1 and max(map(int, os.listdir(tmp_path / 'run' / 'checkpoints'))) == int(steps.pop())

@@ -8,7 +8,7 @@ from lmjax import hosts
 
 
 class Store(dict):
-  """A key-value store as JAX's coordinator has it, of three hosts; this test plays hosts 0 and 2."""
+  """A key-value store as JAX's coordinator has it; of three hosts the tests here play 0 and 2."""
 
   put = dict.__setitem__
 
