@@ -17,7 +17,7 @@ setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=find_packages(include=['lmjax', 'lmjax.*']),
-  package_data={'lmjax': ['data/demo/*.jsonl']},
+  package_data={'lmjax': ['data/sources/demo_records/*.jsonl']},
   install_requires=[
     # jax and flax are never capped one without the other: flax <= 0.12.8 breaks with jax >= 0.11.1, and
     # flax >= 0.12.12 needs it; pip takes the newest pair that the Python version allows

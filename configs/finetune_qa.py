@@ -14,8 +14,8 @@ Measured (demo, 2 cores of an AMD EPYC): 148 s of training steps, test F1 0.282.
 
 from ml_collections import ConfigDict
 
-from lmjax.command_line import parse_argument
 from lmjax.models import presets
+from lmjax.schema.command_line import parse_argument
 
 
 def get_config(argument=None):

@@ -12,9 +12,9 @@ documents (gzip -9: 2.96). Other presets: not measured.
 
 from ml_collections import ConfigDict
 
-from lmjax.command_line import parse_argument
-from lmjax.data.sources import default_field
+from lmjax.data.sources.documents import default_field
 from lmjax.models import presets
+from lmjax.schema.command_line import parse_argument
 
 
 def get_config(argument=None):

@@ -15,8 +15,8 @@ Measured: see experiments/README.md.
 
 from ml_collections import ConfigDict
 
-from lmjax.command_line import parse_argument
 from lmjax.errors import ConfigError
+from lmjax.schema.command_line import parse_argument
 
 # What decides the time it takes: seeds, and overrides of each kind of stage. The tiny model reads rows as long in
 # pre-training as in fine-tuning. ROUGE of so small a model is noisy: checkpoints are ranked by the loss.

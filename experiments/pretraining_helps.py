@@ -21,8 +21,8 @@ from typing import Literal
 
 from ml_collections import ConfigDict
 
-from lmjax.command_line import parse_argument
 from lmjax.errors import ConfigError
+from lmjax.schema.command_line import parse_argument
 
 # What decides the time it takes, with embedded data and with one's own: epochs by share of the labels (sentiment), and
 # overrides of each kind of stage (both models are pooled alike).

@@ -11,9 +11,9 @@ import json
 import os
 import sys
 
-from lmjax.command_line import run_command
-from lmjax.data import files
+from lmjax.data.sources import files
 from lmjax.errors import ConfigError, DataError
+from lmjax.schema.command_line import run_command
 
 SHARES = {'train': 0.7, 'valid': 0.1, 'test': 0.2}
 

@@ -4,15 +4,16 @@ import dataclasses
 import math
 from typing import Annotated, Any, Literal
 
-from lmjax import handoff, schema, sharding
-from lmjax.checkpoint import CheckpointConfig
-from lmjax.data.pipeline import DataConfig
+from lmjax import sharding
+from lmjax.checkpoint import handoff
+from lmjax.checkpoint.checkpoints import CheckpointConfig
+from lmjax.checkpoint.handoff import InitFrom
+from lmjax.checkpoint.transfer import open_source
+from lmjax.data.batches.pipeline import DataConfig
 from lmjax.data.records import ROLES, RecordsConfig
 from lmjax.errors import ConfigError
-from lmjax.fields import NonNegativeInt, PositiveFloat, PositiveInt, Rule
-from lmjax.handoff import InitFrom
-from lmjax.hosts import HostsConfig
-from lmjax.models.model_config import ModelConfig
+from lmjax.hosts.watchdog import HostsConfig
+from lmjax.models.config import ModelConfig
 from lmjax.objectives.causal import CausalConfig
 from lmjax.objectives.classification import ClassificationConfig
 from lmjax.objectives.conditional import ConditionalConfig
@@ -20,13 +21,14 @@ from lmjax.objectives.masked import MaskedConfig
 from lmjax.objectives.spans import SpanConfig
 from lmjax.optim import OptimConfig
 from lmjax.profile import ProfileConfig
-from lmjax.schema import Choice
+from lmjax.schema import tree
+from lmjax.schema.fields import NonNegativeInt, PositiveFloat, PositiveInt, Rule
+from lmjax.schema.tree import Choice
 from lmjax.sharding import MeshConfig
-from lmjax.source import open_source
 from lmjax.tasks.causal_lm import CausalSamples
 from lmjax.tasks.fine_tuning import ExampleSamples
 from lmjax.tasks.masked_lm import MaskedSamples
-from lmjax.writer import WriterConfig
+from lmjax.workdir.metric_writer import WriterConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,14 +292,14 @@ def build(config, *, devices: int | None = None, problems=()) -> Config:
     ConfigError: with every problem, one line each.
   """
   further = (lambda built: ()) if devices is None else (lambda built: built.device_problems(devices))
-  problems, values = list(problems), schema.to_dict(config)
+  problems, values = list(problems), tree.to_dict(config)
   if not isinstance(config, Config):
     try:
       problems += _take_model(values)
     except ConfigError as error:
       raise ConfigError([*problems, *error.problems]) from error
   try:
-    built = schema.build(Config, values, further)
+    built = tree.build(Config, values, further)
   except ConfigError as error:
     problems += error.problems
   if problems:
@@ -309,7 +311,7 @@ def _take_model(values: dict) -> list[str]:
   """Fills in `values['model']` from the checkpoint of `values['init_from']`; returns the problems, one line each."""
   asked = values.get('model')
   try:
-    init_from = schema.build(InitFrom, values.get('init_from') or {})
+    init_from = tree.build(InitFrom, values.get('init_from') or {})
   except ConfigError:
     return []  # reported with its full path by the build of the whole
   if not isinstance(asked, dict):
@@ -319,7 +321,7 @@ def _take_model(values: dict) -> list[str]:
       return []
     rule = 'must be given in full with init_from.path = None'
     remedy = 'name a checkpoint, or give preset=NAME to the config file'
-    raise ConfigError(schema.line('model', schema.show(asked), rule, remedy))
+    raise ConfigError(tree.line('model', tree.show(asked), rule, remedy))
   saved = open_source(init_from).manifest['model']
   values['model'], problems = handoff.adapt_model(saved, asked, init_from.convert)
-  return [schema.line(path, schema.show(value), rule, remedy) for path, value, rule, remedy in problems]
+  return [tree.line(path, tree.show(value), rule, remedy) for path, value, rule, remedy in problems]

@@ -13,8 +13,8 @@ import sys
 
 import numpy as np
 
-from lmjax import command_line
 from lmjax.errors import ConfigError, DataError
+from lmjax.schema import command_line
 
 FLAGS = {'batch': int, 'words': str, 'prompt': str, 'pairs': str, 'step': int}
 NEIGHBOURS = 8
@@ -51,13 +51,15 @@ def run(argv: list[str]) -> None:
 def show_batch(flags) -> None:
   """Prints one training batch as text, with where each row comes from."""
   from lmjax import config as config_lib
-  from lmjax import initial, schema, tasks
+  from lmjax import tasks
+  from lmjax.schema import tree
+  from lmjax.training import initialize
 
   raw = command_line.load_config_file(flags.file, flags.argument)
-  raw, problems = schema.override(config_lib.Config, raw, flags.assignments)
+  raw, problems = tree.override(config_lib.Config, raw, flags.assignments)
   config = config_lib.build(raw, problems=problems)
   step = flags.extra['batch']
-  config, task, found = tasks.prepare(config, initial.source_of(config)[1], progress=True)
+  config, task, found = tasks.prepare(config, initialize.source_of(config)[1], progress=True)
   if step >= config.train.steps:
     raise ConfigError(f'--batch = {step}: the run has steps 0 to {config.train.steps - 1}; choose one of them')
   data = task.pipeline(found, config)
@@ -102,9 +104,9 @@ def row_as_text(task, example: dict) -> str:
 
 def show_run(flags) -> None:
   """Prints what a trained run holds and answers."""
-  from lmjax import restore
+  from lmjax.training import reopen
 
-  trained = restore.open_run(flags.workdir, flags.extra['step'])
+  trained = reopen.open_run(flags.workdir, flags.extra['step'])
   print(f'{flags.workdir}: {trained.config.task}, step {trained.step}')
   print(parameter_table(trained.params))
   if flags.extra['words'] is not None:

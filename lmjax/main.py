@@ -17,17 +17,18 @@ import sys
 
 from ml_collections import ConfigDict
 
-from lmjax import command_line, stops
 from lmjax.errors import ConfigError
+from lmjax.hosts import join, preemption
+from lmjax.schema import command_line
 
 FLAGS = {'coordinator': str, 'processes': int, 'process': int, 'config_json': str}
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  with stops.command():
+  with preemption.command():
     code = command_line.run_command(run, argv)
-  hosts = sys.modules.get('lmjax.hosts')
+  hosts = sys.modules.get('lmjax.hosts.watchdog')
   if code and hosts is not None:
     hosts.leave(code)
   return code
@@ -45,14 +46,14 @@ def run(argv: list[str]) -> None:
   import jax
 
   from lmjax import config as config_lib
-  from lmjax import hosts, schema
+  from lmjax.schema import tree
 
   if saved is not None:
     config = ConfigDict(config_lib.completed(config))
-  config, problems = schema.override(config_lib.Config, config, flags.assignments)
+  config, problems = tree.override(config_lib.Config, config, flags.assignments)
   problems = [*flags.problems, *problems]
   if flags.help:
-    print(f'{flags.file}\n\n{schema.describe(config_lib.Config, config)}')
+    print(f'{flags.file}\n\n{tree.describe(config_lib.Config, config)}')
     return
   if asked:
     _dry_run(asked, config, problems, argv)
@@ -61,7 +62,7 @@ def run(argv: list[str]) -> None:
   with contextlib.suppress(ConfigError):  # told below, with what depends on the number of devices
     built = config_lib.build(config)
   if built is not None and not problems:
-    hosts.join(built.hosts, **flags.extra)
+    join.join(built.hosts, **flags.extra)
   built = config_lib.build(config, devices=jax.device_count(), problems=problems)
   from lmjax.train import train
 
@@ -76,10 +77,10 @@ def run(argv: list[str]) -> None:
 
 def _dry_run(asked, config, problems, argv) -> None:
   from lmjax import config as config_lib
-  from lmjax import targets
-  from lmjax.dry_run import dry_run
+  from lmjax.dry_run import topology
+  from lmjax.dry_run.fit import dry_run
 
-  target = targets.find(None if asked is True else asked)
+  target = topology.find(None if asked is True else asked)
   built = config_lib.build(config, devices=len(target.devices), problems=problems)
   rest = [word for word in argv if not word.replace('-', '_').startswith('__dry_run')]
   dry_run(built, target, shlex.join(['python', '-m', 'lmjax.main', *rest]), print)

@@ -9,7 +9,7 @@ import optax
 
 from lmjax import paths
 from lmjax.errors import ConfigError
-from lmjax.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Share
+from lmjax.schema.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Share
 
 # Which settings each optimizer reads; the others must be None, so that none is silently without effect.
 SETTINGS = {

@@ -12,8 +12,9 @@ Without TEXT and --file it reads standard input like a .txt file. --json gives o
 import json
 import sys
 
-from lmjax import command_line
 from lmjax.errors import ConfigError, DataError
+from lmjax.schema import command_line
+from lmjax.training import evaluator
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -33,9 +34,9 @@ def run(argv: list[str]) -> None:
     problems.append(f'--file = {flags.extra["file"]}: not with texts on the command line; leave one of them out')
   if problems:
     raise ConfigError(problems)
-  from lmjax import restore
+  from lmjax.training import reopen
 
-  trained = restore.open_run(flags.workdir, flags.extra['step'])
+  trained = reopen.open_run(flags.workdir, flags.extra['step'])
   given = (flags.extra[name] for name in ('file', 'question', 'fields'))
   items = read(trained.config, flags.words, *given)
   for item, prediction in zip(items, predict(trained, items)):
@@ -45,11 +46,11 @@ def run(argv: list[str]) -> None:
 
 def predict(trained, items: list[dict]) -> list:
   """A prediction for each record, as its task's `predict` gives it."""
-  from lmjax import evaluate, sharding
+  from lmjax import sharding
 
   mesh = sharding.one_device_mesh()
   with sharding.using(mesh):
-    return trained.task.predict(trained.params, trained.task.rows_of(items), evaluate.Runner(mesh))
+    return trained.task.predict(trained.params, trained.task.rows_of(items), evaluator.Runner(mesh))
 
 
 def read(config, words: tuple[str, ...], file: str | None, question: str | None, fields=None) -> list[dict]:
@@ -79,11 +80,11 @@ def read(config, words: tuple[str, ...], file: str | None, question: str | None,
   if (question is not None) != (task == 'extractive_qa'):
     rule = 'is needed for extractive_qa' if question is None else f'has no meaning for {task}'
     raise ConfigError(f'--question = {question}: {rule}; {"add it" if question is None else "leave it out"}')
-  from lmjax.data import sources
+  from lmjax.data.sources import documents
 
   texts = {}
   for i, raw in enumerate(words or _from_file(file, task == 'classification')):
-    text, _ = sources.clean(raw, f'text {i}', config.data.bad_text)
+    text, _ = documents.clean(raw, f'text {i}', config.data.bad_text)
     if text is not None and text.strip():
       texts[str(i)] = text
   if not texts:
@@ -92,7 +93,7 @@ def read(config, words: tuple[str, ...], file: str | None, question: str | None,
     return [{'id': i, 'text': text, 'text_pair': None} for i, text in texts.items()]
   if task == 'summarization':
     return [{'id': i, 'document': text} for i, text in texts.items()]
-  question, _ = sources.clean(question, '--question', 'raise')
+  question, _ = documents.clean(question, '--question', 'raise')
   return [{'id': i, 'question': question, 'context': text} for i, text in texts.items()]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import jax
 
-from lmjax.fields import PositiveInt
+from lmjax.schema.fields import PositiveInt
 
 
 @dataclasses.dataclass(frozen=True)

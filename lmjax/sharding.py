@@ -10,7 +10,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lmjax.errors import ConfigError
-from lmjax.fields import PositiveInt
+from lmjax.schema.fields import PositiveInt
 
 AXES = ('data', 'fsdp', 'tensor')
 

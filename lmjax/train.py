@@ -11,29 +11,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from lmjax import (
-  checkpoint,
-  hosts,
-  initial,
-  lock,
-  metrics,
-  profile,
-  schema,
-  sharding,
-  staging,
-  stops,
-  tasks,
-)
 from lmjax import config as config_lib
-from lmjax import report as report_lib
-from lmjax import run as run_lib
-from lmjax import state as state_lib
-from lmjax import step as step_lib
-from lmjax import writer as writer_lib
+from lmjax import metrics, profile, sharding, tasks
+from lmjax.checkpoint import checkpoints as checkpoint
+from lmjax.checkpoint.manifest import evaluated
+from lmjax.console import tell
 from lmjax.errors import CheckpointError, ConfigError, LmjaxError, Stopped, reason
-from lmjax.manifest import evaluated
-from lmjax.redact import tell
-from lmjax.run import Run
+from lmjax.hosts import collectives, preemption, watchdog
+from lmjax.schema import tree
+from lmjax.training import initialize
+from lmjax.training import progress as report_lib
+from lmjax.training import run as run_lib
+from lmjax.training import state as state_lib
+from lmjax.training import step as step_lib
+from lmjax.training.run import Run
+from lmjax.workdir import files as workdir_files
+from lmjax.workdir import lock, upload
+from lmjax.workdir import metric_writer as writer_lib
 
 
 def train(config, workdir: str, say=None, devices=None) -> dict:
@@ -61,7 +55,7 @@ def train(config, workdir: str, say=None, devices=None) -> dict:
     if config.train.seeds > 1:
       return _train_seeds(config, workdir, say, devices)
     mesh = sharding.make_mesh(config.mesh, devices)
-    with hosts.watching(config.hosts) as watch, sharding.using(mesh):
+    with watchdog.watching(config.hosts) as watch, sharding.using(mesh):
       return _train_one(config, workdir, mesh, say, watch)
   except OSError as error:  # a full disk, above all; what reads data tells its own
     what = f'{error.filename or workdir}: cannot be written or read ({error.strerror or reason(error)})'
@@ -70,10 +64,10 @@ def train(config, workdir: str, say=None, devices=None) -> dict:
 
 def _train_one(config, workdir: str, mesh, say, watch) -> dict:
   """One run, from what it needs to its results."""
-  source, tokenizer = initial.source_of(config)
+  source, tokenizer = initialize.source_of(config)
   config, task, data = tasks.prepare(config, tokenizer, progress=True)
   if source is not None:
-    initial.plan_of(config, task, source)  # refused before a folder is made
+    initialize.plan_of(config, task, source)  # refused before a folder is made
   folder = checkpoint.absolute(workdir)
   made = [] if '://' in workdir else [path for path in (folder, *folder.parents) if not path.exists()]
   try:
@@ -93,11 +87,11 @@ def _train_one(config, workdir: str, mesh, say, watch) -> dict:
     if jax.process_index() == 0 and '://' not in workdir:
       stack.enter_context(lock.holding(workdir, say))
       stack.push(leave_nothing)  # under the lock: another run may have made the same folder
-      writer_lib.clear_temporary(workdir)
-    hosts.check_shared(folder)
+      workdir_files.clear_temporary(workdir)
+    collectives.check_shared(folder)
     kept = checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST, task.HIGHEST)
     checkpoints = stack.enter_context(contextlib.closing(kept))
-    files = stack.enter_context(staging.Staging(workdir))
+    files = stack.enter_context(upload.Staging(workdir))
     run = run_lib.set_up(config, workdir, files, mesh, task, data, checkpoints, source, say, watch)
     return _loop(run)
 
@@ -113,10 +107,10 @@ def _check_folder(workdir: str, seeds: int) -> None:
   if held.exists() and not held.is_dir():
     raise ConfigError(f'--workdir = {workdir}: its checkpoints is a file; choose another')
   if seeds > 1 and held.is_dir():
-    raise ConfigError(schema.line('train.seeds', str(seeds), f'{workdir} holds one run', 'choose a new --workdir'))
+    raise ConfigError(tree.line('train.seeds', str(seeds), f'{workdir} holds one run', 'choose a new --workdir'))
   if seeds == 1 and (folder / 'seed0').is_dir():
     rule = f'{workdir} holds the runs of several seeds'
-    raise ConfigError(schema.line('train.seeds', '1', rule, 'choose a new --workdir'))
+    raise ConfigError(tree.line('train.seeds', '1', rule, 'choose a new --workdir'))
 
 
 def _train_seeds(config, workdir, say, devices) -> dict:
@@ -138,8 +132,8 @@ def _train_seeds(config, workdir, say, devices) -> dict:
     'main_metric': runs[0]['main_metric'],
   }
   if jax.process_index() == 0:
-    with staging.Staging(workdir) as files:
-      writer_lib.write_json(os.path.join(files.folder, 'results.json'), results)
+    with upload.Staging(workdir) as files:
+      workdir_files.write_json(os.path.join(files.folder, 'results.json'), results)
   main = runs[0]['main_metric']
   for split in ('valid', 'test'):
     if f'{split}/{main}' in values:
@@ -166,7 +160,7 @@ def _loop(run: Run) -> dict:
     run.say(report_lib.farewell(run, results))
     return results
   if first_host:
-    writer_lib.write_json(os.path.join(run.files.folder, 'config.json'), schema.to_dict(config))
+    workdir_files.write_json(os.path.join(run.files.folder, 'config.json'), tree.to_dict(config))
     run.task.tokenizer.save(os.path.join(run.files.folder, 'tokenizer.json'))
   with contextlib.ExitStack() as stack:
     writer = None
@@ -177,14 +171,14 @@ def _loop(run: Run) -> dict:
     step_fn = compile_step(run) if run.start < total and not _has_patience_ended(run) else None
     _evaluate_start(run, writer)
     done = run.start
-    with stops.listening() as run.stop:
+    with preemption.listening() as run.stop:
       if step_fn is not None and not _has_patience_ended(run):
         done = _steps(run, writer, reporter, step_fn)
       with run.clock('checkpoint'):
         run.checkpoints.wait()
       try:
         results = _finish(run, writer, reporter, done)
-      except stops.Interrupted:
+      except preemption.Interrupted:
         raise _stopped(run, writer, done) from None
   run.say(report_lib.farewell(run, results))
   return results
@@ -243,7 +237,7 @@ def _steps(run: Run, writer, reporter, step_fn) -> int:
         reporter.stop_clock()
         try:
           values = _evaluate(run, writer, step) if 'evaluate' in todo else None
-        except stops.Interrupted:
+        except preemption.Interrupted:
           stopping = True
         if stopping:
           raise _stopped(run, writer, step)
@@ -290,11 +284,11 @@ def _ended_before(run: Run) -> dict | None:
   except (OSError, ValueError, KeyError, TypeError):
     return None  # damaged: both are made again, from the checkpoints
   now = run.facts['optim']
-  for name in initial.RATE:
+  for name in initialize.RATE:
     if before.get(name) != now[name]:
       rule = f'this run has ended, with {before.get(name)}'
       remedy = 'choose a new --workdir to train with it'
-      raise CheckpointError(schema.line(f'optim.{name}', str(now[name]), rule, remedy))
+      raise CheckpointError(tree.line(f'optim.{name}', str(now[name]), rule, remedy))
   return results
 
 
@@ -305,7 +299,7 @@ def _save(run: Run, writer, step: int, values: dict | None) -> None:
     if writer:
       writer.sync()
     run.files.push()
-    run.checkpoints.save(step, initial.saved_part(run.config, run.state), run.facts, _best_of(run, values))
+    run.checkpoints.save(step, initialize.saved_part(run.config, run.state), run.facts, _best_of(run, values))
 
 
 def _best_of(run: Run, values: dict | None) -> dict | None:
@@ -342,7 +336,7 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
     if writer and 'test' in found:
       writer.write(best, 'test', found['test'])
     results['settings'] = run.task.settings
-    results['moved'] = initial.moved(config, run.task, run.mesh, run.hand_off, params)
+    results['moved'] = initialize.moved(config, run.task, run.mesh, run.hand_off, params)
     if results['moved'] is not None:
       run.say(report_lib.moved(results['moved']))
   results['metrics'] = {f'{split}/{k}': v for split, values in found.items() for k, v in values.items()}
@@ -351,7 +345,7 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
   results |= {'time': report_lib.times(run), 'recompilations': run.recompiled}
   if writer:
     writer.plot(run.task.MAIN_METRIC, run.task.BASELINE, at_end=True)
-    writer_lib.write_json(os.path.join(run.files.folder, 'results.json'), results)
+    workdir_files.write_json(os.path.join(run.files.folder, 'results.json'), results)
   run.files.push()
   return results
 
@@ -359,14 +353,14 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
 def _best(run: Run, done: int) -> tuple[int, Any]:
   """The step with the best checkpoint, and its parameters; one that is damaged is passed over, and said."""
   directory, ranked = run.checkpoints.directory, evaluated(run.checkpoints.directory)
-  abstract = initial.saved_part(run.config, state_lib.abstract_state(run.task, run.tx, run.mesh)).params
+  abstract = initialize.saved_part(run.config, state_lib.abstract_state(run.task, run.tx, run.mesh)).params
   for step in sorted(ranked, key=lambda step: (-ranked[step], step)):
     if step == done:
       break
     try:
       saved = checkpoint.restore_params(run.workdir, step, abstract)
       manifest = checkpoint.read_manifest(directory, step)
-      return step, initial.whole_params(run.config, run.task, run.mesh, manifest, saved)
+      return step, initialize.whole_params(run.config, run.task, run.mesh, manifest, saved)
     except CheckpointError as error:
       run.say(f'checkpoint {step}, the best by {run.task.BEST}, is passed over: {error}')
   return done, run.state.params

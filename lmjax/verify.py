@@ -10,11 +10,13 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from lmjax import checkpoint, command_line, writer
-from lmjax.data import store
-from lmjax.data.tokenizer import Tokenizer
+from lmjax.checkpoint import checkpoints
+from lmjax.checkpoint.manifest import NewerSchemaError
+from lmjax.data.tokens import store
+from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError, DataError, LmjaxError
-from lmjax.manifest import NewerSchemaError
+from lmjax.schema import command_line
+from lmjax.workdir import files
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,7 +32,7 @@ def run(argv: list[str]) -> None:
     return
   if flags.problems:
     raise ConfigError(flags.problems)
-  folder = checkpoint.reach('--workdir', flags.workdir)
+  folder = checkpoints.reach('--workdir', flags.workdir)
   seeds = sorted(path for path in folder.glob('seed*') if (path / 'checkpoints').exists()) if folder.exists() else []
   if not seeds and not (folder / 'checkpoints').exists():
     rule = 'holds no checkpoints' if folder.exists() else 'no such folder'
@@ -53,10 +55,10 @@ def run(argv: list[str]) -> None:
 def look_at(workdir: epath.Path) -> Iterator[tuple[str, str | LmjaxError]]:
   """(what, what it holds or how it is damaged) of everything that a run keeps."""
   directory, newest = workdir / 'checkpoints', None
-  for step in checkpoint.saved_steps(directory):
+  for step in checkpoints.saved_steps(directory):
     try:
-      arrays = checkpoint.verify(directory, step)
-      newest = checkpoint.read_manifest(directory, step)
+      arrays = checkpoints.verify(directory, step)
+      newest = checkpoints.read_manifest(directory, step)
       yield f'checkpoint {step}', f'{len(arrays)} arrays'
     except NewerSchemaError:
       raise  # nothing is wrong with it
@@ -110,7 +112,7 @@ def _metrics(workdir: epath.Path) -> str | LmjaxError:
     lines = sum(1 for line in file.read_bytes().split(b'\n') if line.strip())
   except OSError as error:
     return CheckpointError(f'{file}: {type(error).__name__}: {error}')
-  if bad := lines - len(writer.read_metrics(workdir)):
+  if bad := lines - len(files.read_metrics(workdir)):
     return CheckpointError(f'{file}: {bad} of {lines} lines cannot be read')
   return f'{lines} lines'
 

@@ -1,8 +1,8 @@
-"""`python -m tests.record FILE.json`: what runs compute, bit by bit, to be compared before and after a change of structure.
+"""What runs compute, bit by bit, to be compared before and after a change of structure.
 
-It runs `:smoke` of every config (those that fine-tune are handed over from the pre-training run), and one run that is
-stopped halfway and resumed, through the command line alone, and writes the losses as hexadecimal float32, the digests of
-the arrays, the predictions and the results. Times, rates and paths are left out. The figures hold for one machine:
+`python -m tests.record FILE.json` runs `:smoke` of every config (those that fine-tune are handed over from the
+pre-training run), and one run that is resumed halfway, through the command line alone. It writes the losses as
+hexadecimal float32, the digests of the arrays, the predictions and the results. Times, rates and paths are left out. The figures hold for one machine:
 
   python -m tests.record before.json     # at one commit
   python -m tests.record after.json      # at another, on the same machine
@@ -83,8 +83,12 @@ def _bits(value):
 
 
 def _machine() -> str:
-  names = [line.partition(':')[2].strip() for line in open('/proc/cpuinfo') if line.startswith(('model name', 'model\t'))]
-  return f'{platform.machine()}, {" ".join(reversed(names[:2]))}, {os.cpu_count()} cores, Python {platform.python_version()}'
+  names = [
+    line.partition(':')[2].strip() for line in open('/proc/cpuinfo') if line.startswith(('model name', 'model\t'))
+  ]
+  return (
+    f'{platform.machine()}, {" ".join(reversed(names[:2]))}, {os.cpu_count()} cores, Python {platform.python_version()}'
+  )
 
 
 if __name__ == '__main__':

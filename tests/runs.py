@@ -7,8 +7,10 @@ import random
 import jax
 import numpy as np
 
-from lmjax import checkpoint, manifest, paths, restore
+from lmjax import paths
 from lmjax import train as train_lib
+from lmjax.checkpoint import checkpoints, manifest
+from lmjax.training import reopen
 from tests.conftest import FINE_TUNING, config_dict
 
 GOOD = 'clear quick fine'.split()
@@ -80,8 +82,8 @@ def classification_config(source, folder, arguments='', lora=None, rows=None, **
 
 def manifest_of(workdir, step: int | None = None) -> dict:
   """The manifest of a checkpoint, the newest unless told."""
-  directory = checkpoint.directory_of(workdir)
-  return checkpoint.read_manifest(directory, step or checkpoint.saved_steps(directory)[-1])
+  directory = checkpoints.directory_of(workdir)
+  return checkpoints.read_manifest(directory, step or checkpoints.saved_steps(directory)[-1])
 
 
 def edit_manifest(workdir, step: int, change) -> None:
@@ -94,7 +96,7 @@ def edit_manifest(workdir, step: int, change) -> None:
 
 def params_of(workdir, step='latest') -> dict[str, np.ndarray]:
   """{path: array} of a checkpoint."""
-  return {path: np.asarray(leaf) for path, leaf in paths.flatten(restore.open_run(str(workdir), step).params).items()}
+  return {path: np.asarray(leaf) for path, leaf in paths.flatten(reopen.open_run(str(workdir), step).params).items()}
 
 
 def metrics_of(workdir, split: str) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Imports only ever point down this list."""
+"""Imports only ever point down the floors, and never in a circle; files stay short enough to be read."""
 
 import ast
 import pathlib
@@ -7,102 +7,127 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parent.parent / 'lmjax'
 
-# From top to bottom; modules of one line do not import each other, except within a folder that is named as a whole.
-LAYERS = [
-  ['main', 'inspect', 'predict', 'experiment', 'verify'],
-  ['comparison'],
+# From top to bottom. A package is one entry; the entries of one floor do not import each other.
+FLOORS = [
+  ['main', 'inspect', 'predict', 'evaluate', 'experiment', 'verify'],
+  ['study'],
   ['train', 'dry_run'],
-  ['run', 'step'],
-  ['evaluate'],
-  ['restore'],
-  ['report', 'initial'],
+  ['training'],
   ['config'],
-  ['source'],
-  ['state', 'checkpoint'],
-  ['handoff', 'digests', 'manifest'],
   ['tasks'],
-  ['objectives'],
-  ['models'],
-  ['decode'],
-  ['data'],
-  ['scoring'],
-  ['optim', 'metrics', 'writer', 'sharding'],
-  ['ops'],
-  ['stops'],
-  ['profile', 'staging', 'hosts', 'lock', 'hlo', 'targets'],
-  ['command_line'],
-  ['schema'],
-  ['leaf'],
-  ['paths'],
-  ['errors', 'fields', 'redact'],
+  ['objectives', 'checkpoint'],
+  ['models', 'reports'],
+  ['data', 'hosts', 'optim', 'sharding', 'profile'],
+  ['schema', 'workdir', 'metrics', 'scoring', 'ops'],
+  ['console'],
+  ['errors', 'paths'],
 ]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-FOLDERS = {'tasks', 'objectives', 'models', 'data', 'scoring', 'ops'}
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+# (from, what it never imports): stricter than the floors. 'lmjax' stands for all of it, but for `ALLOWED`.
+NEVER = {
+  'scoring': ('lmjax', 'jax', 'matplotlib'),
+  'ops': ('lmjax',),
+  'checkpoint': ('lmjax.training',),
+  'data': ('jax',),
+  'tasks': ('lmjax.workdir',),
+}
+ALLOWED = ('lmjax.errors',)
+MOST_LINES, LONGEST_FUNCTION, MOST_TOP_MODULES = 420, 70, 18
+
+
+def modules() -> list[tuple[str, pathlib.Path]]:
+  """(name below lmjax, file) of every module and package, sub-packages included."""
+  found = []
+  for file in sorted(PACKAGE.rglob('*.py')):
+    parts = [part for part in file.relative_to(PACKAGE).with_suffix('').parts if part != '__init__']
+    found.append(('.'.join(parts), file))
+  return [(name, file) for name, file in found if name]
+
+
+MODULES = modules()
+NAMES = [name for name, _ in MODULES]
+every_module = pytest.mark.parametrize('name,file', MODULES, ids=NAMES)
 
 
 def imports_of(file: pathlib.Path) -> set[str]:
-  """Full names of the modules of lmjax that a file imports, wherever in the file."""
+  """Full names of what a file imports, wherever in the file; `from a import b` is a.b where that is a module."""
   found = set()
   for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
     if isinstance(node, ast.Import):
       found |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
       assert node.level == 0, f'{file}: relative import'
-      found |= {node.module} | {f'{node.module}.{alias.name}' for alias in node.names}
-  return {name for name in found if name.startswith('lmjax.')}
+      whole = {f'{node.module}.{alias.name}' for alias in node.names}
+      inside = {name for name in whole if name.removeprefix('lmjax.') in NAMES}
+      found |= inside | ({node.module} if inside != whole else set())
+  return found
 
 
-def modules():
-  for file in sorted(PACKAGE.rglob('*.py')):
-    relative = file.relative_to(PACKAGE).with_suffix('')
-    parts = [part for part in relative.parts if part != '__init__']
-    if parts:
-      yield '.'.join(parts), file
+def in_package(name: str) -> set[str]:
+  """Names below lmjax of the modules that a module imports, without lmjax itself."""
+  [file] = [file for other, file in MODULES if other == name]
+  return {found.removeprefix('lmjax.') for found in imports_of(file) if found.startswith('lmjax.')}
 
 
-def test_every_module_has_a_layer():
-  assert {name.split('.')[0] for name, _ in modules()} == set(LEVEL)
+def test_sub_packages_are_found():
+  assert {'data.sources.files', 'data.batches.pipeline'} <= set(NAMES)
 
 
-@pytest.mark.parametrize('name,file', list(modules()), ids=[name for name, _ in modules()])
+def test_every_module_has_a_floor():
+  tops = {name.split('.')[0] for name in NAMES}
+  assert tops == set(FLOOR)
+  assert len([top for top in tops if not (PACKAGE / top).is_dir()]) <= MOST_TOP_MODULES
+
+
+@every_module
 def test_imports_point_down(name, file):
   here = name.split('.')[0]
-  for target in imports_of(file):
-    top = target.split('.')[1]
-    if top not in LEVEL or (top == here and here in FOLDERS):
-      continue
-    assert LEVEL[top] > LEVEL[here], f'lmjax.{name} imports {target}, which is not below it'
+  for target in in_package(name):
+    top = target.split('.')[0]
+    assert top == here and here not in FLOORS[0] or FLOOR[top] > FLOOR[here], (
+      f'lmjax.{name} imports lmjax.{target}, which is not on a floor below'
+    )
 
 
-def test_no_cycle_inside_a_folder():
-  names = {name for name, _ in modules()}
-  graph = {}
-  for name, file in modules():
-    targets = {target.removeprefix('lmjax.') for target in imports_of(file)}
-    graph[name] = {t for t in targets if t in names and t.split('.')[0] == name.split('.')[0] and t != name}
-  done = set()
+def test_there_is_no_circle():
+  graph = {name: in_package(name) & set(NAMES) - {name} for name in NAMES}
+  done: set[str] = set()
   while graph.keys() - done:
     ready = {name for name in graph.keys() - done if graph[name] <= done}
     assert ready, f'circular imports among {sorted(graph.keys() - done)}'
     done |= ready
 
 
+@every_module
+def test_never(name, file):
+  for package, forbidden in NEVER.items():
+    if name.split('.')[0] == package:
+      for target in imports_of(file):
+        if target.startswith(ALLOWED) or target.startswith(f'lmjax.{package}'):
+          continue
+        assert not any(target == other or target.startswith(f'{other}.') for other in forbidden), (name, target)
+
+
 def test_one_module_imports_orbax_and_flax_stays_in_models():
-  for name, file in modules():
-    text = file.read_text(encoding='utf-8')
-    if name != 'checkpoint':
-      assert 'import orbax' not in text and 'from orbax' not in text, name
-    if not name.startswith('models'):
-      assert 'from flax' not in text and 'import flax' not in text, name
+  for name, file in MODULES:
+    found = {target.split('.')[0] for target in imports_of(file)}
+    assert 'orbax' not in found or name == 'checkpoint.checkpoints', name
+    assert 'flax' not in found or name.startswith('models.'), name
 
 
-@pytest.mark.parametrize('name,file', list(modules()), ids=[name for name, _ in modules()])
+def test_packages_import_nothing():
+  for name, file in MODULES:
+    if file.name == '__init__.py':
+      assert not imports_of(file), name
+
+
+@every_module
 def test_files_stay_readable(name, file):
   text = file.read_text(encoding='utf-8')
-  assert text.count('\n') <= 450
+  assert text.count('\n') <= MOST_LINES
   for node in ast.walk(ast.parse(text)):
     if isinstance(node, ast.FunctionDef):
-      assert node.end_lineno - node.lineno < 80, f'{name}.{node.name} is too long to read'
+      assert node.end_lineno - node.lineno < LONGEST_FUNCTION, f'{name}.{node.name} is too long to read'
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == 'get':
       owner = ast.unparse(node.func.value)
       hidden = len(node.args) == 2 and owner.split('.')[0] in ('config', 'c')

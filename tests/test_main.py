@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
-from lmjax import checkpoint, command_line, main, schema
 from lmjax import config as config_lib
+from lmjax import main
+from lmjax.checkpoint import checkpoints
+from lmjax.schema import command_line, tree
 from tests.conftest import CONFIGS, FINE_TUNING, QUICK, ROOT, TASKS
 
 
@@ -56,7 +58,7 @@ def test_smoke(name, tmp_path, cache_dir):
   assert wanted <= results['metrics'].keys()
   last_valid = lines(workdir, 'valid')[-1]
   assert results['metrics']['valid/loss'] == last_valid['loss']
-  saved = checkpoint.saved_steps(checkpoint.directory_of(workdir))
+  saved = checkpoints.saved_steps(checkpoints.directory_of(workdir))
   assert len(saved) >= 2 and saved[-1] == len(train)
   [manifest] = (workdir / 'checkpoints' / str(saved[-1])).rglob('manifest.json')
   assert 'params/layers/1/attention/query/kernel' in json.loads(manifest.read_text())['arrays']
@@ -96,7 +98,7 @@ def test_smoke_of_fine_tuning(name, pre_trained):
   assert files | {'predictions_valid.jsonl'} <= {f.name for f in workdir.iterdir()}
   train = lines(workdir, 'train')
   assert [line['step'] for line in train] == list(range(1, 21))
-  saved = checkpoint.saved_steps(checkpoint.directory_of(workdir))
+  saved = checkpoints.saved_steps(checkpoints.directory_of(workdir))
   assert saved == [10, 20]
   results = json.loads((workdir / 'results.json').read_text())
   assert results['status'] == 'done' and results['step'] == 20 and results['best_step'] in saved
@@ -207,23 +209,25 @@ def test_help_names_every_leaf(capsys):
     assert main.main([f'--config={ROOT / file}' + (f':{argument}' if argument else ''), '--help']) == 0
     out = capsys.readouterr().out
     raw = command_line.load_config_file(str(ROOT / file), argument)
-    for path in schema.leaves(raw):
+    for path in tree.leaves(raw):
       assert path in out
 
 
 def test_every_leaf_is_documented():
   def walk(cls):
-    documented = schema.documentation(cls)
+    documented = tree.documentation(cls)
     for field in cls.__dataclass_fields__:
       assert documented[field].strip(), f'{cls.__name__}.{field}'
 
-  from lmjax.data import sources, tokenizer, transforms
-  from lmjax.models.model_config import LoraConfig
+  from lmjax.data.batches import masking
+  from lmjax.data.sources import documents
+  from lmjax.data.tokens import tokenizer
+  from lmjax.models.config import LoraConfig
   from lmjax.objectives.conditional import DecodingConfig
 
   slices = [config_lib.Config, config_lib.TrainConfig, config_lib.EvalConfig, config_lib.ModelConfig, LoraConfig]
   slices += [config_lib.InitFrom, config_lib.OptimConfig, config_lib.MeshConfig, config_lib.CheckpointConfig]
-  slices += [config_lib.WriterConfig, sources.SourceConfig, tokenizer.TokenizerConfig, transforms.MaskingConfig]
+  slices += [config_lib.WriterConfig, documents.SourceConfig, tokenizer.TokenizerConfig, masking.MaskingConfig]
   for choice in (config_lib.OBJECTIVES, config_lib.DATA, config_lib.SAMPLES):
     slices += choice.values()
   for cls in [*slices, DecodingConfig]:

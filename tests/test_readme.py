@@ -6,9 +6,10 @@ import shlex
 import pytest
 from ml_collections import ConfigDict
 
-from lmjax import command_line, main, schema
 from lmjax import config as config_lib
+from lmjax import main
 from lmjax.models import presets
+from lmjax.schema import command_line, tree
 from tests import runs
 from tests.conftest import ROOT
 
@@ -47,7 +48,7 @@ def test_configs_in_the_readme_build(line, folder, monkeypatch):
     raw = ConfigDict(config_lib.completed(command_line.load_json(saved)))
   else:
     raw = command_line.load_config_file(str(ROOT / flags.file), flags.argument)
-  raw, problems = schema.override(config_lib.Config, raw, flags.assignments)
+  raw, problems = tree.override(config_lib.Config, raw, flags.assignments)
   assert not problems
   config_lib.build(raw)
 

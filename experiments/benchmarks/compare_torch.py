@@ -171,13 +171,14 @@ def make_lmjax(shape: Shape):
 
   import jax
 
-  from lmjax import optim, sharding, state
-  from lmjax.data.transforms import MaskingConfig
+  from lmjax import optim, sharding
+  from lmjax.data.batches.masking import MaskingConfig
   from lmjax.models import presets
   from lmjax.models.heads import LanguageModel
   from lmjax.models.transformer import ModelConfig, Transformer
   from lmjax.objectives import causal, masked
-  from lmjax.step import make_train_step
+  from lmjax.training import state
+  from lmjax.training.step import make_train_step
 
   preset = {'gpt2': 'gpt2_small', 'bert': 'bert_base', 'llama': 'llama_60m'}[shape.model]
   model = presets.PRESETS[preset]['model'] | dict(

@@ -75,7 +75,7 @@ jax.devices()
 # execution* saves the run at its next step; the same cell again goes on from there.
 
 # %%
-from lmjax.command_line import load_config_file
+from lmjax.schema.command_line import load_config_file
 from lmjax.train import train
 
 config = load_config_file('configs/pretrain_clm.py')

@@ -14,12 +14,12 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from lmjax.data import demo, files, sources, tfds_source
-from lmjax.data.permutation import key_of, mix
-from lmjax.data.sources import BadText
-from lmjax.data.tokenizer import TokenizerConfig, digest64
+from lmjax.data.batches.order import key_of, mix
+from lmjax.data.sources import demo, documents, files, tfds
+from lmjax.data.sources.documents import BadText
+from lmjax.data.tokens.tokenizer import TokenizerConfig, digest64
 from lmjax.errors import ConfigError, DataError
-from lmjax.fields import PositiveInt, Rule
+from lmjax.schema.fields import PositiveInt, Rule
 
 Task = Literal['classification', 'extractive_qa', 'summarization']
 
@@ -161,7 +161,7 @@ def read(
   if path == 'demo':
     yield from (_complete(record, task, i) for i, record in enumerate(demo.records(task, split)))
     return
-  raw = tfds_source.records(path, fields or ()) if path.startswith('tfds:') else files.records(path)
+  raw = tfds.records(path, fields or ()) if path.startswith('tfds:') else files.records(path)
   options = ROLES[task] if labelled or task == 'extractive_qa' else [names[:-1] for names in ROLES[task]]
   names = options[0]
   if task == 'extractive_qa':
@@ -229,7 +229,7 @@ def identity(path: str, task: Task) -> dict:
   """JSON-able facts that change when the content of a source does."""
   if path == 'demo':
     return demo.identity(task)
-  return tfds_source.identity(path) if path.startswith('tfds:') else files.identity(path)
+  return tfds.identity(path) if path.startswith('tfds:') else files.identity(path)
 
 
 def _drawn(found: list[dict], count: int | None, key: int) -> list[dict]:
@@ -277,7 +277,7 @@ def _value(record: dict, field: str, role: str, where: str, bad_text: BadText, c
   if not isinstance(value, str | bytes):
     kind, remedy = type(value).__name__, 'mend the record' if role in _SQUAD else 'name another field'
     raise DataError(f'{where}: field {field!r} is of type {kind}; the {role} must be a string; {remedy}')
-  text, verdict = sources.clean(value, where, bad_text)
+  text, verdict = documents.clean(value, where, bad_text)
   if verdict:
     counts[f'texts {verdict}'] += 1
   return text
@@ -312,7 +312,7 @@ def _answers(record: dict, where: str, bad_text: BadText) -> list[dict] | None:
     for answer in answers:
       if not isinstance(answer['text'], str | bytes):
         raise TypeError(f'text is of type {type(answer["text"]).__name__}')
-      text, _ = sources.clean(answer['text'], where, bad_text)
+      text, _ = documents.clean(answer['text'], where, bad_text)
       if text is None:
         return None
       found.append({'text': text, 'answer_start': int(answer['answer_start'])})

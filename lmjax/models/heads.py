@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lmjax.models.axes import Named, names_of
+from lmjax.models.config import ModelConfig
 from lmjax.models.layers import GATED, PLAIN, Linear, Norm
-from lmjax.models.model_config import ModelConfig
 from lmjax.models.transformer import Transformer
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from lmjax.models.axes import named
-from lmjax.models.model_config import ModelConfig
+from lmjax.models.config import ModelConfig
 from lmjax.ops import attention, norms, positions
 from lmjax.ops.matmul import matmul
 from lmjax.sharding import constrain

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from lmjax import paths
 from lmjax.errors import ConfigError
-from lmjax.models.model_config import LoraConfig, ModelConfig
+from lmjax.models.config import LoraConfig, ModelConfig
 
 ADAPTERS = ('*/lora_a', '*/lora_b')
 

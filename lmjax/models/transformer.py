@@ -18,8 +18,8 @@ from flax import linen as nn
 
 from lmjax.models import lora
 from lmjax.models.axes import names_of
+from lmjax.models.config import ModelConfig
 from lmjax.models.layers import Block, Embeddings, Norm, Place
-from lmjax.models.model_config import ModelConfig
 from lmjax.sharding import constrain
 
 

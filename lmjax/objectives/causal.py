@@ -7,9 +7,9 @@ import dataclasses
 
 import jax
 
-from lmjax.fields import PositiveFloat, PositiveInt, Rate
 from lmjax.models.heads import LanguageModel
 from lmjax.ops.cross_entropy import cross_entropy
+from lmjax.schema.fields import PositiveFloat, PositiveInt, Rate
 
 
 @dataclasses.dataclass(frozen=True)

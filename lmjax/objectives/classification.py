@@ -9,9 +9,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from lmjax.fields import PositiveFloat, Rate
 from lmjax.models.heads import HeadedModel
 from lmjax.models.layers import dropout
+from lmjax.schema.fields import PositiveFloat, Rate
 
 
 @dataclasses.dataclass(frozen=True)

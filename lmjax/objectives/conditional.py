@@ -9,9 +9,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from lmjax.fields import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
 from lmjax.models.heads import LanguageModel
 from lmjax.ops.cross_entropy import cross_entropy
+from lmjax.schema.fields import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
 
 Score = Literal['rouge', 'bleu', 'chrf']
 

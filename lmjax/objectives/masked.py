@@ -8,10 +8,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from lmjax.data.transforms import MaskingConfig
-from lmjax.fields import PositiveInt
+from lmjax.data.batches.masking import MaskingConfig
 from lmjax.models.heads import LanguageModel
 from lmjax.ops.cross_entropy import cross_entropy
+from lmjax.schema.fields import PositiveInt
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from lmjax.fields import PositiveInt
 from lmjax.models.heads import HeadedModel
+from lmjax.schema.fields import PositiveInt
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import dataclasses
 from typing import Any
 
 from lmjax.data.records import Records
-from lmjax.data.tokenizer import Tokenizer, untrained
+from lmjax.data.tokens.tokenizer import Tokenizer, untrained
 from lmjax.tasks.causal_lm import CausalLM
 from lmjax.tasks.classification import Classification
 from lmjax.tasks.extractive_qa import ExtractiveQA

@@ -6,11 +6,11 @@ import functools
 import jax
 import numpy as np
 
-from lmjax import decode
-from lmjax.data.packing import RowSpec
-from lmjax.data.transforms import causal_example
-from lmjax.fields import NonNegativeFloat, PositiveFloat, PositiveInt
+from lmjax.data.batches.masking import causal_example
+from lmjax.data.batches.packing import RowSpec
+from lmjax.models import decode
 from lmjax.objectives import causal
+from lmjax.schema.fields import NonNegativeFloat, PositiveFloat, PositiveInt
 from lmjax.tasks.language_model import LanguageModelTask
 
 

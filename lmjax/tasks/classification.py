@@ -11,10 +11,11 @@ from lmjax.data import records
 from lmjax.errors import ConfigError, DataError
 from lmjax.models.heads import HeadedModel
 from lmjax.objectives import classification
+from lmjax.reports import confusion
 from lmjax.scoring import classification as scoring
 from lmjax.tasks.causal_lm import quote
 from lmjax.tasks.fine_tuning import Examples, FineTuningTask, encode, write_json_lines
-from lmjax.writer import write_atomically
+from lmjax.workdir.files import write_atomically
 
 
 class Classification(FineTuningTask):
@@ -122,7 +123,7 @@ class Classification(FineTuningTask):
     matrix, names = self._confusion(items, predictions), list(self.objective.labels)
     table = scoring.confusion_markdown(matrix, names) + '\n'
     write_atomically(os.path.join(folder, f'confusion_{split}.md'), table)
-    scoring.plot_confusion(matrix, names, os.path.join(folder, f'confusion_{split}.png'))
+    confusion.plot_confusion(matrix, names, os.path.join(folder, f'confusion_{split}.png'))
     path = os.path.join(folder, f'predictions_{split}.jsonl')
     write_json_lines(path, items, predictions, self.per_example(items, predictions))
 

@@ -10,14 +10,14 @@ import os
 import numpy as np
 
 from lmjax.data import records
-from lmjax.data.windows import character_span, locate, token_span, windows
+from lmjax.data.batches.windows import character_span, locate, token_span, windows
 from lmjax.errors import DataError
 from lmjax.models.heads import HeadedModel
 from lmjax.objectives import spans
 from lmjax.scoring import squad
 from lmjax.tasks.causal_lm import quote
 from lmjax.tasks.fine_tuning import Examples, FineTuningTask, Labelled, encode, write_json_lines
-from lmjax.writer import write_atomically, write_json
+from lmjax.workdir.files import write_atomically, write_json
 
 # Examples on the page for people.
 SHOWN = 50

@@ -12,12 +12,12 @@ import jax
 import numpy as np
 
 from lmjax.data import records
-from lmjax.data.pipeline import Pipeline, ValidBatches
-from lmjax.data.tokenizer import Tokenizer, train_tokenizer
-from lmjax.fields import PositiveInt
+from lmjax.data.batches.pipeline import Pipeline, ValidBatches
+from lmjax.data.tokens.tokenizer import Tokenizer, train_tokenizer
 from lmjax.models.transformer import Transformer
-from lmjax.tasks.task import Task
-from lmjax.writer import write_atomically
+from lmjax.schema.fields import PositiveInt
+from lmjax.tasks.base import Task
+from lmjax.workdir.files import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lmjax.data import pipeline as pipeline_lib
-from lmjax.data import store as store_lib
-from lmjax.data.packing import RowSpec
-from lmjax.data.pipeline import DataConfig, Pipeline, valid_bytes_per_token
-from lmjax.data.tokenizer import Tokenizer
+from lmjax.data.batches import pipeline as pipeline_lib
+from lmjax.data.batches.packing import RowSpec
+from lmjax.data.batches.pipeline import DataConfig, Pipeline, valid_bytes_per_token
+from lmjax.data.tokens import store as store_lib
+from lmjax.data.tokens.tokenizer import Tokenizer
+from lmjax.models.config import ModelConfig
 from lmjax.models.heads import LanguageModel
-from lmjax.models.model_config import ModelConfig
 from lmjax.models.transformer import Transformer
-from lmjax.tasks.task import Task
+from lmjax.tasks.base import Task
 
 # The most frequent token is looked for in so many training tokens of each source.
 MAJORITY_SAMPLE = 10_000_000

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.data.packing import RowSpec
-from lmjax.data.pipeline import valid_batches
-from lmjax.data.transforms import MaskVocabulary, masked_example
-from lmjax.fields import PositiveInt
+from lmjax.data.batches.masking import MaskVocabulary, masked_example
+from lmjax.data.batches.packing import RowSpec
+from lmjax.data.batches.pipeline import valid_batches
 from lmjax.objectives import masked
+from lmjax.schema.fields import PositiveInt
 from lmjax.tasks.causal_lm import quote
 from lmjax.tasks.language_model import LanguageModelTask
 

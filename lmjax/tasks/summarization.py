@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from lmjax import decode
+from lmjax.models import decode
 from lmjax.models.heads import LanguageModel
 from lmjax.objectives import conditional
 from lmjax.scoring import generation
 from lmjax.tasks.causal_lm import quote
 from lmjax.tasks.fine_tuning import Examples, FineTuningTask, encode, write_json_lines
-from lmjax.writer import write_atomically
+from lmjax.workdir.files import write_atomically
 
 # Prompts are padded to this many tokens, or twice, four times, ... as many: each length compiles once.
 SMALLEST_BUCKET = 64

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 
-from lmjax import writer
+from lmjax.workdir import files
 from tests import conftest
 
 LEAVES = {
@@ -79,5 +79,5 @@ def metrics(workdir) -> list[dict]:
   """The lines of metrics.jsonl without times; floats as hex, so that equal means equal to the last bit."""
   return [
     {k: v.hex() if isinstance(v, float) else v for k, v in line.items() if k not in TIMES}
-    for line in writer.read_metrics(str(workdir))
+    for line in files.read_metrics(str(workdir))
   ]

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from lmjax import checkpoint
+from lmjax.checkpoint import checkpoints as checkpoint
 from lmjax.errors import CheckpointError
 from tests.reliability import commands
 from tests.test_checkpoint import KEEP, assert_is_step, restore, save, state_of

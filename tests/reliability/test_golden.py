@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import checkpoint, manifest, restore, verify
+from lmjax import verify
+from lmjax.checkpoint import checkpoints, manifest
+from lmjax.training import reopen
 from tests import runs
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
@@ -21,7 +23,7 @@ def test_checkpoints_of_every_schema_are_read(schema, tmp_path, capsys):
   shutil.copytree(GOLDEN / f'schema_{schema}', workdir)
   assert verify.main([f'--workdir={workdir}']) == 0, capsys.readouterr()
   assert 'verdict: intact' in capsys.readouterr().out
-  trained = restore.open_run(str(workdir))
+  trained = reopen.open_run(str(workdir))
   assert trained.step == 2 and trained.config.task == 'causal_lm' and trained.config.hosts.hang_seconds
   assert runs.manifest_of(workdir)['schema'] == schema
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained.params))
@@ -39,4 +41,4 @@ def test_runs_of_every_schema_are_handed_over(schema, tmp_path):
 def test_the_newest_schema_has_its_checkpoint():
   found = json.loads((GOLDEN / f'schema_{manifest.SCHEMA}' / 'checkpoints/2/manifest/manifest.json').read_text())
   assert found['checksum'] == manifest.checksum(found) and found['config']['task'] == 'causal_lm'
-  assert checkpoint.saved_steps(GOLDEN / f'schema_{manifest.SCHEMA}' / 'checkpoints') == [2]
+  assert checkpoints.saved_steps(GOLDEN / f'schema_{manifest.SCHEMA}' / 'checkpoints') == [2]

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lmjax import checkpoint
+from lmjax.checkpoint import checkpoints
 from tests.reliability import commands
 from tests.test_hosts import free_port
 
@@ -38,7 +38,7 @@ import os, signal, sys, time
 import jax
 from lmjax import checkpoint, main
 
-save = checkpoint.Checkpoints.save
+save = checkpoints.Checkpoints.save
 
 def stopped(self, step, *args, **kwargs):
   save(self, step, *args, **kwargs)
@@ -46,7 +46,7 @@ def stopped(self, step, *args, **kwargs):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(3)
 
-checkpoint.Checkpoints.save = stopped
+checkpoints.Checkpoints.save = stopped
 sys.exit(main.main())
 """
 LEAVES = {'train.steps': 100_000, 'hosts.start_seconds': 60, 'hosts.lost_seconds': 8, 'hosts.hang_seconds': 30}
@@ -137,7 +137,9 @@ def test_sigterm_to_one_of_two_saves_one_step(start_two, tmp_path):
   said = [end(one, 90) for one in started]
   assert [one.returncode for one in started] == [143, 143], said
   steps = {re.search(r'SIGTERM: saved at step (\d+)', one)[1] for one in said}
-  assert len(steps) == 1 and max(checkpoint.saved_steps(checkpoint.directory_of(tmp_path / 'run'))) == int(steps.pop())
+  assert len(steps) == 1 and max(checkpoints.saved_steps(checkpoints.directory_of(tmp_path / 'run'))) == int(
+    steps.pop()
+  )
 
 
 def test_sigterm_while_a_checkpoint_is_saved(start_two, tmp_path):
@@ -146,7 +148,7 @@ def test_sigterm_while_a_checkpoint_is_saved(start_two, tmp_path):
   started = start_two((str(tmp_path / 'main.py'),))
   said = [end(one, 90) for one in started]
   assert [one.returncode for one in started] == [143, 143], said
-  assert max(checkpoint.saved_steps(checkpoint.directory_of(tmp_path / 'run'))) < 16
+  assert max(checkpoints.saved_steps(checkpoints.directory_of(tmp_path / 'run'))) < 16
 
 
 @pytest.mark.parametrize('slurm', [False, True])

@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import checkpoint, optim, sharding, tasks
-from lmjax import state as state_lib
-from lmjax.data import pipeline
+from lmjax import optim, sharding, tasks
+from lmjax.checkpoint import checkpoints as checkpoint
+from lmjax.data.batches import pipeline
+from lmjax.training import state as state_lib
 from tests import runs
 from tests.reliability import commands
 from tests.test_hosts import free_port, losses

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import checkpoint
-from lmjax.data import sources, store
+from lmjax.checkpoint import checkpoints as checkpoint
+from lmjax.data.sources import documents
+from lmjax.data.tokens import store
 from lmjax.errors import CheckpointError
 from tests.reliability import commands
 from tests.test_checkpoint import KEEP, abstract, state_of
@@ -144,7 +145,7 @@ def test_one_element_of_any_array_is_seen(saved):
 
 @pytest.mark.parametrize('way', WAYS)
 def test_no_mutation_of_a_token_store_is_read(way, corpus, tokenizer, tmp_path, capsys):
-  source = sources.SourceConfig(corpus, 'text', 1.0)
+  source = documents.SourceConfig(corpus, 'text', 1.0)
   settings = dict(valid_fraction=0.1, bad_text='raise', cache_dir=str(tmp_path / 'cache'))
   whole = store.open_or_build('main', source, tokenizer, **settings)
   tokens = {split: np.array(getattr(whole, split).tokens) for split in ('train', 'valid')}

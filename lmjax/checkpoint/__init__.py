@@ -1,0 +1,1 @@
+"""Checkpoints: how they are stored, verified, found and handed over."""

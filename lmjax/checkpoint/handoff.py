@@ -1,0 +1,183 @@
+"""The plan of a hand-off: what a run takes from another's checkpoint. Pure: metadata in, decisions out.
+
+`source.hand_off` carries a plan out. A parameter is named by its path, as in `layers/3/attention/query/kernel`.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+from lmjax import paths
+from lmjax.errors import CheckpointError
+from lmjax.schema.fields import NonNegativeInt
+
+# Leaves of the model that a run may set otherwise than its checkpoint: how it is computed or regularised, and what
+# longer texts need. All others are the shape of the weights.
+ADAPTABLE = {
+  *('embedding_dropout', 'attention_dropout', 'residual_dropout', 'lora'),
+  *('scan', 'remat', 'dtype', 'attention_implementation', 'init_std', 'residual_init'),
+  *('max_length', 'rope_theta', 'rope_theta_local', 'rope_scaling', 'window', 'global_every', 'segment_types'),
+}
+CONVERSIONS = {'encoder_to_decoder': ('bidirectional', 'causal'), 'decoder_to_encoder': ('causal', 'bidirectional')}
+# The one array that is resized, along its first axis: row i becomes row i modulo the rows that there were, as in
+# Longformer (https://arxiv.org/abs/2004.05150, section 5); a shorter table is its beginning.
+RESIZABLE = 'embeddings/position/embedding'
+# What a token is looked up in. A fresh table is added to what comes out of it, so it is drawn with the same standard
+# deviation: with that of initial weights it would be drowned by an embedding that has been trained.
+TOKEN_TABLE = 'embeddings/token/embedding'
+
+
+@dataclasses.dataclass(frozen=True)
+class InitFrom:
+  """Where the weights, the tokenizer and the model's shape come from.
+
+  path: a run's workdir, or one of its WORKDIR/checkpoints/STEP, local or gs://; None: random weights
+  step: latest, best (in the run's own validation metric) or a number
+  take: path patterns of the parameters that are taken; with () every weight is fresh (the control)
+  fresh: path patterns of the parameters that begin at random
+  drop: path patterns of the checkpoint's parameters that are left behind
+  convert: encoder_to_decoder or decoder_to_encoder where the attention is to change; None: it stays
+  """
+
+  path: str | None
+  step: Literal['latest', 'best'] | NonNegativeInt
+  take: tuple[str, ...]
+  fresh: tuple[str, ...]
+  drop: tuple[str, ...]
+  convert: Literal['encoder_to_decoder', 'decoder_to_encoder'] | None
+
+  def problems(self) -> Iterator[tuple[str, object, str, str]]:
+    """Without a checkpoint there is nothing to convert."""
+    if self.path is None and self.convert is not None:
+      yield 'convert', self.convert, 'has no effect with init_from.path = None', 'set it to None'
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What becomes of every parameter, each a sorted list of paths.
+
+  Attributes:
+    taken: as they are in the checkpoint.
+    resized: taken, with another number of rows.
+    fresh: random.
+    dropped: the checkpoint's, not used.
+    refused: one line each, why the hand-off cannot be.
+  """
+
+  taken: list[str]
+  resized: list[str]
+  fresh: list[str]
+  dropped: list[str]
+  refused: list[str]
+
+  def check(self, source: str) -> None:
+    """Raises CheckpointError with all refusals."""
+    if self.refused:
+      lines = [f'init_from.path = {source}: {line}' for line in self.refused]
+      raise CheckpointError('\n'.join(lines))
+
+  def table(self) -> str:
+    """The plan for people: layers that fare alike share a line."""
+    names = ('taken', 'resized', 'fresh', 'dropped')
+    rows = [f'{"hand-off":>13}  ' + ', '.join(f'{len(getattr(self, name))} {name}' for name in names)]
+    for name in names:
+      rows += [f'{name:>13}  {path}' for path in paths.by_layer(getattr(self, name))]
+    return '\n'.join(rows)
+
+
+def plan(source: Mapping[str, Mapping], target: Mapping[str, Mapping], config: InitFrom) -> Plan:
+  """Decides about every parameter of both sides.
+
+  Args:
+    source: the checkpoint's parameters, {path: {'shape': [...], 'dtype': '...'}}.
+    target: the run's, in the same form.
+    config: the patterns.
+
+  Returns:
+    the Plan. Each target parameter must match exactly one of `take` and `fresh`, and each source parameter must be
+    taken or match `drop`; what breaks this, and what does not fit, is refused. With `take=()` all is fresh.
+  """
+  if not config.take:
+    return Plan([], [], sorted(target), sorted(source), [])
+  taken, resized, fresh, refused = [], [], [], []
+  fitting = {'taken': taken, 'resized': resized}
+  for path in sorted(target):
+    claims = [name for name in ('take', 'fresh') if paths.matches(path, getattr(config, name))]
+    if len(claims) != 1:
+      state = 'matches both init_from.take and init_from.fresh' if claims else 'matches neither take nor fresh'
+      refused.append(f'{path}: {state}; each parameter must match one of them; change the patterns')
+    elif claims == ['fresh']:
+      fresh.append(path)
+    elif path not in source:
+      refused.append(f'{path}: is to be taken, but the checkpoint has no such parameter; let init_from.fresh match it')
+    else:
+      verdict = _fit(path, source[path], target[path])
+      if verdict in fitting:
+        fitting[verdict].append(path)
+      else:
+        refused.append(verdict)
+  unused = sorted(set(source) - {*taken, *resized})
+  dropped = [path for path in unused if paths.matches(path, config.drop)]
+  named = {line.partition(':')[0] for line in refused}
+  refused += [
+    f'{path}: in the checkpoint, but not used; let init_from.drop match it'
+    for path in unused
+    if path not in dropped and path not in named
+  ]
+  return Plan(taken, resized, fresh, dropped, refused)
+
+
+def adapt_model(saved: Mapping, asked: Mapping, convert: str | None) -> tuple[dict, list[tuple[str, object, str, str]]]:
+  """The model of a run that starts from a checkpoint.
+
+  Args:
+    saved: the checkpoint's model, as a dict of leaves.
+    asked: the leaves that the run's config gives; the others are the checkpoint's, but for `lora`: adapters are merged
+      into the kernels that are handed over, so the run has new ones, or none.
+    convert: see InitFrom.
+
+  Returns:
+    (leaves, problems as (leaf, value, rule, remedy)): a leaf that disagrees and is not in ADAPTABLE is a problem.
+  """
+  model = {**saved, 'lora': None, **asked, 'attention': saved['attention']}
+  problems: list[tuple[str, object, str, str]] = []
+  if convert is not None:
+    before, after = CONVERSIONS[convert]
+    if saved['attention'] == before:
+      model['attention'] = after
+    else:
+      rule = f'needs a {before} checkpoint, this one is {saved["attention"]}'
+      problems.append(('init_from.convert', convert, rule, 'set it to None'))
+  for leaf, value in asked.items():
+    if leaf == 'attention' and value != model['attention'] and convert is None:
+      name = next(name for name, (before, _) in CONVERSIONS.items() if before == saved['attention'])
+      rule = f'is {saved["attention"]} in the checkpoint'
+      problems.append(('model.attention', value, rule, f'set init_from.convert to {name}, if that is meant'))
+    elif leaf == 'attention' and value != model['attention']:
+      rule = f'becomes {model["attention"]} by init_from.convert = {convert}'
+      problems.append(('model.attention', value, rule, 'leave it out, or set init_from.convert to None'))
+    elif leaf != 'attention' and leaf in saved and leaf not in ADAPTABLE and value != saved[leaf]:
+      rule = f'is {saved[leaf]} in the checkpoint'
+      problems.append((f'model.{leaf}', value, rule, 'leave it out, or set init_from.path to None'))
+  return model, problems
+
+
+def is_table(path: str) -> bool:
+  """Whether a parameter is an embedding table."""
+  return path.startswith('embeddings/') and path.endswith('/embedding')
+
+
+def _fit(path: str, there: Mapping, here: Mapping) -> str:
+  """'taken', 'resized', or why not."""
+  shape, wanted = tuple(there['shape']), tuple(here['shape'])
+  if not all('float' in facts['dtype'] for facts in (there, here)) and there['dtype'] != here['dtype']:
+    rule = f'is {there["dtype"]} in the checkpoint, the model needs {here["dtype"]}; they do not convert'
+    return f'{path}: {rule}; let init_from.fresh and init_from.drop match it'
+  if shape == wanted:
+    return 'taken'
+  if path == RESIZABLE and shape[1:] == wanted[1:]:
+    return 'resized'
+  return (
+    f'{path}: has shape {list(shape)} in the checkpoint, the model needs {list(wanted)}; use the same model and '
+    'tokenizer, or let init_from.fresh and init_from.drop match it'
+  )

@@ -1,0 +1,259 @@
+"""From a row to an example: what the model sees and what it must predict. Pure functions on NumPy arrays.
+
+Legend: T tokens of an example, K slots for masked tokens, V vocabulary.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import numpy as np
+
+from lmjax.data.tokens.tokenizer import JOINS_WORD, STARTS_WORD, Tokenizer, WordClasses
+from lmjax.schema.fields import PositiveFloat, PositiveInt, Rule, Share
+
+MaskRate = Annotated[float, Rule('must lie between 0 and 1, without them', lambda value: 0 < value < 1)]
+
+# Random tries to place spans before a row is left with fewer masks than asked: a row of very short segments
+# may have no room for a span.
+_TRIES_A_SLOT = 16
+
+
+def causal_example(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Inputs and the next tokens that they must predict, from a row of T + 1 tokens.
+
+  A target that is padding, or that begins another document of a packed row, has weight 0.
+
+  >>> row = dict(tokens=np.array([7, 8, 2, 5, 0]), segments=np.array([1, 1, 1, 2, 0]), positions=np.arange(5))
+  >>> example = causal_example(row)
+  >>> example['inputs'].tolist(), example['targets'].tolist(), example['weights'].tolist()
+  ([7, 8, 2, 5], [8, 2, 5, 0], [1.0, 1.0, 0.0, 0.0])
+
+  Returns:
+    inputs, targets, segments, positions: int32 [T]. weights: float32 [T], 0 or 1.
+  """
+  tokens, segments, positions = (np.asarray(row[key], np.int32) for key in ('tokens', 'segments', 'positions'))
+  weights_T = (segments[1:] == segments[:-1]) & (segments[1:] > 0)
+  return {
+    'inputs': tokens[:-1],
+    'targets': tokens[1:],
+    'weights': weights_T.astype(np.float32),
+    'segments': segments[:-1],
+    'positions': positions[:-1],
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskingConfig:
+  """Which tokens of a row a masked language model must predict, and what it sees in their place.
+
+  unit: what is masked together: 'token', 'word' (all tokens of a word) or 'span' (runs of random length)
+  rate: share of the tokens to predict; at the first step, if final_rate is given
+  final_rate: share at the last step, linear in between; None for a constant rate
+  mask_share: share of the predicted tokens that are shown as [MASK] (BERT: 0.8)
+  random_share: share shown as a random token (BERT: 0.1)
+  keep_share: share shown as they are (BERT: 0.1); the three sum to 1
+  mean_span: mean of the geometric length of a span before it is capped, in tokens; None unless unit is 'span'
+  max_span: longest span in tokens; None unless unit is 'span'
+  """
+
+  unit: Literal['token', 'word', 'span']
+  rate: MaskRate
+  final_rate: MaskRate | None
+  mask_share: Share
+  random_share: Share
+  keep_share: Share
+  mean_span: PositiveFloat | None
+  max_span: PositiveInt | None
+
+  def problems(self) -> Iterator[tuple[str, object, str, str]]:
+    """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
+    total = self.mask_share + self.random_share + self.keep_share
+    if abs(total - 1) > 1e-6:
+      rule = f'must sum to 1 with mask_share and random_share, not to {total:g}'
+      yield 'keep_share', self.keep_share, rule, f'set it to {1 - self.mask_share - self.random_share:g}'
+    for leaf in ('mean_span', 'max_span'):
+      value = getattr(self, leaf)
+      if self.unit == 'span' and value is None:
+        yield leaf, value, "must be given with unit 'span'", 'give a number of tokens'
+      if self.unit != 'span' and value is not None:
+        yield leaf, value, f'must be None with unit {self.unit!r}', 'set it to None'
+    if self.unit == 'span' and self.mean_span is not None and self.mean_span < 1:
+      yield (
+        'mean_span',
+        self.mean_span,
+        'must be 1 or more: no span is shorter than a token',
+        'set it to 1 or more',
+      )
+
+  def rate_at(self, progress: float) -> float:
+    """The rate after `progress`, the share of training that is done, in [0, 1]."""
+    if self.final_rate is None:
+      return self.rate
+    return self.rate + (self.final_rate - self.rate) * min(max(progress, 0.0), 1.0)
+
+  def slots(self, length: int) -> int:
+    """K, the slots of an example of `length` tokens: ceil(highest rate * length)."""
+    # 0.07 * 100 is 7.000000000000001 in floating point, which must not make an eighth slot.
+    return math.ceil(round(max(self.rate, self.final_rate or 0.0) * length, 6))
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskVocabulary:
+  """What masking needs to know of a tokenizer.
+
+  Attributes:
+    mask: id of [MASK].
+    special: bool [V], tokens that are never masked.
+    random_ids: int64 [R], ids that random replacement draws from.
+    classes: what words look like.
+  """
+
+  mask: int
+  special: np.ndarray
+  random_ids: np.ndarray
+  classes: WordClasses
+
+  @classmethod
+  def of(cls, tokenizer: Tokenizer) -> 'MaskVocabulary':
+    """Reads it off a tokenizer.
+
+    Raises:
+      DataError: the tokenizer has no mask token.
+    """
+    special_V = np.zeros(tokenizer.vocab_size, bool)
+    special_V[tokenizer.special_ids] = True
+    return cls(tokenizer.require('mask'), special_V, tokenizer.random_ids(), tokenizer.word_classes())
+
+
+def masked_example(
+  row: dict[str, np.ndarray],
+  rng: np.random.Generator,
+  rate: float,
+  slots: int,
+  masking: MaskingConfig,
+  vocabulary: MaskVocabulary,
+) -> dict[str, np.ndarray]:
+  """Hides some tokens of a row (Devlin et al., BERT, 2019) and lists them in a fixed number of slots.
+
+  `round(rate * maskable tokens)` tokens are hidden, at least one if any may be; special tokens and padding
+  are not. Words and spans go on until that number is reached; one that would need more than `slots` is not
+  begun. A row in which nothing can be hidden has weight 0 everywhere.
+
+  With slots 2 and [MASK] = 3, where the draw falls on the tokens at 1 and 2 and shows the first one as [MASK]
+  and keeps the other:
+    tokens 4 7 8 9 -> inputs 4 3 8 9, slots 1 2, targets 7 8, weights 1 1, shown 1 0
+
+  Args:
+    row: tokens, segments and positions, int32 [T].
+    rng: draws the tokens and what is shown for them.
+    rate: share of tokens to hide, at this point of training (`masking.rate_at`).
+    slots: K (`masking.slots`).
+    masking: unit, shares and spans.
+    vocabulary: facts of the tokenizer.
+
+  Returns:
+    inputs, segments, positions: int32 [T]. slots: int32 [K], places of hidden tokens in ascending order, then
+      0 for
+    each unused slot. targets: int32 [K]. weights: float32 [K], 0 for unused slots. shown: float32 [K], 1
+    where the place shows [MASK].
+  """
+  tokens_T, segments_T = np.asarray(row['tokens'], np.int32), np.asarray(row['segments'], np.int32)
+  maskable_T = (segments_T > 0) & ~vocabulary.special[tokens_T]
+  maskable = int(maskable_T.sum())
+  wanted = min(max(1, round(rate * maskable)), slots) if maskable else 0
+  if masking.unit == 'token':
+    places = rng.permutation(np.flatnonzero(maskable_T))[:wanted]
+  elif masking.unit == 'word':
+    places = _draw_words(rng, word_numbers(tokens_T, segments_T, vocabulary.classes), maskable_T, wanted, slots)
+  else:
+    places = _draw_spans(rng, segments_T, maskable_T, wanted, slots, masking)
+  places_N = np.sort(places).astype(np.int32)
+  used = len(places_N)
+
+  draw_N = rng.random(used)
+  random_N = vocabulary.random_ids[rng.integers(0, len(vocabulary.random_ids), used)]
+  is_mask_N = draw_N < masking.mask_share
+  is_random_N = ~is_mask_N & (draw_N < masking.mask_share + masking.random_share)
+  inputs_T = tokens_T.copy()
+  inputs_T[places_N] = np.where(is_mask_N, vocabulary.mask, np.where(is_random_N, random_N, tokens_T[places_N]))
+
+  slots_K, targets_K = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
+  weights_K, shown_K = np.zeros(slots, np.float32), np.zeros(slots, np.float32)
+  slots_K[:used], targets_K[:used], weights_K[:used], shown_K[:used] = (
+    places_N,
+    tokens_T[places_N],
+    1,
+    is_mask_N,
+  )
+  return {
+    'inputs': inputs_T,
+    'slots': slots_K,
+    'targets': targets_K,
+    'weights': weights_K,
+    'shown': shown_K,
+    'segments': segments_T,
+    'positions': np.asarray(row['positions'], np.int32),
+  }
+
+
+def word_starts(ids: np.ndarray, classes: WordClasses) -> np.ndarray:
+  """Where words begin among tokens [T]; bool [T].
+
+  A token begins a word if it begins with white space, or if the class (letter, digit, other) of its first
+  character is not that of the last character before it; a WordPiece token that begins with '##' never does.
+
+  Tokens ' un', 'help', 'ful', '!', '!', ' 3', '4' give True False False True False True False.
+  """
+  first_T, last_T = classes.first[ids], classes.last[ids]
+  starts_T = np.ones(len(first_T), bool)
+  starts_T[1:] = (first_T[1:] == STARTS_WORD) | ((first_T[1:] != last_T[:-1]) & (first_T[1:] != JOINS_WORD))
+  return starts_T
+
+
+def word_numbers(ids: np.ndarray, segments: np.ndarray, classes: WordClasses) -> np.ndarray:
+  """Numbers the words of a row 0, 1, ...; int64 [T]. No word goes on from one segment into the next."""
+  starts_T = word_starts(ids, classes)
+  starts_T[1:] |= segments[1:] != segments[:-1]
+  return np.cumsum(starts_T) - 1
+
+
+def _draw_words(rng, words_T, maskable_T, wanted: int, slots: int) -> np.ndarray:
+  """Places of whole words in a random order until `wanted` tokens are reached, never more than `slots`."""
+  if not wanted:
+    return np.zeros(0, np.int64)
+  places = np.flatnonzero(maskable_T)
+  # Runs of equal word numbers: a special token has a word of its own, so none stands inside a word.
+  bounds = np.concatenate([[0], np.flatnonzero(np.diff(words_T[places])) + 1, [len(places)]])
+  chosen, count = [], 0
+  for word in rng.permutation(len(bounds) - 1):
+    run = places[bounds[word] : bounds[word + 1]]
+    if count + len(run) > slots:
+      continue
+    chosen.append(run)
+    count += len(run)
+    if count >= wanted:
+      break
+  return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+
+
+def _draw_spans(rng, segments_T, maskable_T, wanted: int, slots: int, masking: MaskingConfig) -> np.ndarray:
+  """Places of spans of geometric length (Joshi et al., SpanBERT, 2020), which neither overlap nor touch
+  padding, special tokens or another segment."""
+  starts = np.flatnonzero(maskable_T)
+  hidden_T = np.zeros(len(maskable_T), bool)
+  count = 0
+  for _ in range(_TRIES_A_SLOT * wanted):
+    if count >= wanted:
+      break
+    length = min(int(rng.geometric(1 / masking.mean_span)), masking.max_span)
+    start = int(starts[rng.integers(len(starts))])
+    span = slice(start, start + length)
+    fits = start + length <= len(hidden_T) and count + length <= slots
+    if fits and (maskable_T & ~hidden_T)[span].all() and (segments_T[span] == segments_T[start]).all():
+      hidden_T[span] = True
+      count += length
+  if wanted and not count:  # no run of the row is as long as the spans drawn
+    hidden_T[starts[rng.integers(len(starts))]] = True
+  return np.flatnonzero(hidden_T)

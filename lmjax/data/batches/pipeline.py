@@ -1,0 +1,420 @@
+"""Batches as a pure function of (seed, step): mixture, order, masks; the same on any number of hosts.
+
+Row j of the run belongs to batch j // batch_size. `permutation.Quota` says which source it comes from and
+which of that source's rows it is; a keyed permutation says which row of the layout that is in its epoch. So a
+batch needs no state but its number, and a run is resumed by the step alone.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal, Protocol
+
+import numpy as np
+
+from lmjax.data.batches.order import key_of, mix, permute, quota
+from lmjax.data.batches.packing import RowLayout, RowSpec
+from lmjax.data.sources.documents import BadText, SourceConfig
+from lmjax.data.tokens.store import StoredDocuments, TokenStore
+from lmjax.data.tokens.tokenizer import TokenizerConfig
+from lmjax.errors import DataError
+from lmjax.schema.fields import PositiveInt, Rule
+
+_THREADS = 2
+_PREFETCHED_BATCHES = 4
+
+# What says how much a prediction counts: zero for the rows that fill up the last evaluation batch.
+_WEIGHTS = ('weights', 'shown')
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """The text and how it is cut into batches.
+
+  sources: the corpora, by name; rows are drawn from each by its weight
+  tokenizer: the tokenizer to load or to train
+  rows: 'concat' (documents joined), 'packed' (joined, but attention does not cross) or 'padded' (one a row)
+  length: tokens of an example
+  batch_size: rows of a batch, over all hosts
+  cls_sep: whether each row stands between [CLS] and [SEP]
+  valid_fraction: share of the documents held out for validation
+  valid_bytes: how many bytes of held-out text an evaluation reads per source; None for all
+  bad_text: what to do about text that is not UTF-8: 'raise' an error, 'replace' it, 'skip' the document
+  cache_dir: folder of the token stores and trained tokenizers
+  """
+
+  sources: dict[str, SourceConfig]
+  tokenizer: TokenizerConfig
+  rows: Literal['concat', 'packed', 'padded']
+  length: PositiveInt
+  batch_size: PositiveInt
+  cls_sep: bool
+  valid_fraction: Annotated[float, Rule('must lie between 0 and 1, without them', lambda value: 0 < value < 1)]
+  valid_bytes: PositiveInt | None
+  bad_text: BadText
+  cache_dir: str
+
+  def problems(self) -> Iterator[tuple[str, object, str, str]]:
+    """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
+    if not self.sources:
+      yield 'sources', self.sources, 'must name at least one corpus', "add one, such as data='pydoc'"
+    for name in self.sources:
+      if not name.isidentifier():
+        yield (
+          'sources',
+          name,
+          'must have names of letters, digits and _ (they name folders)',
+          'rename the source',
+        )
+    for name, source in self.sources.items():
+      if len(self.sources) == 1 and source.weight != 1:
+        yield f'sources.{name}.weight', source.weight, 'has no effect with one source', 'set it to 1.0'
+    if self.cls_sep and self.rows == 'packed':
+      rule = "must be False with rows 'packed': [CLS] and [SEP] belong to a row of its own"
+      yield 'cls_sep', self.cls_sep, rule, "set it to False, or rows to 'concat' or 'padded'"
+    if self.cls_sep and self.length < 3:
+      yield 'length', self.length, 'must leave room between [CLS] and [SEP]', 'set it to 3 or more'
+    if not self.cache_dir:
+      yield 'cache_dir', self.cache_dir, 'must name a folder', "set it to one, such as 'cache'"
+    elif '://' in self.cache_dir:
+      rule = 'must be on a local disk: token stores are mapped into memory'
+      yield 'cache_dir', self.cache_dir, rule, "set it to one of each host, such as '~/.cache/lmjax'"
+
+
+class Transform(Protocol):
+  """What a task does to a row. Must be pure but for `rng`: grain calls it from several threads."""
+
+  def __call__(self, row: dict[str, np.ndarray], rng: np.random.Generator, progress: float) -> dict[str, np.ndarray]:
+    """Makes an example.
+
+    Args:
+      row: tokens, segments and positions, int32 [spec.size].
+      rng: keyed by the row; the only randomness.
+      progress: share of training that is done, in [0, 1).
+    """
+
+
+class Layout(Protocol):
+  """Rows that can be looked up: of text (`packing.RowLayout`), or of labelled examples."""
+
+  def __len__(self) -> int:
+    """Number of rows."""
+
+  def row(self, index: int) -> dict[str, np.ndarray]:
+    """What the transform is given."""
+
+  def documents_of(self, index: int) -> list[tuple[int, int]]:
+    """(document, where in the row it begins), for display."""
+
+
+class Pipeline:
+  """The training batches of a run.
+
+  Attributes:
+    layouts: the rows of each source, by name.
+    rows_per_epoch: how many rows each source has, by name.
+    rows_per_host: rows of this host's part of a batch.
+  """
+
+  def __init__(
+    self,
+    layouts: Mapping[str, Layout],
+    weights: list[float],
+    transform: Transform,
+    facts: dict,
+    *,
+    batch_size: int,
+    vocab_size: int,
+    seed: int,
+    total_steps: int,
+    hosts: int = 1,
+    host: int = 0,
+  ):
+    """Batches of the rows of `layouts`, drawn from each by its weight.
+
+    Args:
+      layouts: the rows of each source.
+      weights: of the sources, in the same order.
+      transform: makes an example of a row.
+      facts: JSON-able, all that decides what the rows hold.
+      batch_size: rows of a batch, over all hosts.
+      vocab_size: ids must lie below.
+      seed: orders the rows and keys the masks.
+      total_steps: steps of the run; `step / total_steps` is the transform's progress.
+      hosts: processes that share each batch.
+      host: which of them this is.
+
+    Raises:
+      DataError: the batch cannot be shared equally.
+    """
+    if batch_size % hosts:
+      raise DataError(
+        f'data.batch_size = {batch_size}: must be a multiple of the {hosts} hosts; set it to '
+        f'{-(-batch_size // hosts) * hosts}'
+      )
+    self.layouts, self._transform, self._facts = dict(layouts), transform, facts
+    self._batch_size, self._vocab_size = batch_size, vocab_size
+    self._seed, self._total_steps, self._host = seed, total_steps, host
+    self.rows_per_host = batch_size // hosts
+    self._names = list(layouts)
+    self._quota = quota(weights)
+    self.rows_per_epoch = {name: len(layout) for name, layout in self.layouts.items()}
+
+  def batch(self, step: int) -> dict[str, np.ndarray]:
+    """Batch `step` (from 0): this host's part, arrays of [rows_per_host, ...].
+
+    Raises:
+      DataError: a token id is outside the vocabulary.
+    """
+    first = self._host * self.rows_per_host
+    rows = self.rows(step)[first : first + self.rows_per_host]
+    examples = [self._example(*row, progress=step / self._total_steps) for row in rows]
+    return _stack(examples, self._vocab_size, f'batch {step}')
+
+  def rows(self, step: int) -> list[tuple[str, int, int]]:
+    """(source, epoch, row of its layout) of each row of the whole batch; host h has the h-th equal part."""
+    size = self._batch_size
+    sources, numbers = self._quota.locate(step * size + np.arange(size, dtype=np.int64))
+    found: list[tuple[str, int, int]] = [('', 0, 0)] * size
+    for source, name in enumerate(self._names):
+      places = np.flatnonzero(sources == source)
+      epochs, indices = np.divmod(numbers[places], self.rows_per_epoch[name])
+      for epoch in np.unique(epochs):
+        here = epochs == epoch
+        rows = permute(indices[here], self.rows_per_epoch[name], key_of('rows', self._seed, name, int(epoch)))
+        for place, row in zip(places[here], rows):
+          found[place] = (name, int(epoch), int(row))
+    return found
+
+  def iterate(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches start_step, start_step + 1, ... up to the last step, made ahead of time by grain's threads."""
+    import grain  # takes JAX along: a second and a half that reading a config should not cost
+
+    batches = grain.MapDataset.source(_Batches(self, self._total_steps)).slice(slice(start_step, None))
+    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_PREFETCHED_BATCHES)
+    return iter(batches.to_iter_dataset(options))
+
+  def document_of(self, name: str, row: int) -> list[tuple[int, int]]:
+    """(document, where it begins in the row) for each document of a source's row; for display."""
+    return self.layouts[name].documents_of(row)
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Hex sha256 of all that decides which rows a batch holds: stores, weights, layout, batch size and seed.
+
+    What the transform does (masking rates, say) is the task's, and not in it; nor is the number of steps, so
+    that a run can be made longer.
+    """
+    facts = {**self._facts, 'batch_size': self._batch_size, 'seed': self._seed}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode('utf-8')).hexdigest()
+
+  def _example(self, name: str, epoch: int, row: int, progress: float) -> dict[str, np.ndarray]:
+    rng = _generator('transform', self._seed, name, epoch, row)
+    return self._transform(self.layouts[name].row(row), rng, progress)
+
+
+def make(
+  config: DataConfig,
+  stores: dict[str, TokenStore],
+  spec: RowSpec,
+  transform: Transform,
+  *,
+  seed: int,
+  total_steps: int,
+  hosts: int = 1,
+  host: int = 0,
+) -> Pipeline:
+  """The training batches as a function of (seed, step).
+
+  Args:
+    config: the data slice of the config.
+    stores: a token store for each source, all of one tokenizer.
+    spec: the shape of a row.
+    transform: makes an example of a row.
+    seed: orders the documents and rows and keys the masks.
+    total_steps: steps of the run; `step / total_steps` is the transform's progress.
+    hosts: processes that share each batch.
+    host: which of them this is.
+
+  Raises:
+    DataError: a source has too little text for one row, or the batch cannot be shared equally.
+  """
+  [vocab_size] = {store.meta['vocab_size'] for store in stores.values()}
+  assert len({store.meta['tokenizer'] for store in stores.values()}) == 1, 'one tokenizer for all sources'
+  return Pipeline(
+    {name: _training_layout(config, stores[name], spec, seed) for name in config.sources},
+    [source.weight for source in config.sources.values()],
+    transform,
+    {
+      'sources': [[name, stores[name].fingerprint, source.weight] for name, source in config.sources.items()],
+      'rows': config.rows,
+      'spec': dataclasses.asdict(spec),
+    },
+    batch_size=config.batch_size,
+    vocab_size=vocab_size,
+    seed=seed,
+    total_steps=total_steps,
+    hosts=hosts,
+    host=host,
+  )
+
+
+class ValidBatches:
+  """The evaluation batches of one source: the same rows and masks at each evaluation, whatever the seed.
+
+  The rows of all batches together are those of the layout, in order; the last batch is filled up with rows of
+  weight 0. `len` and the shapes are the same on every host.
+
+  Args:
+    name: keys the masks.
+    layout: the rows.
+    transform: makes an example of a row.
+    vocab_size: ids must lie below.
+    batch_size: rows of a batch, over all hosts.
+    hosts: processes that share each batch.
+    host: which of them this is.
+
+  Raises:
+    DataError: no row, or a batch that cannot be shared equally.
+  """
+
+  def __init__(self, name, layout: Layout, transform: Transform, *, vocab_size, batch_size, hosts=1, host=0):
+    if batch_size % hosts:
+      raise DataError(f'batch size {batch_size}: must be a multiple of the {hosts} hosts; change it')
+    if not len(layout):
+      raise DataError(f'{name}: its held-out documents make no row; raise data.valid_fraction or add text')
+    self.layout, self._name, self._vocab_size = layout, name, vocab_size
+    self._transform, self._batch_size = transform, batch_size
+    self._part = slice(host * batch_size // hosts, (host + 1) * batch_size // hosts)
+
+  def __len__(self):
+    return math.ceil(len(self.layout) / self._batch_size)
+
+  def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+    return (self.batch(index) for index in range(len(self)))
+
+  def rows(self, index: int) -> list[int]:
+    """Rows of the layout in this host's part of a batch; beyond `len(self.layout)` for those that fill it
+    up."""
+    return list(range(index * self._batch_size, (index + 1) * self._batch_size))[self._part]
+
+  def batch(self, index: int) -> dict[str, np.ndarray]:
+    """This host's part of batch `index`, arrays of [batch_size / hosts, ...]."""
+    examples = [self._example(row) for row in self.rows(index)]
+    return _stack(examples, self._vocab_size, f'validation batch {index}')
+
+  def _example(self, row: int) -> dict[str, np.ndarray]:
+    if row >= len(self.layout):
+      # A real row, so that nothing is masked out altogether; it just does not count.
+      example = self._example(0)
+      return example | {key: np.zeros_like(example[key]) for key in _WEIGHTS if key in example}
+    return self._transform(self.layout.row(row), _generator('valid', self._name, row), 0.0)
+
+
+def valid_batches(
+  config: DataConfig,
+  store: TokenStore,
+  spec: RowSpec,
+  transform: Transform,
+  *,
+  batch_size: int,
+  hosts: int = 1,
+  host: int = 0,
+) -> ValidBatches:
+  """The evaluation batches of a source: its held-out documents in the order of their digests.
+
+  Raises:
+    DataError: no row, or a batch that cannot be shared equally.
+  """
+  documents, order = held_out(config, store)
+  layout = RowLayout(documents, order, config.rows, spec, keep_tail=True)
+  vocab_size = store.meta['vocab_size']
+  return ValidBatches(
+    store.name, layout, transform, vocab_size=vocab_size, batch_size=batch_size, hosts=hosts, host=host
+  )
+
+
+def valid_text(config: DataConfig, store: TokenStore) -> bytes:
+  """The text that `valid_batches` evaluates, in the same order, as one stream; what gzip is measured on."""
+  documents, order = held_out(config, store)
+  return b''.join(documents.text(index) for index in order)
+
+
+def valid_bytes_per_token(config: DataConfig, store: TokenStore) -> float:
+  """UTF-8 bytes per token of the evaluated text: for bits per byte where tokens have no bytes of their
+  own."""
+  documents, order = held_out(config, store)
+  return float(documents.n_bytes[order].sum() / documents.lengths[order].sum())
+
+
+def held_out(config: DataConfig, store: TokenStore) -> tuple[StoredDocuments, np.ndarray]:
+  """The held-out documents that are evaluated, and their order, by digest; int64 [documents].
+
+  With `config.valid_bytes`, these are the first so many bytes: the document in which they end is cut at the
+  last piece (about 16 kB, at a space) that fits, or kept whole if it is the first and has no such piece.
+  """
+  valid = store.valid
+  order = np.argsort(valid.digests, kind='stable')
+  if config.valid_bytes is None or int(valid.n_bytes.sum()) <= config.valid_bytes:
+    return valid, order
+  ends = np.cumsum(valid.n_bytes[order])
+  whole = int(np.searchsorted(ends, config.valid_bytes, 'right'))
+  last = order[whole]
+  room = config.valid_bytes - (int(ends[whole - 1]) if whole else 0)
+  pieces = valid.pieces()
+  _, tokens, n_bytes = np.cumsum(pieces[pieces[:, 0] == last], axis=0).T
+  fitting = int(np.searchsorted(n_bytes, room, 'right'))
+  if not fitting and whole:
+    return valid, order[:whole]
+  lengths, sizes = valid.lengths.copy(), valid.n_bytes.copy()
+  lengths[last], sizes[last] = tokens[max(fitting - 1, 0)], n_bytes[max(fitting - 1, 0)]
+  return dataclasses.replace(valid, lengths=lengths, n_bytes=sizes), order[: whole + 1]
+
+
+class _Batches:
+  """A random-access view of the batches, for grain."""
+
+  def __init__(self, pipeline: Pipeline, steps: int):
+    self._pipeline, self._steps = pipeline, steps
+
+  def __len__(self):
+    return self._steps
+
+  def __getitem__(self, step):
+    return self._pipeline.batch(int(step))
+
+
+def _training_layout(config: DataConfig, store: TokenStore, spec: RowSpec, seed: int) -> RowLayout:
+  order = np.argsort(mix(store.train.digests, key_of('documents', seed)), kind='stable')
+  layout = RowLayout(store.train, order, config.rows, spec, keep_tail=False)
+  if not len(layout):
+    raise DataError(
+      f'{store.name}: {len(store.train.tokens):,} tokens of training text; one row takes {spec.size:,}; add '
+      'text, or '
+      'lower data.length'
+    )
+  return layout
+
+
+def _generator(*parts: int | str) -> np.random.Generator:
+  # Philox is counter-based: a new key is a new stream, at no cost of seeding, and the same in every NumPy.
+  return np.random.Generator(np.random.Philox(key=key_of(*parts)))
+
+
+def _stack(examples: list[dict[str, np.ndarray]], vocab_size: int, where: str) -> dict[str, np.ndarray]:
+  """Stacks examples and checks ids: on the device an id out of range would be clamped, wrapped or NaN
+  (facts)."""
+  batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+  for key in ('inputs', 'targets'):
+    if key in batch and batch[key].size:
+      low, high = int(batch[key].min()), int(batch[key].max())
+      if low < 0 or high >= vocab_size:
+        raise DataError(
+          f'{where}: {key} hold id {low if low < 0 else high}; ids must lie in [0, {vocab_size}); the '
+          'tokenizer and '
+          'the token store do not belong together: delete the store'
+        )
+  return batch

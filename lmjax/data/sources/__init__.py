@@ -1,0 +1,1 @@
+"""Where text and labelled examples come from."""

@@ -1,0 +1,147 @@
+"""Where text comes from: Python's own documentation, files, or a TFDS data set; one document at a time.
+
+A source is read as a stream in a fixed order, so the corpus need not fit in memory. What cannot be read is an
+error (`DataError`); what may be passed over (empty documents, bad UTF-8 by policy) is counted, never silent.
+"""
+
+import collections
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Literal
+
+from lmjax.data.sources import files, pydoc, tfds
+from lmjax.errors import DataError
+from lmjax.schema.fields import PositiveFloat
+
+BadText = Literal['raise', 'replace', 'skip']
+
+_SURROGATE = re.compile('[\ud800-\udfff]')
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+  """One corpus of a mixture.
+
+  path: 'pydoc', a path or glob of .txt or .jsonl (or .gz, .xz of them), or tfds:NAME[/CONFIG][@SPLIT]
+  field: the field that holds the text of a JSONL line or a TFDS example; None for pydoc and .txt
+  weight: share of the rows drawn from this source, relative to the other sources
+  """
+
+  path: str
+  field: str | None
+  weight: PositiveFloat
+
+  def problems(self) -> Iterator[tuple[str, object, str, str]]:
+    """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
+    if _has_fields(self.path):
+      if not self.field:
+        yield 'field', self.field, f'must name the text field of {self.path}', "give a name, such as 'text'"
+    elif self.field is not None:
+      yield (
+        'field',
+        self.field,
+        f'must be None, since {self.path} is plain text without fields',
+        'set it to None',
+      )
+
+
+def default_field(path: str, field: str = 'text') -> str | None:
+  """What a config file writes for `SourceConfig.field`: `field` where the source has fields, else None.
+
+  >>> default_field('corpus/*.jsonl.xz'), default_field('pydoc'), default_field('novel.txt')
+  ('text', None, None)
+  """
+  return field if _has_fields(path) else None
+
+
+def documents(source: SourceConfig, bad_text: BadText, counts: collections.Counter) -> Iterator[str]:
+  """Streams the documents of a source, in a fixed order, without those that hold only white space.
+
+  Args:
+    source: the corpus.
+    bad_text: what to do about bytes that are not UTF-8 and about lone surrogates: 'raise' an error, 'replace'
+      them by U+FFFD, or 'skip' the document.
+    counts: filled as the stream is read: 'documents' and 'bytes' (UTF-8) given out, 'empty' ones passed over,
+      'replaced' ones mended, 'skipped' ones left out for bad text.
+
+  Raises:
+    DataError: nothing to read (missing path, empty files, no documents) or something that cannot be read.
+  """
+  found = counts['documents']
+  for where, text in _raw_documents(source):
+    text, verdict = clean(text, where, bad_text)
+    if verdict:
+      counts[verdict] += 1
+    if text is None:
+      continue
+    if not text.strip():
+      counts['empty'] += 1
+      continue
+    counts['documents'] += 1
+    counts['bytes'] += len(text.encode('utf-8'))
+    yield text
+  if counts['documents'] == found:
+    raise DataError(
+      f'{source.path}: holds no document with text ({counts["empty"]} empty, {counts["skipped"]} skipped for '
+      'bad '
+      'text); a source must hold some; check the path, the field and data.bad_text'
+    )
+
+
+def identity(source: SourceConfig) -> dict:
+  """JSON-able facts that change when the content of the source changes; what it costs is one read of the
+  files.
+
+  Files are named relative to their common folder and digested whole, so a corpus may be moved, but not
+  edited, without its token store being built anew.
+
+  Raises:
+    DataError: the source is missing.
+  """
+  if source.path == 'pydoc':
+    return pydoc.identity()
+  if source.path.startswith('tfds:'):
+    return tfds.identity(source.path)
+  return files.identity(source.path)
+
+
+def _has_fields(path: str) -> bool:
+  return path != 'pydoc' and not path.endswith(files.TEXT_ENDINGS)
+
+
+def _raw_documents(source: SourceConfig) -> Iterator[tuple[str, str | bytes]]:
+  """Yields (where, text): `where` names the place in an error; bytes are decoded by `clean`."""
+  if source.path == 'pydoc':
+    return pydoc.documents()
+  if source.path.startswith('tfds:'):
+    return tfds.documents(source.path, source.field)
+  return files.documents(source.path, source.field)
+
+
+def clean(text: str | bytes, where: str, bad_text: BadText) -> tuple[str | None, str | None]:
+  """Returns (text or None, what to count or None), with bad text treated by policy.
+
+  >>> clean(b'caf\\xe9', 'a.txt', 'replace')
+  ('caf\\ufffd', 'replaced')
+  >>> clean('\\ud800', 'a.jsonl, line 1', 'skip')
+  (None, 'skipped')
+  """
+  if isinstance(text, bytes):
+    try:
+      return text.decode('utf-8'), None
+    except UnicodeDecodeError as error:
+      problem = f'byte 0x{text[error.start]:02x} at offset {error.start} is not UTF-8'
+      mended = text.decode('utf-8', 'replace')
+  else:
+    match = _SURROGATE.search(text)
+    if match is None:
+      return text, None
+    # tokenizers would raise TypeError on these: JSON may carry half a surrogate pair, UTF-8 cannot.
+    problem = f'character {match.start()} is the lone surrogate U+{ord(match.group()):04X}'
+    mended = _SURROGATE.sub('\ufffd', text)
+  if bad_text == 'replace':
+    return mended, 'replaced'
+  if bad_text == 'skip':
+    return None, 'skipped'
+  raise DataError(f"{where}: {problem}; text must be UTF-8; mend it, or set data.bad_text to 'replace' or 'skip'")

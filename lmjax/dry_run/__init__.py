@@ -1,0 +1,1 @@
+"""Whether a run fits, before devices are rented."""

@@ -1,0 +1,278 @@
+"""Whether a run fits on devices that need not be here: its train step is compiled for them, and nothing else happens.
+
+No data is read and no folder made. What is said of a target was compiled for it; nothing is extrapolated.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+
+from lmjax import config as config_lib
+from lmjax import metrics, optim, paths, sharding, tasks
+from lmjax.dry_run import hlo, topology
+from lmjax.errors import ConfigError
+from lmjax.models import flops as flops_lib
+from lmjax.training import initialize, progress, state, step
+
+# Share of the devices' peak FLOP/s that the time is told for: what a well-tuned run reaches, not a prediction.
+MFU = 0.4
+GIB = 2**30
+
+
+class Compiled(NamedTuple):
+  """A train step compiled for a target.
+
+  Attributes:
+    config: of the run, with stand-ins for what only the data could say.
+    task: its task.
+    abstract: shapes and shardings of its TrainState.
+    mesh: of the target's devices.
+    program: None where the compiler refused it for its size.
+    needed: peak bytes of a device, by the compiler.
+    memory: bytes of a device that there are; None where that is not known.
+    seconds: that compiling took.
+  """
+
+  config: config_lib.Config
+  task: tasks.Any
+  abstract: state.TrainState
+  mesh: jax.sharding.Mesh
+  program: jax.stages.Compiled | None
+  needed: float
+  memory: float | None
+  seconds: float
+
+  @property
+  def fits(self) -> bool:
+    """Whether the compiler's peak lies within the memory of a device."""
+    return self.program is not None and (self.memory is None or self.needed <= self.memory)
+
+
+def dry_run(config: config_lib.Config, target: topology.Target, command: str, say: Callable[[str], None]) -> bool:
+  """Says whether a run fits on a target, and what it would cost.
+
+  Args:
+    config: of the run.
+    target: where it is to run.
+    command: as it was typed, to be told with what would make it fit.
+    say: called with each line; the last one is the verdict.
+
+  Returns:
+    whether it fits.
+
+  Raises:
+    ConfigError, CheckpointError: as the run itself, from metadata alone.
+  """
+  source, tokenizer = initialize.source_of(config)
+  if source is not None:
+    sketched, task = tasks.sketch(config, tokenizer)
+    initialize.plan_of(sketched, task, source)
+  first = compile_for(config, target, tokenizer)
+  say(described(first, target, known_steps=config.train.steps))
+  if getattr(config.objective, 'labels', ()) is None:
+    say('   stand-ins  two labels: how many there are the data says')
+  if first.fits:
+    say('verdict: fits')
+    return True
+  say('does not fit; compiling other settings')
+  tried = search(config, target, tokenizer, first, say)
+  if tried is None:
+    say('no batch, recomputation or mesh was found that fits; take more devices, or a smaller model')
+  else:
+    changes, other = tried
+    flags = ' '.join(f'--config.{path}={value}' for path, value in changes.items())
+    say(f'the nearest that fits, with a peak of {_gib(other.needed)} a device (compiled):\n  {command} {flags}')
+  say(f'verdict: does not fit (needs {_gib(first.needed)} of {_gib(first.memory)} a device)')
+  return False
+
+
+def compile_for(config: config_lib.Config, target: topology.Target, tokenizer=None) -> Compiled:
+  """Compiles the train step of a run for a target.
+
+  Raises:
+    ConfigError: the mesh does not make the target's devices, or does not divide the model or the batch.
+  """
+  config = config_lib.build(config, devices=len(target.devices))
+  config, task = tasks.sketch(config, tokenizer)
+  mesh = sharding.make_mesh(config.mesh, target.devices)
+  began = time.perf_counter()
+  with sharding.using(mesh):
+    tx = optim.make(config.optim, task.shapes())
+    abstract = state.abstract_state(task, tx, mesh)
+    lowered = step.lower(config, task, tx, mesh, abstract)
+    memory = target.memory
+    try:
+      program = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+      refused = topology.memory_refused(error)
+      if refused is None:
+        raise
+      program, (needed, memory) = None, refused
+    else:
+      needed = float(peak_bytes(program, mesh))
+  return Compiled(config, task, abstract, mesh, program, needed, memory, time.perf_counter() - began)
+
+
+def peak_bytes(program: jax.stages.Compiled, mesh) -> int:
+  """Bytes of a device that a program needs at its peak, by the compiler.
+
+  The CPU compiler's `peak_memory_in_bytes` leaves out what the program works with, so all parts are added up there; for
+  GPUs too, where nobody has compared the two yet.
+  """
+  found = program.memory_analysis()
+  if mesh.devices.flat[0].platform == 'tpu':
+    return found.peak_memory_in_bytes
+  kept = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+  return kept + found.temp_size_in_bytes
+
+
+def search(config, target, tokenizer, first: Compiled, say) -> tuple[dict, Compiled] | None:
+  """The changes, nearest first, with which the step fits: recomputing, sharding more, a batch in parts, a smaller one.
+
+  Those that change no result come first. Each is compiled.
+  """
+  changes: dict[str, object] = {}
+  before = first
+  for path, value in moves(first):
+    asked = changes | {path: value}
+    if path == 'data.batch_size':
+      asked.pop('train.accumulate', None)  # a small batch need not come in parts
+    try:
+      tried = compile_for(_changed(config, asked), target, tokenizer)
+    except ConfigError:
+      continue  # this mesh, or batch, is not one
+    say(f'{", ".join(f"{p} = {v}" for p, v in asked.items())}: needs {_gib(tried.needed)}')
+    if tried.needed < before.needed:
+      changes, before = asked, tried
+    if tried.fits:
+      return asked, tried
+  return None
+
+
+def moves(first: Compiled) -> Iterator[tuple[str, object]]:
+  """(leaf, value) of each change that may make a step smaller, in the order in which they are tried."""
+  config, devices = first.config, first.mesh.size
+  if config.model.remat != 'full':
+    yield 'model.remat', 'full'
+  slices = len({getattr(device, 'slice_index', 0) for device in first.mesh.devices.flat})
+  if config.mesh.tensor == 1 and config.mesh.data is None and config.mesh.fsdp != devices // slices:
+    yield 'mesh.fsdp', devices // slices  # within a slice
+  shards = first.mesh.shape['data'] * first.mesh.shape['fsdp']
+  parts = config.train.accumulate
+  while config.data.batch_size % (2 * parts * shards) == 0:
+    parts *= 2
+    yield 'train.accumulate', parts
+  rows = config.data.batch_size
+  while rows % (2 * shards) == 0:
+    rows //= 2
+    yield 'data.batch_size', rows
+
+
+def described(compiled: Compiled, target: topology.Target, known_steps: int | None) -> str:
+  """What a person wants to know before renting the target."""
+  config, task = compiled.config, compiled.task
+  m, d, devices = config.model, config.data, compiled.mesh.size
+  params = compiled.abstract.params
+  kind = target.devices[0].device_kind
+  flops = progress.step_flops(config, task)
+  tokens = d.batch_size * d.length
+  steps = 'steps as the data says' if known_steps is None else f'{known_steps:,} steps, {known_steps * tokens:,} tokens'
+  mesh = ', '.join(f'{axis} {size}' for axis, size in compiled.mesh.shape.items())
+  rows = [
+    ('target', f'{target.name or "this machine"}: {devices} x {kind}, {_gib(compiled.memory)} a device; mesh {mesh}'),
+    ('task', f'{config.task}; {m.attention}, {m.layers} layers, width {m.width}, {m.heads} heads, {m.dtype}'),
+    ('parameters', f'{metrics.count(params):,}, vocabulary {task.model.backbone.vocab_size:,}'),
+    ('batch', f'{d.batch_size} rows x {d.length} = {tokens:,} tokens a step; {steps}'),
+    ('FLOPs a step', f'{flops:.3e} ({flops_lib.FLOPS_COUNT})'),
+    *(('sharding' if i == 0 else '', line) for i, line in enumerate(sharding_table(params))),
+    *(('bytes' if i == 0 else '', line) for i, line in enumerate(memory_table(compiled))),
+  ]
+  if compiled.program is not None:
+    traffic = hlo.collectives(compiled.program.as_text())
+    said = [f'{kind}: {t.times:,} a step, {_size(t.bytes)}' for kind, t in traffic.items()] or ['none']
+    rows += [('collectives' if i == 0 else '', line) for i, line in enumerate(said)]
+  rows.append(('time', _time(flops, devices, flops_lib.peak_flops(target.devices[0]), known_steps)))
+  saved = initialize.saved_part(config, compiled.abstract)
+  rows.append(('checkpoint', f'{_size(sum(map(_whole, jax.tree.leaves(saved))))} each, before compression'))
+  rows.append(('compiled', f'in {compiled.seconds:.1f} s'))
+  return '\n'.join(f'{name:>13}  {text}' for name, text in rows)
+
+
+def sharding_table(params) -> list[str]:
+  """A line for each kind of parameter: path, shape, the mesh axes that its axes are split over, bytes a device."""
+  flat = paths.flatten(params)
+  lines = []
+  for name in paths.by_layer(list(flat)):
+    leaf = flat[_first_of(name)]
+    axes = ', '.join('-' if axis is None else str(axis) for axis in leaf.sharding.spec) or '-'
+    lines.append(f'{name} {list(leaf.shape)} over ({axes}), {_size(_share(leaf))} a device')
+  return lines
+
+
+def _first_of(name: str) -> str:
+  """`layers/0..3/mlp/up/kernel` -> the path of its first layer."""
+  if not name.startswith('layers/'):
+    return name
+  _, number, rest = name.split('/', 2)
+  return f'layers/{number.partition("..")[0].partition(",")[0]}/{rest}'
+
+
+def memory_table(compiled: Compiled) -> list[str]:
+  """Bytes of a device by what they hold."""
+  abstract = compiled.abstract
+  moving, _ = optim.split(compiled.config.optim, abstract.params)
+  held = {
+    'parameters': sum(map(_share, jax.tree.leaves(abstract.params))),
+    'optimizer': sum(map(_share, jax.tree.leaves(abstract.opt_state))),
+    'gradients': sum(map(_share, jax.tree.leaves(moving))),
+  }
+  lines = [f'{name}: {_size(size)} a device' for name, size in held.items()]
+  rest = compiled.needed - sum(held.values())
+  lines.append(f'activations and what the program works with: {_size(max(rest, 0))} a device (the rest of the peak)')
+  lines.append(f'peak, by the compiler: {_gib(compiled.needed)} of {_gib(compiled.memory)} a device')
+  return lines
+
+
+def _share(leaf) -> int:
+  """Bytes of an array that one device holds."""
+  return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+
+def _whole(leaf) -> int:
+  return math.prod(leaf.shape) * leaf.dtype.itemsize
+
+
+def _time(flops, devices, peak, steps) -> str:
+  if peak is None:
+    return 'not known: the peak FLOP/s of this device are not'
+  seconds = flops / (peak * devices * MFU)
+  whole = '' if steps is None else f', {progress.duration(steps * seconds)} (hours:minutes:seconds) in all'
+  return f'{seconds:.3f} s a step{whole}, if {MFU:.0%} of the peak FLOP/s were reached'
+
+
+def _size(count: float) -> str:
+  """Bytes for people.
+
+  >>> _size(2_500_000)
+  '2.5 MB'
+  """
+  for power, unit in ((9, 'GB'), (6, 'MB'), (3, 'kB')):
+    if count >= 10**power:
+      return f'{count / 10**power:.1f} {unit}'
+  return f'{count:.0f} bytes'
+
+
+def _gib(count: float | None) -> str:
+  return 'unknown memory' if count is None else f'{count / GIB:.2f} GiB'
+
+
+def _changed(config, changes: dict[str, object]):
+  """A Config with leaves changed, {'model.remat': 'full'}."""
+  for path, value in changes.items():
+    section, leaf = path.split('.')
+    config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{leaf: value})})
+  return config

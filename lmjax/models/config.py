@@ -1,0 +1,171 @@
+"""The shape of a model."""
+
+import dataclasses
+from typing import Literal
+
+from lmjax.schema.fields import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+  """Low-rank adapters beside frozen kernels (LoRA, arXiv:2106.09685).
+
+  rank: inner width of an adapter
+  alpha: the adapter's output is scaled by alpha / rank
+  dropout: dropout on the adapter's input
+  targets: path patterns of the kernels that get one, such as */query/kernel
+  """
+
+  rank: PositiveInt
+  alpha: PositiveFloat
+  dropout: Rate
+  targets: tuple[str, ...]
+
+  @property
+  def scale(self) -> float:
+    """What the adapter's output is multiplied by."""
+    return self.alpha / self.rank
+
+  def problems(self):
+    """An adapter without a kernel does nothing."""
+    if not self.targets:
+      yield 'targets', self.targets, 'must name at least one pattern', 'give */query/kernel,*/value/kernel'
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """The backbone and its output head.
+
+  attention: causal (a decoder: GPT) or bidirectional (an encoder: BERT)
+  layers: number of blocks
+  width: model width D
+  heads: query heads; they divide the width
+  kv_heads: key and value heads, each shared by heads / kv_heads query heads (GQA, arXiv:2305.13245)
+  mlp_width: hidden width F of the feed-forward layers
+  positions: learned (a table) or rotary (RoFormer, arXiv:2104.09864)
+  max_length: rows of the position table; None with rotary positions
+  rope_theta: base of the rotary frequencies; None with learned positions
+  rope_theta_local: the same for layers with a window; None: rope_theta
+  rope_scaling: positions are divided by this, for texts longer than those trained on (arXiv:2306.15595); None: 1
+  norm: layernorm or rmsnorm
+  norm_eps: added to the variance
+  norm_placement: pre (before each sublayer) or post (after each residual sum, as in BERT)
+  activation: gelu, gelu_tanh (GPT-2's approximation), geglu or swiglu (arXiv:2002.05202)
+  biases: whether linear layers and LayerNorms have biases
+  qk_norm: RMSNorm on queries and keys, per head (arXiv:2302.05442)
+  window: sliding window in tokens; None: every layer sees everything
+  global_every: with a window, every n-th layer, from the first, sees everything; None: none does
+  tied_embeddings: whether the output embedding is the input embedding (arXiv:1608.05859)
+  segment_types: rows of the segment (token type) table of BERT; None: no table
+  embedding_norm: whether embeddings are normalised before the first layer
+  mlm_transform: whether BERT's dense, activation and norm, with a bias a token, precede the output embedding
+  embedding_dropout: dropout on the embeddings
+  attention_dropout: dropout on the attention weights
+  residual_dropout: dropout on each sublayer's output
+  init_std: standard deviation of the initial weights
+  residual_init: plain, or scaled (sublayer outputs start smaller by sqrt(2 layers), as in GPT-2)
+  vocab_multiple: embedding rows are padded to a multiple of this; padding rows get no probability
+  scan: whether layers run as one compiled loop (compiles faster) or written out (runs faster)
+  remat: what the backward pass computes again: none, dots (all but matrix products) or full (arXiv:1604.06174)
+  dtype: compute dtype; parameters and their optimizer state stay float32
+  attention_implementation: auto, xla (the reference), blockwise (CPU), cudnn (GPU) or splash (TPU)
+  lora: low-rank adapters; None: none
+  """
+
+  attention: Literal['causal', 'bidirectional']
+  layers: PositiveInt
+  width: PositiveInt
+  heads: PositiveInt
+  kv_heads: PositiveInt
+  mlp_width: PositiveInt
+  positions: Literal['learned', 'rotary']
+  max_length: PositiveInt | None
+  rope_theta: PositiveFloat | None
+  rope_theta_local: PositiveFloat | None
+  rope_scaling: PositiveFloat | None
+  norm: Literal['layernorm', 'rmsnorm']
+  norm_eps: PositiveFloat
+  norm_placement: Literal['pre', 'post']
+  activation: Literal['gelu', 'gelu_tanh', 'geglu', 'swiglu']
+  biases: bool
+  qk_norm: bool
+  window: PositiveInt | None
+  global_every: PositiveInt | None
+  tied_embeddings: bool
+  segment_types: PositiveInt | None
+  embedding_norm: bool
+  mlm_transform: bool
+  embedding_dropout: Rate
+  attention_dropout: Rate
+  residual_dropout: Rate
+  init_std: NonNegativeFloat
+  residual_init: Literal['plain', 'scaled']
+  vocab_multiple: PositiveInt
+  scan: bool
+  remat: Literal['none', 'dots', 'full']
+  dtype: Literal['float32', 'bfloat16']
+  attention_implementation: Literal['auto', 'xla', 'blockwise', 'cudnn', 'splash']
+  lora: LoraConfig | None
+
+  @property
+  def head_width(self) -> int:
+    """K, the width of one head."""
+    return self.width // self.heads
+
+  @property
+  def has_dropout(self) -> bool:
+    """Whether training draws random numbers."""
+    adapters = self.lora is not None and self.lora.dropout
+    return any((self.embedding_dropout, self.attention_dropout, self.residual_dropout, adapters))
+
+  def problems(self):
+    """Rules between leaves: what cannot be built, and what would be silently without effect."""
+    if self.width % self.heads:
+      yield 'heads', self.heads, f'must divide model.width = {self.width}', f'choose one of {_divisors(self.width)}'
+    elif self.positions == 'rotary' and self.head_width % 2:
+      rule = f'gives heads of odd width {self.head_width}, rotary positions need an even one'
+      yield 'heads', self.heads, rule, 'change it, or model.width'
+    if self.heads % self.kv_heads:
+      yield (
+        'kv_heads',
+        self.kv_heads,
+        f'must divide model.heads = {self.heads}',
+        f'choose one of {_divisors(self.heads)}',
+      )
+    if self.lora is not None and self.lora.rank > self.width:
+      yield 'lora.rank', self.lora.rank, f'must be at most model.width = {self.width}', 'lower it'
+    learned = self.positions == 'learned'
+    if learned != (self.max_length is not None):
+      rule = 'is needed with learned positions' if learned else 'has no effect with rotary positions'
+      yield 'max_length', self.max_length, rule, 'give the table its rows' if learned else 'set it to None'
+    if learned == (self.rope_theta is not None):
+      rule = 'has no effect with learned positions' if learned else 'is needed with rotary positions'
+      yield 'rope_theta', self.rope_theta, rule, 'set it to None' if learned else 'give a base such as 10000'
+    if self.rope_theta_local is not None and (learned or self.window is None):
+      yield 'rope_theta_local', self.rope_theta_local, 'needs rotary positions and a window', 'set it to None'
+    if self.rope_scaling is not None and learned:
+      yield 'rope_scaling', self.rope_scaling, 'needs rotary positions', 'set it to None'
+    if self.global_every is not None and self.window is None:
+      yield 'global_every', self.global_every, 'has no effect without model.window', 'set it to None'
+    elif self.global_every is not None and self.global_every == 1:
+      yield 'global_every', 1, 'leaves no layer with a window', 'set model.window to None'
+    if self.attention_dropout and self.attention_implementation in ('cudnn', 'splash'):
+      yield 'attention_dropout', self.attention_dropout, 'only the xla attention has dropout', 'set it to 0'
+    if self.attention_implementation == 'cudnn' and self.dtype == 'float32':
+      yield 'attention_implementation', 'cudnn', 'takes no float32', 'set model.dtype to bfloat16'
+    if self.attention_implementation == 'splash' and self.scan and self.global_every is not None:
+      yield 'attention_implementation', 'splash', 'needs each window at compile time', 'set model.scan to False'
+
+  def window_of(self, layer: int) -> int | None:
+    """The sliding window of a layer, or None where it sees everything."""
+    is_global = self.global_every is not None and layer % self.global_every == 0
+    return None if is_global else self.window
+
+  def theta_of(self, layer: int) -> float | None:
+    """The rotary base of a layer."""
+    is_local = self.window_of(layer) is not None and self.rope_theta_local is not None
+    return self.rope_theta_local if is_local else self.rope_theta
+
+
+def _divisors(n):
+  return [d for d in range(1, n + 1) if n % d == 0]

@@ -1,0 +1,1 @@
+"""From the command line and a ConfigDict to validated slices."""

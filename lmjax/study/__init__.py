@@ -1,0 +1,1 @@
+"""Studies: runs in stages, compared."""

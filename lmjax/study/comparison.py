@@ -1,0 +1,358 @@
+"""What the stages of an experiment say about its claims: tables, pictures, and verdicts that follow from the numbers.
+
+Files are read and written here, nothing is trained. Of a stage, WORKDIR/STAGE/{results.json, config.json} are read and
+the predictions; with several seeds those of WORKDIR/STAGE/seed0, seed1, ... (see `lmjax.train`).
+"""
+
+import collections
+import dataclasses
+import io
+import json
+import os
+import textwrap
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+
+import lmjax
+from lmjax import tasks
+from lmjax.config import PRE_TRAINING
+from lmjax.errors import ConfigError, DataError
+from lmjax.schema.fields import Rule
+from lmjax.scoring.bootstrap import bootstrap
+from lmjax.training.progress import number
+from lmjax.workdir import files
+
+SplitMetric = Annotated[
+  str, Rule('must be valid/NAME or test/NAME', lambda v: v.partition('/')[0] in ('valid', 'test'))
+]
+# A metric is the mean of the scores by example where both agree so closely; where not, they are different measures.
+SAME = 1e-4
+# majority_accuracy beside accuracy, lead_rougeL (the first sentences) beside rougeL, gzip_bits_per_byte
+BASELINES = ('majority', 'lead', 'gzip')
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmConfig:
+  """One line of a picture.
+
+  stages: names of stages: one, or one for each value of x
+  """
+
+  stages: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparisonConfig:
+  """One claim, and what is compared to decide it.
+
+  title: of the picture and its section
+  claim: the expectation, as a sentence; it says that the candidate scores higher than the other arms
+  metric: valid/NAME or test/NAME, as in results.json
+  candidate: the arm that the claim is about
+  arms: by label; each one is compared with the candidate
+  x: for a learning curve, what the stages of an arm differ in, such as 0.01, 0.1, 1.0 (log scale); None for bars
+  x_name: what x is; None without x
+  """
+
+  title: str
+  claim: str
+  metric: SplitMetric
+  candidate: str
+  arms: dict[str, ArmConfig]
+  x: tuple[float, ...] | None
+  x_name: str | None
+
+  def problems(self):
+    """One stage for each x."""
+    if self.candidate not in self.arms or len(self.arms) < 2:
+      rule = f'must be one of two or more arms; there are {", ".join(self.arms) or "none"}'
+      yield 'candidate', self.candidate, rule, 'name one, and what it is compared with'
+    if (self.x is None) != (self.x_name is None):
+      yield 'x_name', self.x_name, 'must be given where x is, and only there', 'give both, or None for both'
+    if self.x is not None and (not self.x or min(self.x) <= 0):
+      yield 'x', self.x, 'must be values above 0, since the axis is logarithmic', 'change them, or None for bars'
+    wanted = 1 if self.x is None else len(self.x)
+    for label, arm in self.arms.items():
+      if len(arm.stages) != wanted:
+        rule = 'must be one stage' if self.x is None else f'must be one stage for each of the {wanted} values of x'
+        yield f'arms.{label}.stages', arm.stages, rule, 'change them, or x'
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A stage that has ended.
+
+  Attributes:
+    name: its name.
+    results: of all seeds, as its results.json holds them.
+    runs: (folder, results) of each seed.
+    config: the resolved config, of the first seed.
+  """
+
+  name: str
+  results: dict
+  runs: list[tuple[str, dict]]
+  config: dict
+
+  @classmethod
+  def read(cls, workdir: str, name: str) -> 'Stage':
+    """The stage in WORKDIR/NAME."""
+    folder = os.path.join(workdir, name)
+    results, folders = read_json(folder, 'results.json'), [folder]
+    if 'seeds' in results:
+      folders = [os.path.join(folder, f'seed{i}') for i in range(len(results['seeds']))]
+    runs = [(one, read_json(one, 'results.json')) for one in folders]
+    return cls(name, results, runs, read_json(folders[0], 'config.json'))
+
+  @property
+  def seconds(self) -> float:
+    """In training steps, over all seeds."""
+    return sum(results['seconds'] for _, results in self.runs)
+
+  def values(self, metric: str) -> list[float]:
+    """A metric of each seed.
+
+    Raises:
+      ConfigError: there is none of this name.
+    """
+    there = self.runs[0][1]['metrics']
+    if any(run['metrics'].get(metric) is None for _, run in self.runs):
+      names = ', '.join(sorted(name for name in there if not name.startswith('train/')))
+      raise ConfigError(f'metric = {metric}: stage {self.name} has no such number; it has {names}')
+    return [run['metrics'][metric] for _, run in self.runs]
+
+  def scores(self, split: str) -> dict[str, float] | None:
+    """The score of each example, by its id, averaged over seeds; None where a stage predicts no examples."""
+    found = collections.defaultdict(list)
+    for folder, _ in self.runs:
+      path = os.path.join(folder, f'predictions_{split}.jsonl')
+      if not os.path.exists(path):
+        return None
+      with open(path, encoding='utf-8') as file:
+        for line in map(json.loads, file):
+          found[line['id']].append(line['score'])
+    return {key: float(np.mean(scores)) for key, scores in found.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """The candidate's mean minus another arm's.
+
+  Attributes:
+    value: in the unit of the metric.
+    low, high: 95% interval, None where there is none.
+    examples: that it is computed over.
+    verdict: what follows for the claim that the candidate is higher.
+  """
+
+  value: float
+  low: float | None
+  high: float | None
+  examples: int
+  verdict: str
+
+  def __str__(self):
+    text = f'difference {self.value:+.4f}'
+    if self.low is None:
+      return text
+    return f'{text}, 95% interval {self.low:+.4f} to {self.high:+.4f} over {self.examples:,} examples'
+
+
+def difference(first: Stage, other: Stage, metric: str) -> Difference:
+  """Compares two stages in a metric, by a paired bootstrap over the examples that both have scores for."""
+  split, means = metric.partition('/')[0], [float(np.mean(stage.values(metric))) for stage in (first, other)]
+  value, scores = means[0] - means[1], [stage.scores(split) for stage in (first, other)]
+  reason = None
+  if None in scores:
+    reason = 'there are no scores by example'
+  elif scores[0].keys() != scores[1].keys():
+    reason = 'the two were scored on different examples'
+  elif any(abs(np.mean(list(found.values())) - mean) > SAME for found, mean in zip(scores, means)):
+    reason = f'{metric} is not the mean of the scores by example'
+  if reason is not None:
+    return Difference(value, None, None, 0, f'not decided: {reason}')
+  _, low, high = bootstrap(*([found[key] for key in sorted(found)] for found in scores))
+  return Difference(value, low, high, len(scores[0]), verdict(low, high))
+
+
+def verdict(low: float, high: float) -> str:
+  """What an interval of the difference says of the claim that it is above 0.
+
+  >>> verdict(0.1, 0.2), verdict(-0.2, -0.1), verdict(0.0, 0.1)
+  ('confirmed', 'contradicted', 'not decided: the interval includes 0')
+  """
+  return 'confirmed' if low > 0 else 'contradicted' if high < 0 else 'not decided: the interval includes 0'
+
+
+def rows_of(config: ComparisonConfig, stages: dict[str, Stage]) -> list[dict]:
+  """A JSON-able row for every arm and x: what it scored, and how far the candidate is from it."""
+  labels, rows = [config.candidate, *(label for label in config.arms if label != config.candidate)], []
+  for label in labels:
+    for i, name in enumerate(config.arms[label].stages):
+      stage, first = stages[name], stages[config.arms[config.candidate].stages[i]]
+      values = stage.values(config.metric)
+      row = {'arm': label, 'x': None if config.x is None else config.x[i], 'stage': name, 'values': values}
+      row |= {'mean': float(np.mean(values)), 'standard_deviation': _deviation(values), 'seconds': stage.seconds}
+      row['valid'] = stage.results['metrics'].get('valid/' + config.metric.partition('/')[2])
+      row['difference'] = None
+      if label != config.candidate:
+        found = difference(first, stage, config.metric)
+        row['difference'] = dataclasses.asdict(found) | {'said': str(found)}
+      rows.append(row)
+  return rows
+
+
+def baseline_of(config: ComparisonConfig, stages: dict[str, Stage]) -> tuple[str, float] | None:
+  """(name, value) of what the metric is without a model, where the candidate's first stage measured that too."""
+  split, name = config.metric.split('/', 1)
+  metrics = stages[config.arms[config.candidate].stages[0]].results['metrics']
+  for kind in BASELINES:
+    value = metrics.get(f'{split}/{kind}_{name}')
+    if value is not None:
+      return f'{kind} {name}', value
+  return None
+
+
+def section(name: str, config: ComparisonConfig, rows: list[dict], baseline) -> str:
+  """Markdown: the claim, what follows for it against each arm, the picture and the table."""
+  lines = [f'### {config.title}', '', f'Claim: {config.claim}', '']
+  means = {(row['arm'], row['x']): row['mean'] for row in rows}
+  for row in rows:
+    if row['difference'] is not None:
+      at = '' if row['x'] is None else f' at {config.x_name} {row["x"]:g}'
+      first, found = means[config.candidate, row['x']], row['difference']
+      scored = f'{config.metric} {number(first)} against {number(row["mean"])}'
+      lines.append(f'- Against {row["arm"]}{at}: **{found["verdict"]}**; {scored}, {found["said"]}.')
+  lines += ['', f'![{config.title}]({name}.png)', '']
+  if baseline is not None:
+    lines += [f'For orientation, {baseline[0]}: {number(baseline[1])}.', '']
+  x_name = () if config.x is None else (config.x_name,)
+  head = ('arm', *x_name, config.metric, 'validation', 'seconds', f'{config.candidate} minus this arm', '95% interval')
+  lines += [_row(head), _row('---' for _ in head)]
+  for row in rows:
+    found, spread = row['difference'], row['standard_deviation']
+    cells = [row['arm']] + ([] if row['x'] is None else [f'{row["x"]:g}'])
+    cells.append(number(row['mean']) + ('' if spread is None else f' ± {spread:.4f}'))
+    cells += ['' if row['valid'] is None else number(row['valid']), f'{row["seconds"]:.0f}']
+    cells.append('' if found is None else f'{found["value"]:+.4f}')
+    cells.append('' if found is None or found['low'] is None else f'{found["low"]:+.4f} to {found["high"]:+.4f}')
+    lines.append(_row(cells))
+  return '\n'.join(lines)
+
+
+def plot(path: str, config: ComparisonConfig, rows: list[dict], baseline) -> None:
+  """A PNG: bars, or with x a curve for each arm; error bars are the standard deviation over seeds."""
+  from matplotlib.figure import Figure  # without pyplot: no display, no global state, safe in a notebook
+
+  figure = Figure(figsize=(7, 4), layout='constrained')
+  axes = figure.subplots()
+  for label in dict.fromkeys(row['arm'] for row in rows):
+    points = [row for row in rows if row['arm'] == label]
+    means, spreads = [row['mean'] for row in points], [row['standard_deviation'] for row in points]
+    spreads = None if None in spreads else spreads  # one seed has none
+    if config.x is None:
+      axes.bar_label(axes.bar([textwrap.fill(label, 14)], means, yerr=spreads, capsize=4), fmt='%.3f', padding=2)
+    else:
+      axes.errorbar(config.x, means, yerr=spreads, marker='o', capsize=4, label=label)
+  if baseline is not None:
+    axes.axhline(baseline[1], color='grey', linestyle='--', label=baseline[0])
+  if config.x is not None:
+    axes.set_xscale('log')
+    axes.set_xticks(config.x, [f'{x:g}' for x in config.x])
+    axes.set_xlabel(config.x_name)
+  if axes.get_legend_handles_labels()[1]:
+    axes.legend(loc='best')
+  axes.margins(y=0.15)
+  axes.set_title(config.title)
+  axes.set_ylabel(config.metric.replace('_', ' '))
+  axes.grid(alpha=0.3, axis='y')
+  picture = io.BytesIO()
+  figure.savefig(picture, format='png', dpi=120)
+  files.write_atomically(path, picture.getvalue())
+
+
+def pre_training(stages: dict[str, Stage]) -> list[str]:
+  """A table: what was pre-trained on, how long, and how good the models are on held-out documents."""
+  head = ('stage', 'task', 'from', 'text', 'steps', 'tokens', 'seconds', 'on held-out documents')
+  lines = [_row(head), _row('---' for _ in head)]
+  for name, stage in stages.items():
+    config, metrics = stage.config, stage.results['metrics']
+    if config['task'] not in PRE_TRAINING:
+      continue
+    task, data = tasks.TASKS[config['task']], config['data']
+    text = ', '.join(source['path'] for source in data['sources'].values())
+    steps = sum(results['step'] for _, results in stage.runs)
+    found = [f'{n.replace("_", " ")} {number(metrics[f"valid/{n}"])}' for n in (task.MAIN_METRIC, task.BASELINE)]
+    source = stage.results['hand_off']
+    begin = 'random weights' if source is None else os.path.basename(source['source'])
+    tokens = f'{steps * data["batch_size"] * data["length"]:,}'
+    cells = (name, config['task'], begin, text, f'{steps:,}', tokens, f'{stage.seconds:.0f}', ', '.join(found))
+    lines.append(_row(cells))
+  return ['## Pre-training', '', *lines, ''] if len(lines) > 2 else []
+
+
+def write_report(workdir: str, command: str, names: list[str], comparisons: dict[str, ComparisonConfig]) -> dict:
+  """Writes WORKDIR/report.md, results.json and a picture for each comparison.
+
+  Args:
+    workdir: of the experiment; all stages have ended.
+    command: that was typed.
+    names: of the stages, in the order in which they ran.
+    comparisons: by name.
+
+  Returns:
+    what results.json holds.
+
+  Raises:
+    ConfigError: a stage does not have the metric of a comparison.
+  """
+  stages = {name: Stage.read(workdir, name) for name in names}
+  seconds = sum(stage.seconds for stage in stages.values())
+  devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
+  results: dict[str, Any] = {'status': 'done', 'command': command, 'lmjax': lmjax.__version__, 'devices': devices}
+  results |= {'seconds': seconds, 'stages': {name: stage.results for name, stage in stages.items()}, 'comparisons': {}}
+  facts = f'lmjax {lmjax.__version__} on {devices}; {len(stages)} stages, {seconds:,.0f} s of training steps.'
+  lines = [f'# {os.path.basename(os.path.abspath(workdir))}', '', f'    {command}', '', facts, '']
+  lines += [*pre_training(stages), '## Comparisons', '', _METHOD, '']
+  for name, config in comparisons.items():
+    rows, baseline = rows_of(config, stages), baseline_of(config, stages)
+    plot(os.path.join(workdir, f'{name}.png'), config, rows, baseline)
+    results['comparisons'][name] = dataclasses.asdict(config) | {'rows': rows}
+    lines += [section(name, config, rows, baseline), '']
+  files.write_atomically(os.path.join(workdir, 'report.md'), '\n'.join(lines))
+  files.write_json(os.path.join(workdir, 'results.json'), results)
+  return results
+
+
+_METHOD = (
+  'Comparisons select on validation and report on test, unless their metric says valid. Intervals: paired bootstrap '
+  'over the examples, of scores averaged over seeds; they say nothing about other seeds, for which the standard '
+  'deviation over seeds (±) stands. Seconds are those of training steps, over all seeds.'
+)
+
+
+def read_json(folder: str, name: str) -> dict:
+  """FOLDER/NAME.
+
+  Raises:
+    DataError: it is missing or damaged.
+  """
+  try:
+    with open(os.path.join(folder, name), encoding='utf-8') as file:
+      found = json.load(file)
+    if not isinstance(found, dict):
+      raise ValueError('it holds no object')
+    return found
+  except (OSError, ValueError) as error:
+    rule = f'cannot be read ({getattr(error, "strerror", None) or error})'
+    raise DataError(f'{folder}/{name}: {rule}; remove its folder, and the same command makes it again') from error
+
+
+def _deviation(values) -> float | None:
+  return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _row(cells) -> str:
+  return f'| {" | ".join(cell.replace("|", "/") for cell in cells)} |'

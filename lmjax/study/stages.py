@@ -1,0 +1,349 @@
+"""The stages of a study: their order, what each is, running those that are not done."""
+
+import contextlib
+import dataclasses
+import difflib
+import graphlib
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from lmjax import config as config_lib
+from lmjax import train as train_lib
+from lmjax.checkpoint import handoff
+from lmjax.data.sources.documents import files as source_files
+from lmjax.errors import ConfigError, DataError, LmjaxError
+from lmjax.schema import command_line, tree
+from lmjax.study import comparison
+from lmjax.study.comparison import ComparisonConfig
+from lmjax.workdir import files
+
+# Of the lines of a stage, those that a person should see at once; all are in its log.txt.
+IMPORTANT = re.compile(r'^(seed \d|resuming from|checkpoint \d+ rejected)| skipped: |training ends$')
+
+_CACHE_DIR = 'jax_compilation_cache_dir'
+
+_WITHOUT_FILES = ('pydoc', 'demo')
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+  """One run.
+
+  config: its config file with arguments, FILE.py[:arg,name=value]
+  overrides: leaves to change, path=value each, as after --config.
+  init_from: the stage whose checkpoint it starts from; None: what the config file says
+  """
+
+  config: str
+  overrides: tuple[str, ...]
+  init_from: str | None
+
+  def problems(self):
+    """Each override has a value, and one thing says what the run starts from."""
+    for text in self.overrides:
+      path, equals, _ = text.partition('=')
+      if not equals:
+        yield 'overrides', self.overrides, f'{text!r} is not path=value', 'write it as train.steps=100'
+      if path.strip() == 'init_from.path' and self.init_from is not None:
+        yield 'overrides', self.overrides, 'has init_from.path, which init_from sets', 'leave one of them out'
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+  """A study.
+
+  stages: runs, by the name of their folder
+  comparisons: of what the runs gave, by the name of their picture
+  """
+
+  stages: dict[str, StageConfig]
+  comparisons: dict[str, ComparisonConfig]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A stage that is ready to run.
+
+  Attributes:
+    name: of its folder in the workdir.
+    config: the ConfigDict that `train` takes.
+    model: leaves of its model, which stages that start from it inherit.
+    built: its Config, as far as it is known before its source has run; None where it has problems.
+    record: JSON-able, says what the run is; kept in its folder, so that a changed stage is not taken for done.
+  """
+
+  name: str
+  config: Any
+  model: dict
+  built: config_lib.Config | None
+  record: dict
+
+  @property
+  def digest(self) -> str:
+    """Changes when the run does, or one that it builds on."""
+    return hashlib.blake2b(json.dumps(self.record, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def prepare(raw, workdir: str, problems=()) -> tuple[ExperimentConfig, list[Stage]]:
+  """The experiment, and its stages in an order in which each follows the one that it starts from.
+
+  Args:
+    raw: the experiment's ConfigDict.
+    workdir: of the experiment; what its stages were when they ran there is compared with what they are now.
+    problems: lines that were found before, to be told together with these.
+
+  Raises:
+    ConfigError: with all problems of the experiment and of every stage, as far as they can be known.
+    DataError: files of text or examples are missing, all of them named.
+  """
+  config, found = _readable(raw)
+  problems = [*problems, *found]
+  if config is None:
+    raise ConfigError(problems)
+  order, found = order_of({name: stage.init_from for name, stage in config.stages.items()})
+  problems += found
+  stages: dict[str, Stage] = {}
+  told: dict[str, list[str]] = {}  # many stages may share a problem, that of their config file for one
+  for name in order:
+    source = config.stages[name].init_from
+    stages[name], found = prepare_stage(name, config.stages[name], stages.get(source), workdir)
+    for line in [*found, *changes(stages[name], workdir)]:
+      told.setdefault(line, []).append(name)
+  problems += [f'stage {", ".join(names)}: {line}' for line, names in told.items()]
+  problems += comparison_problems(config, stages)
+  missing = missing_files(stages.values())
+  if problems:
+    raise ConfigError([*problems, *missing])
+  if missing:
+    raise DataError('\n'.join(missing))
+  return config, list(stages.values())
+
+
+def _readable(raw) -> tuple[ExperimentConfig | None, list[str]]:
+  """The experiment, None where a leaf of it is wrong, and its problems."""
+  built: list[ExperimentConfig] = []
+
+  def keep(config):  # called once all leaves are right, whatever the rules between them say
+    built.append(config)
+    return ()
+
+  try:
+    return tree.build(ExperimentConfig, raw, keep), []
+  except ConfigError as error:
+    return (built[0] if built else None), list(error.problems)
+
+
+def order_of(sources: Mapping[str, str | None]) -> tuple[list[str], list[str]]:
+  """Names ordered so that each follows its source, and a line for each source that is unknown or in a circle.
+
+  >>> order_of({'a': 'b', 'b': None})
+  (['b', 'a'], [])
+  """
+  problems, graph = [], {}
+  for name, source in sources.items():
+    graph[name] = [] if source is None else [source]
+    if source is not None and source not in sources:
+      problems.append(tree.line(f'stages.{name}.init_from', source, 'no such stage', _closest(source, sources)))
+      graph[name] = []
+  while True:
+    try:
+      return list(graphlib.TopologicalSorter(graph).static_order()), problems
+    except graphlib.CycleError as error:
+      # each stage of the circle comes before the one that starts from it
+      circle = error.args[1]
+      text = ', which is from '.join(reversed(circle))
+      problems.append(f'stages: a circle of init_from: {text}; let one of them start from None')
+      graph |= {name: [] for name in circle}
+
+
+def _closest(name: str, names) -> str:
+  close = difflib.get_close_matches(name, names, 1)
+  return f'did you mean {close[0]}?' if close else f'choose one of {", ".join(names)}'
+
+
+def prepare_stage(name: str, config: StageConfig, source: Stage | None, workdir: str) -> tuple[Stage, list[str]]:
+  """A stage, and its problems: one line each, without the name of the stage."""
+  empty = Stage(name, None, {}, None, {})
+  try:
+    raw = command_line.load_config_file(*command_line.split_config_flag(config.config))
+  except ConfigError as error:
+    return empty, list(error.problems)
+  assignments = [(path, value) for path, equals, value in (text.partition('=') for text in config.overrides) if equals]
+  if config.init_from is not None:
+    assignments.append(('init_from.path', os.path.join(workdir, config.init_from)))
+  raw, problems = tree.override(config_lib.Config, raw, assignments)
+  if config.init_from is not None and source is None:
+    return empty, list(problems)  # unknown or in a circle: what it would inherit is not known
+  if source is not None and source.built is not None and source.built.train.seeds > 1:
+    rule, remedy = f'has train.seeds = {source.built.train.seeds}, a checkpoint each', 'set it to 1 there'
+    problems += (tree.line('init_from', source.name, rule, remedy),)
+  values = tree.to_dict(raw)
+  try:
+    built = config_lib.build(raw, devices=jax.device_count()) if source is None else _inherit(values, source)
+  except LmjaxError as error:
+    # a source with problems of its own leaves the model open
+    known = source is None or source.built is not None
+    lines = [line for line in str(error).splitlines() if known or not line.startswith('model')]
+    return dataclasses.replace(empty, config=raw, model=_section(values, 'model')), [*problems, *lines]
+  record = {'config': tree.leaves(tree.to_dict(built)), 'source': source.digest if source is not None else None}
+  if source is not None:
+    record['config']['init_from.path'] = source.name  # so that the workdir can be moved
+  return Stage(name, raw, tree.to_dict(built.model), built, record), list(problems)
+
+
+def _inherit(values: dict, source: Stage) -> config_lib.Config:
+  """`config.build` for a run whose checkpoint is not there yet: its model comes from the stage that will write it."""
+  asked, problems = _section(values, 'model'), []
+  try:
+    convert = tree.build(handoff.InitFrom, values['init_from']).convert
+    values['model'], found = handoff.adapt_model(source.model, asked, convert)
+    problems = [tree.line(path, tree.show(value), rule, remedy) for path, value, rule, remedy in found]
+  except (ConfigError, KeyError):  # wrong leaves here or in the source, which are reported with their full path
+    values['model'] = source.model | asked
+  try:
+    built = tree.build(config_lib.Config, values, lambda built: built.device_problems(jax.device_count()))
+  except ConfigError as error:
+    raise ConfigError([*problems, *error.problems]) from error
+  if problems:
+    raise ConfigError(problems)
+  return built
+
+
+def _section(values: dict, name: str) -> dict:
+  return values[name] if isinstance(values.get(name), dict) else {}
+
+
+def changes(stage: Stage, workdir: str) -> list[str]:
+  """A line for each leaf in which a stage is no longer what it was when it began to run in the workdir."""
+  file = os.path.join(workdir, stage.name, 'stage.json')
+  if stage.built is None or not os.path.exists(file):
+    return []
+  before, now = comparison.read_json(os.path.dirname(file), 'stage.json'), json.loads(json.dumps(stage.record))
+  remedy = f'remove its folder in {workdir} to run it again, or choose a new --workdir'
+  lines = []
+  for name in dict.fromkeys([*now['config'], *before['config']]):
+    was, value = (found['config'].get(name, 'not set') for found in (before, now))
+    if was != value:
+      lines.append(tree.line(name, tree.show(value), f'was {tree.show(was)} when it ran', remedy))
+  if not lines and before['source'] != now['source']:
+    source = now['config']['init_from.path']
+    lines.append(tree.line('init_from', source, 'that stage was another when this one ran', remedy))
+  return lines
+
+
+def comparison_problems(config: ExperimentConfig, stages: Mapping[str, Stage]) -> list[str]:
+  """A line for each stage that a comparison names and that is not there, or does not give its metric."""
+  problems = []
+  for title, compared in config.comparisons.items():
+    for label, arm in compared.arms.items():
+      path = f'comparisons.{title}.arms.{label}.stages'
+      for name in arm.stages:
+        built = stages[name].built if name in stages else None
+        if name not in config.stages:
+          problems.append(tree.line(path, name, 'no such stage', _closest(name, config.stages)))
+        elif built is not None and compared.metric.startswith('test/') and not getattr(built.data, 'test', None):
+          rule = f'has no test set, and comparisons.{title}.metric is {compared.metric}'
+          problems.append(tree.line(path, name, rule, 'set data.test there, or compare on valid/'))
+  return problems
+
+
+def missing_files(stages) -> list[str]:
+  """A line for each path of text or examples that is not there. TFDS is asked when its stage runs."""
+  problems = {}
+  for stage in stages:
+    if stage.built is None:
+      continue
+    data: Any = stage.built.data
+    if stage.built.task in config_lib.PRE_TRAINING:
+      paths = [source.path for source in data.sources.values()]
+    else:
+      paths = [path for path in (data.train, data.valid, data.test) if path is not None]
+    for path in paths:
+      if path not in problems and path not in _WITHOUT_FILES and not path.startswith('tfds:'):
+        try:
+          source_files.expand(path)
+        except DataError as error:
+          problems[path] = f'stage {stage.name}: {error}'
+  return list(problems.values())
+
+
+def run_stages(stages: list[Stage], workdir: str, comparisons: Mapping[str, ComparisonConfig]) -> None:
+  """Runs what is not done, in order.
+
+  Raises:
+    LmjaxError: of the stage that failed, with its exit code and its name.
+    ConfigError: a stage has ended and does not have the metric that it is compared in.
+  """
+  for number, stage in enumerate(stages, 1):
+    folder, place = os.path.join(workdir, stage.name), f'stage {number} of {len(stages)}: {stage.name}'
+    if is_done(folder):
+      print(f'{place}: was done before', flush=True)
+    else:
+      print(f'{place}: running; its lines are in {os.path.join(folder, "log.txt")}', flush=True)
+      began = time.perf_counter()
+      run_stage(stage, folder)
+      print(f'{place}: done in {time.perf_counter() - began:.0f} s', flush=True)
+    for compared in comparisons.values():  # a misspelt name costs one stage, not all
+      if any(stage.name in arm.stages for arm in compared.arms.values()):
+        comparison.Stage.read(workdir, stage.name).values(compared.metric)
+
+
+def run_stage(stage: Stage, folder: str) -> None:
+  """Runs one, or goes on with it; its lines go to log.txt."""
+  try:
+    os.makedirs(folder, exist_ok=True)
+  except OSError as error:
+    raise ConfigError(f'{folder}: cannot be made ({error.strerror}); name another --workdir') from error
+  files.write_json(os.path.join(folder, 'stage.json'), stage.record)
+  try:
+    with open(os.path.join(folder, 'log.txt'), 'a', encoding='utf-8') as log:
+      train_lib.train(stage.config, folder, lambda line: _tell(line, log))
+  except LmjaxError as error:
+    error.args = (f'{error}\nstage {stage.name} failed; once this is mended, the same command goes on from there',)
+    raise
+
+
+def is_done(folder: str) -> bool:
+  """Whether a stage has ended in this folder."""
+  needed = ('stage.json', 'results.json')
+  if not all(os.path.exists(os.path.join(folder, name)) for name in needed):
+    return False
+  return comparison.read_json(folder, 'results.json')['status'] == 'done'
+
+
+def _tell(line: str, log) -> None:
+  log.write(line + '\n')
+  log.flush()
+  if IMPORTANT.search(line):
+    print(f'  {line}', flush=True)
+
+
+@contextlib.contextmanager
+def compilation_cached(folder: str):
+  """Programs compiled inside are kept in a folder (or where JAX_COMPILATION_CACHE_DIR says), small ones too.
+
+  By default JAX keeps those alone that took a second to compile; a study runs many small programs many times.
+  """
+  settings = {
+    _CACHE_DIR: getattr(jax.config, _CACHE_DIR) or os.path.abspath(folder),
+    'jax_persistent_cache_min_compile_time_secs': 0.0,
+    'jax_persistent_cache_min_entry_size_bytes': -1,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  try:
+    for name, value in settings.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()  # it is opened once, by the first program that is compiled
+    yield
+  finally:
+    for name, value in before.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()

@@ -1,0 +1,131 @@
+"""The train step: pure functions, and the one jitted program that is made of them.
+
+Legend of arrays: B batch, T length.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lmjax import metrics, optim, sharding
+from lmjax.training import state as state_lib
+
+
+def make_gradient(task, parts: int, config: optim.OptimConfig | None = None):
+  """`(params, batch, key) -> (gradient, weight_sum, pairs)`: pure.
+
+  The gradient of the parameters that `config` lets move (None: of all) is that of the mean loss a weighted position,
+  over the whole batch: sums are accumulated over `parts` and all devices, then divided once. So parts, ragged weights
+  and meshes give one answer.
+  """
+
+  def gradient(params, batch, key):
+    moving, still = (params, None) if config is None else optim.split(config, params)
+
+    def summed(moving, batch, key):
+      whole = moving if config is None else optim.join(moving, still)
+      loss_sum, weight_sum, pairs = task.loss(whole, batch, key)
+      return loss_sum, (weight_sum, pairs)
+
+    grads, (weight_sum, pairs) = accumulate(summed, moving, batch, key, parts)
+    # a batch without a labelled position would give 0 / 0; its gradient is 0
+    return jax.tree.map(lambda g: g / jnp.maximum(weight_sum, 1.0), grads), weight_sum, pairs
+
+  return gradient
+
+
+def make_train_step(task, tx: optax.GradientTransformation, config):
+  """`(state, batch, key) -> (state, report)`: pure; jit it with shardings, donating the state.
+
+  The key is that of the run's dropout, an argument so that runs of several seeds are one program; None: that of
+  config.seed. A batch whose loss, gradient or update is not finite, or in which nothing is labelled, changes nothing
+  but the counters.
+  """
+  schedule = optim.learning_rate(config.optim, config.train.steps)
+  gradient = make_gradient(task, config.train.accumulate, config.optim)
+  has_dropout = config.model.has_dropout or bool(getattr(config.objective, 'dropout', 0.0))
+
+  def train_step(state, batch, key=None):
+    key = dropout_key(config) if key is None else key
+    key = jax.random.fold_in(key, state.step) if has_dropout else None
+    grads, weight_sum, pairs = gradient(state.params, batch, key)
+    grad_norms = metrics.group_norms(grads)
+    grad_norm = jnp.sqrt(sum(jnp.square(norm) for norm in grad_norms.values()))
+    good = jnp.isfinite(grad_norm) & jnp.isfinite(pairs['loss'][0]) & (weight_sum > 0)
+    rate = schedule(state.step)
+    clipped = optim.clip(grads, grad_norm, config.optim.clip_norm)
+    updates, opt_state = tx.update(clipped, state.opt_state, state.params)
+    moving, still = optim.split(config.optim, state.params)
+    shares, _ = optim.split(config.optim, optim.rate_shares(config.optim, state.params))
+    updates = jax.tree.map(lambda u, share: u * (rate * share), updates, shares)
+    update_norms, weight_norms = metrics.group_norms(updates), metrics.group_norms(moving)
+    good &= jnp.isfinite(sum(update_norms.values()))
+    moved = optax.apply_updates(moving, updates)
+    moved, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(good, new, old), (moved, opt_state), (moving, state.opt_state)
+    )
+    skipped = jnp.where(good, 0, state.skipped + 1)
+    ratios = {group: norm / jnp.maximum(weight_norms[group], 1e-12) for group, norm in update_norms.items()}
+    report = {
+      'pairs': pairs,
+      'grad_norm': grad_norm,
+      'learning_rate': rate,
+      'skipped': skipped,
+      'groups': {
+        **{f'grad_norm/{group}': norm for group, norm in grad_norms.items()},
+        **{f'update_ratio/{group}': ratio for group, ratio in ratios.items()},
+      },
+    }
+    return state_lib.TrainState(state.step + 1, optim.join(moved, still), opt_state, skipped), report
+
+  return train_step
+
+
+def dropout_key(config) -> jax.Array:
+  """The key that the dropout of every step is folded from."""
+  return jax.random.fold_in(jax.random.key(config.seed), 1)
+
+
+def accumulate(summed, params, batch, key, parts: int):
+  """Gradients of a sum of losses, and its other outputs, over the rows of a batch in `parts` passes.
+
+  Part p takes the rows p, p + parts, ...: so every part is spread over all devices without moving a row.
+  """
+  gradient = jax.grad(summed, has_aux=True)
+  if parts == 1:
+    return gradient(params, batch, key)
+  batch = jax.tree.map(lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), batch)
+
+  def body(total, part):
+    number, rows = part
+    part_key = None if key is None else jax.random.fold_in(key, number)
+    return jax.tree.map(jnp.add, total, gradient(params, rows, part_key)), None
+
+  first = jax.tree.map(lambda a: a[0], batch)
+  shapes = jax.eval_shape(gradient, params, first, key)
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+  return jax.lax.scan(body, zeros, (jnp.arange(parts), batch))[0]
+
+
+def lower(config, task, tx: optax.GradientTransformation, mesh, state) -> jax.stages.Lowered:
+  """The train step of a run, lowered for its mesh: what the loop compiles and runs, and a dry run compiles alone.
+
+  Args:
+    config: a Config.
+    task: its task.
+    tx: its optimizer.
+    mesh: where it runs; its devices may be described ones, that are not here.
+    state: the TrainState, or its shapes with shardings.
+  """
+  places = jax.tree.map(lambda a: a.sharding, state)
+  batch = task.batch_shapes()
+  step = jax.jit(
+    make_train_step(task, tx, config),
+    in_shardings=(places, sharding.batch_shardings(batch, mesh), sharding.replicated(mesh)),
+    out_shardings=(places, sharding.replicated(mesh)),
+    donate_argnums=0,
+  )
+  key = jax.eval_shape(lambda: dropout_key(config))
+  # described TPUs are not the default backend, by whose platform JAX would lower
+  platforms = ('tpu',) if mesh.devices.flat[0].platform == 'tpu' else None
+  return step.trace(state, batch, key).lower(lowering_platforms=platforms)

@@ -1,0 +1,68 @@
+"""Files written whole or not at all, JSON, and the lines of metrics.jsonl."""
+
+import glob
+import json
+import math
+import os
+import tempfile
+
+from etils import epath
+
+from lmjax.console import redacted
+
+
+def write_atomically(path: str, data: str | bytes) -> None:
+  """Writes a whole file or none: first under another name, then renamed."""
+  folder = os.path.dirname(os.path.abspath(path))
+  handle, temporary = tempfile.mkstemp(dir=folder, prefix=f'.{os.path.basename(path)}.', suffix='.tmp')
+  try:
+    with os.fdopen(handle, 'wb') as file:
+      file.write(data.encode() if isinstance(data, str) else data)
+      file.flush()
+      os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+  except BaseException:
+    os.unlink(temporary)
+    raise
+
+
+def clear_temporary(folder: str) -> None:
+  """Removes what a killed run has left of `write_atomically`; nobody else may be writing there."""
+  for path in glob.glob(os.path.join(glob.escape(folder), '.*.tmp')):
+    os.unlink(path)
+
+
+def write_json(path: str, value) -> None:
+  """Readable JSON, atomically; NaN and infinities become null, and secrets are redacted."""
+  write_atomically(path, json.dumps(redacted(without_non_finite(value)), indent=2) + '\n')
+
+
+def read_metrics(workdir) -> list[dict]:
+  """The lines of metrics.jsonl; one that is cut short or damaged is left out."""
+  file, lines = epath.Path(workdir) / 'metrics.jsonl', []
+  if not file.exists():
+    return lines
+  for text in file.read_bytes().decode('utf-8', 'replace').split('\n'):
+    try:
+      line = json.loads(text)
+    except ValueError:
+      continue
+    if isinstance(line, dict) and isinstance(line.get('step'), int) and 'split' in line:
+      lines.append(line)
+  return lines
+
+
+def values_until(workdir: str, split: str, step: int) -> dict[int, dict[str, float]]:
+  """{step: metrics} of every line of a split up to a step."""
+  lines = [line for line in read_metrics(workdir) if line['split'] == split and line['step'] <= step]
+  return {line.pop('step'): {k: v for k, v in line.items() if k != 'split'} for line in lines}
+
+
+def without_non_finite(value):
+  """A JSON value with None for NaN and infinities, which JSON does not have."""
+  if isinstance(value, dict):
+    return {k: without_non_finite(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [without_non_finite(v) for v in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value

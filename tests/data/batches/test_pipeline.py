@@ -1,0 +1,353 @@
+"""Batches: a pure function of (seed, step) on any number of hosts, for mixtures, epochs and evaluation."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lmjax.data.batches import pipeline
+from lmjax.data.batches.masking import MaskingConfig, MaskVocabulary, causal_example, masked_example
+from lmjax.data.batches.packing import RowSpec
+from lmjax.data.batches.pipeline import DataConfig
+from lmjax.data.sources.documents import SourceConfig
+from lmjax.data.tokens.store import open_or_build
+from lmjax.data.tokens.tokenizer import TokenizerConfig, train_tokenizer
+from lmjax.errors import DataError
+
+LENGTH, STEPS = 32, 60
+MASKING = MaskingConfig('token', 0.1, 0.3, 0.8, 0.1, 0.1, None, None)
+
+
+@dataclasses.dataclass
+class Run:
+  config: DataConfig
+  stores: dict
+  tokenizer: object
+
+  def spec(self, objective='causal', rows='concat'):
+    tok = self.tokenizer
+    if objective == 'masked' and rows == 'packed':
+      return RowSpec(LENGTH, LENGTH, (tok.bos,), (tok.eos,), (), (), tok.pad)
+    if objective == 'causal':
+      return RowSpec(LENGTH + 1, LENGTH, (tok.bos,), (tok.eos,), (), (), tok.pad)
+    return RowSpec(LENGTH, LENGTH - 2, (), (tok.eos,), (tok.cls,), (tok.sep,), tok.pad)
+
+  def transform(self, objective='causal'):
+    if objective == 'causal':
+      return lambda row, rng, progress: causal_example(row)
+    vocabulary, slots = MaskVocabulary.of(self.tokenizer), MASKING.slots(LENGTH)
+    return lambda row, rng, progress: masked_example(row, rng, MASKING.rate_at(progress), slots, MASKING, vocabulary)
+
+  def make(self, objective='causal', config=None, seed=0, **hosts):
+    config = config or self.config
+    return pipeline.make(
+      config,
+      self.stores,
+      self.spec(objective, config.rows),
+      self.transform(objective),
+      seed=seed,
+      total_steps=STEPS,
+      **hosts,
+    )
+
+  def valid(self, name, objective='causal', config=None, batch_size=8, **hosts):
+    config = config or self.config
+    return pipeline.valid_batches(
+      config,
+      self.stores[name],
+      self.spec(objective, config.rows),
+      self.transform(objective),
+      batch_size=batch_size,
+      **hosts,
+    )
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('pipeline')
+  rng = np.random.default_rng(0)
+  sources = {}
+  for name, letters, count, weight in [('near', 'abcd', 150, 3.0), ('far', 'wxyz', 30, 1.0)]:
+    texts = [' '.join(''.join(rng.choice(list(letters), 4)) for _ in range(rng.integers(5, 60))) for _ in range(count)]
+    path = folder / f'{name}.jsonl'
+    path.write_text(''.join(json.dumps({'text': text}) + '\n' for text in texts))
+    sources[name] = SourceConfig(str(path), 'text', weight)
+  lines = [line for source in sources.values() for line in open(source.path)]
+  tokenizer = train_tokenizer(lines, 320, 10**6)
+  settings = {'valid_fraction': 0.2, 'bad_text': 'raise', 'cache_dir': str(folder / 'cache')}
+  stores = {name: open_or_build(name, source, tokenizer, **settings) for name, source in sources.items()}
+  config = DataConfig(
+    sources, TokenizerConfig(None, 320, 10**6, False), 'concat', LENGTH, 8, False, valid_bytes=None, **settings
+  )
+  return Run(config, stores, tokenizer)
+
+
+def same(one, two):
+  return set(one) == set(two) and all(np.array_equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize('objective', ['causal', 'masked'])
+@pytest.mark.parametrize('rows', ['concat', 'packed', 'padded'])
+def test_batches_are_the_same_for_any_number_of_hosts(run, objective, rows):
+  config = dataclasses.replace(run.config, rows=rows)
+  whole = run.make(objective, config)
+  for hosts in (2, 4, 8):
+    parts = [run.make(objective, config, hosts=hosts, host=host) for host in range(hosts)]
+    for step in (0, 7, STEPS - 1):
+      batch = whole.batch(step)
+      split = [part.batch(step) for part in parts]
+      assert same(batch, {key: np.concatenate([part[key] for part in split]) for key in batch})
+      assert all(part['inputs'].shape == (8 // hosts, LENGTH) for part in split)
+      assert parts[0].rows(step) == whole.rows(step)
+
+
+def test_grain_gives_the_same_batches_from_any_step_on(run):
+  made = run.make('masked')
+  for start in (0, 23, STEPS - 1):
+    found = list(made.iterate(start))
+    assert len(found) == STEPS - start
+    for offset in (0, len(found) // 2, len(found) - 1):
+      assert same(found[offset], run.make('masked').batch(start + offset))
+  assert list(made.iterate(STEPS)) == []
+
+
+def test_batches_are_the_same_in_another_process(run):
+  code = f"""
+import hashlib, json, sys
+sys.path[:0] = {[str(pathlib.Path(__file__).parent.parent.parent.parent)]!r}
+from tests.data.batches import test_pipeline as t
+from lmjax.data.sources.documents import SourceConfig
+from lmjax.data.tokens.tokenizer import TokenizerConfig, train_tokenizer
+facts = json.load(sys.stdin)
+sources = {{name: SourceConfig(**source) for name, source in facts.pop('sources').items()}}
+config = t.DataConfig(sources, TokenizerConfig(**facts.pop('tokenizer')), **facts)
+lines = [line for source in sources.values() for line in open(source.path)]
+tokenizer = train_tokenizer(lines, 320, 10**6)
+settings = dict(valid_fraction=0.2, bad_text='raise', cache_dir=config.cache_dir)
+stores = {{name: t.open_or_build(name, source, tokenizer, **settings) for name, source in sources.items()}}
+print(t.digest(t.Run(config, stores, tokenizer).make('masked').batch(5)))
+"""
+  env = os.environ | {'PYTHONHASHSEED': '3'}
+  facts = json.dumps(dataclasses.asdict(run.config))
+  other = subprocess.run([sys.executable, '-c', code], input=facts, capture_output=True, text=True, env=env, check=True)
+  assert other.stdout.strip() == digest(run.make('masked').batch(5))
+
+
+def digest(batch):
+  return hashlib.sha256(b''.join(np.ascontiguousarray(batch[key]).tobytes() for key in sorted(batch))).hexdigest()
+
+
+def test_each_row_comes_once_an_epoch_and_in_a_new_order_in_the_next(run):
+  made = run.make()
+  seen = {}
+  for step in range(200):
+    for name, epoch, row in made.rows(step):
+      seen.setdefault((name, epoch), []).append(row)
+  for name, count in made.rows_per_epoch.items():
+    assert sorted(seen[name, 0]) == sorted(seen[name, 1]) == list(range(count))
+    assert seen[name, 0] != seen[name, 1] and seen[name, 0] != list(range(count))
+
+
+def test_a_mixture_keeps_its_weights_and_names_its_rows(run):
+  made = run.make()
+  names = [name for step in range(100) for name, _, _ in made.rows(step)]
+  assert abs(names.count('near') - 600) <= 1
+  batch = made.batch(3)
+  for (name, _, row), inputs in zip(made.rows(3), batch['inputs']):
+    text = run.tokenizer.decode(inputs)
+    assert set(text) <= set('abcd ' if name == 'near' else 'wxyz ')
+    documents = made.document_of(name, row)
+    assert documents[0][1] == 0
+    store = run.stores[name].train
+    last, place = documents[-1]
+    if place and place + store.lengths[last] < LENGTH:
+      start = store.starts[last]
+      assert (
+        inputs[place : place + store.lengths[last]].tolist()
+        == store.tokens[start : start + store.lengths[last]].tolist()
+      )
+
+
+def test_seed_changes_documents_rows_and_masks(run):
+  one, two = run.make('masked', seed=0), run.make('masked', seed=1)
+  assert not np.array_equal(one.batch(0)['inputs'], two.batch(0)['inputs'])
+  assert one.rows(0) != two.rows(0)
+  assert one.layouts['near'].order.tolist() != two.layouts['near'].order.tolist()
+
+
+def test_masks_change_between_epochs_but_not_between_runs(run):
+  made, again = run.make('masked'), run.make('masked')
+  where = {}
+  for step in range(STEPS):
+    for place, key in enumerate(made.rows(step)):
+      where[key] = (step, place)
+  twice = [key for key in where if key[1] == 0 and (key[0], 1, key[2]) in where]
+  assert len(twice) > 10
+  differ = []
+  for name, _, row in twice:
+    (step, place), (later, there) = where[name, 0, row], where[name, 1, row]
+    first, second = made.batch(step), made.batch(later)
+    assert same(first, again.batch(step))
+    assert set(first['targets'][place]) | set(second['targets'][there]) <= set(
+      made.layouts[name].row(row)['tokens']
+    ) | {0}
+    differ.append(set(first['slots'][place].tolist()) != set(second['slots'][there].tolist()))
+  assert np.mean(differ) > 0.9
+
+
+def test_the_masking_rate_follows_the_step(run):
+  made = run.make('masked')
+  counts = [made.batch(step)['weights'].sum(1).mean() for step in (0, STEPS // 2, STEPS - 1)]
+  assert counts == pytest.approx([3, 6, 9], abs=0.7)
+
+
+def test_all_training_text_is_in_the_rows_and_no_held_out_text(run):
+  # 4 letters of 4, drawn 20 times or so: a document is in the rows if its first words are.
+  made = run.make()
+  for name, store in run.stores.items():
+    text = run.tokenizer.decode(
+      np.concatenate([made.layouts[name].row(row)['tokens'][:-1] for row in range(made.rows_per_epoch[name])])
+    )
+    for split, wanted in ((store.train, True), (store.valid, False)):
+      starts = [run.tokenizer.decode(split.tokens[s : s + min(n, 12)]) for s, n in zip(split.starts, split.lengths)]
+      found = np.mean([start in text for start in starts])
+      assert found > 0.95 if wanted else found < 0.05
+
+
+@pytest.mark.parametrize('objective', ['causal', 'masked'])
+def test_evaluation_reads_all_held_out_text_once(run, objective):
+  for rows in ('concat', 'padded', 'packed'):
+    config = dataclasses.replace(run.config, rows=rows)
+    for name, store in run.stores.items():
+      batches = list(run.valid(name, objective, config))
+      assert len(batches) == len(run.valid(name, objective, config))
+      assert all(batch['inputs'].shape == (8, LENGTH) for batch in batches)
+      if objective == 'causal':
+        bytes_V = run.tokenizer.token_bytes()
+        counted = sum((bytes_V[batch['targets']] * batch['weights']).sum() for batch in batches)
+        first = 0
+        if rows == 'concat':  # the very first token of the stream has nothing before it
+          first = bytes_V[store.valid.tokens[store.valid.starts[np.argmin(store.valid.digests)]]]
+        assert counted + first == len(pipeline.valid_text(config, store)) == store.valid.n_bytes.sum()
+
+
+def test_evaluation_is_the_same_for_any_number_of_hosts_and_its_filling_weighs_nothing(run):
+  for objective in ('causal', 'masked'):
+    whole = run.valid('far', objective, batch_size=12)
+    assert len(whole.layout) % 12, 'the last batch should have rows to fill up'
+    parts = [run.valid('far', objective, batch_size=12, hosts=4, host=host) for host in range(4)]
+    assert {len(part) for part in parts} == {len(whole)}
+    for index, batch in enumerate(whole):
+      split = [part.batch(index) for part in parts]
+      assert same(batch, {key: np.concatenate([part[key] for part in split]) for key in batch})
+    filling = np.array(whole.rows(len(whole) - 1)) >= len(whole.layout)
+    assert not batch['weights'][filling].any() and batch['weights'][~filling].any(1).all()
+    if objective == 'masked':
+      assert not batch['shown'][filling].any()
+    assert same(run.valid('far', objective, batch_size=12).batch(0), whole.batch(0))
+
+
+def test_evaluation_can_be_cut_to_so_many_bytes(run):
+  store = run.stores['near']
+  order = np.argsort(store.valid.digests)
+  whole = b''.join(store.valid.text(index) for index in order)
+  for limit in (600, 1_500, 10**9):
+    config = dataclasses.replace(run.config, valid_bytes=limit)
+    text = pipeline.valid_text(config, store)
+    assert whole.startswith(text) and limit - 300 < len(text) <= limit or text == whole
+    tokens = sum(len(document) for document in [run.tokenizer.encode(text.decode())])
+    assert pipeline.valid_bytes_per_token(config, store) == pytest.approx(len(text) / tokens, rel=0.1)
+  config = dataclasses.replace(run.config, valid_bytes=1)
+  assert pipeline.valid_text(config, store) == store.valid.text(order[0])
+
+
+def test_a_long_held_out_document_is_cut_at_a_piece(tmp_path, run):
+  texts = [' '.join(f'{letter}{number}' for number in range(40_000)) for letter in 'abcdef']
+  path = tmp_path / 'long.jsonl'
+  path.write_text(''.join(json.dumps({'text': text}) + '\n' for text in texts))
+  settings = {'valid_fraction': 0.5, 'bad_text': 'raise', 'cache_dir': str(tmp_path / 'cache')}
+  store = open_or_build('long', SourceConfig(str(path), 'text', 1.0), run.tokenizer, **settings)
+  config = dataclasses.replace(run.config, valid_bytes=100_000)
+  text = pipeline.valid_text(config, store)
+  assert 80_000 < len(text) <= 100_000 and store.valid.text(np.argmin(store.valid.digests)).startswith(text)
+  documents, order = pipeline.held_out(config, store)
+  start = documents.starts[order[0]]
+  assert run.tokenizer.decode(documents.tokens[start : start + documents.lengths[order[0]]]) == text.decode()
+
+
+def test_fingerprint_follows_what_batches_hold(run):
+  base = run.make()
+  assert base.fingerprint == run.make(hosts=2, host=1).fingerprint
+  near = run.config.sources['near']
+  heavier = dataclasses.replace(near, weight=9.0)
+  changed = [
+    run.make(seed=1),
+    run.make('masked'),
+    run.make(config=dataclasses.replace(run.config, rows='packed')),
+    run.make(config=dataclasses.replace(run.config, batch_size=16)),
+    run.make(config=dataclasses.replace(run.config, sources={'near': near})),
+    run.make(config=dataclasses.replace(run.config, sources=run.config.sources | {'near': heavier})),
+  ]
+  assert len({made.fingerprint for made in [base, *changed]}) == 7
+
+
+def test_ids_out_of_the_vocabulary_are_errors(run):
+  for wrong in (-1, run.tokenizer.vocab_size):
+
+    def spoil(row, rng, progress, wrong=wrong):
+      example = causal_example(row)
+      example['targets'] = np.full_like(example['targets'], wrong)
+      return example
+
+    made = pipeline.make(run.config, run.stores, run.spec(), spoil, seed=0, total_steps=STEPS)
+    with pytest.raises(DataError, match=f'targets hold id {wrong}'):
+      made.batch(0)
+    with pytest.raises(DataError, match=f'targets hold id {wrong}'):
+      next(made.iterate(0))
+
+
+def test_too_little_text_and_uneven_hosts_are_errors(run):
+  spec = RowSpec(10**6 + 1, 10**6, (), (run.tokenizer.eos,), (), (), 0)
+  with pytest.raises(DataError, match='one row takes 1,000,001'):
+    pipeline.make(run.config, run.stores, spec, run.transform(), seed=0, total_steps=1)
+  with pytest.raises(DataError, match='multiple of the 3 hosts'):
+    run.make(hosts=3)
+  with pytest.raises(DataError, match='multiple of the 3 hosts'):
+    run.valid('near', hosts=3)
+
+
+def test_config_rules(run):
+  assert not list(run.config.problems())
+  for change, leaf in [
+    ({'sources': {}}, 'sources'),
+    ({'sources': {'a/b': dataclasses.replace(run.config.sources['near'], weight=1.0)}}, 'sources'),
+    ({'cls_sep': True, 'rows': 'packed'}, 'cls_sep'),
+    ({'cls_sep': True, 'length': 2}, 'length'),
+    ({'cache_dir': ''}, 'cache_dir'),
+  ]:
+    assert [problem[0] for problem in dataclasses.replace(run.config, **change).problems()] == [leaf]
+
+
+@pytest.mark.slow
+def test_a_corpus_of_novels_comes_back_as_it_was(tmp_path):
+  from tests.conftest import REAL_DATA  # here, since a process of its own imports this file without its folder
+
+  path = REAL_DATA / 'pretrain' / 'gutenberg.jsonl.xz'
+  if not path.exists():
+    pytest.skip(f'{path} is not there')
+  from lmjax.data.tokens.store import prepare_tokenizer
+
+  source = SourceConfig(str(path), 'text', 1.0)
+  settings = {'valid_fraction': 0.05, 'bad_text': 'raise', 'cache_dir': str(tmp_path)}
+  tokenizer = prepare_tokenizer(TokenizerConfig(None, 4_096, 1_000_000, False), {'novels': source}, **settings)
+  store = open_or_build('novels', source, tokenizer, **settings)
+  assert store.meta['counts']['documents'] == 21
+  split = store.valid
+  ids = split.tokens[split.starts[0] : split.starts[0] + split.lengths[0]]
+  assert tokenizer.decode(ids).encode() == split.text(0)

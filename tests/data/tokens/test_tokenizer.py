@@ -1,0 +1,175 @@
+"""The tokenizer: deterministic, lossless, and honest about bytes, special tokens and words."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tokenizers
+
+from lmjax.data.tokens.tokenizer import SPECIAL_TOKENS, Tokenizer, TokenizerConfig, sample, train_tokenizer
+from lmjax.errors import DataError
+
+TEXTS = [
+  f'The {word} sat on the {word}, and {number} more.\n' for number, word in enumerate(['cat', 'dog', 'hen'] * 40)
+]
+STRANGE = ['', ' ', 'naïve 語 \U0001f600\n\n\tx', 'e\u0301 a\u2028b\x00c', '[MASK] and [PAD]', "don't  do   it\r\n"]
+
+
+@pytest.fixture(scope='module')
+def tokenizer():
+  return train_tokenizer(TEXTS, 400, 10_000)
+
+
+def word_piece(*extra):
+  vocabulary = {token: index for index, token in enumerate(['[UNK]', 'un', '##help', '##ful', '!', *extra])}
+  backend = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token='[UNK]'))
+  backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+  return Tokenizer(backend)
+
+
+def test_special_tokens_have_the_first_ids(tokenizer):
+  ids = [tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.mask, tokenizer.cls, tokenizer.sep, tokenizer.unk]
+  assert ids == list(range(7)) == tokenizer.special_ids
+  assert [tokenizer.token(index) for index in ids] == list(SPECIAL_TOKENS)
+  assert tokenizer.require('mask') == 3
+
+
+def test_every_text_comes_back(tokenizer):
+  for text in TEXTS + STRANGE:
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+  assert tokenizer.encode_batch(STRANGE) == [tokenizer.encode(text) for text in STRANGE]
+
+
+def test_text_cannot_write_special_tokens(tokenizer):
+  assert min(tokenizer.encode('[MASK][EOS] [PAD]')) >= len(SPECIAL_TOKENS)
+
+
+def test_a_vocabulary_of_bytes_alone_is_enough():
+  tokenizer = train_tokenizer(['ab'], 263, 10)
+  assert tokenizer.vocab_size == 263
+  assert len(tokenizer.encode('語')) == 3
+
+
+def test_training_is_the_same_in_every_process(tokenizer):
+  code = (
+    'import json, sys; from lmjax.data.tokens.tokenizer import train_tokenizer;'
+    'print(train_tokenizer(json.load(sys.stdin), 400, 10_000).hash)'
+  )
+  for seed, threads in (('1', 'true'), ('2', 'false')):
+    env = os.environ | {'PYTHONHASHSEED': seed, 'TOKENIZERS_PARALLELISM': threads}
+    run = subprocess.run(
+      [sys.executable, '-c', code], input=json.dumps(TEXTS), capture_output=True, text=True, env=env, check=True
+    )
+    assert run.stdout.strip() == tokenizer.hash
+
+
+def test_save_and_load(tokenizer, tmp_path):
+  path = str(tmp_path / 'tokenizer.json')
+  tokenizer.save(path)
+  assert os.listdir(tmp_path) == ['tokenizer.json']
+  again = Tokenizer.load(path)
+  assert again.hash == tokenizer.hash and again.encode(TEXTS[0]) == tokenizer.encode(TEXTS[0])
+  assert train_tokenizer(TEXTS, 290, 10_000).hash != tokenizer.hash
+
+
+def test_unusable_files_are_errors(tmp_path):
+  for name, data in [('broken.json', b'{"model":'), ('other.json', b'{"a": 1}'), ('binary.json', b'\xff\xfe')]:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=name):
+      Tokenizer.load(str(tmp_path / name))
+  with pytest.raises(DataError, match='check the path'):
+    Tokenizer.load(str(tmp_path / 'none.json'))
+  with pytest.raises(DataError, match='cannot be written'):
+    train_tokenizer(['ab'], 263, 10).save(str(tmp_path / 'no' / 'folder.json'))
+
+
+def test_a_missing_special_token_is_named():
+  with pytest.raises(DataError, match=r'no mask token.*\[MASK\].*add_special_tokens'):
+    word_piece().require('mask')
+  assert word_piece('[MASK]').mask == 5
+
+
+def test_aliases_of_published_tokenizers():
+  backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+  backend.add_special_tokens(['<s>', '<pad>', '</s>', '<mask>', '<|endoftext|>'])
+  tokenizer = Tokenizer(backend)
+  assert (tokenizer.bos, tokenizer.pad, tokenizer.eos, tokenizer.mask, tokenizer.unk) == (0, 1, 2, 3, None)
+  backend = tokenizers.Tokenizer(tokenizers.models.BPE())
+  backend.add_special_tokens(['<|endoftext|>'])
+  assert Tokenizer(backend).eos == Tokenizer(backend).bos == 0
+
+
+def test_token_bytes_sum_to_the_bytes_of_the_text(tokenizer):
+  bytes_V = tokenizer.token_bytes()
+  assert bytes_V.dtype == np.float32 and bytes_V.shape == (tokenizer.vocab_size,)
+  for text in TEXTS[:5] + STRANGE:
+    assert bytes_V[tokenizer.encode(text)].sum() == len(text.encode())
+  assert not bytes_V[:7].any()
+  assert word_piece().token_bytes() is None
+
+
+def test_tokens_are_readable(tokenizer):
+  assert tokenizer.token(tokenizer.encode(' the')[0]) == ' the'
+  assert tokenizer.token(tokenizer.encode('語')[0]) == '\\xe8'
+  assert tokenizer.token(10**6) == '<id 1000000>'
+
+
+def test_a_long_text_in_pieces_encodes_alike(tokenizer):
+  rng = np.random.default_rng(0)
+  parts = [' ', ' ', '  ', '\n', '\t', 'a', 'Cat', '12', "'s", '!?', 'é', '語', '\u00a0', '\u0301', '\r\n', '_']
+  for size in (1, 5, 40):
+    text = ''.join(rng.choice(parts, 3_000))
+    pieces = tokenizer.pieces(text, size)
+    assert len(pieces) > 10 and ''.join(pieces) == text
+    assert sum(tokenizer.encode_batch(pieces), []) == tokenizer.encode(text)
+  assert word_piece().pieces('a b c d', 2) == ['a b c d']
+
+
+def test_sample_is_capped_and_spread_and_does_not_depend_on_order():
+  texts = [f'{number:05d}' * 2 for number in range(3_000)]
+  drawn = sample(texts, 1_000)
+  assert 900 < sum(map(len, drawn)) <= 1_000
+  assert drawn == sample(texts[::-1], 1_000)
+  places = sorted(texts.index(text) for text in drawn)
+  assert places[0] < 600 and places[-1] > 2_400
+  assert sample(['word ' * 10_000], 100)  # one long text: a piece of it
+
+
+def test_sample_reads_a_bounded_part_of_the_stream():
+  def endless():
+    while True:
+      yield 'ten bytes.'
+
+  assert sum(map(len, sample(endless(), 100))) <= 100
+
+
+def test_word_classes_of_byte_level_and_word_piece(tokenizer):
+  classes = tokenizer.word_classes()
+  ids = tokenizer.encode(' the')
+  assert classes.first[ids[0]] == 0  # begins with a space
+  assert word_piece().word_classes().first.tolist() == [0, 0, 4, 4, 0]
+
+
+def test_config_takes_a_path_or_what_training_needs():
+  assert not list(TokenizerConfig('a.json', None, None, None).problems())
+  assert not list(TokenizerConfig(None, 263, 1, False).problems())
+  for config, leaves in [
+    (TokenizerConfig(None, None, None, None), ['vocab_size', 'sample_bytes', 'lowercase']),
+    (TokenizerConfig('a.json', 300, 1, True), ['vocab_size', 'sample_bytes', 'lowercase']),
+    (TokenizerConfig(None, 262, 1, False), ['vocab_size']),
+  ]:
+    assert [problem[0] for problem in config.problems()] == leaves
+
+
+def test_lower_case_is_part_of_the_tokenizer(tmp_path):
+  tokenizer = train_tokenizer(TEXTS, 400, 10_000, lowercase=True)
+  assert tokenizer.encode('The CAT') == tokenizer.encode('the cat')
+  assert tokenizer.decode(tokenizer.encode('The CAT')) == 'the cat'
+  tokenizer.save(str(tmp_path / 'lower.json'))
+  assert Tokenizer.load(str(tmp_path / 'lower.json')).encode('The CAT') == tokenizer.encode('the cat')
+  # places in the original text, capitals and all
+  [(ids, offsets)] = tokenizer.encode_with_offsets(['An Éclair'])
+  assert len(ids) == len(offsets) and offsets[-1][1] == len('An Éclair')

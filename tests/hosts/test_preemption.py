@@ -1,0 +1,113 @@
+"""A run that is asked to stop: it saves first, says how to go on, and loses nothing."""
+
+import signal
+
+import pytest
+
+from lmjax import train
+from lmjax.checkpoint import checkpoints, manifest
+from lmjax.errors import ConfigError, Stopped
+from tests import runs
+
+
+@pytest.fixture(autouse=True)
+def interruptible():
+  """Signals as in a terminal, also where the tests were started to ignore some: in the background, under nohup."""
+  handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+  before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+  yield
+  for number, handler in before.items():
+    signal.signal(number, handler)
+
+
+LEAVES = {'train.steps': 8, 'train.log_every': 1, 'eval.every': 8, 'checkpoint.every': 8}
+
+
+@pytest.fixture(scope='module')
+def whole(raw_config, tmp_path_factory):
+  """A run that nothing happens to."""
+  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  runs.train(raw_config('causal_lm', **LEAVES), workdir)
+  return workdir
+
+
+SLOW = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGINT, signal.SIGHUP)]
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, *SLOW])
+def test_the_first_signal_saves_and_the_run_goes_on_exactly(raw_config, whole, tmp_path, number):
+  before = signal.getsignal(number)
+
+  def say(line):
+    if line.startswith('step 3/'):
+      signal.raise_signal(number)
+
+  with pytest.raises(Stopped, match=f'{number.name}: saved at step 4') as caught:
+    runs.train(raw_config('causal_lm', **LEAVES), tmp_path / 'run', say=say)
+  assert caught.value.exit_code == 143 and signal.getsignal(number) is before
+  assert checkpoints.saved_steps(checkpoints.directory_of(tmp_path / 'run')) == [4]
+  said = []
+  runs.train(raw_config('causal_lm', **LEAVES), tmp_path / 'run', say=said.append)
+  assert any('resuming from step 4' in line for line in said)
+  losses = [[line['loss'] for line in runs.metrics_of(folder, 'train')] for folder in (whole, tmp_path / 'run')]
+  assert losses[0] == losses[1]
+
+
+def test_a_second_signal_interrupts_at_once(raw_config, tmp_path):
+  def say(line):
+    if line.startswith('step 3/'):
+      signal.raise_signal(signal.SIGINT)
+      signal.raise_signal(signal.SIGINT)
+
+  with pytest.raises(KeyboardInterrupt):
+    runs.train(raw_config('causal_lm', **{'train.log_every': 1}), tmp_path / 'run', say=say)
+
+
+@pytest.mark.parametrize('task', ['causal_lm', pytest.param('classification', marks=pytest.mark.slow)])
+def test_an_evaluation_is_given_up_and_made_when_the_run_goes_on(task, raw_config, tmp_path):
+  """The checkpoint is there at once; its rank, lines and results are those of a run that was not stopped."""
+  leaves = {'train.steps': 6, 'train.log_every': 1, 'eval.every': 2, 'checkpoint.keep_last': 9}
+  leaves |= {'checkpoint.every': 2} if task == 'causal_lm' else {}
+  whole = runs.train(raw_config(task, **leaves), tmp_path / 'whole')
+  for step in (2, 6):
+
+    def say(line, step=step):
+      if line.startswith(f'step {step}/6 | train'):  # the evaluation comes next
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Stopped, match=f'SIGTERM: saved at step {step}'):
+      runs.train(raw_config(task, **leaves), tmp_path / 'run', say=say)
+    saved = runs.manifest_of(tmp_path / 'run')
+    assert saved['step'] == step and saved['best']['value'] is None
+    assert step not in [line['step'] for line in runs.metrics_of(tmp_path / 'run', 'valid')]
+  results = runs.train(raw_config(task, **leaves), tmp_path / 'run')
+  assert results['step'] == 6 and results['metrics']['valid/loss'] == whole['metrics']['valid/loss']
+  assert results.get('best_step') == whole.get('best_step')
+  for split in ('train', 'valid'):
+    losses = [[(x['step'], x['loss']) for x in runs.metrics_of(tmp_path / name, split)] for name in ('whole', 'run')]
+    assert losses[0] == losses[1]
+  ranks = [manifest.evaluated(checkpoints.directory_of(tmp_path / name)) for name in ('whole', 'run')]
+  assert ranks[0] == ranks[1] and set(ranks[0]) == {2, 4, 6}
+
+
+def test_a_run_that_ends_early_has_saved(raw_config, tmp_path):
+  """Patience may end where no checkpoint is due."""
+  leaves = {'train.steps': 16, 'eval.every': 2, 'checkpoint.every': 8, 'eval.patience': 1, 'optim.learning_rate': 1e-30}
+  said = []
+  results = runs.train(raw_config('causal_lm', **leaves), tmp_path / 'run', said.append)
+  assert any(line.startswith('step 2: no better loss in 1 evaluations; training ends') for line in said), said
+  assert results['step'] == 2 and checkpoints.saved_steps(checkpoints.directory_of(tmp_path / 'run')) == [2]
+  assert runs.train(raw_config('causal_lm', **leaves), tmp_path / 'run')['step'] == 2
+
+
+def test_a_refused_run_leaves_what_others_made_meanwhile(raw_config, tmp_path, monkeypatch):
+  """Two runs in a new folder: the mistake of one must not remove the other."""
+
+  def refuse(*arguments):
+    (tmp_path / 'runs' / 'other').mkdir()
+    raise ConfigError('x = 1: no; 2')
+
+  monkeypatch.setattr(train.run_lib, 'set_up', refuse)
+  with pytest.raises(ConfigError, match='x = 1'):
+    runs.train(raw_config('causal_lm'), tmp_path / 'runs' / 'mine')
+  assert [path.name for path in (tmp_path / 'runs').iterdir()] == ['other']

@@ -1,0 +1,375 @@
+"""Every config leaf has an effect that can be observed, without training.
+
+Each case changes one leaf and compares what the run would do: the traced program of a step and of the initialisation,
+the batches, the plan of the loop, the samples of an untrained model. A leaf without a case fails the test.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from lmjax import config as config_lib
+from lmjax import optim, paths, sharding, tasks, train
+from lmjax.checkpoint import checkpoints, handoff
+from lmjax.data.batches import pipeline
+from lmjax.errors import ConfigError, NonFiniteError
+from lmjax.schema import tree
+from lmjax.training import initialize, progress
+from lmjax.training import state as state_lib
+from lmjax.training import step as step_lib
+from lmjax.workdir import metric_writer as writer_lib
+from tests import runs
+from tests.conftest import TASKS, text
+
+LEARNED = {'model.positions': 'learned', 'model.rope_theta': None, 'model.max_length': 40}
+WINDOW = {'model.window': 8, 'model.global_every': 2}
+LAYERNORM = {'model.norm': 'layernorm'}
+LORA = {'model.lora.rank': 2, 'model.lora.alpha': 2.0, 'model.lora.dropout': 0.1}
+LORA |= {'model.lora.targets': ('*/query/kernel',)}
+SPAN = {'objective.masking.unit': 'span', 'objective.masking.mean_span': 3.0, 'objective.masking.max_span': 8}
+
+# (leaf, another value, changes that both are compared under, changes that the value needs besides)
+PROGRAM = [
+  ('model.layers', 3, {}),
+  ('model.width', 64, {}),
+  ('model.heads', 2, {}),
+  ('model.kv_heads', 1, {}),
+  ('model.mlp_width', 96, {}),
+  ('model.positions', 'learned', {}, {'model.max_length': 40, 'model.rope_theta': None}),
+  ('model.max_length', 41, LEARNED),
+  ('model.rope_theta', 500.0, {}),
+  ('model.rope_theta_local', 500.0, WINDOW),
+  ('model.rope_scaling', 2.0, {}),
+  ('model.norm', 'layernorm', {}),
+  ('model.norm_eps', 1e-3, {}),
+  ('model.norm_placement', 'post', {}),
+  ('model.activation', 'swiglu', {}),
+  ('model.biases', True, {}),
+  ('model.qk_norm', False, {}),
+  ('model.window', 9, {'model.window': 8}),
+  ('model.global_every', 2, {'model.window': 8}),
+  ('model.tied_embeddings', False, {}),
+  ('model.segment_types', 2, {}),
+  ('model.embedding_norm', True, {}),
+  ('model.mlm_transform', True, {}),
+  ('model.embedding_dropout', 0.1, {}),
+  ('model.attention_dropout', 0.1, {}),
+  ('model.residual_dropout', 0.1, {}),
+  ('model.init_std', 0.03, {}),
+  ('model.residual_init', 'scaled', {}),
+  ('model.vocab_multiple', 256, {}),
+  ('model.scan', True, {}),
+  ('model.remat', 'full', {}),
+  ('model.dtype', 'bfloat16', {}),
+  ('model.attention_implementation', 'cudnn', {'model.dtype': 'bfloat16'}),
+  ('model.lora', None, LORA),
+  ('model.lora.rank', 3, LORA),
+  ('model.lora.alpha', 3.0, LORA),
+  ('model.lora.dropout', 0.2, LORA),
+  ('model.lora.targets', ('*/key/kernel',), LORA),
+  ('objective.z_loss', 1e-3, {}),
+  ('objective.label_smoothing', 0.1, {}),
+  ('objective.chunk', 7, {}),
+  ('optim.name', 'lion', {}, {'optim.eps': None}),
+  ('optim.learning_rate', 0.5, {}),
+  ('optim.schedule', 'linear', {}),
+  ('optim.warmup_steps', 3, {}),
+  ('optim.decay_steps', 3, {'optim.schedule': 'wsd', 'optim.decay_steps': 2}),
+  ('optim.final_rate', 0.3, {}),
+  ('optim.weight_decay', 0.3, {}),
+  ('optim.no_decay', ('*/scale',), {}),
+  ('optim.b1', 0.7, {}),
+  ('optim.b2', 0.7, {}),
+  ('optim.eps', 1e-3, {}),
+  ('optim.momentum', 0.7, {'optim.name': 'muon', 'optim.momentum': 0.9}),
+  ('optim.clip_norm', 0.3, {}),
+  ('optim.trainable', ('layers/*',), {}),
+  ('optim.frozen', ('embeddings/*',), {}),
+  ('optim.layer_decay', 0.7, {}),
+  ('optim.head_learning_rate', 0.5, {'model.tied_embeddings': False}),
+  ('train.steps', 9, {}),
+  ('train.accumulate', 2, {}),
+]
+LOADED = {f'data.tokenizer.{leaf}': None for leaf in ('vocab_size', 'sample_bytes', 'lowercase')}
+DATA = [
+  ('seed', 5, {}),
+  ('data.sources.main.path', 'OTHER', {}),
+  ('data.sources.main.field', 'title', {}),
+  ('data.tokenizer.vocab_size', 300, {}),
+  ('data.tokenizer.sample_bytes', 900, {}),
+  ('data.tokenizer.lowercase', True, {}),
+  ('data.tokenizer.path', 'TOKENIZER', {}, LOADED),
+  ('data.rows', 'padded', {}),
+  ('data.length', 24, {}),
+  ('data.batch_size', 4, {}),
+  ('data.valid_fraction', 0.3, {}),
+  ('data.valid_bytes', 900, {}),
+  ('data.bad_text', 'skip', {}),
+  ('data.cache_dir', 'ELSEWHERE', {}),
+]
+MASKED = [
+  ('data.cls_sep', False, {}),
+  ('objective.masking.unit', 'word', {}),
+  ('objective.masking.rate', 0.5, {}),
+  ('objective.masking.final_rate', 0.6, {}),
+  ('objective.masking.mask_share', 0.6, {}, {'objective.masking.keep_share': 0.3}),
+  ('objective.masking.random_share', 0.2, {}, {'objective.masking.mask_share': 0.7}),
+  ('objective.masking.keep_share', 0.2, {}, {'objective.masking.mask_share': 0.7}),
+  ('objective.masking.mean_span', 5.0, SPAN),
+  ('objective.masking.max_span', 2, SPAN),
+]
+PLAN = [
+  ('mesh.data', 4, {}),
+  ('mesh.fsdp', 4, {}),
+  ('mesh.tensor', 2, {}),
+  ('train.log_every', 2, {}),
+  ('train.max_skipped', 2, {}),
+  ('eval.every', 1, {}),
+  ('eval.patience', 2, {}),
+  ('checkpoint.every', 6, {}),
+  ('checkpoint.keep_last', 3, {}),
+  ('checkpoint.keep_every', 3, {}),
+  ('checkpoint.keep_best', 0, {}),
+  ('writer.tensorboard', True, {}),
+  ('writer.wandb_project', 'mine', {}),
+]
+ONE_LAYER = {'model.layers': 1}
+SAMPLES = [
+  ('samples.count', 2, ONE_LAYER),
+  ('samples.prompt_tokens', 5, ONE_LAYER),
+  ('samples.new_tokens', 9, ONE_LAYER),
+  ('samples.temperature', 0.0, ONE_LAYER | {'samples.top_p': None}),
+  ('samples.top_k', 1, ONE_LAYER),
+  ('samples.top_p', 0.01, ONE_LAYER),
+]
+# The start of a run, from a checkpoint: the source's layers 0 and 1 are taken in part.
+SOURCE = {'init_from.path': 'PRETRAINED', 'model.layers': 2}
+PART = SOURCE | {'init_from.take': ('embeddings/*', 'layers/0/*', 'final_norm/*')}
+PART |= {'init_from.fresh': ('layers/1/*',), 'init_from.drop': ('layers/1/*',)}
+START = [
+  ('init_from.path', None, SOURCE),
+  ('init_from.step', 3, SOURCE),
+  ('init_from.take', (), SOURCE),
+  ('init_from.fresh', ('layers/1/mlp/*',), PART),
+  ('init_from.drop', ('layers/1/mlp/*',), PART),
+]
+# Leaves whose other values are refused in these configs: the task decides them.
+REFUSED = [('causal_lm', 'model.attention', 'bidirectional'), ('causal_lm', 'data.cls_sep', True)]
+REFUSED += [('masked_lm', 'model.attention', 'causal'), ('causal_lm', 'data.sources.main.weight', 2.0)]
+REFUSED += [('causal_lm', 'model.rope_theta_local', 500.0), ('causal_lm', 'optim.momentum', 0.9)]
+REFUSED += [('causal_lm', 'train.epochs', 2.0), ('causal_lm', 'init_from.convert', 'decoder_to_encoder')]
+REFUSED += [('causal_lm', 'checkpoint.only_trained', True)]
+# Leaves whose effect is seen elsewhere too: tests/checkpoint/test_handoff.py, tests/tasks/test_fine_tuning.py and tests/test_profile.py.
+IN_RUNS = {case[0] for case in START} | {'init_from.convert', 'train.seeds', 'checkpoint.only_trained'}
+HOSTS = {'hosts.start_seconds', 'hosts.lost_seconds', 'hosts.hang_seconds'}  # tests/hosts/test_join.py, test_watch.py
+IN_RUNS |= {'profile.start', 'profile.steps'} | HOSTS
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory, tokenizer, raw_config):
+  """A corpus with another text field and a lone surrogate, a second corpus, a tokenizer, a second cache, a run."""
+  folder = tmp_path_factory.mktemp('knobs')
+  for name, offset in (('corpus', 0), ('other', 500)):
+    with open(folder / f'{name}.jsonl', 'w', encoding='utf-8') as out:
+      for i in range(60):
+        out.write(json.dumps({'text': text(offset + i, 20 + i), 'title': text(900 + i, 12)}) + '\n')
+      out.write('{"text": "a lone \\ud800 surrogate among words that follow each other", "title": "x y z w"}\n')
+  tokenizer.save(str(folder / 'tokenizer.json'))
+  words = {'OTHER': 'other.jsonl', 'TOKENIZER': 'tokenizer.json', 'ELSEWHERE': 'cache2', 'CORPUS': 'corpus.jsonl'}
+  found = {word: str(folder / file) for word, file in words.items()} | {'CACHE': str(folder / 'cache')}
+  return found | {'PRETRAINED': runs.pre_trained('causal_lm', raw_config, tmp_path_factory)}
+
+
+@pytest.fixture(scope='module')
+def configured(raw_config, files):
+  def make(task, changes):
+    raw = raw_config(task)
+    base = {'data.sources.main.path': 'CORPUS', 'data.bad_text': 'replace', 'data.cache_dir': 'CACHE'}
+    assignments = [(path, str(files.get(value, value))) for path, value in (base | changes).items()]
+    raw, problems = tree.override(config_lib.Config, raw, assignments)
+    return config_lib.build(raw, problems=problems)
+
+  return make
+
+
+_UNCHANGED: dict = {}
+
+
+def assert_differs(observe, configured, task, leaf, value, under, besides=()):
+  unchanged = (observe, task, repr(under))
+  if unchanged not in _UNCHANGED:
+    _UNCHANGED[unchanged] = observe(configured(task, under))
+  changed = under | {leaf: value} | dict(besides)
+  assert _UNCHANGED[unchanged] != observe(configured(task, changed)), f'{leaf} has no effect'
+
+
+@functools.cache
+def program(config, tokenizer):
+  """The traced train step and initialisation of a config, as text."""
+  try:
+    task = tasks.build(config, tokenizer)
+    tx = optim.make(config.optim, task.shapes())
+    init = state_lib.make_init(task, tx)
+    state = jax.eval_shape(init, jax.random.key(0))
+    B, T = config.data.batch_size, config.data.length
+    batch = {name: jax.ShapeDtypeStruct((B, T), np.int32) for name in ('inputs', 'targets')}
+    batch['weights'] = jax.ShapeDtypeStruct((B, T), np.float32)
+    step = step_lib.make_train_step(task, tx, config)
+    return str(jax.make_jaxpr(init)(jax.random.key(0))), str(jax.make_jaxpr(step)(state, batch))
+  except RuntimeError as error:  # a kernel that this machine cannot run is an effect too
+    return str(error)
+
+
+@pytest.mark.parametrize('case', PROGRAM, ids=[case[0] for case in PROGRAM])
+def test_program(configured, tokenizer, case):
+  # the data has no say in the program, and its dict of sources cannot be hashed
+  def observe(config):
+    return program(dataclasses.replace(config, data=FrozenData(config.data)), tokenizer)
+
+  assert_differs(observe, configured, 'causal_lm', *case)
+
+
+class FrozenData(SimpleNamespace):
+  """The leaves of the data slice that a program depends on, hashable."""
+
+  def __init__(self, data):
+    super().__init__(rows=data.rows, length=data.length, batch_size=data.batch_size)
+
+  def __hash__(self):
+    return hash((self.rows, self.length, self.batch_size))
+
+
+def data_of(config):
+  """Where the store lies, and digests of training and held-out batches."""
+  config, task, stores = tasks.prepare(config)
+  data = task.pipeline(stores, config)
+  store = stores['main']
+  example = task.eval_example(stores, store)
+  valid = pipeline.valid_batches(config.data, store, task.row_spec(), example, batch_size=config.data.batch_size)
+  return os.path.dirname(store.train.tokens.filename), digest_of([data.batch(0), data.batch(5), *valid])
+
+
+def digest_of(batches):
+  digest = hashlib.sha256()
+  for batch in batches:
+    for name in sorted(batch):
+      digest.update(name.encode() + np.ascontiguousarray(batch[name]).tobytes())
+  return digest.hexdigest()
+
+
+@pytest.mark.parametrize('task,case', [('causal_lm', c) for c in DATA] + [('masked_lm', c) for c in MASKED], ids=str)
+def test_data(configured, task, case):
+  assert_differs(data_of, configured, task, *case)
+
+
+def start_of(config):
+  """What a run begins with, by metadata."""
+  source, tokenizer = initialize.source_of(config)
+  if source is None:
+    return 'random weights'
+  task = tasks.build(config, tokenizer)
+  target = {path: {'shape': a.shape, 'dtype': str(a.dtype)} for path, a in paths.flatten(task.shapes()).items()}
+  return source.workdir, source.step, handoff.plan(source.arrays, target, config.init_from)
+
+
+@pytest.mark.parametrize('case', START, ids=[case[0] for case in START])
+def test_start(configured, case):
+  assert_differs(start_of, configured, 'causal_lm', *case)
+
+
+def test_convert(configured):
+  """Without it, a causal checkpoint is not masked language modelling's."""
+  with pytest.raises(ConfigError, match='set init_from.convert to decoder_to_encoder'):
+    configured('masked_lm', SOURCE)
+  converted = configured('masked_lm', SOURCE | {'init_from.convert': 'decoder_to_encoder'})
+  assert converted.model.attention == 'bidirectional'
+
+
+def plan_of(config, folder):
+  """When the loop does what, what is kept, the mesh, where metrics go."""
+  infos = [SimpleNamespace(step=s) for s in range(1, 9)]
+  ranks = {s: -(9 - s if s < 5 else s) for s in range(1, 9)}
+  kept = checkpoints.retention(config.checkpoint, ranks).should_preserve(infos, context=None)
+  fake = SimpleNamespace(
+    config=config,
+    pipeline=SimpleNamespace(rows=lambda step: []),
+    say=lambda line: None,
+    start=0,
+    kept=-1,
+    files=SimpleNamespace(folder=folder),
+    task=SimpleNamespace(model=SimpleNamespace(backbone=SimpleNamespace(rows=8)), predicted=1),
+    mesh=SimpleNamespace(size=1),
+  )
+  pairs = {'loss': (np.float32('nan'), np.float32(1))}
+  try:
+    progress.Reporter(fake, None).log(1, {'skipped': 3, 'pairs': pairs, 'grad_norm': np.float32(1)})
+    ended = False
+  except (NonFiniteError, KeyError) as error:
+    ended = isinstance(error, NonFiniteError)
+  os.makedirs(folder, exist_ok=True)
+  try:
+    writer_lib.Writer(folder, config.writer, 0, 'run').close()
+    left = sorted(os.listdir(folder))
+  except Exception as error:  # wandb is not installed here, and says so
+    left = str(error)
+  fake.history = {step: {'loss': loss} for step, loss in enumerate((3.0, 1.0, 2.0, 2.0))}
+  fake.task.BEST, fake.task.HIGHEST = 'loss', False
+  patient = train._has_patience_ended(fake)
+  mesh = sharding.mesh_shape(config.mesh, 8)
+  return [sorted(config.due(step)) for step in range(1, 7)], list(kept), ended, left, patient, mesh
+
+
+@pytest.mark.parametrize('case', PLAN, ids=[case[0] for case in PLAN])
+def test_plan(configured, tmp_path, case):
+  folders = iter(['a', 'b'])
+  assert_differs(lambda config: plan_of(config, str(tmp_path / next(folders))), configured, 'causal_lm', *case)
+
+
+def test_seeds(configured, tmp_path, monkeypatch):
+  """A run each, in a folder of its own."""
+  results = {'status': 'done', 'step': 6, 'metrics': {}, 'hand_off': None, 'main_metric': 'loss'}
+  monkeypatch.setattr(
+    train.run_lib, 'set_up', lambda config, workdir, *rest: (config.seed, os.path.relpath(workdir, tmp_path))
+  )
+  monkeypatch.setattr(train, '_loop', lambda run: ran.append(run) or results)
+  for seeds, expected in ((1, [(0, 'run1')]), (2, [(0, 'run2/seed0'), (1, 'run2/seed1')])):
+    ran = []
+    config = configured('causal_lm', {'train.seeds': seeds})
+    train.train(config, str(tmp_path / f'run{seeds}'), say=lambda line: None, devices=jax.devices()[:1])
+    assert ran == expected
+
+
+@pytest.mark.parametrize('task,case', [('causal_lm', c) for c in SAMPLES] + [('masked_lm', SAMPLES[0])], ids=str)
+def test_samples(configured, task, case):
+  assert_differs(samples_of, configured, task, *case)
+
+
+def test_top(configured):
+  assert_differs(samples_of, configured, 'masked_lm', 'samples.top', 2, ONE_LAYER)
+
+
+def samples_of(config):
+  _, task, stores = tasks.prepare(config)
+  return task.samples(jax.jit(task.init)(jax.random.key(0)), stores, jax.random.key(1))
+
+
+@pytest.mark.parametrize('task,leaf,value', REFUSED)
+def test_refused(configured, task, leaf, value):
+  with pytest.raises(config_lib.ConfigError, match=leaf):
+    configured(task, {leaf: value})
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_every_leaf_has_a_case(raw_config, task):
+  cases = {case[0] for case in PROGRAM + DATA + MASKED + PLAN + SAMPLES + START} | {leaf for _, leaf, _ in REFUSED}
+  # those with a test of their own; `task` chooses the slices themselves
+  cases |= {'samples.top', 'train.seeds', 'init_from.convert', 'profile.start', 'profile.steps', 'task'} | HOSTS
+  missing = set(tree.leaves(raw_config(task))) - cases
+  assert not missing, f'leaves without a case: {sorted(missing)}'

@@ -1,0 +1,137 @@
+"""What is learned, and what cannot be: nothing leaks, mixtures are mixtures, scores mean what they say."""
+
+import gzip
+import json
+import math
+import random
+
+import jax
+import numpy as np
+import pytest
+
+from lmjax import optim, sharding, tasks
+from lmjax import train as train_lib
+from lmjax.data.batches import pipeline
+from lmjax.sharding import MeshConfig
+from lmjax.train import train
+from lmjax.training import evaluator
+from lmjax.training import state as state_lib
+from lmjax.training import step as step_lib
+from tests.conftest import text
+
+QUIET = dict(say=lambda line: None)
+
+
+def test_nothing_leaks(raw_config, tmp_path, one_device):
+  """On random letters out of 16 no model gets below 4 bits a byte: less would mean that it sees its targets."""
+  draw = random.Random(0)
+  with open(tmp_path / 'letters.jsonl', 'w') as file:
+    for _ in range(600):
+      file.write(json.dumps({'text': ''.join(draw.choices('abcdefghijklmnop', k=200))}) + '\n')
+  leaves = dict.fromkeys(('train.steps', 'train.log_every', 'eval.every', 'checkpoint.every'), 80)
+  leaves |= {'data.valid_bytes': None}
+  leaves |= {'data.sources.main.path': tmp_path / 'letters.jsonl', 'model.width': 64, 'model.mlp_width': 128}
+  results = train(raw_config('causal_lm', **leaves), str(tmp_path / 'run'), devices=one_device, **QUIET)
+  found = results['metrics']['valid/bits_per_byte']
+  # not much above either: the letters' frequencies are learned
+  assert 3.9 <= found < 4.4, found
+
+
+@pytest.mark.slow
+def test_masked_accuracy_does_not_count_what_is_shown(raw_config, tmp_path, one_device):
+  """On random letters the hidden ones are guessed by chance, though kept tokens can be copied."""
+  draw = random.Random(1)
+  with open(tmp_path / 'letters.jsonl', 'w') as file:
+    for _ in range(600):
+      file.write(json.dumps({'text': ' '.join(draw.choices('abcdefghijklmnop', k=60))}) + '\n')
+  leaves = dict.fromkeys(('train.steps', 'train.log_every', 'eval.every', 'checkpoint.every'), 60)
+  leaves |= {'data.valid_bytes': None}
+  leaves |= {'data.sources.main.path': tmp_path / 'letters.jsonl', 'objective.masking.keep_share': 0.5}
+  leaves |= {'objective.masking.mask_share': 0.5, 'objective.masking.random_share': 0.0}
+  results = train(raw_config('masked_lm', **leaves), str(tmp_path / 'run'), devices=one_device, **QUIET)
+  assert results['metrics']['valid/accuracy'] < 0.2
+  assert abs(results['metrics']['valid/majority_accuracy'] - 1 / 16) < 0.05
+
+
+def test_evaluation_is_what_its_names_say(make_config, one_device):
+  """Loss, bits a byte and the most frequent token, against sums made one token at a time."""
+  config = make_config('causal_lm')
+  config, task, stores = tasks.prepare(config)
+  tokenizer = task.tokenizer
+  mesh = sharding.make_mesh(MeshConfig(1, 1, 1), one_device)
+  params = jax.jit(task.init)(jax.random.key(0))
+  with sharding.using(mesh):
+    run = evaluator.make(config, task, stores, mesh)
+    values, predictions = run(params)
+  assert predictions is None
+  valid = stores['main'].valid
+  majority = task.majority_token(stores)
+
+  @jax.jit
+  def forward(tokens):
+    return jax.nn.log_softmax(task.model.logits(params, task.model.backbone.apply(params, tokens)))
+
+  documents, order = pipeline.held_out(config.data, stores['main'])
+  stream = [t for i in order for t in [*documents.tokens[documents.starts[i] :][: documents.lengths[i]], tokenizer.eos]]
+  nats, hits, size, count = 0.0, 0, 0.0, 0
+  T = config.data.length
+  for start in range(0, len(stream) - 1, T):
+    row = [int(t) for t in stream[start : start + T + 1]]
+    log_p = np.asarray(forward(np.pad(row[:-1], (0, T - len(row) + 1))[None]))[0]
+    for i, target in enumerate(row[1:]):
+      nats, hits, count = nats - float(log_p[i, target]), hits + (target == majority), count + 1
+      size += len(tokenizer.decode([target]).encode()) if target != tokenizer.eos else 0
+  assert count == len(stream) - 1
+  np.testing.assert_allclose(values['loss'], nats / count, rtol=1e-5)
+  np.testing.assert_allclose(values['perplexity'], math.exp(nats / count), rtol=1e-4)
+  np.testing.assert_allclose(values['bits_per_byte'], nats / size / math.log(2), rtol=1e-4)
+  np.testing.assert_allclose(values['majority_accuracy'], hits / count, rtol=1e-6)
+  held_out = pipeline.valid_text(config.data, stores['main'])
+  assert values['gzip_bits_per_byte'] == 8 * len(gzip.compress(held_out, 9, mtime=0)) / len(held_out)
+  assert int(documents.n_bytes[order].sum()) == len(held_out) and len(valid.lengths) >= len(order)
+
+
+def test_a_mixture_is_evaluated_by_source(raw_config, corpus, tmp_path, one_device):
+  with open(tmp_path / 'other.txt', 'w') as file:
+    file.write('\n\n'.join(text(700 + i, 300) for i in range(60)))
+  leaves = {f'data.sources.second.{k}': v for k, v in dict(path=tmp_path / 'other.txt', field=None, weight=3.0).items()}
+  said = []
+  config = raw_config('causal_lm', **leaves | {'data.valid_fraction': 0.3})
+  results = train(config, str(tmp_path / 'run'), devices=one_device, say=said.append)
+  found = results['metrics']
+  assert {
+    'valid/loss',
+    'valid/main/loss',
+    'valid/second/bits_per_byte',
+    'valid/main/gzip_bits_per_byte',
+  } <= found.keys()
+  low, high = sorted([found['valid/main/loss'], found['valid/second/loss']])
+  assert low <= found['valid/loss'] <= high
+
+
+def test_a_step_without_a_finite_loss_changes_nothing(make_config, tokenizer, one_device):
+  """Skipped, counted, and the next batch goes on from the same weights."""
+  config = make_config('causal_lm')
+  task = tasks.build(config, tokenizer)
+  tx = optim.make(config.optim, task.shapes())
+  step = jax.jit(step_lib.make_train_step(task, tx, config))
+  state = jax.jit(state_lib.make_init(task, tx))(jax.random.key(0))
+  batch = {name: np.ones((8, 32), np.int32) for name in ('inputs', 'targets')} | {
+    'weights': np.ones((8, 32), np.float32)
+  }
+  for bad in (np.nan, 0.0):
+    after, report = step(state, batch | {'weights': np.full((8, 32), bad, np.float32)})
+    assert int(after.step) == int(state.step) + 1 and int(report['skipped']) == 1
+    jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+    jax.tree.map(np.testing.assert_array_equal, after.opt_state, state.opt_state)
+  good, report = step(after, batch)
+  assert int(report['skipped']) == 0 and int(good.skipped) == 0
+  assert not np.array_equal(good.params['final_norm']['scale'], state.params['final_norm']['scale'])
+
+
+def test_a_run_that_diverges_ends_with_its_reason(raw_config, tmp_path, one_device):
+  said = []
+  config = raw_config('causal_lm', **{'optim.learning_rate': 1e30, 'optim.clip_norm': None, 'train.max_skipped': 2})
+  with pytest.raises(train_lib.report_lib.NonFiniteError, match='2 batches in a row .* its rows: main epoch 0 row'):
+    train(config, str(tmp_path / 'run'), devices=one_device, say=said.append)
+  assert any('its rows: main epoch 0 row' in line and 'and 4 more' in line for line in said)
