@@ -17,6 +17,7 @@ from lmjax.schema import tree
 from lmjax.training import evaluator, initialize
 from lmjax.training import progress as report_lib
 from lmjax.training import state as state_lib
+from lmjax.workdir import files as workdir_files
 from lmjax.workdir import upload
 
 
@@ -83,7 +84,7 @@ def set_up(config, workdir: str, files, mesh, task, data, checkpoints, source, s
     kept=start.step if start.restored else -1,
     say=say,
     watch=watch,
-    history=files.values_until(files.folder, 'valid', start.step if start.restored else -1),
+    history=workdir_files.values_until(files.folder, 'valid', start.step if start.restored else -1),
   )
   run.evaluator = evaluator.make(config, task, data, mesh, run.tick)
   return run
