@@ -12,7 +12,7 @@ from lmjax.checkpoint.transfer import open_source
 from lmjax.data.batches.pipeline import DataConfig
 from lmjax.data.records import ROLES, RecordsConfig
 from lmjax.errors import ConfigError
-from lmjax.hosts.watchdog import HostsConfig
+from lmjax.hosts.config import HostsConfig
 from lmjax.models.config import ModelConfig
 from lmjax.objectives.causal import CausalConfig
 from lmjax.objectives.classification import ClassificationConfig

@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from lmjax import config as config_lib
 from lmjax import train as train_lib
 from lmjax.checkpoint import handoff
-from lmjax.data.sources.documents import files as source_files
+from lmjax.data.sources import files as source_files
 from lmjax.errors import ConfigError, DataError, LmjaxError
 from lmjax.schema import command_line, tree
 from lmjax.study import comparison

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from lmjax.checkpoint import checkpoints
+from tests.hosts.test_hosts import free_port
 from tests.reliability import commands
-from tests.test_hosts import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ HANGS = """
 import sys, time
 import jax
 from lmjax import main
-from lmjax.data import pipeline
+from lmjax.data.batches import pipeline
 
 batch = pipeline.Pipeline.batch
 
@@ -36,7 +36,8 @@ FAILS = HANGS.replace('time.sleep(1000)', "raise pipeline.DataError('rows.bin: c
 STOPPED_AS_IT_SAVES = """
 import os, signal, sys, time
 import jax
-from lmjax import checkpoint, main
+from lmjax import main
+from lmjax.checkpoint import checkpoints
 
 save = checkpoints.Checkpoints.save
 
