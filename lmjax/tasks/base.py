@@ -82,6 +82,11 @@ class Task(Protocol):
   def predicted(self) -> int:
     """Positions a row that the output embedding is applied to."""
 
+  @property
+  def has_dropout(self) -> bool:
+    """Whether training draws random numbers."""
+    return self.model.backbone.config.has_dropout or bool(getattr(self.objective, 'dropout', 0.0))
+
   def init(self, key):
     """Random parameters, as the model's `init` gives them."""
     return self.model.init(key)
