@@ -25,7 +25,7 @@ def get_config(argument=None):
   c = ConfigDict(dict(task='masked_lm', seed=0, model=preset['model'], mesh=recipe['mesh']))
   c.init_from = dict(path=None, step='latest', take=('*',), fresh=(), drop=(), convert=None)
   # 30% rather than BERT's 15%: https://arxiv.org/abs/2202.08005
-  masking = dict(unit='token', rate=0.3, final_rate=None, mask_share=0.8, random_share=0.1, keep_share=0.1)
+  masking = dict(unit='token', rate=0.3, mask_share=0.8, random_share=0.1, keep_share=0.1)
   c.objective = dict(masking=masking | dict(mean_span=None, max_span=None), chunk=recipe['chunk'])
   corpora = {'main': arg.data} if arg.mix is None else {'main': arg.data, 'mix': arg.mix}
   c.data = dict(

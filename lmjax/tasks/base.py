@@ -33,7 +33,7 @@ class Task:
 
   def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a training batch, over all hosts, without its data."""
-    example = self.example(self.specimen(), np.random.default_rng(0), 0.0)
+    example = self.example(self.specimen(), np.random.default_rng(0))
     rows = self.data.batch_size
     return {name: jax.ShapeDtypeStruct((rows, *np.shape(a)), a.dtype) for name, a in example.items()}
 

@@ -120,9 +120,9 @@ class ExtractiveQA(FineTuningTask):
     counts['answers longer than objective.max_answer'] += too_long
     return found, too_long
 
-  def example(self, row, rng, progress) -> dict[str, np.ndarray]:
+  def example(self, row, rng) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, segment_types, candidates [T]; starts, ends and weights (scalars)."""
-    del rng, progress
+    del rng
     tokens, second, size = row['tokens'], row['second'], len(row['tokens'])
     padded = self.padded(tokens, second)
     if (self.backbone.config.segment_types or 0) > 2:

@@ -118,7 +118,6 @@ MASKED = [
   ('data.cls_sep', False, {}),
   ('objective.masking.unit', 'word', {}),
   ('objective.masking.rate', 0.5, {}),
-  ('objective.masking.final_rate', 0.6, {}),
   ('objective.masking.mask_share', 0.6, {}, {'objective.masking.keep_share': 0.3}),
   ('objective.masking.random_share', 0.2, {}, {'objective.masking.mask_share': 0.7}),
   ('objective.masking.keep_share', 0.2, {}, {'objective.masking.mask_share': 0.7}),
