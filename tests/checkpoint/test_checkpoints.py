@@ -17,7 +17,7 @@ from lmjax.errors import CheckpointError, NonFiniteError
 from lmjax.sharding import MeshConfig
 from lmjax.training.state import TrainState
 
-KEEP = CheckpointConfig(every=1, keep_last=2, keep_every=None, keep_best=0, only_trained=False)
+KEEP = CheckpointConfig(every=1, keep_last=2, keep_best=0, only_trained=False)
 
 
 @functools.cache
@@ -76,11 +76,11 @@ def test_digest_sees_every_change_and_no_mesh(tmp_path):
   assert digest(jnp.array([0.0])) != digest(jnp.array([-0.0]))
 
 
-def test_keeps_the_last_every_nth_and_the_best(tmp_path):
-  config = CheckpointConfig(every=1, keep_last=1, keep_every=3, keep_best=1, only_trained=False)
+def test_keeps_the_last_and_the_best(tmp_path):
+  config = CheckpointConfig(every=1, keep_last=1, keep_best=1, only_trained=False)
   losses = {1: 5.0, 2: 1.0, 3: 4.0, 4: 3.0, 5: 2.0}
   save(tmp_path, losses, config, lambda step: {'loss': losses[step]})
-  assert checkpoint.saved_steps(tmp_path / 'checkpoints') == [2, 3, 5]
+  assert checkpoint.saved_steps(tmp_path / 'checkpoints') == [2, 5]
 
 
 def array_files(step_dir: pathlib.Path):

@@ -191,7 +191,6 @@ CONFIGS = [
   ),
   leaf('another task', 'task=gpt', 'task = gpt', "must be 'causal_lm' or", 'give one of these'),
   leaf('attention of the other objective', 'model.attention=causal', "'causal'", 'bidirectional', 'preset', base=MLM),
-  leaf('checkpoints that none is', 'checkpoint.keep_every=7', 'keep_every = 7', 'multiple of checkpoint.every', 'None'),
   leaf('adapter without its leaves', 'model.lora.rank=8', 'model.lora.alpha', 'missing', 'add it to the config'),
   python('empty config', CONFIG.format(''), 'task: missing', 'add it to the config', 'model: missing'),
   python(

@@ -134,7 +134,6 @@ PLAN = [
   ('eval.patience', 2, {}),
   ('checkpoint.every', 6, {}),
   ('checkpoint.keep_last', 3, {}),
-  ('checkpoint.keep_every', 3, {}),
   ('checkpoint.keep_best', 0, {}),
   ('writer.tensorboard', True, {}),
   ('writer.wandb_project', 'mine', {}),
