@@ -40,7 +40,6 @@ def get_config(argument=None):
   c.init_from.take += ('layers/*/kernel', 'layers/*/bias', 'layers/*/scale', 'final_norm/*')
   c.init_from.fresh = ('span/*', *new) if arg.lora is None else ('span/*', *new, '*/lora_a', '*/lora_b')
   c.objective = dict(max_question=32, stride=arg.length // 2, max_answer=30, n_best=20, no_answer=None)
-  c.objective.misplaced = 'find'
   tokenizer = dict(path=None, vocab_size=4096, sample_bytes=10_000_000, lowercase=False)
   c.data = dict(
     train='demo' if demo else arg.train,

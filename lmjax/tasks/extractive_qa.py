@@ -109,7 +109,7 @@ class ExtractiveQA(FineTuningTask):
     place = locate(record['context'], text, start)
     if place != start:
       counts['answers not where their record says'] += 1
-      if place is None or self.objective.misplaced == 'skip':
+      if place is None:
         return None, True
     found = token_span(offsets_N2, place, place + len(text))
     if found is None:
