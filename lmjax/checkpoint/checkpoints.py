@@ -20,7 +20,7 @@ from orbax.checkpoint import v1 as ocp
 
 from lmjax import paths, sharding
 from lmjax.checkpoint.digests import describe_arrays, non_finite
-from lmjax.checkpoint.manifest import NewerSchemaError, evaluated, make_manifest, read_manifest, saved_steps
+from lmjax.checkpoint.manifest import SchemaError, evaluated, make_manifest, read_manifest, saved_steps
 from lmjax.errors import GCS_REMEDY, CheckpointError, NonFiniteError, reason
 from lmjax.hosts.collectives import on_every_host
 from lmjax.schema.fields import NonNegativeInt, PositiveInt
@@ -331,7 +331,7 @@ class Checkpoints:
     for step in reversed(saved_steps(self.directory)):
       try:
         manifest = on_every_host(functools.partial(read_manifest, self.directory, step), CheckpointError)
-      except NewerSchemaError:
+      except SchemaError:
         raise
       except CheckpointError as error:
         rejected.append((step, str(error)))

@@ -241,7 +241,7 @@ def check_same_run(manifest: dict, facts: dict, config=None) -> None:
 
 def changes(manifest: dict, config) -> list[str]:
   """The leaves that a config has otherwise than that of a checkpoint: 'train.steps: 20 -> 40'."""
-  if config is None or 'config' not in manifest:  # schema 1
+  if config is None:
     return []
   before, now = schema.leaves(manifest['config']), schema.leaves(redacted(schema.to_dict(config)))
   return [

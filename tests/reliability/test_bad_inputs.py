@@ -20,6 +20,7 @@ import pytest
 from lmjax import config as config_lib
 from lmjax import evaluate, experiment, inspect, main, predict, tasks
 from lmjax.checkpoint import checkpoints as checkpoint
+from lmjax.checkpoint import manifest
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.schema import tree
 from tests import runs
@@ -450,16 +451,15 @@ def steps(run) -> list[pathlib.Path]:
 
 
 def manifests(**changes):
-  """A damage: other entries in all manifests; written as schema 1, whose manifests have no checksum of their own."""
+  """A damage: other entries in all manifests, whose checksums are right."""
 
   def damage(run):
     for step in steps(run):
       file = step / 'manifest' / 'manifest.json'
-      manifest = json.loads(file.read_text()) | {'schema': 1}
-      manifest.pop('checksum', None)
+      found = json.loads(file.read_text())
       for name, change in changes.items():
-        manifest[name] = change(manifest[name]) if callable(change) else change
-      file.write_text(json.dumps(manifest))
+        found[name] = change(found[name]) if callable(change) else change
+      file.write_text(json.dumps(found | {'checksum': manifest.checksum(found)}))
 
   return damage
 
@@ -523,7 +523,10 @@ CHECKPOINTS = [
     'manifests cut short', cut_manifests, 'run/checkpoints', 'none of 2 checkpoints is intact', 'restore them from'
   ),
   resumed(
-    'newer schema', manifests(schema=99), 'manifest.json: schema 99', 'this lmjax reads up to', 'install the newer'
+    'newer schema', manifests(schema=99), 'manifest.json: schema 99', 'reads schema 2 alone', 'install the newer'
+  ),
+  resumed(
+    'older schema', manifests(schema=1), 'manifest.json: schema 1', 'reads schema 2 alone', 'use the lmjax that wrote'
   ),
   resumed('arrays cut short', cut_arrays, 'run/checkpoints', 'none of 2 checkpoints is intact', 'restore them from'),
   resumed('no arrays', no_arrays, 'run/checkpoints', 'none of 2 checkpoints is intact', 'restore them from a copy'),
@@ -604,7 +607,7 @@ CHECKPOINTS = [
     flags=('--step=4',),
   ),
   opened(
-    'inspect a newer schema', inspect, manifests(schema=99), 'schema 99', 'this lmjax reads up to', 'install the newer'
+    'inspect a newer schema', inspect, manifests(schema=99), 'schema 99', 'reads schema 2 alone', 'install the newer'
   ),
   opened(
     'evaluate without a manifest', evaluate, no_manifests, '6/manifest/manifest.json', 'no readable', 'choose another'
@@ -799,7 +802,12 @@ HAND_OFFS = [
     'manifest without a model', manifests(model=None), 'init_from.path', 'names no model', 'choose another checkpoint'
   ),
   handed('model that is a list', manifests(model=[1]), 'init_from.path', 'names no model', 'choose another checkpoint'),
-  handed('hand-off of a newer schema', manifests(schema=99), 'schema 99', 'reads up to', 'install the newer lmjax'),
+  handed(
+    'hand-off of a newer schema', manifests(schema=99), 'schema 99', 'reads schema 2 alone', 'install the newer lmjax'
+  ),
+  handed(
+    'hand-off of an older schema', manifests(schema=1), 'schema 1', 'reads schema 2 alone', 'use the lmjax that wrote'
+  ),
   handed(
     'half a checkpoint', manifests(frozen={'a': 'b'}), 'init_from.path', 'holds only what was trained', 'make it with'
   ),
