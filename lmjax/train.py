@@ -299,7 +299,7 @@ def _save(run: Run, writer, step: int, values: dict | None) -> None:
     if writer:
       writer.sync()
     run.files.push()
-    run.checkpoints.save(step, initialize.saved_part(run.config, run.state), run.facts, _best_of(run, values))
+    run.checkpoints.save(step, run.state, run.facts, _best_of(run, values))
 
 
 def _best_of(run: Run, values: dict | None) -> dict | None:
@@ -352,15 +352,13 @@ def _finish(run: Run, writer, reporter, done: int) -> dict:
 
 def _best(run: Run, done: int) -> tuple[int, Any]:
   """The step with the best checkpoint, and its parameters; one that is damaged is passed over, and said."""
-  directory, ranked = run.checkpoints.directory, evaluated(run.checkpoints.directory)
-  abstract = initialize.saved_part(run.config, state_lib.abstract_state(run.task, run.tx, run.mesh)).params
+  ranked = evaluated(run.checkpoints.directory)
+  abstract = state_lib.abstract_state(run.task, run.tx, run.mesh).params
   for step in sorted(ranked, key=lambda step: (-ranked[step], step)):
     if step == done:
       break
     try:
-      saved = checkpoint.restore_params(run.workdir, step, abstract)
-      manifest = checkpoint.read_manifest(directory, step)
-      return step, initialize.whole_params(run.config, run.task, run.mesh, manifest, saved)
+      return step, checkpoint.restore_params(run.workdir, step, abstract)
     except CheckpointError as error:
       run.say(f'checkpoint {step}, the best by {run.task.BEST}, is passed over: {error}')
   return done, run.state.params

@@ -196,8 +196,7 @@ def described(compiled: Compiled, target: topology.Target, known_steps: int | No
     said = [f'{kind}: {t.times:,} a step, {_size(t.bytes)}' for kind, t in traffic.items()] or ['none']
     rows += [('collectives' if i == 0 else '', line) for i, line in enumerate(said)]
   rows.append(('time', _time(flops, devices, flops_lib.peak_flops(target.devices[0]), known_steps)))
-  saved = initialize.saved_part(config, compiled.abstract)
-  rows.append(('checkpoint', f'{_size(sum(map(_whole, jax.tree.leaves(saved))))} each, before compression'))
+  rows.append(('checkpoint', f'{_size(sum(map(_whole, jax.tree.leaves(compiled.abstract))))} each, before compression'))
   rows.append(('compiled', f'in {compiled.seconds:.1f} s'))
   return '\n'.join(f'{name:>13}  {text}' for name, text in rows)
 

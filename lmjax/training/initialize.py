@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from lmjax import metrics, optim, paths, sharding
 from lmjax.checkpoint import handoff
-from lmjax.checkpoint.digests import describe_arrays
 from lmjax.checkpoint.transfer import Source, hand_off, open_source
 from lmjax.console import SHOWN, redacted
 from lmjax.data.tokens.tokenizer import Tokenizer
@@ -97,7 +96,7 @@ def begin(config, task, tx, mesh, checkpoints, facts: dict, source, say) -> Star
   Raises:
     CheckpointError: a checkpoint of another run, none that is intact, or a hand-off that cannot be.
   """
-  abstract = saved_part(config, state_lib.abstract_state(task, tx, mesh))
+  abstract = state_lib.abstract_state(task, tx, mesh)
   restored = checkpoints.restore_latest(abstract, lambda manifest: check_same_run(manifest, facts, config), say)
   if restored is not None:
     state, manifest = restored
@@ -107,7 +106,6 @@ def begin(config, task, tx, mesh, checkpoints, facts: dict, source, say) -> Star
         f'train.steps = {config.train.steps}: {checkpoints.directory.parent} is at step {step} already; raise it, or '
         'choose a new --workdir'
       )
-    state = state._replace(params=whole_params(config, task, mesh, manifest, state.params))
     return Start(state, step, manifest['hand_off'], _resuming(step, manifest, config), True)
   state = state_lib.init_state(task, tx, mesh, config.seed)
   if source is None:
@@ -140,47 +138,10 @@ def first_params(config, task, mesh, source: Source | None) -> dict:
   return params if source is None else hand_off(source, plan_of(config, task, source), params)
 
 
-def saved_part(config, state: state_lib.TrainState) -> state_lib.TrainState:
-  """What of a state (or of its shapes) a checkpoint holds, see CheckpointConfig.only_trained."""
-  if not config.checkpoint.only_trained:
-    return state
-  return state._replace(params=optim.pruned(optim.split(config.optim, state.params)[0]))
-
-
-def frozen_digests(config, state: state_lib.TrainState) -> dict[str, str] | None:
-  """Digests of the parameters that a checkpoint leaves out; None where it leaves out none."""
-  if not config.checkpoint.only_trained:
-    return None
-  still = optim.pruned(optim.split(config.optim, state.params)[1])
-  return {path: facts['digest'] for path, facts in describe_arrays(still).items()}
-
-
 def reopened(config, begun: dict) -> Source:
   """The checkpoint that a run began with, as it noted it (`Start.hand_off`), whatever is the newest there now."""
   path = config.init_from.path if SHOWN in begun['source'] else begun['source']
   return open_source(dataclasses.replace(config.init_from, path=path, step=begun['step']))
-
-
-def whole_params(config, task, mesh, manifest: dict, saved: dict) -> dict:
-  """All parameters of a checkpoint that holds only those that move.
-
-  Raises:
-    CheckpointError: what it started from is gone, or is not what it was.
-  """
-  if not config.checkpoint.only_trained:
-    return saved
-  begun = manifest['hand_off']
-  source = reopened(config, begun)
-  found = paths.flatten(saved)
-  whole = paths.map_with_path(lambda path, p: found.get(path, p), first_params(config, task, mesh, source))
-  digests = {path: facts['digest'] for path, facts in describe_arrays(whole).items()}
-  wrong = [path for path, digest in manifest['frozen'].items() if digests[path] != digest]
-  if wrong:
-    raise CheckpointError(
-      f'{begun["source"]}: step {begun["step"]} is not what the run started from ({len(wrong)} arrays differ, such as '
-      f'{wrong[0]}); put that run back'
-    )
-  return whole
 
 
 def moved(config, task, mesh, begun: dict | None, params) -> dict[str, float] | None:
@@ -214,10 +175,6 @@ def check_same_run(manifest: dict, facts: dict, config=None) -> None:
   Raises:
     CheckpointError: naming both values.
   """
-  if config is not None and config.checkpoint.only_trained != (manifest.get('frozen') is not None):
-    now = config.checkpoint.only_trained
-    rule = f'the checkpoints of this workdir were made with {not now}'
-    raise CheckpointError(schema.line('checkpoint.only_trained', str(now), rule, 'use the same, or a new --workdir'))
   free = {'scan', 'remat', 'attention_implementation', 'chunk', *RATE}  # how it is computed, not what; or may change
   for name in facts:
     saved, now = manifest.get(name), facts[name]

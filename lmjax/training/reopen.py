@@ -6,14 +6,13 @@ from typing import Any, Literal
 
 import jax
 
-from lmjax import optim, sharding, tasks
+from lmjax import sharding, tasks
 from lmjax.checkpoint import checkpoints
 from lmjax.checkpoint.manifest import best_step
 from lmjax.config import Config, completed
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError
 from lmjax.schema import tree
-from lmjax.training import initialize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +84,7 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
   if step != 'latest' and step not in steps:
     raise CheckpointError(f'step {step}: not among the checkpoints of {folder}; choose one of {steps}')
   chosen = steps[-1] if step == 'latest' else step
-  mesh = sharding.one_device_mesh()
-  where = sharding.replicated(mesh)
+  where = sharding.replicated(sharding.one_device_mesh())
   abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), task.shapes())
-  manifest = checkpoints.read_manifest(directory, chosen)
-  if config.checkpoint.only_trained:
-    abstract = optim.pruned(optim.split(config.optim, abstract)[0])
   params = checkpoints.restore_params(folder, chosen, abstract)
-  return TrainedRun(config, tokenizer, task, initialize.whole_params(config, task, mesh, manifest, params), chosen)
+  return TrainedRun(config, tokenizer, task, params, chosen)

@@ -64,8 +64,8 @@ def set_up(config, workdir: str, files, mesh, task, data, checkpoints, source, s
   start = initialize.begin(config, task, tx, mesh, checkpoints, facts, source, say)
   say(report_lib.banner(config, workdir, mesh, task, start.state, data))
   say(start.said)
-  facts |= {'hand_off': redacted(start.hand_off), 'frozen': initialize.frozen_digests(config, start.state)}
-  facts |= {'config': redacted(tree.to_dict(config)), 'token_stores': initialize.token_stores(task, data)}
+  facts |= {'hand_off': redacted(start.hand_off), 'config': redacted(tree.to_dict(config))}
+  facts |= {'token_stores': initialize.token_stores(task, data)}
   run = Run(
     config=config,
     workdir=workdir,
