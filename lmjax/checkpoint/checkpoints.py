@@ -20,7 +20,7 @@ from orbax.checkpoint import v1 as ocp
 
 from lmjax import paths, sharding
 from lmjax.checkpoint.digests import describe_arrays, non_finite
-from lmjax.checkpoint.manifest import NewerSchemaError, evaluated, make_manifest, read_manifest, saved_steps
+from lmjax.checkpoint.manifest import SchemaError, evaluated, make_manifest, read_manifest, saved_steps
 from lmjax.errors import GCS_REMEDY, CheckpointError, NonFiniteError, reason
 from lmjax.hosts.collectives import on_every_host
 from lmjax.schema.fields import NonNegativeInt, PositiveInt
@@ -38,21 +38,14 @@ class CheckpointConfig:
 
   every: batches from one checkpoint to the next; the last batch is always followed by one; None: at each evaluation
   keep_last: newest checkpoints that are kept
-  keep_every: checkpoints at multiples of this stay for good; None for off
   keep_best: checkpoints that are best in the task's validation metric, kept besides; 0 for none
   only_trained: whether parameters that do not move are left out; they are read from init_from again
   """
 
   every: PositiveInt | None
   keep_last: PositiveInt
-  keep_every: PositiveInt | None
   keep_best: NonNegativeInt
   only_trained: bool
-
-  def problems(self):
-    """A multiple that no checkpoint falls on would keep nothing."""
-    if self.keep_every is not None and self.every is not None and self.keep_every % self.every:
-      yield 'keep_every', self.keep_every, f'must be a multiple of checkpoint.every = {self.every}', 'or None'
 
 
 class _Manifest:
@@ -231,11 +224,9 @@ class _BestN:
 
 
 def retention(config: CheckpointConfig, table: dict[int, float]):
-  """Orbax's policy for what is kept: the last, every n-th, and the best by `table` (see `evaluated`)."""
+  """Orbax's policy for what is kept: the last, and the best by `table` (see `evaluated`)."""
   policies = ocp.training.preservation_policies
   keep = [policies.LatestN(config.keep_last)]
-  if config.keep_every is not None:
-    keep.append(policies.EveryNSteps(config.keep_every))
   if config.keep_best:
     keep.append(_BestN(config.keep_best, table))
   return policies.AnyPreservationPolicy(keep)
@@ -340,7 +331,7 @@ class Checkpoints:
     for step in reversed(saved_steps(self.directory)):
       try:
         manifest = on_every_host(functools.partial(read_manifest, self.directory, step), CheckpointError)
-      except NewerSchemaError:
+      except SchemaError:
         raise
       except CheckpointError as error:
         rejected.append((step, str(error)))

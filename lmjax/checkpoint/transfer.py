@@ -66,11 +66,6 @@ def open_source(config: handoff.InitFrom) -> Source:
   if not isinstance(manifest.get('model'), dict) or 'tokenizer_hash' not in manifest:
     rule = f'its manifest of step {step} names no model'
     raise CheckpointError(f'init_from.path = {path}: {rule}; choose another checkpoint')
-  if manifest.get('frozen') is not None:
-    raise CheckpointError(
-      f'init_from.path = {path}: step {step} holds only what was trained; a run to start from must hold all weights; '
-      'make it with checkpoints.only_trained = False'
-    )
   return Source(str(path), step, manifest)
 
 

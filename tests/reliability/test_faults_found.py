@@ -143,7 +143,7 @@ def test_a_row_has_other_masks_with_another_seed_and_in_another_epoch(seed, epoc
       return {'tokens': np.full(4, index)}
 
   def draws(seed, epoch):
-    drawn = lambda row, rng, progress: {'inputs': row['tokens'], 'drawn': rng.random()}
+    drawn = lambda row, rng: {'inputs': row['tokens'], 'drawn': rng.random()}
     made = Pipeline({'a': Rows()}, [1.0], drawn, {}, batch_size=8, vocab_size=9, seed=seed, total_steps=2)
     batch = made.batch(epoch)
     return dict(zip(batch['inputs'][:, 0].tolist(), batch['drawn'].tolist()))

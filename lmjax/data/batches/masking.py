@@ -49,8 +49,7 @@ class MaskingConfig:
   """Which tokens of a row a masked language model must predict, and what it sees in their place.
 
   unit: what is masked together: 'token', 'word' (all tokens of a word) or 'span' (runs of random length)
-  rate: share of the tokens to predict; at the first step, if final_rate is given
-  final_rate: share at the last step, linear in between; None for a constant rate
+  rate: share of the tokens to predict
   mask_share: share of the predicted tokens that are shown as [MASK] (BERT: 0.8)
   random_share: share shown as a random token (BERT: 0.1)
   keep_share: share shown as they are (BERT: 0.1); the three sum to 1
@@ -60,7 +59,6 @@ class MaskingConfig:
 
   unit: Literal['token', 'word', 'span']
   rate: MaskRate
-  final_rate: MaskRate | None
   mask_share: Share
   random_share: Share
   keep_share: Share
@@ -87,16 +85,10 @@ class MaskingConfig:
         'set it to 1 or more',
       )
 
-  def rate_at(self, progress: float) -> float:
-    """The rate after `progress`, the share of training that is done, in [0, 1]."""
-    if self.final_rate is None:
-      return self.rate
-    return self.rate + (self.final_rate - self.rate) * min(max(progress, 0.0), 1.0)
-
   def slots(self, length: int) -> int:
-    """K, the slots of an example of `length` tokens: ceil(highest rate * length)."""
+    """K, the slots of an example of `length` tokens: ceil(rate * length)."""
     # 0.07 * 100 is 7.000000000000001 in floating point, which must not make an eighth slot.
-    return math.ceil(round(max(self.rate, self.final_rate or 0.0) * length, 6))
+    return math.ceil(round(self.rate * length, 6))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,14 +122,13 @@ class MaskVocabulary:
 def masked_example(
   row: dict[str, np.ndarray],
   rng: np.random.Generator,
-  rate: float,
   slots: int,
   masking: MaskingConfig,
   vocabulary: MaskVocabulary,
 ) -> dict[str, np.ndarray]:
   """Hides some tokens of a row (Devlin et al., BERT, 2019) and lists them in a fixed number of slots.
 
-  `round(rate * maskable tokens)` tokens are hidden, at least one if any may be; special tokens and padding
+  `round(masking.rate * maskable tokens)` tokens are hidden, at least one if any may be; special tokens and padding
   are not. Words and spans go on until that number is reached; one that would need more than `slots` is not
   begun. A row in which nothing can be hidden has weight 0 everywhere.
 
@@ -148,21 +139,19 @@ def masked_example(
   Args:
     row: tokens, segments and positions, int32 [T].
     rng: draws the tokens and what is shown for them.
-    rate: share of tokens to hide, at this point of training (`masking.rate_at`).
     slots: K (`masking.slots`).
-    masking: unit, shares and spans.
+    masking: rate, unit, shares and spans.
     vocabulary: facts of the tokenizer.
 
   Returns:
-    inputs, segments, positions: int32 [T]. slots: int32 [K], places of hidden tokens in ascending order, then
-      0 for
-    each unused slot. targets: int32 [K]. weights: float32 [K], 0 for unused slots. shown: float32 [K], 1
-    where the place shows [MASK].
+    inputs, segments, positions: int32 [T]. slots: int32 [K], places of hidden tokens in ascending order, then 0 for
+      each unused slot. targets: int32 [K]. weights: float32 [K], 0 for unused slots. shown: float32 [K], 1 where the
+      place shows [MASK].
   """
   tokens_T, segments_T = np.asarray(row['tokens'], np.int32), np.asarray(row['segments'], np.int32)
   maskable_T = (segments_T > 0) & ~vocabulary.special[tokens_T]
   maskable = int(maskable_T.sum())
-  wanted = min(max(1, round(rate * maskable)), slots) if maskable else 0
+  wanted = min(max(1, round(masking.rate * maskable)), slots) if maskable else 0
   if masking.unit == 'token':
     places = rng.permutation(np.flatnonzero(maskable_T))[:wanted]
   elif masking.unit == 'word':
