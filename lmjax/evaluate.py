@@ -14,7 +14,7 @@ from typing import Any
 
 from lmjax import sharding, tasks
 from lmjax.data import records
-from lmjax.data.sources.documents import SourceConfig, default_field
+from lmjax.data.config import SourceConfig, default_field
 from lmjax.errors import ConfigError
 from lmjax.schema import command_line
 from lmjax.training import evaluator, progress, reopen

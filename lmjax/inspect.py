@@ -52,11 +52,11 @@ def show_batch(flags) -> None:
   """Prints one training batch as text, with where each row comes from."""
   from lmjax import config as config_lib
   from lmjax import tasks
-  from lmjax.schema import tree
+  from lmjax.schema import overrides
   from lmjax.training import initialize
 
   raw = command_line.load_config_file(flags.file, flags.argument)
-  raw, problems = tree.override(config_lib.Config, raw, flags.assignments)
+  raw, problems = overrides.override(config_lib.Config, raw, flags.assignments)
   config = config_lib.build(raw, problems=problems)
   step = flags.extra['batch']
   config, task, found = tasks.prepare(config, initialize.source_of(config)[1], progress=True)

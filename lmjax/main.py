@@ -10,16 +10,13 @@ file; with another --workdir it makes the run again.
 --dry_run=v5e:2x4 (any TPU topology), 2*v5e:4x4 (two slices), cpu:8. No data is read, and no workdir made.
 """
 
-import contextlib
 import os
 import shlex
 import sys
 
-from ml_collections import ConfigDict
-
-from lmjax.errors import ConfigError
-from lmjax.hosts import join, preemption
-from lmjax.schema import command_line
+from lmjax import config as config_lib
+from lmjax.hosts import preemption
+from lmjax.schema import command_line, describe, overrides
 
 FLAGS = {'coordinator': str, 'processes': int, 'process': int, 'config_json': str}
 
@@ -39,32 +36,26 @@ def run(argv: list[str]) -> None:
   flags = command_line.parse_command_line(argv, FLAGS, bare=('dry_run',))
   saved, asked = flags.extra.pop('config_json'), flags.extra.pop('dry_run')
   if flags.help and flags.file is None:
-    print(__doc__ + '\nWith --config=FILE --help: every leaf of that config, with type and meaning.')
+    print(__doc__ + '\nWith --config=FILE --help: every setting of that config, with type and meaning.')
     return
   config = command_line.load_config(flags) if saved is None else command_line.load_json(saved)
-  # jax and what stands on it take seconds to import: a mistake above is told without them
-  import jax
-
-  from lmjax import config as config_lib
-  from lmjax.schema import tree
-
-  if saved is not None:
-    config = ConfigDict(config_lib.completed(config))
-  config, problems = tree.override(config_lib.Config, config, flags.assignments)
+  config, problems = overrides.override(config_lib.Config, config, flags.assignments)
   problems = [*flags.problems, *problems]
   if flags.help:
-    print(f'{flags.file}\n\n{tree.describe(config_lib.Config, config)}')
+    print(f'{flags.file}\n\n{describe.describe(config_lib.Config, config)}')
     return
   if asked:
     _dry_run(asked, config, problems, argv)
     return
-  built = None
-  with contextlib.suppress(ConfigError):  # told below, with what depends on the number of devices
-    built = config_lib.build(config)
-  if built is not None and not problems:
-    join.join(built.hosts, **flags.extra)
-  built = config_lib.build(config, devices=jax.device_count(), problems=problems)
+  built = config_lib.build(config, problems=problems)
+  # jax and what needs it take seconds to import: a mistake above is reported without them
+  import jax
+
+  from lmjax.hosts import join
   from lmjax.train import train
+
+  join.join(built.hosts, **flags.extra)
+  config_lib.check_devices(built, jax.device_count())
 
   if flags.workdir is not None:
     workdir = flags.workdir
@@ -76,7 +67,6 @@ def run(argv: list[str]) -> None:
 
 
 def _dry_run(asked, config, problems, argv) -> None:
-  from lmjax import config as config_lib
   from lmjax.dry_run import topology
   from lmjax.dry_run.fit import dry_run
 

@@ -14,11 +14,13 @@ import numpy as np
 from lmjax import config as config_lib
 from lmjax import metrics, profile, sharding, tasks
 from lmjax.checkpoint import checkpoints as checkpoint
-from lmjax.checkpoint.manifest import evaluated
+from lmjax.checkpoint import locate
+from lmjax.checkpoint.locate import evaluated
+from lmjax.checkpoint.manifest import read_manifest
 from lmjax.console import tell
 from lmjax.errors import CheckpointError, ConfigError, LmjaxError, Stopped, reason
 from lmjax.hosts import collectives, preemption, watchdog
-from lmjax.schema import tree
+from lmjax.schema import describe, validate
 from lmjax.training import initialize
 from lmjax.training import progress as report_lib
 from lmjax.training import run as run_lib
@@ -68,7 +70,7 @@ def _train_one(config, workdir: str, mesh, say, watch) -> dict:
   config, task, data = tasks.prepare(config, tokenizer, progress=True)
   if source is not None:
     initialize.plan_of(config, task, source)  # refused before a folder is made
-  folder = checkpoint.absolute(workdir)
+  folder = locate.absolute(workdir)
   made = [] if '://' in workdir else [path for path in (folder, *folder.parents) if not path.exists()]
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +100,7 @@ def _train_one(config, workdir: str, mesh, say, watch) -> dict:
 
 def _check_folder(workdir: str, seeds: int) -> None:
   """Refuses a folder that cannot hold this run: results.json would be that of two."""
-  folder = checkpoint.reach('--workdir', workdir)
+  folder = locate.reach('--workdir', workdir)
   held = folder / 'checkpoints'
   for above in (folder, *folder.parents) if '://' not in workdir else (folder,):
     if above.exists() and not above.is_dir():
@@ -107,10 +109,10 @@ def _check_folder(workdir: str, seeds: int) -> None:
   if held.exists() and not held.is_dir():
     raise ConfigError(f'--workdir = {workdir}: its checkpoints is a file; choose another')
   if seeds > 1 and held.is_dir():
-    raise ConfigError(tree.line('train.seeds', str(seeds), f'{workdir} holds one run', 'choose a new --workdir'))
+    raise ConfigError(validate.line('train.seeds', str(seeds), f'{workdir} holds one run', 'choose a new --workdir'))
   if seeds == 1 and (folder / 'seed0').is_dir():
     rule = f'{workdir} holds the runs of several seeds'
-    raise ConfigError(tree.line('train.seeds', '1', rule, 'choose a new --workdir'))
+    raise ConfigError(validate.line('train.seeds', '1', rule, 'choose a new --workdir'))
 
 
 def _train_seeds(config, workdir, say, devices) -> dict:
@@ -160,7 +162,7 @@ def _loop(run: Run) -> dict:
     run.say(report_lib.farewell(run, results))
     return results
   if first_host:
-    workdir_files.write_json(os.path.join(run.files.folder, 'config.json'), tree.to_dict(config))
+    workdir_files.write_json(os.path.join(run.files.folder, 'config.json'), describe.to_dict(config))
     run.task.tokenizer.save(os.path.join(run.files.folder, 'tokenizer.json'))
   with contextlib.ExitStack() as stack:
     writer = None
@@ -192,7 +194,7 @@ def _evaluate_start(run: Run, writer) -> None:
   values = _evaluate(run, writer, start)
   if start:
     run.checkpoints.rank(start, values)
-  elif total == 0 and not checkpoint.saved_steps(run.checkpoints.directory):
+  elif total == 0 and not locate.saved_steps(run.checkpoints.directory):
     _save(run, writer, 0, values)
 
 
@@ -262,7 +264,7 @@ def _tell_compilations(run: Run, step: int, before: int | None) -> None:
 
 def _stopped(run: Run, writer, step: int) -> Stopped:
   """Saves what is not saved yet, without an evaluation: that is made when the run goes on."""
-  if step not in checkpoint.saved_steps(run.checkpoints.directory):
+  if step not in locate.saved_steps(run.checkpoints.directory):
     _save(run, writer, step, None)
   run.checkpoints.wait()
   run.stop.agree()
@@ -288,7 +290,7 @@ def _ended_before(run: Run) -> dict | None:
     if before.get(name) != now[name]:
       rule = f'this run has ended, with {before.get(name)}'
       remedy = 'choose a new --workdir to train with it'
-      raise CheckpointError(tree.line(f'optim.{name}', str(now[name]), rule, remedy))
+      raise CheckpointError(validate.line(f'optim.{name}', str(now[name]), rule, remedy))
   return results
 
 
@@ -359,7 +361,7 @@ def _best(run: Run, done: int) -> tuple[int, Any]:
       break
     try:
       saved = checkpoint.restore_params(run.workdir, step, abstract)
-      manifest = checkpoint.read_manifest(directory, step)
+      manifest = read_manifest(directory, step)
       return step, initialize.whole_params(run.config, run.task, run.mesh, manifest, saved)
     except CheckpointError as error:
       run.say(f'checkpoint {step}, the best by {run.task.BEST}, is passed over: {error}')

@@ -7,25 +7,35 @@ checkpoints are ranked by; higher is better where `HIGHEST`), `MAIN_METRIC` and 
 """
 
 import dataclasses
+import functools
 from typing import Any
 
-from lmjax.data.records import Records
-from lmjax.data.tokens.tokenizer import Tokenizer, untrained
-from lmjax.tasks.causal_lm import CausalLM
-from lmjax.tasks.classification import Classification
-from lmjax.tasks.extractive_qa import ExtractiveQA
-from lmjax.tasks.masked_lm import MaskedLM
-from lmjax.tasks.summarization import Summarization
+# Imports stand in the functions: `lmjax.tasks.table` must be there without jax.
 
-TASKS: dict[str, Any] = {task.NAME: task for task in (CausalLM, MaskedLM, Classification, ExtractiveQA, Summarization)}
+
+@functools.cache
+def _classes() -> dict[str, Any]:
+  from lmjax.tasks.causal_lm import CausalLM
+  from lmjax.tasks.classification import Classification
+  from lmjax.tasks.extractive_qa import ExtractiveQA
+  from lmjax.tasks.masked_lm import MaskedLM
+  from lmjax.tasks.summarization import Summarization
+
+  return {task.NAME: task for task in (CausalLM, MaskedLM, Classification, ExtractiveQA, Summarization)}
+
+
+def __getattr__(name: str) -> Any:
+  if name == 'TASKS':
+    return _classes()
+  raise AttributeError(name)
 
 
 def build(config, tokenizer):
   """The task of a Config, for a tokenizer."""
-  return TASKS[config.task](config.model, config.objective, config.samples, config.data, tokenizer)
+  return _classes()[config.task](config.model, config.objective, config.samples, config.data, tokenizer)
 
 
-def sketch(config, tokenizer: Tokenizer | None = None):
+def sketch(config, tokenizer=None):
   """A run without its data: (the Config with stand-ins for what the data decides, its task).
 
   Two labels, and a thousand steps, where the data is to say them. The shapes of the model and of a batch are those of
@@ -35,7 +45,10 @@ def sketch(config, tokenizer: Tokenizer | None = None):
     config: a Config.
     tokenizer: the checkpoint's, where the run starts from one.
   """
-  kind, settings = TASKS[config.task], config.data.tokenizer
+  from lmjax.data.records import Records
+  from lmjax.data.tokens.tokenizer import Tokenizer, untrained
+
+  kind, settings = _classes()[config.task], config.data.tokenizer
   if tokenizer is None:
     tokenizer = untrained(settings.vocab_size) if settings.path is None else Tokenizer.load(settings.path)
   if kind.HAND_OFF:
@@ -56,7 +69,7 @@ def prepare(config, tokenizer=None, progress=False):
   Raises:
     DataError: see the sources; ConfigError: what was filled in breaks a rule.
   """
-  kind = TASKS[config.task]
+  kind = _classes()[config.task]
   tokenizer, found = kind.read(config, tokenizer, progress)
   config = dataclasses.replace(config, objective=kind.resolve(config.objective, found))
   task = build(config, tokenizer)

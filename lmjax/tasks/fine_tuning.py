@@ -15,19 +15,8 @@ from lmjax.data import records
 from lmjax.data.batches.pipeline import Pipeline, ValidBatches
 from lmjax.data.tokens.tokenizer import Tokenizer, train_tokenizer
 from lmjax.models.transformer import Transformer
-from lmjax.schema.fields import PositiveInt
 from lmjax.tasks.base import Task
 from lmjax.workdir.files import write_atomically
-
-
-@dataclasses.dataclass(frozen=True)
-class ExampleSamples:
-  """What is shown as training goes on: validation examples, with what the model makes of them.
-
-  count: how many
-  """
-
-  count: PositiveInt
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from lmjax import metrics, optim, paths, sharding
 from lmjax.checkpoint import handoff
 from lmjax.checkpoint.digests import describe_arrays
-from lmjax.checkpoint.transfer import Source, hand_off, open_source
+from lmjax.checkpoint.locate import InitCheckpoint, open_source
+from lmjax.checkpoint.transfer import hand_off
 from lmjax.console import SHOWN, redacted
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError
-from lmjax.schema import tree as schema
+from lmjax.schema import describe, validate
 from lmjax.training import state as state_lib
 
 # Leaves of `optim` that say how far each step goes: a run may go on with others.
@@ -38,7 +39,7 @@ class Start(NamedTuple):
   restored: bool
 
 
-def source_of(config) -> tuple[Source | None, Tokenizer | None]:
+def source_of(config) -> tuple[InitCheckpoint | None, Tokenizer | None]:
   """The checkpoint that a run starts from, and its tokenizer, checked against each other and against the config.
 
   Raises:
@@ -71,12 +72,12 @@ def facts_of(config, task, fingerprint: str) -> dict:
     'task': config.task,
     'seed': config.seed,
     'batch_size': config.data.batch_size,
-    'model': schema.to_dict(config.model),
-    'objective': schema.to_dict(config.objective),
+    'model': describe.to_dict(config.model),
+    'objective': describe.to_dict(config.objective),
     'tokenizer_hash': task.tokenizer.hash,
     'data_fingerprint': fingerprint,
-    'init_from': schema.to_dict(config.init_from),
-    'optim': schema.to_dict(config.optim),
+    'init_from': describe.to_dict(config.init_from),
+    'optim': describe.to_dict(config.optim),
   }
   return redacted(facts)
 
@@ -120,7 +121,7 @@ def begin(config, task, tx, mesh, checkpoints, facts: dict, source, say) -> Star
   return Start(state, 0, table, said, False)
 
 
-def plan_of(config, task, source: Source) -> handoff.Plan:
+def plan_of(config, task, source: InitCheckpoint) -> handoff.Plan:
   """The plan of the hand-off, from metadata alone.
 
   Raises:
@@ -133,7 +134,7 @@ def plan_of(config, task, source: Source) -> handoff.Plan:
   return plan
 
 
-def first_params(config, task, mesh, source: Source | None) -> dict:
+def first_params(config, task, mesh, source: InitCheckpoint | None) -> dict:
   """The parameters that a run starts with, made again: drawn from the seed, and handed over."""
   init = jax.jit(task.init, out_shardings=sharding.shardings(task.axes(), mesh))
   params = init(jax.random.fold_in(jax.random.key(config.seed), 0))
@@ -155,7 +156,7 @@ def frozen_digests(config, state: state_lib.TrainState) -> dict[str, str] | None
   return {path: facts['digest'] for path, facts in describe_arrays(still).items()}
 
 
-def reopened(config, begun: dict) -> Source:
+def reopened(config, begun: dict) -> InitCheckpoint:
   """The checkpoint that a run began with, as it noted it (`Start.hand_off`), whatever is the newest there now."""
   path = config.init_from.path if SHOWN in begun['source'] else begun['source']
   return open_source(dataclasses.replace(config.init_from, path=path, step=begun['step']))
@@ -217,7 +218,7 @@ def check_same_run(manifest: dict, facts: dict, config=None) -> None:
   if config is not None and config.checkpoint.only_trained != (manifest.get('frozen') is not None):
     now = config.checkpoint.only_trained
     rule = f'the checkpoints of this workdir were made with {not now}'
-    raise CheckpointError(schema.line('checkpoint.only_trained', str(now), rule, 'use the same, or a new --workdir'))
+    raise CheckpointError(validate.line('checkpoint.only_trained', str(now), rule, 'use the same, or a new --workdir'))
   free = {'scan', 'remat', 'attention_implementation', 'chunk', *RATE}  # how it is computed, not what; or may change
   for name in facts:
     saved, now = manifest.get(name), facts[name]
@@ -243,9 +244,9 @@ def changes(manifest: dict, config) -> list[str]:
   """The leaves that a config has otherwise than that of a checkpoint: 'train.steps: 20 -> 40'."""
   if config is None or 'config' not in manifest:  # schema 1
     return []
-  before, now = schema.leaves(manifest['config']), schema.leaves(redacted(schema.to_dict(config)))
+  before, now = describe.settings(manifest['config']), describe.settings(redacted(describe.to_dict(config)))
   return [
-    f'{path}: {schema.show(before.get(path))} -> {schema.show(now.get(path))}'
+    f'{path}: {validate.show(before.get(path))} -> {validate.show(now.get(path))}'
     for path in sorted(before.keys() | now.keys())
     if before.get(path) != now.get(path)
   ]

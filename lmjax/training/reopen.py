@@ -7,12 +7,13 @@ from typing import Any, Literal
 import jax
 
 from lmjax import optim, sharding, tasks
-from lmjax.checkpoint import checkpoints
-from lmjax.checkpoint.manifest import best_step
-from lmjax.config import Config, completed
+from lmjax.checkpoint import checkpoints, locate
+from lmjax.checkpoint.locate import best_step
+from lmjax.checkpoint.manifest import read_manifest
+from lmjax.config import Config
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError
-from lmjax.schema import tree
+from lmjax.schema import validate
 from lmjax.training import initialize
 
 
@@ -46,7 +47,7 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
     CheckpointError: there is no run, no such step, or its arrays differ from their digests.
     ConfigError: its config.json is not of this version.
   """
-  folder = checkpoints.reach('--workdir', workdir)
+  folder = locate.reach('--workdir', workdir)
   config_file = folder / 'config.json'
   try:
     values = json.loads(config_file.read_text())
@@ -62,7 +63,7 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
   if not isinstance(values, dict):
     raise CheckpointError(f'{config_file}: holds no object; the folder is damaged, restore it from a copy')
   try:
-    config = tree.build(Config, completed(values))
+    config = validate.build(Config, values)
   except ConfigError as error:
     raise ConfigError([f'{config_file}: {problem}' for problem in error.problems]) from error
   tokenizer = Tokenizer.load(str(folder / 'tokenizer.json'))
@@ -77,7 +78,7 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
   if step is None:
     step = 'best' if task.HAND_OFF else 'latest'
   directory = folder / 'checkpoints'
-  steps = checkpoints.saved_steps(directory)
+  steps = locate.saved_steps(directory)
   if not steps:
     raise CheckpointError(f'{directory}: no checkpoint; let the run reach its first one')
   if step == 'best':
@@ -88,7 +89,7 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
   mesh = sharding.one_device_mesh()
   where = sharding.replicated(mesh)
   abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), task.shapes())
-  manifest = checkpoints.read_manifest(directory, chosen)
+  manifest = read_manifest(directory, chosen)
   if config.checkpoint.only_trained:
     abstract = optim.pruned(optim.split(config.optim, abstract)[0])
   params = checkpoints.restore_params(folder, chosen, abstract)

@@ -13,7 +13,7 @@ from lmjax.checkpoint import checkpoints as checkpoint
 from lmjax.console import redacted
 from lmjax.data.batches import pipeline
 from lmjax.hosts import preemption, watchdog
-from lmjax.schema import tree
+from lmjax.schema import describe
 from lmjax.training import evaluator, initialize
 from lmjax.training import progress as report_lib
 from lmjax.training import state as state_lib
@@ -64,7 +64,7 @@ def set_up(config, workdir: str, files, mesh, task, data, checkpoints, source, s
   say(report_lib.banner(config, workdir, mesh, task, start.state, data))
   say(start.said)
   facts |= {'hand_off': redacted(start.hand_off), 'frozen': initialize.frozen_digests(config, start.state)}
-  facts |= {'config': redacted(tree.to_dict(config)), 'token_stores': initialize.token_stores(task, data)}
+  facts |= {'config': redacted(describe.to_dict(config)), 'token_stores': initialize.token_stores(task, data)}
   run = Run(
     config=config,
     workdir=workdir,

@@ -1,6 +1,5 @@
 """What a run leaves for people: metrics.jsonl, curves.png, samples.md, results.json, TensorBoard, W&B."""
 
-import dataclasses
 import json
 import os
 import re
@@ -14,30 +13,18 @@ from lmjax.workdir import files
 PLOT_SECONDS = 10.0
 
 
-@dataclasses.dataclass(frozen=True)
-class WriterConfig:
-  """Where metrics go besides metrics.jsonl.
-
-  tensorboard: whether WORKDIR/tensorboard is written
-  wandb_project: Weights & Biases project; None for off (needs the extra `wandb`)
-  """
-
-  tensorboard: bool
-  wandb_project: str | None
-
-
 class Writer:
   """Writes a run's metrics.
 
   Args:
     workdir: the run's folder.
-    config: a WriterConfig.
+    config: a `schema.slices.WriterConfig`.
     start_step: lines of later steps are dropped, and so is a line that was cut short: the run resumed from here.
       Lines of the test set are dropped too: they belong to the end of a run.
     name: of the run, for W&B.
   """
 
-  def __init__(self, workdir: str, config: WriterConfig, start_step: int, name: str):
+  def __init__(self, workdir: str, config, start_step: int, name: str):
     self.workdir = workdir
     self._path = os.path.join(workdir, 'metrics.jsonl')
     self._samples = os.path.join(workdir, 'samples.md')

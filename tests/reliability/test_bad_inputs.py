@@ -21,7 +21,7 @@ from lmjax import config as config_lib
 from lmjax import evaluate, experiment, inspect, main, predict, tasks
 from lmjax.checkpoint import checkpoints as checkpoint
 from lmjax.data.tokens.tokenizer import Tokenizer
-from lmjax.schema import tree
+from lmjax.schema import describe
 from tests import runs
 from tests.conftest import ROOT, text
 
@@ -939,7 +939,7 @@ def fine_tuned(source: str, folder: pathlib.Path) -> str:
   with contextlib.closing(checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST, task.HIGHEST)) as checkpoints:
     weights = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), task.shapes())
     checkpoints.save(6, Weights(weights), {}, {task.BEST: 0.5})
-  (workdir / 'config.json').write_text(json.dumps(tree.to_dict(config)))
+  (workdir / 'config.json').write_text(json.dumps(describe.to_dict(config)))
   task.tokenizer.save(str(workdir / 'tokenizer.json'))
   return str(workdir)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lmjax import verify
-from lmjax.checkpoint import checkpoints, manifest
+from lmjax.checkpoint import locate, manifest
 from lmjax.training import reopen
 from tests import runs
 
@@ -41,4 +41,4 @@ def test_runs_of_every_schema_are_handed_over(schema, tmp_path):
 def test_the_newest_schema_has_its_checkpoint():
   found = json.loads((GOLDEN / f'schema_{manifest.SCHEMA}' / 'checkpoints/2/manifest/manifest.json').read_text())
   assert found['checksum'] == manifest.checksum(found) and found['config']['task'] == 'causal_lm'
-  assert checkpoints.saved_steps(GOLDEN / f'schema_{manifest.SCHEMA}' / 'checkpoints') == [2]
+  assert locate.saved_steps(GOLDEN / f'schema_{manifest.SCHEMA}' / 'checkpoints') == [2]

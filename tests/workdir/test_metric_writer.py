@@ -5,8 +5,9 @@ import json
 import pytest
 
 from lmjax.reports import curves
+from lmjax.schema.slices import WriterConfig
 from lmjax.workdir import files, metric_writer
-from lmjax.workdir.metric_writer import Writer, WriterConfig
+from lmjax.workdir.metric_writer import Writer
 
 CONFIG = WriterConfig(tensorboard=False, wandb_project=None)
 
