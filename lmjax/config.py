@@ -184,8 +184,22 @@ def build(config, *, devices: int | None = None, problems=()) -> Config:
   return built
 
 
+def load(config, problems=()) -> tuple[Config, locate.InitCheckpoint | None]:
+  """(the Config, the checkpoint that it starts from, None where it does not) of a file's ConfigDict.
+
+  Raises:
+    ConfigError, CheckpointError: with every problem.
+  """
+  built = build(config, problems=problems)
+  return built, None if built.init_from.path is None else locate.open_source(built.init_from)
+
+
 def check_devices(config: Config, devices: int) -> None:
-  """Raises ConfigError where a config that is right by itself does not suit the number of devices."""
+  """Refuses a mesh that does not make the devices, or divide the model and the batch.
+
+  Raises:
+    ConfigError: with every problem.
+  """
   problems = [
     validate.line(path, validate.show(value), rule, remedy)
     for path, value, rule, remedy in config.device_problems(devices)

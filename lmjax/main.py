@@ -47,15 +47,12 @@ def run(argv: list[str]) -> None:
   if asked:
     _dry_run(asked, config, problems, argv)
     return
-  built = config_lib.build(config, problems=problems)
+  built, source = config_lib.load(config, problems)
   # jax and what needs it take seconds to import: a mistake above is reported without them
-  import jax
-
   from lmjax.hosts import join
-  from lmjax.train import train
 
   join.join(built.hosts, **flags.extra)
-  config_lib.check_devices(built, jax.device_count())
+  from lmjax.train import run as train
 
   if flags.workdir is not None:
     workdir = flags.workdir
@@ -63,17 +60,17 @@ def run(argv: list[str]) -> None:
     workdir = command_line.default_workdir(flags.file, flags.argument)
   else:
     workdir = os.path.dirname(os.path.abspath(saved))
-  train(built, workdir)
+  train(built, source, workdir)
 
 
 def _dry_run(asked, config, problems, argv) -> None:
   from lmjax.dry_run import topology
   from lmjax.dry_run.fit import dry_run
 
+  built, source = config_lib.load(config, problems)
   target = topology.find(None if asked is True else asked)
-  built = config_lib.build(config, devices=len(target.devices), problems=problems)
   rest = [word for word in argv if not word.replace('-', '_').startswith('__dry_run')]
-  dry_run(built, target, shlex.join(['python', '-m', 'lmjax.main', *rest]), print)
+  dry_run(built, source, target, shlex.join(['python', '-m', 'lmjax.main', *rest]), print)
 
 
 if __name__ == '__main__':

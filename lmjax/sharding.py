@@ -125,8 +125,8 @@ def one_device_mesh() -> jax.sharding.Mesh:
 def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
   """Logical axes -> PartitionSpec, strictly.
 
-  >>> spec(('embed', 'heads'))
-  PartitionSpec('fsdp', 'tensor')
+  >>> spec(('embed', 'heads')) == PartitionSpec('fsdp', 'tensor')
+  True
 
   Raises:
     KeyError: a name that is not in RULES.

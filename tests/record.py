@@ -2,7 +2,8 @@
 
 `python -m tests.record FILE.json` runs `:smoke` of every config (those that fine-tune are handed over from the
 pre-training run), and one run that is resumed halfway, through the command line alone. It writes the losses as
-hexadecimal float32, the digests of the arrays, the predictions and the results. Times, rates and paths are left out. The figures hold for one machine:
+hexadecimal float32, the digests of the arrays, the predictions and the results. Times, rates and paths are left out.
+The figures hold for one machine:
 
   python -m tests.record before.json     # at one commit
   python -m tests.record after.json      # at another, on the same machine

@@ -174,8 +174,9 @@ def make_lmjax(shape: Shape):
   from lmjax import optim, sharding
   from lmjax.data.batches.masking import MaskingConfig
   from lmjax.models import presets
+  from lmjax.models.config import ModelConfig
   from lmjax.models.heads import LanguageModel
-  from lmjax.models.transformer import ModelConfig, Transformer
+  from lmjax.models.transformer import Transformer
   from lmjax.objectives import causal, masked
   from lmjax.training import state
   from lmjax.training.step import make_train_step

@@ -12,10 +12,12 @@ from typing import NamedTuple
 import jax
 
 from lmjax import config as config_lib
-from lmjax import metrics, optim, paths, sharding, tasks
+from lmjax import metrics, optim, paths, sharding
 from lmjax.dry_run import hlo, topology
 from lmjax.errors import ConfigError
 from lmjax.models import flops as flops_lib
+from lmjax.tasks import prepare
+from lmjax.tasks.base import Task
 from lmjax.training import initialize, progress, state, step
 
 # Share of the devices' peak FLOP/s that the time is told for: what a well-tuned run reaches, not a prediction.
@@ -38,7 +40,7 @@ class Compiled(NamedTuple):
   """
 
   config: config_lib.Config
-  task: tasks.Any
+  task: Task
   abstract: state.TrainState
   mesh: jax.sharding.Mesh
   program: jax.stages.Compiled | None
@@ -52,11 +54,14 @@ class Compiled(NamedTuple):
     return self.program is not None and (self.memory is None or self.needed <= self.memory)
 
 
-def dry_run(config: config_lib.Config, target: topology.Target, command: str, say: Callable[[str], None]) -> bool:
+def dry_run(
+  config: config_lib.Config, source, target: topology.Target, command: str, say: Callable[[str], None]
+) -> bool:
   """Says whether a run fits on a target, and what it would cost.
 
   Args:
     config: of the run.
+    source: the checkpoint that it starts from, or None.
     target: where it is to run.
     command: as it was typed, to be told with what would make it fit.
     say: called with each line; the last one is the verdict.
@@ -67,10 +72,8 @@ def dry_run(config: config_lib.Config, target: topology.Target, command: str, sa
   Raises:
     ConfigError, CheckpointError: as the run itself, from metadata alone.
   """
-  source, tokenizer = initialize.source_of(config)
-  if source is not None:
-    sketched, task = tasks.sketch(config, tokenizer)
-    initialize.plan_of(sketched, task, source)
+  tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
+  initialize.plan_of(prepare.without_data(config, tokenizer)[1], source, config.init_from)
   first = compile_for(config, target, tokenizer)
   say(described(first, target, known_steps=config.train.steps))
   if getattr(config.objective, 'labels', ()) is None:
@@ -96,14 +99,15 @@ def compile_for(config: config_lib.Config, target: topology.Target, tokenizer=No
   Raises:
     ConfigError: the mesh does not make the target's devices, or does not divide the model or the batch.
   """
-  config = config_lib.build(config, devices=len(target.devices))
-  config, task = tasks.sketch(config, tokenizer)
+  config_lib.check_devices(config, len(target.devices))
+  config, task = prepare.without_data(config, tokenizer)
   mesh = sharding.make_mesh(config.mesh, target.devices)
   began = time.perf_counter()
   with sharding.using(mesh):
     tx = optim.make(config.optim, task.shapes())
     abstract = state.abstract_state(task, tx, mesh)
-    lowered = step.lower(config, task, tx, mesh, abstract)
+    train_step = step.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)
+    lowered = step.lower(train_step, task, mesh, abstract)
     memory = target.memory
     try:
       program = lowered.compile()
@@ -178,7 +182,7 @@ def described(compiled: Compiled, target: topology.Target, known_steps: int | No
   m, d, devices = config.model, config.data, compiled.mesh.size
   params = compiled.abstract.params
   kind = target.devices[0].device_kind
-  flops = progress.step_flops(config, task)
+  flops = progress.step_flops(task)
   tokens = d.batch_size * d.length
   steps = 'steps as the data says' if known_steps is None else f'{known_steps:,} steps, {known_steps * tokens:,} tokens'
   mesh = ', '.join(f'{axis} {size}' for axis, size in compiled.mesh.shape.items())
@@ -196,8 +200,7 @@ def described(compiled: Compiled, target: topology.Target, known_steps: int | No
     said = [f'{kind}: {t.times:,} a step, {_size(t.bytes)}' for kind, t in traffic.items()] or ['none']
     rows += [('collectives' if i == 0 else '', line) for i, line in enumerate(said)]
   rows.append(('time', _time(flops, devices, flops_lib.peak_flops(target.devices[0]), known_steps)))
-  saved = initialize.saved_part(config, compiled.abstract)
-  rows.append(('checkpoint', f'{_size(sum(map(_whole, jax.tree.leaves(saved))))} each, before compression'))
+  rows.append(('checkpoint', f'{_size(sum(map(_whole, jax.tree.leaves(compiled.abstract))))} each, before compression'))
   rows.append(('compiled', f'in {compiled.seconds:.1f} s'))
   return '\n'.join(f'{name:>13}  {text}' for name, text in rows)
 

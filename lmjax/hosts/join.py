@@ -49,7 +49,7 @@ def join(config: HostsConfig, coordinator: str | None = None, processes: int | N
     return
   meet(*found, config.start_seconds)
   _abort_as_stalled()
-  jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM from us; see stops.Agreement
+  jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM from us; see preemption.Agreement
   # what JAX finds by itself it is left to find again: with it comes which devices are this process's
   jax.distributed.initialize(*(found if given else ()), **timeouts)
 

@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 import lmjax
-from lmjax import tasks
 from lmjax.errors import ConfigError, DataError
 from lmjax.scoring.bootstrap import bootstrap
 from lmjax.study.config import ComparisonConfig
+from lmjax.tasks import prepare
 from lmjax.tasks.table import PRE_TRAINING
 from lmjax.training.progress import number
 from lmjax.workdir import files
@@ -231,7 +231,7 @@ def pre_training(stages: dict[str, Stage]) -> list[str]:
     config, metrics = stage.config, stage.results['metrics']
     if config['task'] not in PRE_TRAINING:
       continue
-    task, data = tasks.TASKS[config['task']], config['data']
+    task, data = prepare.CLASSES[config['task']], config['data']
     text = ', '.join(source['path'] for source in data['sources'].values())
     steps = sum(results['step'] for _, results in stage.runs)
     found = [f'{n.replace("_", " ")} {number(metrics[f"valid/{n}"])}' for n in (task.MAIN_METRIC, task.BASELINE)]

@@ -19,12 +19,11 @@ from lmjax import config as config_lib
 from lmjax import train as train_lib
 from lmjax.checkpoint import handoff
 from lmjax.checkpoint.config import InitFrom
-from lmjax.data.sources.documents import files as source_files
+from lmjax.data.sources import files as source_files
 from lmjax.errors import ConfigError, DataError, LmjaxError
 from lmjax.schema import command_line, describe, overrides, validate
 from lmjax.study import comparison
-from lmjax.study.comparison import ComparisonConfig
-from lmjax.study.config import ExperimentConfig, StageConfig
+from lmjax.study.config import ComparisonConfig, ExperimentConfig, StageConfig
 from lmjax.workdir import files
 
 # Of the lines of a stage, those that a person should see at once; all are in its log.txt.

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from lmjax.hosts import preemption, watchdog
-from tests.test_watch import Store
+from tests.hosts.test_watchdog import Store
 
 HOSTS = 3
 

@@ -11,10 +11,11 @@ import pytest
 from jax._src import clusters
 
 from lmjax.errors import ConfigError, Stalled
-from lmjax.hosts import join, watchdog
-from tests.test_hosts import free_port
+from lmjax.hosts import join
+from lmjax.hosts.config import HostsConfig
+from tests.hosts.test_hosts import free_port
 
-WAIT = watchdog.HostsConfig(start_seconds=30, lost_seconds=10, hang_seconds=None)
+WAIT = HostsConfig(start_seconds=30, lost_seconds=10, hang_seconds=None)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +42,8 @@ SLURM = {'SLURM_JOB_ID': '4096', 'SLURM_STEP_NODELIST': 'node[07-09]', 'SLURM_LO
 def calls(monkeypatch):
   """What `join` waits for, and what it tells JAX, in a machine that knows nothing of clusters."""
   calls = []
-  monkeypatch.setattr(watchdog, 'meet', lambda *found: calls.append(found))
-  monkeypatch.setattr(watchdog, '_abort_as_stalled', lambda: None)
+  monkeypatch.setattr(join, 'meet', lambda *found: calls.append(found))
+  monkeypatch.setattr(join, '_abort_as_stalled', lambda: None)
   monkeypatch.setattr(jax.distributed, 'initialize', lambda *given, **timeouts: calls.append((given, timeouts)))
   for name in ('SLURM_NTASKS', 'SLURM_PROCID', 'SLURM_STEP_NUM_TASKS', *SLURM):
     monkeypatch.delenv(name, raising=False)
@@ -71,7 +72,7 @@ def test_one_host_that_is_told_of_itself_joins_nothing(monkeypatch, calls):
   """One host, such as a TPU VM of eight chips, has nobody to meet."""
   join.join(WAIT, 'localhost:1234', 1, 0)
   there = SimpleNamespace(config=SimpleNamespace(jax_platforms='tpu,cpu'), distributed=jax.distributed)
-  monkeypatch.setattr(watchdog, 'jax', there)
+  monkeypatch.setattr(join, 'jax', there)
   found = ('10.0.0.2:8476', 1, 0, None)
   monkeypatch.setattr(clusters.ClusterEnv, 'auto_detect_unset_distributed_params', lambda *unset: found)
   join.join(WAIT)
@@ -95,7 +96,7 @@ def test_the_hosts_of_a_tpu_pod_join(monkeypatch, calls, found, joined):
   """As JAX sees them: a pod, or a TPU without other hosts (a notebook), which runs alone."""
   options = {}
   config = SimpleNamespace(jax_platforms='tpu,cpu', update=options.__setitem__)
-  monkeypatch.setattr(watchdog, 'jax', SimpleNamespace(config=config, distributed=jax.distributed))
+  monkeypatch.setattr(join, 'jax', SimpleNamespace(config=config, distributed=jax.distributed))
   monkeypatch.setattr(clusters.ClusterEnv, 'auto_detect_unset_distributed_params', lambda *unset: found)
   join.join(WAIT)
   assert options == {'jax_enable_preemption_service': False} if joined else not options  # it would take SIGTERM
@@ -107,10 +108,10 @@ def test_a_host_0_whose_name_is_unknown(monkeypatch, calls):
     raise RuntimeError('Failed to recognize coordinator address t1v-0')
 
   there = SimpleNamespace(config=SimpleNamespace(jax_platforms='tpu,cpu'), distributed=jax.distributed)
-  monkeypatch.setattr(watchdog, 'jax', there)
+  monkeypatch.setattr(join, 'jax', there)
   monkeypatch.setattr(clusters.ClusterEnv, 'auto_detect_unset_distributed_params', detect)
   with pytest.raises(
-    Stalled, match='host 0: Failed to recognize coordinator address t1v-0 in watchdog.start_seconds = 30'
+    Stalled, match='host 0: Failed to recognize coordinator address t1v-0 in hosts.start_seconds = 30'
   ):
     join.join(WAIT)
 
@@ -133,7 +134,7 @@ def test_every_host_is_told_who_did_not_come():
     thread.join(20)
   assert said.keys() == {0, 1, 3} and time.monotonic() - began < 10
   assert all(
-    message.startswith('host 2 of 4: did not come within watchdog.start_seconds = 1.5') for message in said.values()
+    message.startswith('host 2 of 4: did not come within hosts.start_seconds = 1.5') for message in said.values()
   )
 
 

@@ -4,7 +4,9 @@ import time
 
 import pytest
 
+from lmjax.errors import ConfigError
 from lmjax.hosts import watchdog
+from lmjax.hosts.config import HostsConfig
 
 
 class Store(dict):
@@ -33,7 +35,7 @@ def make_watch(monkeypatch):
       monkeypatch.setattr(watchdog.jax, 'process_count', lambda: 3)
       monkeypatch.setattr(watchdog.jax, 'process_index', lambda: 1)
       monkeypatch.setattr(watchdog, 'Store', lambda folder: store)
-    watch = watchdog.Watch(watchdog.HostsConfig(start_seconds=60, lost_seconds=lost_seconds, hang_seconds=hang_seconds))
+    watch = watchdog.Watch(HostsConfig(start_seconds=60, lost_seconds=lost_seconds, hang_seconds=hang_seconds))
     made.append(watch)
     return watch, ended
 
@@ -47,7 +49,7 @@ def test_a_run_that_does_nothing_hangs(make_watch):
   time.sleep(1.5)
   assert not ended  # before the first step anything may take long
   watch.beat('step 3')
-  assert wait_for(ended)[0].startswith('the run hangs (step 3): nothing for watchdog.hang_seconds = 1')
+  assert wait_for(ended)[0].startswith('the run hangs (step 3): nothing for hosts.hang_seconds = 1')
 
 
 def test_a_run_that_goes_on_does_not_hang(make_watch):
@@ -66,7 +68,7 @@ def test_a_silent_host_is_named(make_watch):
     time.sleep(0.05)
     if ended:
       break
-  assert ended[0].startswith('host 2 of 3: silent for watchdog.lost_seconds = 1, so it is lost; the same command')
+  assert ended[0].startswith('host 2 of 3: silent for hosts.lost_seconds = 1, so it is lost; the same command')
 
 
 def test_a_host_that_was_never_heard_of_is_named(make_watch):
@@ -77,7 +79,7 @@ def test_a_host_that_was_never_heard_of_is_named(make_watch):
     time.sleep(0.05)
     if ended:
       break
-  assert ended[0].startswith('host 2 of 3: silent for watchdog.lost_seconds = 1')
+  assert ended[0].startswith('host 2 of 3: silent for hosts.lost_seconds = 1')
 
 
 def test_a_host_that_is_done_is_not_lost(make_watch):
@@ -91,7 +93,7 @@ def test_a_store_that_does_not_answer_is_host_0(make_watch):
   store = Store()
   _, ended = make_watch(lost_seconds=1, store=store)
   store.read = lambda: time.sleep(30) or {}
-  assert wait_for(ended)[0].startswith('host 0 of 3: silent for watchdog.lost_seconds = 1')
+  assert wait_for(ended)[0].startswith('host 0 of 3: silent for hosts.lost_seconds = 1')
 
 
 def test_the_host_that_is_behind_hangs(make_watch):
@@ -104,14 +106,14 @@ def test_the_host_that_is_behind_hangs(make_watch):
     time.sleep(0.05)
     if ended:
       break
-  assert ended[0].startswith('host 2 of 3 hangs (step 5): nothing for watchdog.hang_seconds = 1')
+  assert ended[0].startswith('host 2 of 3 hangs (step 5): nothing for hosts.hang_seconds = 1')
 
 
 def test_a_failing_host_tells_the_others(make_watch, monkeypatch):
   monkeypatch.setattr(watchdog, '_has_told', False)  # put back afterwards: else the next command would end this process
   store = Store()
   watch, ended = make_watch(lost_seconds=2, store=store)
-  watch.failed(watchdog.ConfigError('data.path = x: no such file; mend it'))
+  watch.failed(ConfigError('data.path = x: no such file; mend it'))
   assert store['end'] == 'host 1 of 3 ended: ConfigError: data.path = x: no such file; mend it'
   assert watchdog._has_told and not ended  # by its own error
 

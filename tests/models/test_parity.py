@@ -16,8 +16,9 @@ from lmjax import config as config_lib
 from lmjax import optim, paths, tasks
 from lmjax.data.batches import pipeline
 from lmjax.models import presets
+from lmjax.models.config import ModelConfig
 from lmjax.models.heads import LanguageModel
-from lmjax.models.transformer import ModelConfig, Transformer
+from lmjax.models.transformer import Transformer
 from lmjax.ops.cross_entropy import cross_entropy
 from lmjax.schema.command_line import load_config_file
 from lmjax.training import state

@@ -11,8 +11,8 @@ import pytest
 from lmjax.checkpoint import checkpoints as checkpoint
 from lmjax.checkpoint import locate
 from lmjax.errors import CheckpointError
+from tests.checkpoint.test_checkpoints import KEEP, assert_is_step, restore, save, state_of
 from tests.reliability import commands
-from tests.test_checkpoint import KEEP, assert_is_step, restore, save, state_of
 
 LEAVES = {'train.steps': 12, 'data.length': 32}
 

@@ -105,7 +105,7 @@ def test_terminated_in_every_phase(phase, uninterrupted, corpus, cache_dir, tmp_
 STANDS_STILL = """
 import sys, time
 from lmjax import main
-from lmjax.data import pipeline
+from lmjax.data.batches import pipeline
 
 batch = pipeline.Pipeline.batch
 pipeline.Pipeline.batch = lambda self, step: time.sleep(1000) if step == 5 else batch(self, step)

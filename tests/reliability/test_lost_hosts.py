@@ -8,8 +8,8 @@ import time
 import pytest
 
 from lmjax.checkpoint import locate
+from tests.hosts.test_hosts import free_port
 from tests.reliability import commands
-from tests.test_hosts import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +18,7 @@ HANGS = """
 import sys, time
 import jax
 from lmjax import main
-from lmjax.data import pipeline
+from lmjax.data.batches import pipeline
 
 batch = pipeline.Pipeline.batch
 
@@ -37,7 +37,7 @@ STOPPED_AS_IT_SAVES = """
 import os, signal, sys, time
 import jax
 from lmjax import main
-from lmjax.checkpoint import checkpoints
+from lmjax.checkpoint import checkpoints, locate
 
 save = checkpoints.Checkpoints.save
 

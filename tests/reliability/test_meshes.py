@@ -9,8 +9,8 @@ from lmjax.checkpoint import checkpoints as checkpoint
 from lmjax.data.batches import pipeline
 from lmjax.training import state as state_lib
 from tests import runs
+from tests.hosts.test_hosts import free_port, losses
 from tests.reliability import commands
-from tests.test_hosts import free_port, losses
 
 LEAVES = {
   'train.steps': 4,

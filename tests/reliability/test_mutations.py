@@ -14,9 +14,9 @@ from lmjax.checkpoint import locate
 from lmjax.data.sources import documents
 from lmjax.data.tokens import store
 from lmjax.errors import CheckpointError
+from tests.checkpoint.test_checkpoints import KEEP, abstract, state_of
+from tests.hosts.test_hosts import free_port
 from tests.reliability import commands
-from tests.test_checkpoint import KEEP, abstract, state_of
-from tests.test_hosts import free_port
 
 WAYS = ('flip', 'truncate', 'empty', 'delete', 'older', 'random')
 

@@ -373,5 +373,5 @@ def test_different_arguments_have_different_workdirs_that_are_single_folders():
 
 
 def test_the_boundary_imports_no_jax():
-  code = 'import sys, lmjax.command_line; print({"jax", "numpy"} & set(sys.modules))'
+  code = 'import sys, lmjax.schema.command_line; print({"jax", "numpy"} & set(sys.modules))'
   assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == 'set()\n'

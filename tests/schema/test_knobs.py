@@ -166,9 +166,14 @@ REFUSED += [('masked_lm', 'model.attention', 'causal'), ('causal_lm', 'data.sour
 REFUSED += [('causal_lm', 'model.rope_theta_local', 500.0), ('causal_lm', 'optim.momentum', 0.9)]
 REFUSED += [('causal_lm', 'train.epochs', 2.0), ('causal_lm', 'init_from.convert', 'decoder_to_encoder')]
 REFUSED += [('causal_lm', 'checkpoint.only_trained', True)]
-# Leaves whose effect is seen elsewhere too: tests/checkpoint/test_handoff.py, tests/tasks/test_fine_tuning.py and tests/test_profile.py.
+# Settings whose effect is seen elsewhere too: tests/checkpoint/test_handoff.py, tests/tasks/test_fine_tuning.py and
+# tests/test_profile.py.
 IN_RUNS = {case[0] for case in START} | {'init_from.convert', 'train.seeds', 'checkpoint.only_trained'}
-HOSTS = {'hosts.start_seconds', 'hosts.lost_seconds', 'hosts.hang_seconds'}  # tests/hosts/test_join.py, test_watch.py
+HOSTS = {
+  'hosts.start_seconds',
+  'hosts.lost_seconds',
+  'hosts.hang_seconds',
+}  # tests/hosts/test_join.py, test_watchdog.py
 IN_RUNS |= {'profile.start', 'profile.steps'} | HOSTS
 
 

@@ -16,8 +16,8 @@ from lmjax import sharding, tasks
 from lmjax.errors import DataError
 from lmjax.schema import describe
 from lmjax.training import evaluator
-from tests import test_knobs
 from tests.conftest import FINE_TUNING, config_dict, text
+from tests.schema import test_knobs
 
 SHARE = {'data.valid': None, 'data.valid_fraction': 0.2}
 BEAMS = {'objective.decoding.beams': 3, 'objective.decoding.length_penalty': 1.0}

@@ -1,6 +1,5 @@
 """Experiments: order, resuming, problems told together, and verdicts that follow from the numbers."""
 
-import doctest
 import json
 import os
 import pathlib
@@ -84,13 +83,8 @@ class FakeTrain:
 @pytest.fixture
 def fake_train(monkeypatch):
   fake = FakeTrain()
-  monkeypatch.setattr(experiment.train_lib, 'train', fake)
+  monkeypatch.setattr(stages.train_lib, 'train', fake)
   return fake
-
-
-def test_examples_in_docstrings():
-  for module in (experiment, comparison):
-    assert doctest.testmod(module).attempted and not doctest.testmod(module).failed
 
 
 def test_runs_sources_first_and_nothing_twice(fake_train, tmp_path, capsys):

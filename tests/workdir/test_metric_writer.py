@@ -5,9 +5,8 @@ import json
 import pytest
 
 from lmjax.reports import curves
-from lmjax.schema.slices import WriterConfig
 from lmjax.workdir import files, metric_writer
-from lmjax.workdir.metric_writer import Writer
+from lmjax.workdir.metric_writer import Writer, WriterConfig
 
 CONFIG = WriterConfig(tensorboard=False, wandb_project=None)
 
@@ -39,7 +38,7 @@ def test_lines_are_objects_with_step_and_split(run):
 def test_curves_are_drawn_every_few_seconds_and_at_the_end(tmp_path, monkeypatch):
   now, drawn = [100.0], []
   monkeypatch.setattr(metric_writer.time, 'monotonic', lambda: now[0])
-  monkeypatch.setattr(metric_writer, 'plot_curves', lambda *arguments: drawn.append(now[0]))
+  monkeypatch.setattr(metric_writer.curves, 'plot_curves', lambda *arguments: drawn.append(now[0]))
   w = Writer(str(tmp_path), CONFIG, 0, 'run')
   for seconds, at_end in [(1, False), (10, False), (19, False), (20, False), (21, True)]:
     now[0] = 100.0 + seconds

@@ -16,7 +16,7 @@ import pytest
 
 from lmjax.data.config import SourceConfig, default_field
 from lmjax.data.sources import documents, files
-from lmjax.data.sources.documents import tfds as tfds_source
+from lmjax.data.sources import tfds as tfds_source
 from lmjax.errors import DataError
 
 

@@ -182,7 +182,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path, tokenizer):
 
 RACE = """
 import sys
-from lmjax.data import store
+from lmjax.data.tokens import store
 from lmjax.data.sources.documents import SourceConfig
 from lmjax.data.tokens.tokenizer import Tokenizer
 if sys.argv[4] == 'no locks':
