@@ -12,7 +12,7 @@ documents (gzip -9: 2.96). Other presets: not measured.
 
 from ml_collections import ConfigDict
 
-from lmjax.data.sources.documents import default_field
+from lmjax.data.config import default_field
 from lmjax.models import presets
 from lmjax.schema.command_line import parse_argument
 

@@ -11,7 +11,7 @@ Measured (preset=tiny_encoder, pydoc, 2 cores of an AMD EPYC): 192 s of training
 
 from ml_collections import ConfigDict
 
-from lmjax.data.sources.documents import default_field
+from lmjax.data.config import default_field
 from lmjax.models import presets
 from lmjax.schema.command_line import parse_argument
 

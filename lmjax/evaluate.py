@@ -15,10 +15,10 @@ from typing import Any
 
 from lmjax import sharding
 from lmjax.data import records
-from lmjax.data.sources.documents import SourceConfig, default_field
+from lmjax.data.config import SourceConfig, default_field
 from lmjax.errors import ConfigError
 from lmjax.schema import command_line
-from lmjax.schema.fields import PositiveInt
+from lmjax.schema.types import PositiveInt
 from lmjax.tasks import prepare
 from lmjax.tasks.fine_tuning import FineTuningTask, Labelled
 from lmjax.training import evaluator, progress, reopen

@@ -8,8 +8,8 @@ import os
 import shlex
 import sys
 
-from lmjax.schema import command_line, tree
-from lmjax.study import comparison, stages
+from lmjax.schema import command_line, describe, overrides
+from lmjax.study.config import ExperimentConfig
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,13 +21,16 @@ def run(argv: list[str]) -> None:
   """Reads the experiment, reports all of its problems at once, runs its stages and writes its report."""
   flags = command_line.parse_command_line(argv)
   if flags.help and flags.file is None:
-    print(__doc__ + '\nWith --config=FILE --help: every leaf of that experiment, with type and meaning.')
+    print(__doc__ + '\nWith --config=FILE --help: every setting of that experiment, with type and meaning.')
     return
   raw = command_line.load_config(flags)
-  raw, problems = tree.override(stages.ExperimentConfig, raw, flags.assignments)
+  raw, problems = overrides.override(ExperimentConfig, raw, flags.assignments)
   if flags.help:
-    print(f'{flags.file}\n\n{tree.describe(stages.ExperimentConfig, raw)}')
+    print(f'{flags.file}\n\n{describe.describe(ExperimentConfig, raw)}')
     return
+  # jax and what needs it take seconds to import: `--help` does without
+  from lmjax.study import comparison, stages
+
   workdir = flags.workdir or command_line.default_workdir(flags.file, flags.argument)
   if '://' in workdir:
     problems = [*problems, f'--workdir = {workdir}: must be a local folder; copy it when the experiment has ended']

@@ -16,7 +16,7 @@ import numpy as np
 
 from lmjax.errors import ConfigError, DataError
 from lmjax.schema import command_line
-from lmjax.schema.fields import PositiveInt
+from lmjax.schema.types import PositiveInt
 
 FLAGS = {'batch': int, 'words': str, 'prompt': str, 'pairs': str, 'step': int, 'mesh': PositiveInt}
 NEIGHBOURS = 8
@@ -53,12 +53,12 @@ def run(argv: list[str]) -> None:
 def show_batch(flags) -> None:
   """Prints one training batch as text, with where each row comes from."""
   from lmjax import config as config_lib
-  from lmjax.schema import tree
+  from lmjax.schema import overrides
   from lmjax.tasks import prepare
   from lmjax.training import initialize
 
   raw = command_line.load_config_file(flags.file, flags.argument)
-  raw, problems = tree.override(config_lib.Config, raw, flags.assignments)
+  raw, problems = overrides.override(config_lib.Config, raw, flags.assignments)
   config, source = config_lib.load(raw, problems)
   step = flags.extra['batch']
   tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
@@ -68,11 +68,11 @@ def show_batch(flags) -> None:
   data = task.pipeline(found, config.seed, config.train.steps)
   batch = data.batch(step)
   print(f'batch {step}: ' + ', '.join(f'{name} {a.dtype}{list(a.shape)}' for name, a in batch.items()))
-  for i, (source, epoch, row) in enumerate(data.rows(step)):
-    begins = data.document_of(source, row)
+  for i, (name, epoch, row) in enumerate(data.rows(step)):
+    begins = data.document_of(name, row)
     places = ', '.join(f'{document} from {place}' for document, place in begins)
-    print(f'\nrow {i}: source {source}, epoch {epoch}, row {row}; documents: {places}')
-    print(row_as_text(task, {name: a[i] for name, a in batch.items()}))
+    print(f'\nrow {i}: source {name}, epoch {epoch}, row {row}; documents: {places}')
+    print(row_as_text(task, {key: a[i] for key, a in batch.items()}))
 
 
 def row_as_text(task, example: dict) -> str:

@@ -14,10 +14,9 @@ import os
 import shlex
 import sys
 
-from ml_collections import ConfigDict
-
+from lmjax import config as config_lib
 from lmjax.hosts import preemption
-from lmjax.schema import command_line
+from lmjax.schema import command_line, describe, overrides
 
 FLAGS = {'coordinator': str, 'processes': int, 'process': int, 'config_json': str}
 
@@ -37,24 +36,19 @@ def run(argv: list[str]) -> None:
   flags = command_line.parse_command_line(argv, FLAGS, bare=('dry_run',))
   saved, asked = flags.extra.pop('config_json'), flags.extra.pop('dry_run')
   if flags.help and flags.file is None:
-    print(__doc__ + '\nWith --config=FILE --help: every leaf of that config, with type and meaning.')
+    print(__doc__ + '\nWith --config=FILE --help: every setting of that config, with type and meaning.')
     return
   config = command_line.load_config(flags) if saved is None else command_line.load_json(saved)
-  # jax and what stands on it take seconds to import: a mistake above is told without them
-  from lmjax import config as config_lib
-  from lmjax.schema import tree
-
-  if saved is not None:
-    config = ConfigDict(config_lib.completed(config))
-  config, problems = tree.override(config_lib.Config, config, flags.assignments)
+  config, problems = overrides.override(config_lib.Config, config, flags.assignments)
   problems = [*flags.problems, *problems]
   if flags.help:
-    print(f'{flags.file}\n\n{tree.describe(config_lib.Config, config)}')
+    print(f'{flags.file}\n\n{describe.describe(config_lib.Config, config)}')
     return
   if asked:
     _dry_run(asked, config, problems, argv)
     return
   built, source = config_lib.load(config, problems)
+  # jax and what needs it take seconds to import: a mistake above is reported without them
   from lmjax.hosts import join
 
   join.join(built.hosts, **flags.extra)
@@ -70,7 +64,6 @@ def run(argv: list[str]) -> None:
 
 
 def _dry_run(asked, config, problems, argv) -> None:
-  from lmjax import config as config_lib
   from lmjax.dry_run import topology
   from lmjax.dry_run.fit import dry_run
 

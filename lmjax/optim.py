@@ -1,91 +1,15 @@
 """How the weights move: optax, with a learning rate that is a function of the batch number."""
 
-import dataclasses
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from lmjax import paths
 from lmjax.errors import ConfigError
-from lmjax.schema.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Share
+from lmjax.schema.slices import OptimConfig
 
-# Which settings each optimizer reads; the others must be None, so that none is silently without effect.
-SETTINGS = {
-  'adamw': {'b1', 'b2', 'eps'},
-  'lion': {'b1', 'b2'},
-  'adafactor': {'momentum'},
-  'muon': {'b1', 'b2', 'eps', 'momentum'},
-}
-OPTIONAL = {('adafactor', 'momentum')}
 # All else in the tree of parameters is a head.
 BACKBONE = {'embeddings', 'layers', 'final_norm'}
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimConfig:
-  """The optimizer and its schedule.
-
-  name: adamw (arXiv:1711.05101), lion (arXiv:2302.06675), adafactor (arXiv:1804.04235) or muon (arXiv:2502.16982)
-  learning_rate: the highest step size
-  schedule: after the warm-up: constant, linear, cosine (arXiv:1608.03983) or wsd (constant, then linear)
-  warmup_steps: batches over which the rate rises linearly from 0; None with train.epochs: a tenth of all
-  decay_steps: batches over which wsd falls at the end; None with the other schedules
-  final_rate: the rate at the end, as a share of the highest; None with constant
-  weight_decay: decoupled, times the learning rate
-  no_decay: path patterns of parameters that are not decayed
-  b1: decay of Adam's and Lion's first moment
-  b2: decay of Adam's second moment (Lion: of its momentum)
-  eps: added to the root of Adam's second moment
-  momentum: of Muon, and of Adafactor if any
-  clip_norm: gradients are scaled down to this global norm; None for off
-  trainable: path patterns of the parameters that move; * for all
-  frozen: path patterns of those among them that do not
-  layer_decay: a layer's rate is this times that of the layer above (arXiv:2003.10555, appendix B); None for one rate
-  head_learning_rate: highest step size of what stands on the backbone; None: learning_rate
-  """
-
-  name: Literal['adamw', 'lion', 'adafactor', 'muon']
-  learning_rate: PositiveFloat
-  schedule: Literal['constant', 'linear', 'cosine', 'wsd']
-  warmup_steps: NonNegativeInt | None
-  decay_steps: PositiveInt | None
-  final_rate: Share | None
-  weight_decay: NonNegativeFloat
-  no_decay: tuple[str, ...]
-  b1: Rate | None
-  b2: Rate | None
-  eps: PositiveFloat | None
-  momentum: Rate | None
-  clip_norm: PositiveFloat | None
-  trainable: tuple[str, ...]
-  frozen: tuple[str, ...]
-  layer_decay: Share | None
-  head_learning_rate: PositiveFloat | None
-
-  def moves(self, path: str) -> bool:
-    """Whether a parameter is trained."""
-    return paths.matches(path, self.trainable) and not paths.matches(path, self.frozen)
-
-  def problems(self):
-    """Settings that the optimizer or the schedule does not read, or lacks."""
-    for leaf in ('b1', 'b2', 'eps', 'momentum'):
-      value = getattr(self, leaf)
-      if leaf in SETTINGS[self.name]:
-        if value is None and (self.name, leaf) not in OPTIONAL:
-          yield leaf, None, f'is needed by {self.name}', 'give it a number'
-      elif value is not None:
-        yield leaf, value, f'has no effect with {self.name}', 'set it to None'
-    if (self.schedule == 'wsd') != (self.decay_steps is not None):
-      rule = 'is needed with wsd' if self.schedule == 'wsd' else f'has no effect with {self.schedule}'
-      remedy = 'give a number of batches' if self.schedule == 'wsd' else 'set it to None'
-      yield 'decay_steps', self.decay_steps, rule, remedy
-    if (self.schedule == 'constant') != (self.final_rate is None):
-      rule = 'has no effect with constant' if self.schedule == 'constant' else f'is needed with {self.schedule}'
-      yield 'final_rate', self.final_rate, rule, 'give a share, or None with constant'
-    if not self.weight_decay and self.no_decay:
-      yield 'no_decay', self.no_decay, 'has no effect with weight_decay = 0', 'set it to ()'
 
 
 def learning_rate(config: OptimConfig, total_steps: int):

@@ -4,21 +4,27 @@ import fnmatch
 from collections.abc import Mapping
 from typing import Any
 
-import jax
+# jax is imported where a tree is walked: patterns are matched before it may be.
 
 
 def path_of(keys) -> str:
   """Keys as `jax.tree_util` gives them -> 'a/b/0/c'."""
+  import jax
+
   return '/'.join(jax.tree_util.keystr((key,), simple=True) for key in keys)
 
 
 def flatten(tree, is_leaf=None) -> dict:
   """A tree -> {path: leaf}, in the tree's order."""
+  import jax
+
   return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)}
 
 
 def map_with_path(function, tree, *rest):
   """`function(path, leaf, ...)` at every leaf."""
+  import jax
+
   return jax.tree_util.tree_map_with_path(lambda keys, *leaves: function(path_of(keys), *leaves), tree, *rest)
 
 

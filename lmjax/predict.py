@@ -15,7 +15,7 @@ import sys
 
 from lmjax.errors import ConfigError, DataError
 from lmjax.schema import command_line
-from lmjax.schema.fields import PositiveInt
+from lmjax.schema.types import PositiveInt
 from lmjax.training import evaluator
 
 

@@ -1,26 +1,13 @@
 """Where a run's time goes: the clock of its parts, what was compiled, and traces that xprof opens."""
 
 import contextlib
-import dataclasses
 import os
 import time
 from collections.abc import Iterator
 
 import jax
 
-from lmjax.schema.fields import PositiveInt
-
-
-@dataclasses.dataclass(frozen=True)
-class ProfileConfig:
-  """A trace of some training steps, in WORKDIR/profile, for xprof (https://openxla.org/xprof).
-
-  start: the first step that is traced; None for no trace
-  steps: how many
-  """
-
-  start: PositiveInt | None
-  steps: PositiveInt
+from lmjax.schema.slices import ProfileConfig
 
 
 class Tracer:

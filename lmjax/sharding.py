@@ -10,7 +10,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lmjax.errors import ConfigError
-from lmjax.schema.fields import PositiveInt
+from lmjax.schema.slices import MeshConfig
 
 AXES = ('data', 'fsdp', 'tensor')
 
@@ -31,25 +31,6 @@ RULES = {
   'segment_types': None,
   'norm': None,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-  """How devices are laid out; None for one axis: all that the others leave.
-
-  data: copies of the model, each with its own rows
-  fsdp: devices that share rows and parameters
-  tensor: devices that share each layer's heads and hidden units
-  """
-
-  data: PositiveInt | None
-  fsdp: PositiveInt | None
-  tensor: PositiveInt | None
-
-  def problems(self):
-    """At most one axis can be worked out from the others."""
-    if sum(size is None for size in dataclasses.astuple(self)) > 1:
-      yield 'data', None, 'only one axis may be None', 'give the others a number'
 
 
 def mesh_shape(config: MeshConfig, devices: int) -> tuple[int, int, int] | None:

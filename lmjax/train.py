@@ -12,14 +12,13 @@ import numpy as np
 
 from lmjax import config as config_lib
 from lmjax import metrics, optim, profile, sharding
-from lmjax.checkpoint.checkpoints import Checkpoints, absolute, reach, restore_params, saved_steps
-from lmjax.checkpoint.manifest import evaluated
-from lmjax.checkpoint.transfer import Source
+from lmjax.checkpoint.checkpoints import Checkpoints, restore_params
+from lmjax.checkpoint.locate import InitCheckpoint, absolute, evaluated, reach, saved_steps
 from lmjax.console import redacted, tell
 from lmjax.errors import CheckpointError, ConfigError, LmjaxError, Stopped, reason
 from lmjax.hosts import collectives, preemption, watchdog
 from lmjax.hosts.watchdog import Watch
-from lmjax.schema import tree
+from lmjax.schema import describe, validate
 from lmjax.tasks import prepare
 from lmjax.tasks.base import Task
 from lmjax.tasks.fine_tuning import FineTuningTask
@@ -54,7 +53,7 @@ def train(config, workdir: str, log: Log | None = None, devices=None) -> dict:
   return run(*config_lib.load(config), workdir, log, devices)
 
 
-def run(config, source: Source | None, workdir: str, log: Log | None = None, devices=None) -> dict:
+def run(config, source: InitCheckpoint | None, workdir: str, log: Log | None = None, devices=None) -> dict:
   """`train` of a Config that is built, with the checkpoint that it starts from opened."""
   devices = jax.devices() if devices is None else devices
   config_lib.check_devices(config, len(devices))
@@ -73,7 +72,7 @@ def run(config, source: Source | None, workdir: str, log: Log | None = None, dev
     raise CheckpointError(f'{what}; fix that, and the same command continues from the newest checkpoint') from error
 
 
-def _run_one(config, source: Source | None, workdir: str, mesh, log: Log, watch: Watch) -> dict:
+def _run_one(config, source: InitCheckpoint | None, workdir: str, mesh, log: Log, watch: Watch) -> dict:
   """One run, from what it needs to its results."""
   tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
   config, task, data = prepare.prepare(config, tokenizer, progress=True)
@@ -199,7 +198,7 @@ def _final_evaluation(task: FineTuningTask, data, evaluations: Evaluations, file
 def _describe(config, task: Task, files: RunFiles, last_step: int) -> None:
   """The files that say what the run is, and its metrics opened to go on after `last_step`."""
   if files.writes:
-    files.write_json('config.json', tree.to_dict(config))
+    files.write_json('config.json', describe.to_dict(config))
     task.tokenizer.save(os.path.join(files.folder, 'tokenizer.json'))
   files.begin(last_step, config.writer.tensorboard, config.writer.wandb_project)
 
@@ -220,7 +219,7 @@ def _ended_before(files: RunFiles, step: int, optim_settings: dict) -> dict | No
     if before.get(name) != optim_settings[name]:
       rule = f'this run has ended, with {before.get(name)}'
       remedy = 'choose a new --workdir to train with it'
-      raise CheckpointError(tree.line(f'optim.{name}', str(optim_settings[name]), rule, remedy))
+      raise CheckpointError(validate.line(f'optim.{name}', str(optim_settings[name]), rule, remedy))
   return results
 
 
@@ -283,13 +282,13 @@ def _check_folder(workdir: str, seeds: int) -> None:
   if held.exists() and not held.is_dir():
     raise ConfigError(f'--workdir = {workdir}: its checkpoints is a file; choose another')
   if seeds > 1 and held.is_dir():
-    raise ConfigError(tree.line('train.seeds', str(seeds), f'{workdir} holds one run', 'choose a new --workdir'))
+    raise ConfigError(validate.line('train.seeds', str(seeds), f'{workdir} holds one run', 'choose a new --workdir'))
   if seeds == 1 and (folder / 'seed0').is_dir():
     rule = f'{workdir} holds the runs of several seeds'
-    raise ConfigError(tree.line('train.seeds', '1', rule, 'choose a new --workdir'))
+    raise ConfigError(validate.line('train.seeds', '1', rule, 'choose a new --workdir'))
 
 
-def _run_seeds(config, source: Source | None, workdir: str, log: Log, devices) -> dict:
+def _run_seeds(config, source: InitCheckpoint | None, workdir: str, log: Log, devices) -> dict:
   """One run a seed, each in its own folder, and the mean and standard deviation of their results above them."""
   runs, seeds = [], [config.seed + i for i in range(config.train.seeds)]
   for i, seed in enumerate(seeds):

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from lmjax.checkpoint import checkpoints
-from lmjax.checkpoint.manifest import SchemaError
+from lmjax.checkpoint import checkpoints, locate
+from lmjax.checkpoint.manifest import SchemaError, read_manifest
 from lmjax.data.tokens import store
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError, DataError, LmjaxError
@@ -32,7 +32,7 @@ def run(argv: list[str]) -> None:
     return
   if flags.problems:
     raise ConfigError(flags.problems)
-  folder = checkpoints.reach('--workdir', flags.workdir)
+  folder = locate.reach('--workdir', flags.workdir)
   seeds = sorted(path for path in folder.glob('seed*') if (path / 'checkpoints').exists()) if folder.exists() else []
   if not seeds and not (folder / 'checkpoints').exists():
     rule = 'holds no checkpoints' if folder.exists() else 'no such folder'
@@ -55,10 +55,10 @@ def run(argv: list[str]) -> None:
 def look_at(workdir: epath.Path) -> Iterator[tuple[str, str | LmjaxError]]:
   """(what, what it holds or how it is damaged) of everything that a run keeps."""
   directory, newest = workdir / 'checkpoints', None
-  for step in checkpoints.saved_steps(directory):
+  for step in locate.saved_steps(directory):
     try:
       arrays = checkpoints.verify(directory, step)
-      newest = checkpoints.read_manifest(directory, step)
+      newest = read_manifest(directory, step)
       yield f'checkpoint {step}', f'{len(arrays)} arrays'
     except SchemaError:
       raise  # nothing is wrong with it

@@ -28,7 +28,7 @@ import pytest
 
 from lmjax import config as config_lib
 from lmjax.data.tokens.tokenizer import train_tokenizer
-from lmjax.schema import command_line, tree
+from lmjax.schema import command_line, overrides
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = {'causal_lm': 'configs/pretrain_clm.py', 'masked_lm': 'configs/pretrain_mlm.py'}
@@ -51,7 +51,7 @@ REAL_DATA = pathlib.Path(os.environ.get('LMJAX_SHARED_DATA') or ROOT.parent / 's
 def config_dict(file: str, argument: str, leaves: dict):
   """The ConfigDict of a config file with leaves changed, {'model.layers': 1}."""
   config = command_line.load_config_file(str(ROOT / file), argument)
-  config, problems = tree.override(config_lib.Config, config, [(path, str(v)) for path, v in leaves.items()])
+  config, problems = overrides.override(config_lib.Config, config, [(path, str(v)) for path, v in leaves.items()])
   assert not problems, problems
   return config
 

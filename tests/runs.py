@@ -9,8 +9,9 @@ import numpy as np
 
 from lmjax import paths
 from lmjax import train as train_lib
-from lmjax.checkpoint import checkpoints, manifest
-from lmjax.checkpoint.transfer import open_source
+from lmjax.checkpoint import locate, manifest
+from lmjax.checkpoint.locate import open_source
+from lmjax.checkpoint.manifest import read_manifest
 from lmjax.training import initialize, reopen
 from lmjax.training import step as step_lib
 from tests.conftest import FINE_TUNING, config_dict
@@ -84,8 +85,8 @@ def classification_config(source, folder, arguments='', lora=None, rows=None, **
 
 def manifest_of(workdir, step: int | None = None) -> dict:
   """The manifest of a checkpoint, the newest unless told."""
-  directory = checkpoints.directory_of(workdir)
-  return checkpoints.read_manifest(directory, step or checkpoints.saved_steps(directory)[-1])
+  directory = locate.directory_of(workdir)
+  return read_manifest(directory, step or locate.saved_steps(directory)[-1])
 
 
 def edit_manifest(workdir, step: int, change) -> None:

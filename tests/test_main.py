@@ -10,8 +10,8 @@ import pytest
 
 from lmjax import config as config_lib
 from lmjax import main
-from lmjax.checkpoint import checkpoints
-from lmjax.schema import command_line, tree
+from lmjax.checkpoint import locate
+from lmjax.schema import command_line, describe
 from tests.conftest import CONFIGS, FINE_TUNING, QUICK, ROOT, TASKS
 
 
@@ -58,7 +58,7 @@ def test_smoke(name, tmp_path, cache_dir):
   assert wanted <= results['metrics'].keys()
   last_valid = lines(workdir, 'valid')[-1]
   assert results['metrics']['valid/loss'] == last_valid['loss']
-  saved = checkpoints.saved_steps(checkpoints.directory_of(workdir))
+  saved = locate.saved_steps(locate.directory_of(workdir))
   assert len(saved) >= 2 and saved[-1] == len(train)
   [manifest] = (workdir / 'checkpoints' / str(saved[-1])).rglob('manifest.json')
   assert 'params/layers/1/attention/query/kernel' in json.loads(manifest.read_text())['arrays']
@@ -98,7 +98,7 @@ def test_smoke_of_fine_tuning(name, pre_trained):
   assert files | {'predictions_valid.jsonl'} <= {f.name for f in workdir.iterdir()}
   train = lines(workdir, 'train')
   assert [line['step'] for line in train] == list(range(1, 21))
-  saved = checkpoints.saved_steps(checkpoints.directory_of(workdir))
+  saved = locate.saved_steps(locate.directory_of(workdir))
   assert saved == [10, 20]
   results = json.loads((workdir / 'results.json').read_text())
   assert results['status'] == 'done' and results['step'] == 20 and results['best_step'] in saved
@@ -215,13 +215,13 @@ def test_help_names_every_leaf(capsys):
     assert main.main([f'--config={ROOT / file}' + (f':{argument}' if argument else ''), '--help']) == 0
     out = capsys.readouterr().out
     raw = command_line.load_config_file(str(ROOT / file), argument)
-    for path in tree.leaves(raw):
+    for path in describe.settings(raw):
       assert path in out
 
 
 def test_every_leaf_is_documented():
   def walk(cls):
-    documented = tree.documentation(cls)
+    documented = describe.documentation(cls)
     for field in cls.__dataclass_fields__:
       assert documented[field].strip(), f'{cls.__name__}.{field}'
 

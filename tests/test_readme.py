@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from lmjax import config as config_lib
 from lmjax import main
 from lmjax.models import presets
-from lmjax.schema import command_line, tree
+from lmjax.schema import command_line, overrides
 from tests import runs
 from tests.conftest import ROOT
 
@@ -48,7 +48,7 @@ def test_configs_in_the_readme_build(line, folder, monkeypatch):
     raw = ConfigDict(config_lib.completed(command_line.load_json(saved)))
   else:
     raw = command_line.load_config_file(str(ROOT / flags.file), flags.argument)
-  raw, problems = tree.override(config_lib.Config, raw, flags.assignments)
+  raw, problems = overrides.override(config_lib.Config, raw, flags.assignments)
   assert not problems
   config_lib.build(raw)
 

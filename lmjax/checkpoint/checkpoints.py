@@ -5,11 +5,9 @@ before the step takes its final name. The manifest has a digest of every array, 
 flipped byte inside array data is restored by Orbax without a word.
 """
 
-import dataclasses
 import functools
 import logging
 import math
-import os
 import shutil
 import sys
 import time
@@ -19,33 +17,18 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from lmjax import paths, sharding
+from lmjax.checkpoint.config import CheckpointConfig
 from lmjax.checkpoint.digests import describe_arrays, non_finite
-from lmjax.checkpoint.manifest import SchemaError, evaluated, make_manifest, read_manifest, saved_steps
-from lmjax.errors import GCS_REMEDY, CheckpointError, NonFiniteError, reason
+from lmjax.checkpoint.locate import directory_of, evaluated, saved_steps
+from lmjax.checkpoint.manifest import SchemaError, make_manifest, read_manifest
+from lmjax.errors import CheckpointError, NonFiniteError, reason
 from lmjax.hosts.collectives import on_every_host
-from lmjax.schema.fields import NonNegativeInt, PositiveInt
 
 # Where a file is broken, what Orbax leaves behind complains of its own: "Event loop is closed", "exception was never
 # retrieved". The error itself has been raised, and is told.
 _complain = sys.unraisablehook
 sys.unraisablehook = lambda found: None if 'Event loop is closed' in str(found.exc_value) else _complain(found)
 logging.getLogger('asyncio').addFilter(lambda record: 'never retrieved' not in record.getMessage())
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
-  """What is saved, and what is kept.
-
-  every: batches from one checkpoint to the next; the last batch is always followed by one; None: at each evaluation
-  keep_last: newest checkpoints that are kept
-  keep_best: checkpoints that are best in the task's validation metric, kept besides; 0 for none
-  only_trained: whether parameters that do not move are left out; they are read from init_from again
-  """
-
-  every: PositiveInt | None
-  keep_last: PositiveInt
-  keep_best: NonNegativeInt
-  only_trained: bool
 
 
 class _Manifest:
@@ -86,31 +69,6 @@ def _load(path: epath.Path, as_saved: dict) -> dict:
   context.pytree.loading.partial_load = True
   with context:
     return ocp.load_checkpointables(path, {'state': as_saved})['state']
-
-
-def absolute(folder) -> epath.Path:
-  """A folder as an absolute path (Orbax takes no other), or a URL."""
-  return epath.Path(folder if '://' in str(folder) else os.path.abspath(folder))
-
-
-def reach(name: str, given: str) -> epath.Path:
-  """The folder that a flag or a leaf names; an object store must answer.
-
-  Raises:
-    CheckpointError: it does not; asked once, since each library of object stores raises errors of its own.
-  """
-  try:
-    path = absolute(os.path.expanduser(given))
-    if '://' in given:
-      path.exists()
-  except Exception as error:
-    raise CheckpointError(f'{name} = {given}: cannot be reached ({reason(error)}); {GCS_REMEDY}') from error
-  return path
-
-
-def directory_of(workdir) -> epath.Path:
-  """WORKDIR/checkpoints."""
-  return absolute(workdir) / 'checkpoints'
 
 
 def check_room(directory: epath.Path, n_bytes: int) -> None:

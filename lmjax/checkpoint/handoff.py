@@ -4,12 +4,11 @@
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Literal
+from collections.abc import Mapping
 
 from lmjax import paths
+from lmjax.checkpoint.config import InitFrom
 from lmjax.errors import CheckpointError
-from lmjax.schema.fields import NonNegativeInt
 
 # Leaves of the model that a run may set otherwise than its checkpoint: how it is computed or regularised, and what
 # longer texts need. All others are the shape of the weights.
@@ -25,31 +24,6 @@ RESIZABLE = 'embeddings/position/embedding'
 # What a token is looked up in. A fresh table is added to what comes out of it, so it is drawn with the same standard
 # deviation: with that of initial weights it would be drowned by an embedding that has been trained.
 TOKEN_TABLE = 'embeddings/token/embedding'
-
-
-@dataclasses.dataclass(frozen=True)
-class InitFrom:
-  """Where the weights, the tokenizer and the model's shape come from.
-
-  path: a run's workdir, or one of its WORKDIR/checkpoints/STEP, local or gs://; None: random weights
-  step: latest, best (in the run's own validation metric) or a number
-  take: path patterns of the parameters that are taken; with () every weight is fresh (the control)
-  fresh: path patterns of the parameters that begin at random
-  drop: path patterns of the checkpoint's parameters that are left behind
-  convert: encoder_to_decoder or decoder_to_encoder where the attention is to change; None: it stays
-  """
-
-  path: str | None
-  step: Literal['latest', 'best'] | NonNegativeInt
-  take: tuple[str, ...]
-  fresh: tuple[str, ...]
-  drop: tuple[str, ...]
-  convert: Literal['encoder_to_decoder', 'decoder_to_encoder'] | None
-
-  def problems(self) -> Iterator[tuple[str, object, str, str]]:
-    """Without a checkpoint there is nothing to convert."""
-    if self.path is None and self.convert is not None:
-      yield 'convert', self.convert, 'has no effect with init_from.path = None', 'set it to None'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,4 @@
-"""The manifest of a checkpoint: what made it, and a digest of every array, under a checksum of its own; and what the
-manifests of a run say together.
+"""The manifest of a checkpoint: what made it, and a digest of every array, under a checksum of its own.
 
 `WORKDIR/checkpoints/<step>/manifest/manifest.json`. Schemas that were written, all of which are read for ever:
 
@@ -13,16 +12,13 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import math
 import os
 import subprocess
 
-import jax
 from etils import epath
 
 import lmjax
 from lmjax.errors import CheckpointError
-from lmjax.workdir import files
 
 SCHEMA = 2
 
@@ -59,6 +55,8 @@ def make_manifest(step: int, best: dict, facts: dict, arrays: dict[str, dict]) -
     facts: what else it says of its run.
     arrays: see `digests.describe_arrays`.
   """
+  import jax  # not at the top: manifests are read before the config is known to be right
+
   manifest = {
     'schema': SCHEMA,
     'step': step,
@@ -108,50 +106,3 @@ def read_manifest(directory: epath.Path, step: int) -> dict:
   if manifest.get('checksum') != checksum(manifest):
     raise CheckpointError(f'{file}: differs from its checksum; choose another step')
   return manifest
-
-
-def saved_steps(directory: epath.Path) -> list[int]:
-  """Steps that have a folder, oldest first, whatever is in it; one on an object store, once it is whole there."""
-  if not directory.is_dir():
-    return []
-  folders = [p for p in directory.iterdir() if p.name.isdecimal()]
-  if '://' in str(directory):
-    # no folder is renamed there: Orbax writes under the final name, and this file last
-    folders = [p for p in folders if (p / 'commit_success.txt').exists()]
-  return sorted(int(p.name) for p in folders)
-
-
-def best_step(directory: epath.Path) -> int:
-  """The step with the best validation metric, as its own run ranks them; the earliest of equals.
-
-  Raises:
-    CheckpointError: no checkpoint was evaluated.
-  """
-  ranked = evaluated(directory)
-  if not ranked:
-    raise CheckpointError(f'{directory}: no checkpoint was evaluated when it was saved; choose a step')
-  return max(ranked, key=lambda step: (ranked[step], -step))
-
-
-def evaluated(directory: epath.Path) -> dict[int, float]:
-  """{step: how good it is} of the checkpoints that were evaluated; higher is better.
-
-  By the manifest; where the run was stopped while it evaluated, by the line that it wrote when it went on. A
-  checkpoint whose manifest is damaged is passed over here, and told when it is opened.
-  """
-  found, lines = {}, None
-  for step in saved_steps(directory):
-    try:
-      best = read_manifest(directory, step)['best']
-    except SchemaError:
-      raise
-    except CheckpointError:
-      continue
-    value = best['value']
-    if value is None:
-      if lines is None:
-        lines = {x['step']: x for x in files.read_metrics(directory.parent) if x['split'] == 'valid'}
-      value = lines.get(step, {}).get(best['metric'])
-    if value is not None and not math.isnan(value):
-      found[step] = value if best['highest'] else -value
-  return found

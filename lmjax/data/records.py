@@ -10,25 +10,18 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 
 from lmjax.data.batches.order import key_of, mix
+from lmjax.data.config import ROLES, BadText, RecordsConfig
 from lmjax.data.sources import demo, documents, files, tfds
-from lmjax.data.sources.documents import BadText
-from lmjax.data.tokens.tokenizer import TokenizerConfig, digest64
+from lmjax.data.tokens.tokenizer import digest64
 from lmjax.errors import ConfigError, DataError
-from lmjax.schema.fields import PositiveInt, Rule
 
 Task = Literal['classification', 'extractive_qa', 'summarization']
 
-# What the fields of a source are, in the order in which `data.fields` names them.
-ROLES: dict[str, list[tuple[str, ...]]] = {
-  'classification': [('text', 'label'), ('text', 'text_pair', 'label')],
-  'summarization': [('document', 'summary')],
-  'extractive_qa': [('id', 'question', 'context')],
-}
 _SQUAD = ROLES['extractive_qa'][0]  # whose names are fixed
 # The names that the fields usually have, for `data.fields = None`.
 _USUAL = {
@@ -38,47 +31,6 @@ _USUAL = {
   'summary': ('summary', 'highlights'),
 }
 _DROPPED = 'train examples dropped, which stand in another split'
-_SHARE = Rule('must lie in (0, 1]', lambda value: 0 < value <= 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class RecordsConfig:
-  """Labelled examples, and how they are cut into batches.
-
-  train: 'demo' (embedded), a file or glob of .jsonl, .csv or .tsv (SQuAD's .json for extractive_qa), or
-    tfds:NAME[/CONFIG][@SPLIT]
-  valid: the same, for choosing; None: a share of the training examples
-  valid_fraction: that share; None where valid is given
-  test: the same, looked at once, when training has ended; None for none
-  fields: the sources' field names: text, label or text, text pair, label (classification); document, summary
-    (summarization); None: by their usual names (extractive_qa reads SQuAD's format)
-  train_share: share of the training examples that is used, for learning curves
-  valid_examples: how many validation examples an evaluation reads; None for all
-  tokenizer: the tokenizer to load or to train on the training texts; None: the checkpoint's
-  length: tokens of a row
-  batch_size: rows of a batch, over all hosts
-  bad_text: what to do about text that is not UTF-8: 'raise' an error, 'replace' it, 'skip' the example
-  """
-
-  train: str
-  valid: str | None
-  valid_fraction: Annotated[float, Rule('must lie between 0 and 1, without them', lambda v: 0 < v < 1)] | None
-  test: str | None
-  fields: tuple[str, ...] | None
-  train_share: Annotated[float, _SHARE]
-  valid_examples: PositiveInt | None
-  tokenizer: TokenizerConfig | None
-  length: PositiveInt
-  batch_size: PositiveInt
-  bad_text: BadText
-
-  def problems(self) -> Iterator[tuple[str, object, str, str]]:
-    """Either a validation set or a share."""
-    if (self.valid is None) == (self.valid_fraction is None):
-      rule = (
-        'is needed with data.valid = None' if self.valid is None else f'has no effect with data.valid = {self.valid}'
-      )
-      yield 'valid_fraction', self.valid_fraction, rule, 'give one of the two'
 
 
 @dataclasses.dataclass(frozen=True)

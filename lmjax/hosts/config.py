@@ -1,14 +1,12 @@
 """How long hosts wait for each other."""
 
-import dataclasses
-
-from lmjax.schema.fields import PositiveInt
+from lmjax.schema.types import PositiveInt, section
 
 # JAX's own timeouts come after ours by so many seconds, since its way to end a process says less.
 BACKSTOP_SECONDS = 15
 
 
-@dataclasses.dataclass(frozen=True)
+@section
 class HostsConfig:
   """How long hosts wait for each other, and for themselves.
 
@@ -17,6 +15,6 @@ class HostsConfig:
   hang_seconds: so long without a step, or a batch of an evaluation, ends the run with exit code 6; None for off
   """
 
-  start_seconds: PositiveInt
-  lost_seconds: PositiveInt
-  hang_seconds: PositiveInt | None
+  start_seconds: PositiveInt = 300
+  lost_seconds: PositiveInt = 100
+  hang_seconds: PositiveInt | None = 1800

@@ -1,12 +1,14 @@
 """The shape of a model."""
 
-import dataclasses
 from typing import Literal
 
-from lmjax.schema.fields import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
+from lmjax.schema.types import Bool, NonNegativeFloat, PositiveFloat, PositiveInt, Rate, section
+
+# Path patterns of the adapters' parameters.
+ADAPTERS = ('*/lora_a', '*/lora_b')
 
 
-@dataclasses.dataclass(frozen=True)
+@section
 class LoraConfig:
   """Low-rank adapters beside frozen kernels (LoRA, arXiv:2106.09685).
 
@@ -32,7 +34,7 @@ class LoraConfig:
       yield 'targets', self.targets, 'must name at least one pattern', 'give */query/kernel,*/value/kernel'
 
 
-@dataclasses.dataclass(frozen=True)
+@section
 class ModelConfig:
   """The backbone and its output head.
 
@@ -87,21 +89,21 @@ class ModelConfig:
   norm_eps: PositiveFloat
   norm_placement: Literal['pre', 'post']
   activation: Literal['gelu', 'gelu_tanh', 'geglu', 'swiglu']
-  biases: bool
-  qk_norm: bool
+  biases: Bool
+  qk_norm: Bool
   window: PositiveInt | None
   global_every: PositiveInt | None
-  tied_embeddings: bool
+  tied_embeddings: Bool
   segment_types: PositiveInt | None
-  embedding_norm: bool
-  mlm_transform: bool
+  embedding_norm: Bool
+  mlm_transform: Bool
   embedding_dropout: Rate
   attention_dropout: Rate
   residual_dropout: Rate
   init_std: NonNegativeFloat
   residual_init: Literal['plain', 'scaled']
   vocab_multiple: PositiveInt
-  scan: bool
+  scan: Bool
   remat: Literal['none', 'dots', 'full']
   dtype: Literal['float32', 'bfloat16']
   attention_implementation: Literal['auto', 'xla', 'blockwise', 'cudnn', 'splash']

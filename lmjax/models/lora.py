@@ -14,8 +14,6 @@ from lmjax import paths
 from lmjax.errors import ConfigError
 from lmjax.models.config import LoraConfig, ModelConfig
 
-ADAPTERS = ('*/lora_a', '*/lora_b')
-
 
 def add(params: dict, config: ModelConfig, key: jax.Array) -> dict:
   """Puts adapters beside the kernels that the config names: `a` random, `b` zero, so that nothing changes yet.

@@ -3,27 +3,11 @@
 Legend: B batch, T length.
 """
 
-import dataclasses
-
 import jax
 
 from lmjax.models.heads import LanguageModel
+from lmjax.objectives.config import CausalConfig
 from lmjax.ops.cross_entropy import cross_entropy
-from lmjax.schema.fields import PositiveFloat, PositiveInt, Rate
-
-
-@dataclasses.dataclass(frozen=True)
-class CausalConfig:
-  """The causal objective.
-
-  z_loss: coefficient of log(Z) ** 2 (PaLM, arXiv:2204.02311, section 5); None for off
-  label_smoothing: share of each label spread over the vocabulary (arXiv:1512.00567, section 7); None for off
-  chunk: positions of each row whose logits exist at one time
-  """
-
-  z_loss: PositiveFloat | None
-  label_smoothing: Rate | None
-  chunk: PositiveInt
 
 
 def make_loss(model: LanguageModel, config: CausalConfig):

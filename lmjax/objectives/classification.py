@@ -3,45 +3,12 @@
 Legend: B batch, T length, D width, C classes.
 """
 
-import dataclasses
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 
 from lmjax.models.heads import HeadedModel
 from lmjax.models.layers import dropout
-from lmjax.schema.fields import PositiveFloat, Rate
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassificationConfig:
-  """The classification objective.
-
-  labels: class names, in the order of the logits; None: those of the training examples, sorted
-  pooling: what is classified: the output at the first token (cls), at the last (last), or their mean (mean); None: mean
-    where the model reads from both sides, last where it reads from the left
-  dropout: dropout on what is pooled
-  label_smoothing: share of each label spread over the classes (arXiv:1512.00567, section 7); None for off
-  class_weights: what an example of each class counts, in the order of the labels; balanced: the classes count alike
-    in all; None: all examples do
-  """
-
-  labels: tuple[str, ...] | None
-  pooling: Literal['cls', 'last', 'mean'] | None
-  dropout: Rate
-  label_smoothing: Rate | None
-  class_weights: Literal['balanced'] | tuple[PositiveFloat, ...] | None
-
-  def problems(self):
-    """One weight a label."""
-    if self.labels is not None and len(set(self.labels)) < max(len(self.labels), 2):
-      yield 'labels', self.labels, 'must be two or more different names', 'correct them'
-    if isinstance(self.class_weights, tuple):
-      if self.labels is None:
-        yield 'class_weights', self.class_weights, 'needs objective.labels, which say its order', 'give both'
-      elif len(self.class_weights) != len(self.labels):
-        yield 'class_weights', self.class_weights, f'must be {len(self.labels)} numbers, one a label', 'correct it'
+from lmjax.objectives.config import ClassificationConfig
 
 
 def pool(x_BTD: jax.Array, segments_BT: jax.Array, pooling: str) -> jax.Array:

@@ -3,85 +3,12 @@
 Legend: B batch, T length, K slots: places whose next token counts, D width.
 """
 
-import dataclasses
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 
 from lmjax.models.heads import LanguageModel
+from lmjax.objectives.config import ConditionalConfig
 from lmjax.ops.cross_entropy import cross_entropy
-from lmjax.schema.fields import NonNegativeFloat, PositiveFloat, PositiveInt, Rate
-
-Score = Literal['rouge', 'bleu', 'chrf']
-
-
-@dataclasses.dataclass(frozen=True)
-class DecodingConfig:
-  """How texts are generated.
-
-  beams: width of the beam search; 1: greedy, or sampled
-  length_penalty: a hypothesis is ranked by its log-probability / length ** this; None with one beam
-  no_repeat_ngram: no run of so many tokens is generated twice (arXiv:1705.04304); None for off
-  temperature: divides the logits when sampling; 0: the likeliest token, or beam search
-  top_k: only the k likeliest tokens are drawn from; None for all
-  top_p: only the likeliest tokens that make up this probability; None for all (arXiv:1904.09751)
-  """
-
-  beams: PositiveInt
-  length_penalty: NonNegativeFloat | None
-  no_repeat_ngram: PositiveInt | None
-  temperature: NonNegativeFloat
-  top_k: PositiveInt | None
-  top_p: PositiveFloat | None
-
-  def problems(self):
-    """Settings that the way of decoding does not read."""
-    if (self.beams > 1) != (self.length_penalty is not None):
-      rule = 'is needed with beams above 1' if self.beams > 1 else 'has no effect with one beam'
-      yield (
-        'length_penalty',
-        self.length_penalty,
-        rule,
-        'give a number such as 1.0' if self.beams > 1 else 'set it to None',
-      )
-    if self.beams > 1 and self.temperature:
-      yield 'temperature', self.temperature, 'has no effect with beams above 1', 'set it to 0'
-    for leaf in ('top_k', 'top_p'):
-      if self.temperature == 0 and getattr(self, leaf) is not None:
-        yield leaf, getattr(self, leaf), 'has no effect with temperature = 0', 'set it to None'
-
-
-@dataclasses.dataclass(frozen=True)
-class ConditionalConfig:
-  """The objective of summarization, translation, or any other text from a text.
-
-  max_summary: longest second text in tokens: longer ones are cut in training, and none is generated
-  long_documents: of a document that does not fit: head (its beginning is read), head_tail (both ends), or chunks (its
-    beginning in training; when generating, each piece is summarised, then their summaries: map-reduce)
-  prefix: whether the document is read from both sides (prefix LM: arXiv:1910.10683, section 3.2.1)
-  label_smoothing: share of each label spread over the vocabulary (arXiv:1512.00567, section 7); None for off
-  chunk: slots of each row whose logits exist at one time
-  decoding: how texts are generated
-  scores: of rouge, bleu and chrf
-  best: the score that checkpoints are ranked by: loss, rouge1, rouge2, rougeL, rougeLsum, bleu or chrf
-  lead: sentences of the document that the baseline repeats; None: no baseline
-  """
-
-  max_summary: PositiveInt
-  long_documents: Literal['head', 'head_tail', 'chunks']
-  prefix: bool
-  label_smoothing: Rate | None
-  chunk: PositiveInt
-  decoding: DecodingConfig
-  scores: tuple[Score, ...]
-  best: Literal['loss', 'rouge1', 'rouge2', 'rougeL', 'rougeLsum', 'bleu', 'chrf']
-  lead: PositiveInt | None
-
-  def problems(self):
-    """What checkpoints are ranked by must be computed."""
-    if self.best != 'loss' and not any(self.best.startswith(score) for score in self.scores):
-      yield 'best', self.best, f'must be loss or among objective.scores = {self.scores}', 'change one of them'
 
 
 def make_loss(model: LanguageModel, config: ConditionalConfig):

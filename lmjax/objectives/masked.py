@@ -3,27 +3,12 @@
 Legend: B batch, T length, K slots (masked positions) a row, D width.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
-from lmjax.data.batches.masking import MaskingConfig
 from lmjax.models.heads import LanguageModel
+from lmjax.objectives.config import MaskedConfig
 from lmjax.ops.cross_entropy import cross_entropy
-from lmjax.schema.fields import PositiveInt
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskedConfig:
-  """The masked objective.
-
-  masking: which tokens are hidden, and how
-  chunk: slots of each row whose logits exist at one time
-  """
-
-  masking: MaskingConfig
-  chunk: PositiveInt
 
 
 def make_loss(model: LanguageModel, config: MaskedConfig):

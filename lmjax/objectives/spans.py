@@ -3,31 +3,10 @@
 Legend: B batch, T length.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
 from lmjax.models.heads import HeadedModel
-from lmjax.schema.fields import PositiveInt
-
-
-@dataclasses.dataclass(frozen=True)
-class SpanConfig:
-  """The objective of extractive question answering.
-
-  max_question: tokens of a question that are read
-  stride: tokens from the beginning of one window of a long context to that of the next
-  max_answer: longest answer in tokens
-  n_best: how many answers are kept for each question
-  no_answer: whether a question may have none (SQuAD 2.0); None: whether some of the training examples have none
-  """
-
-  max_question: PositiveInt
-  stride: PositiveInt
-  max_answer: PositiveInt
-  n_best: PositiveInt
-  no_answer: bool | None
 
 
 def make_logits(model: HeadedModel):

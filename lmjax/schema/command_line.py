@@ -1,4 +1,4 @@
-"""The command line as it is typed, and the config file it names; what the leaves mean is `schema`'s business.
+"""The command line as it is typed, and the config file it names; what the settings mean is not its business.
 
     --config=FILE.py[:arg,name=value] [--workdir=DIR] [--config.a.b=value ...]
 
@@ -24,8 +24,9 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from lmjax.console import SHOWN, silence, tell
 from lmjax.errors import ConfigError, LmjaxError
-from lmjax.schema.leaf import Refusal, kind_of, parse
-from lmjax.schema.tree import line
+from lmjax.schema.describe import parts_of
+from lmjax.schema.overrides import Refusal, read
+from lmjax.schema.validate import line
 
 _LONGEST_NAME = 80
 _serial = itertools.count()
@@ -63,14 +64,13 @@ def parse_command_line(argv, extra=None, bare=(), config='required', words=False
     argv: `--flag=value` or `--flag value` each.
     extra: name -> annotation of further flags that take a value, as in a config dataclass.
     bare: names of further flags that need none: `--dry_run`, or `--dry_run=TEXT`.
-    config: whether `--config` is required, optional or refused, with its leaves; where it is, `--workdir` is required.
+    config: whether `--config` is required, optional or refused, with its settings; refused: `--workdir` is required.
     words: whether there may be arguments that are no flags.
 
   Returns:
     A `CommandLine`; its `problems` are meant to be reported along with those of the config.
   """
-  kinds = {'config': kind_of(str), 'workdir': kind_of(str)}
-  kinds.update((name, kind_of(annotation)) for name, annotation in (extra or {}).items())
+  kinds = {'config': str, 'workdir': str, **(extra or {})}
   values, assignments, problems, texts = dict.fromkeys(kinds) | dict.fromkeys(bare, False), [], [], []
   wants_help = False
   for flag, text in _flags(argv, bare):
@@ -94,7 +94,7 @@ def parse_command_line(argv, extra=None, bare=(), config='required', words=False
       values[name] = values[name] or ''
     else:
       try:
-        values[name] = parse(kinds[name], text)
+        values[name] = read(kinds[name], text)
       except Refusal as refusal:
         problems.append(line(flag, text, refusal.rule, refusal.remedy))
   file, workdir = values.pop('config'), values.pop('workdir')
@@ -129,7 +129,7 @@ def load_config(flags: CommandLine) -> ConfigDict:
 
 
 def run_command(run, argv) -> int:
-  """Runs `run(argv)`; what a user can mend becomes lines on stderr and an exit code, without a traceback.
+  """Runs `run(argv)`; what a user can fix becomes lines on stderr and an exit code, without a traceback.
 
   Returns:
     0, the exit code of an LmjaxError, or 130 for Ctrl-C.
@@ -185,7 +185,7 @@ def parse_argument(argument, **declared):
       problems.append(line(f'argument {name}', None, 'has no value', f'give {name}=VALUE'))
     else:
       try:
-        values[name] = parse(typed[name][0], text)
+        values[name] = read(typed[name][0], text)
       except Refusal as refusal:
         problems.append(line(f'argument {name}', text, refusal.rule, refusal.remedy))
   if problems:
@@ -280,23 +280,23 @@ def _unknown_flag(flag, text, known):
     typed = flag if text is None else f'{flag}={text}'
     return line(typed, None, 'not a flag', f'did you mean --config={typed}?')
   if '.' in name:
-    leaf = name.partition('.')[2] if close == ['config'] else name
-    return line(flag, text, 'unknown flag', f'did you mean --config.{leaf}?')
+    path = name.partition('.')[2] if close == ['config'] else name
+    return line(flag, text, 'unknown flag', f'did you mean --config.{path}?')
   if close:
     return line(flag, text, 'unknown flag', f'did you mean --{close[0]}?')
   flags = ', '.join(f'--{other}' for other in known)
-  return line(flag, text, 'unknown flag', f'the flags are {flags}, and --config.PATH=VALUE for a leaf')
+  return line(flag, text, 'unknown flag', f'the flags are {flags}, and --config.PATH=VALUE for a setting')
 
 
 def _declaration(default):
-  """(kind, default) of one declared argument."""
+  """(annotation, default) of one declared argument."""
   if isinstance(default, tuple) and len(default) == 2:
     annotation, value = default
     if isinstance(annotation, type) or typing.get_origin(annotation) is not None:
-      return kind_of(annotation), value
+      return annotation, value
   if isinstance(default, tuple):
-    return kind_of(tuple[str, ...]), default
-  return kind_of(str | None if default is None else type(default)), default
+    return tuple[str, ...], default
+  return str | None if default is None else type(default), default
 
 
 def _arguments(argument, typed):
@@ -306,14 +306,14 @@ def _arguments(argument, typed):
     name, equals, text = piece.partition('=')
     word = name.strip()
     known = word in typed
-    is_bool = known and typed[word][0].base is bool
+    is_bool = known and typed[word][0] is bool
     slip = word.isidentifier() and not known and difflib.get_close_matches(word, typed, 1, 0.8)
     if open_text and not (equals and known or is_bool and not equals or slip):
       found[-1][1] += f',{piece}'
     elif piece.strip():
       found.append([word, text if equals else 'true' if is_bool else None])
       # A number ends at its comma, a text may go on.
-      open_text = bool(equals) and not (known and typed[word][0].base in (int, float, bool))
+      open_text = bool(equals) and not (known and {int, float, bool, type(None)}.issuperset(parts_of(typed[word][0])))
   return found
 
 
@@ -351,4 +351,4 @@ def _guarded(path, call) -> Any:
       numbers, message = [error.lineno], error.msg
     where = f'{path}:{numbers[-1]}' if numbers else path
     rule = f'{type(error).__name__}: {" ".join(message.split())}'
-    raise ConfigError(line(where, None, rule, 'mend the config file')) from error
+    raise ConfigError(line(where, None, rule, 'fix the config file')) from error

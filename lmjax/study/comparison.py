@@ -10,74 +10,24 @@ import io
 import json
 import os
 import textwrap
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
 
 import lmjax
-from lmjax.config import PRE_TRAINING
 from lmjax.errors import ConfigError, DataError
-from lmjax.schema.fields import Rule
 from lmjax.scoring.bootstrap import bootstrap
+from lmjax.study.config import ComparisonConfig
 from lmjax.tasks import prepare
+from lmjax.tasks.table import PRE_TRAINING
 from lmjax.training.progress import number
 from lmjax.workdir import files
 
-SplitMetric = Annotated[
-  str, Rule('must be valid/NAME or test/NAME', lambda v: v.partition('/')[0] in ('valid', 'test'))
-]
 # A metric is the mean of the scores by example where both agree so closely; where not, they are different measures.
 SAME = 1e-4
 # majority_accuracy beside accuracy, lead_rougeL (the first sentences) beside rougeL, gzip_bits_per_byte
 BASELINES = ('majority', 'lead', 'gzip')
-
-
-@dataclasses.dataclass(frozen=True)
-class ArmConfig:
-  """One line of a picture.
-
-  stages: names of stages: one, or one for each value of x
-  """
-
-  stages: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class ComparisonConfig:
-  """One claim, and what is compared to decide it.
-
-  title: of the picture and its section
-  claim: the expectation, as a sentence; it says that the candidate scores higher than the other arms
-  metric: valid/NAME or test/NAME, as in results.json
-  candidate: the arm that the claim is about
-  arms: by label; each one is compared with the candidate
-  x: for a learning curve, what the stages of an arm differ in, such as 0.01, 0.1, 1.0 (log scale); None for bars
-  x_name: what x is; None without x
-  """
-
-  title: str
-  claim: str
-  metric: SplitMetric
-  candidate: str
-  arms: dict[str, ArmConfig]
-  x: tuple[float, ...] | None
-  x_name: str | None
-
-  def problems(self):
-    """One stage for each x."""
-    if self.candidate not in self.arms or len(self.arms) < 2:
-      rule = f'must be one of two or more arms; there are {", ".join(self.arms) or "none"}'
-      yield 'candidate', self.candidate, rule, 'name one, and what it is compared with'
-    if (self.x is None) != (self.x_name is None):
-      yield 'x_name', self.x_name, 'must be given where x is, and only there', 'give both, or None for both'
-    if self.x is not None and (not self.x or min(self.x) <= 0):
-      yield 'x', self.x, 'must be values above 0, since the axis is logarithmic', 'change them, or None for bars'
-    wanted = 1 if self.x is None else len(self.x)
-    for label, arm in self.arms.items():
-      if len(arm.stages) != wanted:
-        rule = 'must be one stage' if self.x is None else f'must be one stage for each of the {wanted} values of x'
-        yield f'arms.{label}.stages', arm.stages, rule, 'change them, or x'
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,12 +17,12 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from lmjax import config as config_lib
 from lmjax import train as train_lib
-from lmjax.checkpoint import handoff
+from lmjax.checkpoint import locate
 from lmjax.data.sources import files as source_files
 from lmjax.errors import ConfigError, DataError, LmjaxError
-from lmjax.schema import command_line, tree
+from lmjax.schema import command_line, describe, overrides, validate
 from lmjax.study import comparison
-from lmjax.study.comparison import ComparisonConfig
+from lmjax.study.config import ComparisonConfig, ExperimentConfig, StageConfig
 from lmjax.workdir import files
 
 # Of the lines of a stage, those that a person should see at once; all are in its log.txt.
@@ -31,41 +31,6 @@ IMPORTANT = re.compile(r'^(seed \d|resuming from|checkpoint \d+ rejected)| skipp
 _CACHE_DIR = 'jax_compilation_cache_dir'
 
 _WITHOUT_FILES = ('pydoc', 'demo')
-
-
-@dataclasses.dataclass(frozen=True)
-class StageConfig:
-  """One run.
-
-  config: its config file with arguments, FILE.py[:arg,name=value]
-  overrides: leaves to change, path=value each, as after --config.
-  init_from: the stage whose checkpoint it starts from; None: what the config file says
-  """
-
-  config: str
-  overrides: tuple[str, ...]
-  init_from: str | None
-
-  def problems(self):
-    """Each override has a value, and one thing says what the run starts from."""
-    for text in self.overrides:
-      path, equals, _ = text.partition('=')
-      if not equals:
-        yield 'overrides', self.overrides, f'{text!r} is not path=value', 'write it as train.steps=100'
-      if path.strip() == 'init_from.path' and self.init_from is not None:
-        yield 'overrides', self.overrides, 'has init_from.path, which init_from sets', 'leave one of them out'
-
-
-@dataclasses.dataclass(frozen=True)
-class ExperimentConfig:
-  """A study.
-
-  stages: runs, by the name of their folder
-  comparisons: of what the runs gave, by the name of their picture
-  """
-
-  stages: dict[str, StageConfig]
-  comparisons: dict[str, ComparisonConfig]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +69,7 @@ def prepare(raw, workdir: str, problems=()) -> tuple[ExperimentConfig, list[Stag
     ConfigError: with all problems of the experiment and of every stage, as far as they can be known.
     DataError: files of text or examples are missing, all of them named.
   """
-  config, found = _readable(raw)
+  config, found = validate.check(ExperimentConfig, raw)
   problems = [*problems, *found]
   if config is None:
     raise ConfigError(problems)
@@ -127,20 +92,6 @@ def prepare(raw, workdir: str, problems=()) -> tuple[ExperimentConfig, list[Stag
   return config, list(stages.values())
 
 
-def _readable(raw) -> tuple[ExperimentConfig | None, list[str]]:
-  """The experiment, None where a leaf of it is wrong, and its problems."""
-  built: list[ExperimentConfig] = []
-
-  def keep(config):  # called once all leaves are right, whatever the rules between them say
-    built.append(config)
-    return ()
-
-  try:
-    return tree.build(ExperimentConfig, raw, keep), []
-  except ConfigError as error:
-    return (built[0] if built else None), list(error.problems)
-
-
 def order_of(sources: Mapping[str, str | None]) -> tuple[list[str], list[str]]:
   """Names ordered so that each follows its source, and a line for each source that is unknown or in a circle.
 
@@ -151,7 +102,7 @@ def order_of(sources: Mapping[str, str | None]) -> tuple[list[str], list[str]]:
   for name, source in sources.items():
     graph[name] = [] if source is None else [source]
     if source is not None and source not in sources:
-      problems.append(tree.line(f'stages.{name}.init_from', source, 'no such stage', _closest(source, sources)))
+      problems.append(validate.line(f'stages.{name}.init_from', source, 'no such stage', _closest(source, sources)))
       graph[name] = []
   while True:
     try:
@@ -179,46 +130,26 @@ def prepare_stage(name: str, config: StageConfig, source: Stage | None, workdir:
   assignments = [(path, value) for path, equals, value in (text.partition('=') for text in config.overrides) if equals]
   if config.init_from is not None:
     assignments.append(('init_from.path', os.path.join(workdir, config.init_from)))
-  raw, problems = tree.override(config_lib.Config, raw, assignments)
+  raw, problems = overrides.override(config_lib.Config, raw, assignments)
   if config.init_from is not None and source is None:
     return empty, list(problems)  # unknown or in a circle: what it would inherit is not known
   if source is not None and source.built is not None and source.built.train.seeds > 1:
     rule, remedy = f'has train.seeds = {source.built.train.seeds}, a checkpoint each', 'set it to 1 there'
-    problems += (tree.line('init_from', source.name, rule, remedy),)
-  values = tree.to_dict(raw)
+    problems += (validate.line('init_from', source.name, rule, remedy),)
   try:
-    built = config_lib.build(raw, devices=jax.device_count()) if source is None else _inherit(values, source)
+    built, _ = config_lib.load(raw, model=None if source is None else source.model)
+    config_lib.check_devices(built, jax.device_count())
   except LmjaxError as error:
     # a source with problems of its own leaves the model open
     known = source is None or source.built is not None
     lines = [line for line in str(error).splitlines() if known or not line.startswith('model')]
-    return dataclasses.replace(empty, config=raw, model=_section(values, 'model')), [*problems, *lines]
-  record = {'config': tree.leaves(tree.to_dict(built)), 'source': source.digest if source is not None else None}
+    asked = describe.to_dict(raw).get('model')
+    model = asked if isinstance(asked, dict) else {}
+    return dataclasses.replace(empty, config=raw, model=model), [*problems, *lines]
+  record: dict[str, Any] = {'config': describe.settings(built), 'source': None if source is None else source.digest}
   if source is not None:
     record['config']['init_from.path'] = source.name  # so that the workdir can be moved
-  return Stage(name, raw, tree.to_dict(built.model), built, record), list(problems)
-
-
-def _inherit(values: dict, source: Stage) -> config_lib.Config:
-  """`config.build` for a run whose checkpoint is not there yet: its model comes from the stage that will write it."""
-  asked, problems = _section(values, 'model'), []
-  try:
-    convert = tree.build(handoff.InitFrom, values['init_from']).convert
-    values['model'], found = handoff.adapt_model(source.model, asked, convert)
-    problems = [tree.line(path, tree.show(value), rule, remedy) for path, value, rule, remedy in found]
-  except (ConfigError, KeyError):  # wrong leaves here or in the source, which are reported with their full path
-    values['model'] = source.model | asked
-  try:
-    built = tree.build(config_lib.Config, values, lambda built: built.device_problems(jax.device_count()))
-  except ConfigError as error:
-    raise ConfigError([*problems, *error.problems]) from error
-  if problems:
-    raise ConfigError(problems)
-  return built
-
-
-def _section(values: dict, name: str) -> dict:
-  return values[name] if isinstance(values.get(name), dict) else {}
+  return Stage(name, raw, describe.to_dict(built.model), built, record), list(problems)
 
 
 def changes(stage: Stage, workdir: str) -> list[str]:
@@ -232,10 +163,10 @@ def changes(stage: Stage, workdir: str) -> list[str]:
   for name in dict.fromkeys([*now['config'], *before['config']]):
     was, value = (found['config'].get(name, 'not set') for found in (before, now))
     if was != value:
-      lines.append(tree.line(name, tree.show(value), f'was {tree.show(was)} when it ran', remedy))
+      lines.append(validate.line(name, validate.show(value), f'was {validate.show(was)} when it ran', remedy))
   if not lines and before['source'] != now['source']:
     source = now['config']['init_from.path']
-    lines.append(tree.line('init_from', source, 'that stage was another when this one ran', remedy))
+    lines.append(validate.line('init_from', source, 'that stage was another when this one ran', remedy))
   return lines
 
 
@@ -248,10 +179,10 @@ def comparison_problems(config: ExperimentConfig, stages: Mapping[str, Stage]) -
       for name in arm.stages:
         built = stages[name].built if name in stages else None
         if name not in config.stages:
-          problems.append(tree.line(path, name, 'no such stage', _closest(name, config.stages)))
+          problems.append(validate.line(path, name, 'no such stage', _closest(name, config.stages)))
         elif built is not None and compared.metric.startswith('test/') and not getattr(built.data, 'test', None):
           rule = f'has no test set, and comparisons.{title}.metric is {compared.metric}'
-          problems.append(tree.line(path, name, rule, 'set data.test there, or compare on valid/'))
+          problems.append(validate.line(path, name, rule, 'set data.test there, or compare on valid/'))
   return problems
 
 
@@ -304,8 +235,10 @@ def run_stage(stage: Stage, folder: str) -> None:
     raise ConfigError(f'{folder}: cannot be made ({error.strerror}); name another --workdir') from error
   files.write_json(os.path.join(folder, 'stage.json'), stage.record)
   try:
+    init_from = stage.built.init_from
+    source = None if init_from.path is None else locate.open_source(init_from)
     with open(os.path.join(folder, 'log.txt'), 'a', encoding='utf-8') as log:
-      train_lib.train(stage.config, folder, lambda line: _tell(line, log))
+      train_lib.run(stage.built, source, folder, lambda line: _tell(line, log))
   except LmjaxError as error:
     error.args = (f'{error}\nstage {stage.name} failed; once this is mended, the same command goes on from there',)
     raise

@@ -1,6 +1,5 @@
 """Causal language modelling as a task. Legend: B batch, T length, V vocabulary."""
 
-import dataclasses
 import functools
 
 import jax
@@ -10,36 +9,7 @@ from lmjax.data.batches.masking import causal_example
 from lmjax.data.batches.packing import RowSpec
 from lmjax.models import decode
 from lmjax.objectives import causal
-from lmjax.schema.fields import NonNegativeFloat, PositiveFloat, PositiveInt
 from lmjax.tasks.language_model import LanguageModelTask
-
-
-@dataclasses.dataclass(frozen=True)
-class CausalSamples:
-  """What is generated as training goes on: continuations of held-out documents.
-
-  count: how many documents
-  prompt_tokens: tokens of each that the model is given
-  new_tokens: tokens that it writes
-  temperature: divides the logits; 0 always takes the likeliest token
-  top_k: only the k likeliest tokens are drawn from; None for all
-  top_p: only the likeliest tokens that make up this probability; None for all (arXiv:1904.09751)
-  """
-
-  count: PositiveInt
-  prompt_tokens: PositiveInt
-  new_tokens: PositiveInt
-  temperature: NonNegativeFloat
-  top_k: PositiveInt | None
-  top_p: PositiveFloat | None
-
-  def problems(self):
-    """Greedy decoding draws nothing."""
-    for leaf in ('top_k', 'top_p'):
-      if self.temperature == 0 and getattr(self, leaf) is not None:
-        yield leaf, getattr(self, leaf), 'has no effect with samples.temperature = 0', 'set it to None'
-    if self.top_p is not None and self.top_p >= 1:
-      yield 'top_p', self.top_p, 'must be below 1', 'set it to None for all tokens'
 
 
 class CausalLM(LanguageModelTask):

@@ -13,21 +13,10 @@ import numpy as np
 
 from lmjax.data import records
 from lmjax.data.batches.pipeline import Pipeline, ValidBatches
-from lmjax.data.records import RecordsConfig
+from lmjax.data.config import RecordsConfig
 from lmjax.data.tokens.tokenizer import Tokenizer, train_tokenizer
 from lmjax.models.transformer import Transformer
-from lmjax.schema.fields import PositiveInt
 from lmjax.tasks.base import Run, Task
-
-
-@dataclasses.dataclass(frozen=True)
-class ExampleSamples:
-  """What is shown as training goes on: validation examples, with what the model makes of them.
-
-  count: how many
-  """
-
-  count: PositiveInt
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ import numpy as np
 
 from lmjax.data.batches import pipeline as pipeline_lib
 from lmjax.data.batches.packing import RowSpec
-from lmjax.data.batches.pipeline import DataConfig, Pipeline, valid_bytes_per_token
+from lmjax.data.batches.pipeline import Pipeline, valid_bytes_per_token
+from lmjax.data.config import DataConfig
 from lmjax.data.tokens import store as store_lib
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.models.config import ModelConfig

@@ -1,6 +1,5 @@
 """Masked language modelling as a task. Legend: B batch, T length, K slots a row, V vocabulary."""
 
-import dataclasses
 import functools
 
 import jax
@@ -11,21 +10,8 @@ from lmjax.data.batches.masking import MaskVocabulary, masked_example
 from lmjax.data.batches.packing import RowSpec
 from lmjax.data.batches.pipeline import valid_batches
 from lmjax.objectives import masked
-from lmjax.schema.fields import PositiveInt
 from lmjax.tasks.causal_lm import quote
 from lmjax.tasks.language_model import LanguageModelTask
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskedSamples:
-  """What is filled in as training goes on: masked tokens of held-out rows.
-
-  count: how many rows
-  top: how many of the likeliest tokens are shown for each mask
-  """
-
-  count: PositiveInt
-  top: PositiveInt
 
 
 class MaskedLM(LanguageModelTask):

@@ -11,11 +11,13 @@ import optax
 from lmjax import metrics, optim, paths, sharding
 from lmjax.checkpoint import handoff, transfer
 from lmjax.checkpoint.checkpoints import Checkpoints
-from lmjax.checkpoint.transfer import Source
+from lmjax.checkpoint.config import InitFrom
+from lmjax.checkpoint.locate import InitCheckpoint, open_source
 from lmjax.console import SHOWN, redacted
-from lmjax.data.tokens.tokenizer import Tokenizer, TokenizerConfig
+from lmjax.data.config import TokenizerConfig
+from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError
-from lmjax.schema import tree
+from lmjax.schema import describe, validate
 from lmjax.tasks.base import Task
 from lmjax.training import state as state_lib
 
@@ -48,7 +50,7 @@ class InitialState(NamedTuple):
     return self.step if self.resumed else -1
 
 
-def tokenizer_of(source: Source | None, given: TokenizerConfig | None) -> Tokenizer | None:
+def tokenizer_of(source: InitCheckpoint | None, given: TokenizerConfig | None) -> Tokenizer | None:
   """The tokenizer of the checkpoint that a run starts from, checked against it and against the config.
 
   Raises:
@@ -72,7 +74,7 @@ def tokenizer_of(source: Source | None, given: TokenizerConfig | None) -> Tokeni
   return tokenizer
 
 
-def plan_of(task: Task, source: Source | None, init_from: handoff.InitFrom) -> handoff.Plan | None:
+def plan_of(task: Task, source: InitCheckpoint | None, init_from: InitFrom) -> handoff.Plan | None:
   """The plan of the hand-off, from metadata alone; None where there is no checkpoint to start from.
 
   Raises:
@@ -103,7 +105,7 @@ IDENTITY = (
 
 def metadata_of(config, task: Task, data, data_fingerprint: str) -> dict:
   """What the manifests of a run say of it, but for the hand-off."""
-  settings = redacted(tree.to_dict(config))
+  settings = redacted(describe.to_dict(config))
   identity = {name: settings[name] for name in ('task', 'seed', 'model', 'objective', 'init_from', 'optim')}
   identity |= {'batch_size': config.data.batch_size, 'tokenizer_hash': task.tokenizer.hash}
   return identity | {
@@ -121,7 +123,7 @@ def initialize(
   steps: int,
   checkpoints: Checkpoints,
   metadata: dict,
-  source: Source | None,
+  source: InitCheckpoint | None,
   plan: handoff.Plan | None,
   log: Callable[[str], None],
 ) -> InitialState:
@@ -166,7 +168,7 @@ def initialize(
 
 
 def moved(
-  task: Task, config: optim.OptimConfig, mesh, seed: int, init_from: handoff.InitFrom, hand_off: dict | None, params
+  task: Task, config: optim.OptimConfig, mesh, seed: int, init_from: InitFrom, hand_off: dict | None, params
 ) -> dict[str, float] | None:
   """How far training has moved each group of weights: |w - w0| / |w0|, of the parameters that are trained.
 
@@ -184,7 +186,7 @@ def moved(
   if hand_off is not None:
     path = init_from.path if SHOWN in hand_off['source'] else hand_off['source']
     try:
-      source = transfer.open_source(dataclasses.replace(init_from, path=path, step=hand_off['step']))
+      source = open_source(dataclasses.replace(init_from, path=path, step=hand_off['step']))
       first = transfer.hand_off(source, plan_of(task, source, init_from), first)
     except CheckpointError:
       return None
@@ -227,9 +229,9 @@ def check_same_run(manifest: dict, metadata: dict) -> None:
 
 def changes(manifest: dict, metadata: dict) -> list[str]:
   """The settings that are other than those of a checkpoint: 'train.steps: 20 -> 40'."""
-  before, now = tree.leaves(manifest['config']), tree.leaves(metadata['config'])
+  before, now = describe.settings(manifest['config']), describe.settings(metadata['config'])
   return [
-    f'{path}: {tree.show(before.get(path))} -> {tree.show(now.get(path))}'
+    f'{path}: {validate.show(before.get(path))} -> {validate.show(now.get(path))}'
     for path in sorted(before.keys() | now.keys())
     if before.get(path) != now.get(path)
   ]

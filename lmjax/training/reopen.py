@@ -7,12 +7,11 @@ from typing import Any, Literal
 import jax
 
 from lmjax import sharding
-from lmjax.checkpoint import checkpoints
-from lmjax.checkpoint.manifest import best_step
-from lmjax.config import Config, completed
+from lmjax.checkpoint import checkpoints, locate
+from lmjax.config import Config
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError
-from lmjax.schema import tree
+from lmjax.schema import validate
 from lmjax.tasks import prepare
 
 
@@ -65,13 +64,13 @@ def open_run(
     CheckpointError: there is no run, no such step, or its arrays differ from their digests.
     ConfigError: its config.json is not of this version.
   """
-  folder = checkpoints.reach('--workdir', workdir)
+  folder = locate.reach('--workdir', workdir)
   config_file = folder / 'config.json'
   try:
     values = json.loads(config_file.read_text())
   except OSError as error:
-    seeds = sorted(child.name for child in folder.glob('seed*'))
-    what = f'one of its runs, {folder / seeds[0]}' if seeds else 'a folder that lmjax.main made'
+    seeds = locate.seeds_of(folder)
+    what = f'one of its runs, {seeds[0]}' if seeds else 'a folder that lmjax.main made'
     rule = 'no such file' if isinstance(error, FileNotFoundError) else error.strerror or 'cannot be read'
     raise CheckpointError(f'{config_file}: {rule}; give --workdir {what}') from error
   except ValueError as error:
@@ -81,7 +80,7 @@ def open_run(
   if not isinstance(values, dict):
     raise CheckpointError(f'{config_file}: holds no object; the folder is damaged, restore it from a copy')
   try:
-    config = tree.build(Config, completed(values))
+    config = validate.build(Config, values)
   except ConfigError as error:
     raise ConfigError([f'{config_file}: {problem}' for problem in error.problems]) from error
   tokenizer = Tokenizer.load(str(folder / 'tokenizer.json'))
@@ -93,17 +92,7 @@ def open_run(
     except (ValueError, KeyError, TypeError) as error:
       what = f'not what a finished run writes ({type(error).__name__}: {error})'
       raise CheckpointError(f'{results_file}: {what}; remove it, and run the training command again') from error
-  if step is None:
-    step = task.STANDS_FOR_RUN
-  directory = folder / 'checkpoints'
-  steps = checkpoints.saved_steps(directory)
-  if not steps:
-    raise CheckpointError(f'{directory}: no checkpoint; let the run reach its first one')
-  if step == 'best':
-    step = best_step(directory)
-  if step != 'latest' and step not in steps:
-    raise CheckpointError(f'step {step}: not among the checkpoints of {folder}; choose one of {steps}')
-  chosen = steps[-1] if step == 'latest' else step
+  chosen = locate.choose('--workdir', folder, task.STANDS_FOR_RUN if step is None else step)
   mesh = mesh_for(config, jax.devices()[:devices])
   places = sharding.shardings(task.axes(), mesh)
   abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), task.shapes(), places)

@@ -1,24 +1,11 @@
 """The files of a run beside its checkpoints: what it is, its metrics, and what people read."""
 
-import dataclasses
 import json
 import os
 from typing import Any
 
 from lmjax.workdir import files, upload
 from lmjax.workdir.metric_writer import MetricWriter
-
-
-@dataclasses.dataclass(frozen=True)
-class WriterConfig:
-  """Where metrics go besides metrics.jsonl.
-
-  tensorboard: whether WORKDIR/tensorboard is written
-  wandb_project: Weights & Biases project; None for off (needs the extra `wandb`)
-  """
-
-  tensorboard: bool
-  wandb_project: str | None
 
 
 class RunFiles:

@@ -12,6 +12,7 @@ import pytest
 
 from lmjax import sharding
 from lmjax.checkpoint import checkpoints as checkpoint
+from lmjax.checkpoint import locate
 from lmjax.checkpoint.checkpoints import CheckpointConfig, Checkpoints
 from lmjax.errors import CheckpointError, NonFiniteError
 from lmjax.sharding import MeshConfig
@@ -80,7 +81,7 @@ def test_keeps_the_last_and_the_best(tmp_path):
   config = CheckpointConfig(every=1, keep_last=1, keep_best=1, only_trained=False)
   losses = {1: 5.0, 2: 1.0, 3: 4.0, 4: 3.0, 5: 2.0}
   save(tmp_path, losses, config, lambda step: {'loss': losses[step]})
-  assert checkpoint.saved_steps(tmp_path / 'checkpoints') == [2, 5]
+  assert locate.saved_steps(tmp_path / 'checkpoints') == [2, 5]
 
 
 def array_files(step_dir: pathlib.Path):
@@ -124,7 +125,7 @@ def test_refuses_when_none_is_intact(tmp_path):
     (tmp_path / 'checkpoints' / str(step) / 'manifest' / 'manifest.json').unlink()
   with pytest.raises(CheckpointError, match='none of 2 checkpoints is intact'):
     restore(tmp_path)
-  assert checkpoint.saved_steps(tmp_path / 'checkpoints') == [1, 2], 'nothing may be moved then'
+  assert locate.saved_steps(tmp_path / 'checkpoints') == [1, 2], 'nothing may be moved then'
 
 
 def test_nothing_saved_is_a_new_run(tmp_path):
@@ -139,7 +140,7 @@ def test_another_schema_is_refused_and_not_skipped(tmp_path, schema, remedy):
   file.write_text(json.dumps(json.loads(file.read_text()) | {'schema': schema}))
   with pytest.raises(CheckpointError, match=f'schema {schema}, this lmjax reads schema 2 alone; {remedy}'):
     restore(tmp_path)
-  assert checkpoint.saved_steps(tmp_path / 'checkpoints') == [1, 2]
+  assert locate.saved_steps(tmp_path / 'checkpoints') == [1, 2]
 
 
 def test_a_manifest_that_was_changed_is_found(tmp_path):
@@ -162,7 +163,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path, value):
   with pytest.raises(NonFiniteError, match='step 2: 1 arrays hold NaN or infinity, such as params/bias; not saved'):
     checkpoints.save(2, bad, {})
   checkpoints.close()
-  assert checkpoint.saved_steps(tmp_path / 'checkpoints') == [1]
+  assert locate.saved_steps(tmp_path / 'checkpoints') == [1]
 
 
 def test_what_a_killed_save_left_is_cleared(tmp_path):
@@ -171,7 +172,7 @@ def test_what_a_killed_save_left_is_cleared(tmp_path):
   left.mkdir()
   (left / 'data').write_bytes(bytes(100))
   save(tmp_path, [3])
-  assert not left.exists() and checkpoint.saved_steps(tmp_path / 'checkpoints') == [1, 3]
+  assert not left.exists() and locate.saved_steps(tmp_path / 'checkpoints') == [1, 3]
 
 
 def test_a_step_that_is_not_above_the_last_is_an_error(tmp_path):

@@ -15,9 +15,10 @@ from etils import epath
 from lmjax import config as config_lib
 from lmjax import optim, paths, sharding
 from lmjax.checkpoint import checkpoints as checkpoint
-from lmjax.checkpoint import handoff
+from lmjax.checkpoint import handoff, locate
 from lmjax.checkpoint.handoff import InitFrom
-from lmjax.checkpoint.transfer import hand_off, open_source
+from lmjax.checkpoint.locate import open_source
+from lmjax.checkpoint.transfer import hand_off
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError
 from lmjax.models import lora
@@ -85,7 +86,7 @@ def saved_params(workdir) -> dict[str, np.ndarray]:
   for path, facts in source.arrays.items():
     wanted[path] = jax.ShapeDtypeStruct(tuple(facts['shape']), facts['dtype'], sharding=where)
   abstract = {'params': paths.unflatten(wanted)}
-  found = checkpoint.load_verified(checkpoint.directory_of(workdir), source.step, abstract)['params']
+  found = checkpoint.load_verified(locate.directory_of(workdir), source.step, abstract)['params']
   return {path: np.asarray(leaf) for path, leaf in paths.flatten(found).items()}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lmjax import sharding, train
-from lmjax.checkpoint import checkpoints, manifest
+from lmjax.checkpoint import locate
 from lmjax.errors import ConfigError, Stopped
 from lmjax.hosts import preemption
 from lmjax.training import evaluator
@@ -48,7 +48,7 @@ def test_the_first_signal_saves_and_the_run_goes_on_exactly(raw_config, whole, t
   with pytest.raises(Stopped, match=f'{number.name}: saved at step 4') as caught:
     runs.train(raw_config('causal_lm', **LEAVES), tmp_path / 'run', log=say)
   assert caught.value.exit_code == 143 and signal.getsignal(number) is before
-  assert checkpoints.saved_steps(checkpoints.directory_of(tmp_path / 'run')) == [4]
+  assert locate.saved_steps(locate.directory_of(tmp_path / 'run')) == [4]
   said = []
   runs.train(raw_config('causal_lm', **LEAVES), tmp_path / 'run', log=said.append)
   assert any('resuming from step 4' in line for line in said)
@@ -89,7 +89,7 @@ def test_an_evaluation_is_given_up_and_made_when_the_run_goes_on(task, raw_confi
   for split in ('train', 'valid'):
     losses = [[(x['step'], x['loss']) for x in runs.metrics_of(tmp_path / name, split)] for name in ('whole', 'run')]
     assert losses[0] == losses[1]
-  ranks = [manifest.evaluated(checkpoints.directory_of(tmp_path / name)) for name in ('whole', 'run')]
+  ranks = [locate.evaluated(locate.directory_of(tmp_path / name)) for name in ('whole', 'run')]
   assert ranks[0] == ranks[1] and set(ranks[0]) == {2, 4, 6}
 
 
@@ -99,7 +99,7 @@ def test_a_run_that_ends_early_has_saved(raw_config, tmp_path):
   said = []
   results = runs.train(raw_config('causal_lm', **leaves), tmp_path / 'run', said.append)
   assert any(line.startswith('step 2: no better loss in 1 evaluations; training ends') for line in said), said
-  assert results['step'] == 2 and checkpoints.saved_steps(checkpoints.directory_of(tmp_path / 'run')) == [2]
+  assert results['step'] == 2 and locate.saved_steps(locate.directory_of(tmp_path / 'run')) == [2]
   assert runs.train(raw_config('causal_lm', **leaves), tmp_path / 'run')['step'] == 2
 
 

@@ -22,7 +22,7 @@ from lmjax import evaluate, experiment, inspect, main, predict
 from lmjax.checkpoint import checkpoints as checkpoint
 from lmjax.checkpoint import manifest
 from lmjax.data.tokens.tokenizer import Tokenizer
-from lmjax.schema import tree
+from lmjax.schema import describe
 from lmjax.tasks import prepare
 from tests import runs
 from tests.conftest import ROOT, text
@@ -947,7 +947,7 @@ def fine_tuned(source: str, folder: pathlib.Path) -> str:
   with contextlib.closing(checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST, task.HIGHEST)) as checkpoints:
     weights = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), task.shapes())
     checkpoints.save(6, Weights(weights), {}, {task.BEST: 0.5})
-  (workdir / 'config.json').write_text(json.dumps(tree.to_dict(config)))
+  (workdir / 'config.json').write_text(json.dumps(describe.to_dict(config)))
   task.tokenizer.save(str(workdir / 'tokenizer.json'))
   return str(workdir)
 

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from lmjax.checkpoint import checkpoints as checkpoint
+from lmjax.checkpoint import locate
 from lmjax.errors import CheckpointError
 from tests.checkpoint.test_checkpoints import KEEP, assert_is_step, restore, save, state_of
 from tests.reliability import commands
@@ -29,8 +30,8 @@ def check_refusal(code, said, workdir):
   assert code in (3, 4) and 'Traceback' not in said, said
   [line] = [line for line in said.splitlines() if line.startswith('lmjax: ')]
   assert ';' in line and ('File too large' in line or 'No space left' in line or 'are free' in line), line
-  directory = checkpoint.directory_of(workdir)
-  for step in checkpoint.saved_steps(directory):
+  directory = locate.directory_of(workdir)
+  for step in locate.saved_steps(directory):
     checkpoint.verify(directory, step)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lmjax import verify
-from lmjax.checkpoint import checkpoints, manifest
+from lmjax.checkpoint import locate, manifest
 from lmjax.training import reopen
 from tests import runs
 
@@ -37,4 +37,4 @@ def test_a_run_of_the_schema_is_handed_over(tmp_path):
 def test_its_manifest_is_whole():
   found = json.loads((GOLDEN / 'checkpoints/2/manifest/manifest.json').read_text())
   assert found['checksum'] == manifest.checksum(found) and found['config']['task'] == 'causal_lm'
-  assert checkpoints.saved_steps(GOLDEN / 'checkpoints') == [2]
+  assert locate.saved_steps(GOLDEN / 'checkpoints') == [2]

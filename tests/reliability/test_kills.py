@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from lmjax.checkpoint import checkpoints
+from lmjax.checkpoint import locate
+from lmjax.checkpoint.manifest import read_manifest
 from tests import conftest
 from tests.reliability import commands
 
@@ -46,7 +47,7 @@ def test_killed_at_random_moments(task, corpus, cache_dir, tmp_path):
   assert code == 0 and 'rejected' not in said, said
   assert commands.metrics(tmp_path / 'killed') == commands.metrics(tmp_path / 'whole')
   assert (tmp_path / 'killed' / 'samples.md').read_text() == (tmp_path / 'whole' / 'samples.md').read_text()
-  last = [checkpoints.read_manifest(checkpoints.directory_of(tmp_path / name), 240) for name in ('whole', 'killed')]
+  last = [read_manifest(locate.directory_of(tmp_path / name), 240) for name in ('whole', 'killed')]
   assert last[0]['arrays'] == last[1]['arrays']
   left = [name for name in os.listdir(tmp_path / 'killed') if name.endswith('.tmp')]
   assert not left and all(name.isdigit() for name in os.listdir(tmp_path / 'killed' / 'checkpoints'))
@@ -94,7 +95,7 @@ def test_terminated_in_every_phase(phase, uninterrupted, corpus, cache_dir, tmp_
   assert time.monotonic() - began < 60
   saved = re.search(r'SIGTERM: saved at step (\d+)', said)
   if saved:
-    assert max(checkpoints.saved_steps(checkpoints.directory_of(tmp_path / 'run'))) == int(saved[1])
+    assert max(locate.saved_steps(locate.directory_of(tmp_path / 'run'))) == int(saved[1])
   code, said = commands.run(words)
   assert code == 0 and (f'resuming from step {saved[1]}' if saved else 'starting from random weights') in said, said
   assert commands.metrics(tmp_path / 'run') == commands.metrics(whole)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lmjax.checkpoint import checkpoints
+from lmjax.checkpoint import locate
 from tests.hosts.test_hosts import free_port
 from tests.reliability import commands
 
@@ -37,7 +37,7 @@ STOPPED_AS_IT_SAVES = """
 import os, signal, sys, time
 import jax
 from lmjax import main
-from lmjax.checkpoint import checkpoints
+from lmjax.checkpoint import checkpoints, locate
 
 save = checkpoints.Checkpoints.save
 
@@ -138,9 +138,7 @@ def test_sigterm_to_one_of_two_saves_one_step(start_two, tmp_path):
   said = [end(one, 90) for one in started]
   assert [one.returncode for one in started] == [143, 143], said
   steps = {re.search(r'SIGTERM: saved at step (\d+)', one)[1] for one in said}
-  assert len(steps) == 1 and max(checkpoints.saved_steps(checkpoints.directory_of(tmp_path / 'run'))) == int(
-    steps.pop()
-  )
+  assert len(steps) == 1 and max(locate.saved_steps(locate.directory_of(tmp_path / 'run'))) == int(steps.pop())
 
 
 def test_sigterm_while_a_checkpoint_is_saved(start_two, tmp_path):
@@ -149,7 +147,7 @@ def test_sigterm_while_a_checkpoint_is_saved(start_two, tmp_path):
   started = start_two((str(tmp_path / 'main.py'),))
   said = [end(one, 90) for one in started]
   assert [one.returncode for one in started] == [143, 143], said
-  assert max(checkpoints.saved_steps(checkpoints.directory_of(tmp_path / 'run'))) < 16
+  assert max(locate.saved_steps(locate.directory_of(tmp_path / 'run'))) < 16
 
 
 @pytest.mark.parametrize('slurm', [False, True])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lmjax.checkpoint import checkpoints as checkpoint
+from lmjax.checkpoint import locate
 from lmjax.data.sources import documents
 from lmjax.data.tokens import store
 from lmjax.errors import CheckpointError
@@ -108,7 +109,7 @@ def test_what_one_host_cannot_read_is_passed_over_by_all(corpus, cache_dir, tmp_
     mutate(file, 'truncate', file)
   said = run(12)
   assert 'checkpoint 8 rejected: ' in said and 'resuming from step 4' in said and 'done: step 12' in said, said
-  assert checkpoint.saved_steps(checkpoint.directory_of(tmp_path / 'run'))[-1] == 12
+  assert locate.saved_steps(locate.directory_of(tmp_path / 'run'))[-1] == 12
   assert len(os.listdir(tmp_path / 'run/rejected_checkpoints')) == 1
 
 
@@ -130,7 +131,7 @@ def test_where_none_is_intact_nothing_starts_again(saved, tmp_path):
   with pytest.raises(CheckpointError, match='none of 2 checkpoints is intact'):
     checkpoints.restore_latest(abstract())
   checkpoints.close()
-  assert checkpoint.saved_steps(checkpoint.directory_of(workdir)) == [1, 2]
+  assert locate.saved_steps(locate.directory_of(workdir)) == [1, 2]
 
 
 def test_one_element_of_any_array_is_seen(saved):

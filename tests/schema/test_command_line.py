@@ -10,7 +10,6 @@ import ml_collections
 import pytest
 
 from lmjax.errors import ConfigError
-from lmjax.schema import fields
 from lmjax.schema.command_line import (
   default_workdir,
   load_config_file,
@@ -18,6 +17,7 @@ from lmjax.schema.command_line import (
   parse_command_line,
   split_config_flag,
 )
+from lmjax.schema.types import PositiveInt
 
 DECLARED = dict(preset='tiny', data='pydoc', mix=None, smoke=False, length=128, rate=0.5, cap=(int | None, None))
 
@@ -132,7 +132,7 @@ def test_both_forms_of_a_flag_are_read():
       '--dry_run',
       '--seed=3',
     ],
-    extra={'batch': fields.PositiveInt, 'seed': int, 'other': str},
+    extra={'batch': PositiveInt, 'seed': int, 'other': str},
     bare=('dry_run',),
   )
   assert (line.file, line.argument, line.workdir) == ('c.py', 'data=tfds:x', 'w')

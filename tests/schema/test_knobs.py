@@ -20,7 +20,7 @@ from lmjax import optim, paths, sharding, train
 from lmjax.checkpoint import checkpoints, handoff
 from lmjax.data.batches import pipeline
 from lmjax.errors import ConfigError, NonFiniteError
-from lmjax.schema import tree
+from lmjax.schema import describe, overrides
 from lmjax.tasks import prepare
 from lmjax.training import evaluator, loop, progress
 from lmjax.training import state as state_lib
@@ -196,7 +196,7 @@ def configured(raw_config, files):
     raw = raw_config(task)
     base = {'data.sources.main.path': 'CORPUS', 'data.bad_text': 'replace', 'data.cache_dir': 'CACHE'}
     assignments = [(path, str(files.get(value, value))) for path, value in (base | changes).items()]
-    raw, problems = tree.override(config_lib.Config, raw, assignments)
+    raw, problems = overrides.override(config_lib.Config, raw, assignments)
     return config_lib.build(raw, problems=problems)
 
   return make
@@ -374,5 +374,5 @@ def test_every_leaf_has_a_case(raw_config, task):
   cases = {case[0] for case in PROGRAM + DATA + MASKED + PLAN + SAMPLES + START} | {leaf for _, leaf, _ in REFUSED}
   # those with a test of their own; `task` chooses the slices themselves
   cases |= {'samples.top', 'train.seeds', 'init_from.convert', 'profile.start', 'profile.steps', 'task'} | HOSTS
-  missing = set(tree.leaves(raw_config(task))) - cases
+  missing = set(describe.settings(raw_config(task))) - cases
   assert not missing, f'leaves without a case: {sorted(missing)}'

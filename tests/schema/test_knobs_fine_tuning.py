@@ -14,7 +14,7 @@ import pytest
 from lmjax import config as config_lib
 from lmjax import sharding
 from lmjax.errors import DataError
-from lmjax.schema import tree
+from lmjax.schema import describe
 from lmjax.tasks import prepare
 from lmjax.training import evaluator
 from tests.conftest import FINE_TUNING, config_dict, text
@@ -145,7 +145,7 @@ def rows(config, task, data):
   ]:
     for name in sorted(batch):
       digest.update(name.encode() + np.ascontiguousarray(batch[name]).tobytes())
-  plan = [tree.to_dict(config.train), tree.to_dict(config.eval), tree.to_dict(config.checkpoint)]
+  plan = [describe.to_dict(config.train), describe.to_dict(config.eval), describe.to_dict(config.checkpoint)]
   return [digest.hexdigest(), plan, task.BEST, task.HIGHEST, sorted(data.splits)]
 
 
@@ -203,5 +203,5 @@ def test_every_leaf_has_a_case(files, task):
   shared |= {leaf for _, leaf, _ in test_knobs.REFUSED if leaf.startswith('model.')} | {'task', 'model.lora'}
   cases = shared | {case[0] for case in CASES[task] + COMMON} | {leaf for _, leaf, _ in REFUSED}
   config = configured(task, files, {})
-  leaves = set(tree.leaves(config))
+  leaves = set(describe.settings(config))
   assert not leaves - cases, f'leaves without a case: {sorted(leaves - cases)}'

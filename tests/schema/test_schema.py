@@ -7,12 +7,12 @@ import random
 from typing import Annotated, Literal
 
 import pytest
+from lmjax.schema.leaf import Refusal, kind_of, parse
+from lmjax.schema.tree import Choice
 from ml_collections import ConfigDict, config_dict
 
 from lmjax.errors import ConfigError
 from lmjax.schema import fields, tree
-from lmjax.schema.leaf import Refusal, kind_of, parse
-from lmjax.schema.tree import Choice
 
 
 @dataclasses.dataclass(frozen=True)

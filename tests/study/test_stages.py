@@ -12,7 +12,7 @@ import pytest
 
 from lmjax import experiment
 from lmjax.errors import ConfigError, NonFiniteError
-from lmjax.schema import command_line, tree
+from lmjax.schema import command_line, describe
 from lmjax.scoring.bootstrap import bootstrap
 from lmjax.study import comparison, stages
 from lmjax.workdir.files import write_json
@@ -280,7 +280,7 @@ def test_shipped_experiment_is_valid(argument, tmp_path, monkeypatch):
   monkeypatch.setattr(stages, 'missing_files', lambda ready: [])
   raw = command_line.load_config_file('experiments/pretraining_helps.py', argument)
   config, ready = stages.prepare(raw, str(tmp_path))
-  assert tree.leaves(config) and len(ready) == len(config.stages)
+  assert describe.settings(config) and len(ready) == len(config.stages)
 
 
 def test_files_without_training_data_are_refused_and_one_objective_is_enough(monkeypatch):

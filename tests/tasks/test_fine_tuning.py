@@ -13,8 +13,9 @@ import pytest
 
 from lmjax import config as config_lib
 from lmjax import optim, paths, sharding
-from lmjax.checkpoint import checkpoints
-from lmjax.checkpoint.transfer import hand_off, open_source
+from lmjax.checkpoint import locate
+from lmjax.checkpoint.locate import open_source
+from lmjax.checkpoint.transfer import hand_off
 from lmjax.data.records import Records
 from lmjax.errors import CheckpointError, ConfigError, DataError
 from lmjax.objectives import classification
@@ -196,7 +197,7 @@ def test_the_best_checkpoint_gives_the_results_and_patience_ends_the_run(mlm, tm
   assert (results['status'], results['step'], results['best_step']) == ('done', 3, 1)
   assert results['metrics']['valid/loss'] == pytest.approx(by_step[1], rel=1e-6)
   assert sizes == [10, 10, 10, 10, 10, 9], 'the test split was looked at before the end'
-  assert {1, 3} <= set(checkpoints.saved_steps(checkpoints.directory_of(workdir)))
+  assert {1, 3} <= set(locate.saved_steps(locate.directory_of(workdir)))
   # what opens the run later takes the best as well
   default, best, last = (runs.params_of(workdir, step)['classifier/kernel'] for step in (None, 1, 3))
   assert np.array_equal(default, best) and not np.array_equal(default, last)
@@ -214,7 +215,7 @@ def test_the_best_checkpoint_gives_the_results_and_patience_ends_the_run(mlm, tm
   for file in (workdir / 'checkpoints/1/state').rglob('d/*'):
     file.write_bytes(bytes(file.stat().st_size))
   later = runs.train(raw, workdir, said.append)
-  assert later['best_step'] == min(set(checkpoints.saved_steps(checkpoints.directory_of(workdir))) - {1})
+  assert later['best_step'] == min(set(locate.saved_steps(locate.directory_of(workdir))) - {1})
   assert any(line.startswith('checkpoint 1, the best by accuracy, is skipped: ') for line in said)
 
 

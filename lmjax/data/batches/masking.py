@@ -4,16 +4,11 @@ Legend: T tokens of an example, K slots for masked tokens, V vocabulary.
 """
 
 import dataclasses
-import math
-from collections.abc import Iterator
-from typing import Annotated, Literal
 
 import numpy as np
 
+from lmjax.data.config import MaskingConfig
 from lmjax.data.tokens.tokenizer import JOINS_WORD, STARTS_WORD, Tokenizer, WordClasses
-from lmjax.schema.fields import PositiveFloat, PositiveInt, Rule, Share
-
-MaskRate = Annotated[float, Rule('must lie between 0 and 1, without them', lambda value: 0 < value < 1)]
 
 # Random tries to place spans before a row is left with fewer masks than asked: a row of very short segments
 # may have no room for a span.
@@ -42,53 +37,6 @@ def causal_example(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     'segments': segments[:-1],
     'positions': positions[:-1],
   }
-
-
-@dataclasses.dataclass(frozen=True)
-class MaskingConfig:
-  """Which tokens of a row a masked language model must predict, and what it sees in their place.
-
-  unit: what is masked together: 'token', 'word' (all tokens of a word) or 'span' (runs of random length)
-  rate: share of the tokens to predict
-  mask_share: share of the predicted tokens that are shown as [MASK] (BERT: 0.8)
-  random_share: share shown as a random token (BERT: 0.1)
-  keep_share: share shown as they are (BERT: 0.1); the three sum to 1
-  mean_span: mean of the geometric length of a span before it is capped, in tokens; None unless unit is 'span'
-  max_span: longest span in tokens; None unless unit is 'span'
-  """
-
-  unit: Literal['token', 'word', 'span']
-  rate: MaskRate
-  mask_share: Share
-  random_share: Share
-  keep_share: Share
-  mean_span: PositiveFloat | None
-  max_span: PositiveInt | None
-
-  def problems(self) -> Iterator[tuple[str, object, str, str]]:
-    """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
-    total = self.mask_share + self.random_share + self.keep_share
-    if abs(total - 1) > 1e-6:
-      rule = f'must sum to 1 with mask_share and random_share, not to {total:g}'
-      yield 'keep_share', self.keep_share, rule, f'set it to {1 - self.mask_share - self.random_share:g}'
-    for leaf in ('mean_span', 'max_span'):
-      value = getattr(self, leaf)
-      if self.unit == 'span' and value is None:
-        yield leaf, value, "must be given with unit 'span'", 'give a number of tokens'
-      if self.unit != 'span' and value is not None:
-        yield leaf, value, f'must be None with unit {self.unit!r}', 'set it to None'
-    if self.unit == 'span' and self.mean_span is not None and self.mean_span < 1:
-      yield (
-        'mean_span',
-        self.mean_span,
-        'must be 1 or more: no span is shorter than a token',
-        'set it to 1 or more',
-      )
-
-  def slots(self, length: int) -> int:
-    """K, the slots of an example of `length` tokens: ceil(rate * length)."""
-    # 0.07 * 100 is 7.000000000000001 in floating point, which must not make an eighth slot.
-    return math.ceil(round(self.rate * length, 6))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,77 +11,21 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from lmjax.data.batches.order import key_of, mix, permute, quota
 from lmjax.data.batches.packing import RowLayout, RowSpec
-from lmjax.data.sources.documents import BadText, SourceConfig
+from lmjax.data.config import DataConfig
 from lmjax.data.tokens.store import StoredDocuments, TokenStore
-from lmjax.data.tokens.tokenizer import TokenizerConfig
 from lmjax.errors import DataError
-from lmjax.schema.fields import PositiveInt, Rule
 
 _THREADS = 2
 _PREFETCHED_BATCHES = 4
 
 # What says how much a prediction counts: zero for the rows that fill up the last evaluation batch.
 _WEIGHTS = ('weights', 'shown')
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-  """The text and how it is cut into batches.
-
-  sources: the corpora, by name; rows are drawn from each by its weight
-  tokenizer: the tokenizer to load or to train
-  rows: 'concat' (documents joined), 'packed' (joined, but attention does not cross) or 'padded' (one a row)
-  length: tokens of an example
-  batch_size: rows of a batch, over all hosts
-  cls_sep: whether each row stands between [CLS] and [SEP]
-  valid_fraction: share of the documents held out for validation
-  valid_bytes: how many bytes of held-out text an evaluation reads per source; None for all
-  bad_text: what to do about text that is not UTF-8: 'raise' an error, 'replace' it, 'skip' the document
-  cache_dir: folder of the token stores and trained tokenizers
-  """
-
-  sources: dict[str, SourceConfig]
-  tokenizer: TokenizerConfig
-  rows: Literal['concat', 'packed', 'padded']
-  length: PositiveInt
-  batch_size: PositiveInt
-  cls_sep: bool
-  valid_fraction: Annotated[float, Rule('must lie between 0 and 1, without them', lambda value: 0 < value < 1)]
-  valid_bytes: PositiveInt | None
-  bad_text: BadText
-  cache_dir: str
-
-  def problems(self) -> Iterator[tuple[str, object, str, str]]:
-    """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
-    if not self.sources:
-      yield 'sources', self.sources, 'must name at least one corpus', "add one, such as data='pydoc'"
-    for name in self.sources:
-      if not name.isidentifier():
-        yield (
-          'sources',
-          name,
-          'must have names of letters, digits and _ (they name folders)',
-          'rename the source',
-        )
-    for name, source in self.sources.items():
-      if len(self.sources) == 1 and source.weight != 1:
-        yield f'sources.{name}.weight', source.weight, 'has no effect with one source', 'set it to 1.0'
-    if self.cls_sep and self.rows == 'packed':
-      rule = "must be False with rows 'packed': [CLS] and [SEP] belong to a row of its own"
-      yield 'cls_sep', self.cls_sep, rule, "set it to False, or rows to 'concat' or 'padded'"
-    if self.cls_sep and self.length < 3:
-      yield 'length', self.length, 'must leave room between [CLS] and [SEP]', 'set it to 3 or more'
-    if not self.cache_dir:
-      yield 'cache_dir', self.cache_dir, 'must name a folder', "set it to one, such as 'cache'"
-    elif '://' in self.cache_dir:
-      rule = 'must be on a local disk: token stores are mapped into memory'
-      yield 'cache_dir', self.cache_dir, rule, "set it to one of each host, such as '~/.cache/lmjax'"
 
 
 class Transform(Protocol):

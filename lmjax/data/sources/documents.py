@@ -5,54 +5,14 @@ error (`DataError`); what may be passed over (empty documents, bad UTF-8 by poli
 """
 
 import collections
-import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Literal
 
+from lmjax.data.config import BadText, SourceConfig
 from lmjax.data.sources import files, pydoc, tfds
 from lmjax.errors import DataError
-from lmjax.schema.fields import PositiveFloat
-
-BadText = Literal['raise', 'replace', 'skip']
 
 _SURROGATE = re.compile('[\ud800-\udfff]')
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceConfig:
-  """One corpus of a mixture.
-
-  path: 'pydoc', a path or glob of .txt or .jsonl (or .gz, .xz of them), or tfds:NAME[/CONFIG][@SPLIT]
-  field: the field that holds the text of a JSONL line or a TFDS example; None for pydoc and .txt
-  weight: share of the rows drawn from this source, relative to the other sources
-  """
-
-  path: str
-  field: str | None
-  weight: PositiveFloat
-
-  def problems(self) -> Iterator[tuple[str, object, str, str]]:
-    """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
-    if _has_fields(self.path):
-      if not self.field:
-        yield 'field', self.field, f'must name the text field of {self.path}', "give a name, such as 'text'"
-    elif self.field is not None:
-      yield (
-        'field',
-        self.field,
-        f'must be None, since {self.path} is plain text without fields',
-        'set it to None',
-      )
-
-
-def default_field(path: str, field: str = 'text') -> str | None:
-  """What a config file writes for `SourceConfig.field`: `field` where the source has fields, else None.
-
-  >>> default_field('corpus/*.jsonl.xz'), default_field('pydoc'), default_field('novel.txt')
-  ('text', None, None)
-  """
-  return field if _has_fields(path) else None
 
 
 def documents(source: SourceConfig, bad_text: BadText, counts: collections.Counter) -> Iterator[str]:
@@ -104,10 +64,6 @@ def identity(source: SourceConfig) -> dict:
   if source.path.startswith('tfds:'):
     return tfds.identity(source.path)
   return files.identity(source.path)
-
-
-def _has_fields(path: str) -> bool:
-  return path != 'pydoc' and not path.endswith(files.TEXT_ENDINGS)
 
 
 def _raw_documents(source: SourceConfig) -> Iterator[tuple[str, str | bytes]]:

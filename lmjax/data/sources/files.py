@@ -14,13 +14,12 @@ from typing import IO
 
 from etils import epath
 
+from lmjax.data.config import PACKED, TEXT_ENDINGS
 from lmjax.errors import GCS_REMEDY, DataError, reason
 
-_PACKED = ('', '.gz', '.xz')
-TEXT_ENDINGS = tuple(kind + packed for kind in ('.txt', '.tokens') for packed in _PACKED)
-JSONL_ENDINGS = tuple('.jsonl' + packed for packed in _PACKED)
-TABLE_ENDINGS = tuple(kind + packed for kind in ('.csv', '.tsv') for packed in _PACKED)
-JSON_ENDINGS = tuple('.json' + packed for packed in _PACKED)
+JSONL_ENDINGS = tuple('.jsonl' + packed for packed in PACKED)
+TABLE_ENDINGS = tuple(kind + packed for kind in ('.csv', '.tsv') for packed in PACKED)
+JSON_ENDINGS = tuple('.json' + packed for packed in PACKED)
 
 # A .txt file is cut into documents, so that one file alone can give a held-out split by document.
 _PARAGRAPH_AFTER = 4_096

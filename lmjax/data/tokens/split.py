@@ -2,8 +2,8 @@
 
 import collections
 
+from lmjax.data.config import BadText, SourceConfig
 from lmjax.data.sources import documents
-from lmjax.data.sources.documents import BadText, SourceConfig
 from lmjax.data.tokens.tokenizer import digest64
 
 

@@ -31,11 +31,11 @@ import numpy as np
 from tqdm import tqdm
 
 from lmjax.console import tell
+from lmjax.data.config import BadText, SourceConfig, TokenizerConfig
 from lmjax.data.sources import documents
-from lmjax.data.sources.documents import BadText, SourceConfig
 from lmjax.data.tokens.split import held_out_below
 from lmjax.data.tokens.store_writer import SplitWriter, unseen_documents
-from lmjax.data.tokens.tokenizer import Tokenizer, TokenizerConfig, digest64, sample, train_tokenizer
+from lmjax.data.tokens.tokenizer import Tokenizer, digest64, sample, train_tokenizer
 from lmjax.errors import DataError
 
 try:

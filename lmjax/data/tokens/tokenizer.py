@@ -15,11 +15,8 @@ import numpy as np
 import tokenizers
 from etils import epath
 
+from lmjax.data.config import SPECIAL_TOKENS
 from lmjax.errors import DataError
-from lmjax.schema.fields import PositiveInt
-
-SPECIAL_TOKENS = ('[PAD]', '[BOS]', '[EOS]', '[MASK]', '[CLS]', '[SEP]', '[UNK]')
-SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 # The names that published tokenizers give to the same roles, most specific first.
 _ALIASES = {
@@ -38,38 +35,6 @@ STARTS_WORD, LETTER, DIGIT, OTHER, JOINS_WORD = range(5)
 # A sample is drawn from so many times its size of text, in pieces of so many characters.
 _LOOK_AHEAD = 32
 _SAMPLE_PIECE = 8_192
-# The trainer makes room for all entries at once; published vocabularies have about a million at most.
-_LARGEST_VOCABULARY = 1 << 24
-
-
-@dataclasses.dataclass(frozen=True)
-class TokenizerConfig:
-  """A tokenizer.json to load, or how to train one.
-
-  path: a tokenizer.json in Hugging Face format, or None to train a byte-level BPE on the corpus
-  vocab_size: entries of the tokenizer to train, 256 bytes and 7 special tokens among them; None with a path
-  sample_bytes: how much text of the corpus, at most, to train it on; None with a path
-  lowercase: whether the tokenizer to train makes all text lower case first; None with a path
-  """
-
-  path: str | None
-  vocab_size: PositiveInt | None
-  sample_bytes: PositiveInt | None
-  lowercase: bool | None
-
-  def problems(self) -> Iterator[tuple[str, object, str, str]]:
-    """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
-    for leaf in ('vocab_size', 'sample_bytes', 'lowercase'):
-      value = getattr(self, leaf)
-      if self.path is None and value is None:
-        yield leaf, value, 'must be given, since no tokenizer path is', 'give it, or a path'
-      if self.path is not None and value is not None:
-        yield leaf, value, f'must be None, since {self.path} is loaded, not trained', 'set it to None'
-    if self.path is None and self.vocab_size is not None and self.vocab_size < SMALLEST_VOCABULARY:
-      rule = f'must be {SMALLEST_VOCABULARY} or more: 256 bytes and {len(SPECIAL_TOKENS)} special tokens'
-      yield 'vocab_size', self.vocab_size, rule, f'set it to {SMALLEST_VOCABULARY} or more'
-    if self.vocab_size is not None and self.vocab_size > _LARGEST_VOCABULARY:
-      yield 'vocab_size', self.vocab_size, f'must be at most {_LARGEST_VOCABULARY:,}', 'set it to less, such as 32768'
 
 
 @dataclasses.dataclass(frozen=True)

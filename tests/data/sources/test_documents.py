@@ -14,9 +14,9 @@ import tracemalloc
 
 import pytest
 
+from lmjax.data.config import SourceConfig, default_field
 from lmjax.data.sources import documents, files
 from lmjax.data.sources import tfds as tfds_source
-from lmjax.data.sources.documents import SourceConfig, default_field
 from lmjax.errors import DataError
 
 

@@ -1,0 +1,161 @@
+"""Which checkpoint: of a folder, by its step, the latest or the best. Reads manifests, and imports no jax."""
+
+import dataclasses
+import math
+import os
+from typing import Literal
+
+from etils import epath
+
+from lmjax import paths
+from lmjax.checkpoint.config import InitFrom
+from lmjax.checkpoint.manifest import SchemaError, read_manifest
+from lmjax.errors import GCS_REMEDY, CheckpointError, reason
+from lmjax.models.config import ADAPTERS
+from lmjax.workdir import files
+
+
+def absolute(folder) -> epath.Path:
+  """A folder as an absolute path (Orbax takes no other), or a URL."""
+  return epath.Path(folder if '://' in str(folder) else os.path.abspath(folder))
+
+
+def reach(name: str, given: str) -> epath.Path:
+  """The folder that a flag or a leaf names; an object store must answer.
+
+  Raises:
+    CheckpointError: it does not; asked once, since each library of object stores raises errors of its own.
+  """
+  try:
+    path = absolute(os.path.expanduser(given))
+    if '://' in given:
+      path.exists()
+  except Exception as error:
+    raise CheckpointError(f'{name} = {given}: cannot be reached ({reason(error)}); {GCS_REMEDY}') from error
+  return path
+
+
+def directory_of(workdir) -> epath.Path:
+  """WORKDIR/checkpoints."""
+  return absolute(workdir) / 'checkpoints'
+
+
+def saved_steps(directory: epath.Path) -> list[int]:
+  """Steps that have a folder, oldest first, whatever is in it; one on an object store, once it is whole there."""
+  if not directory.is_dir():
+    return []
+  folders = [p for p in directory.iterdir() if p.name.isdecimal()]
+  if '://' in str(directory):
+    # no folder is renamed there: Orbax writes under the final name, and this file last
+    folders = [p for p in folders if (p / 'commit_success.txt').exists()]
+  return sorted(int(p.name) for p in folders)
+
+
+def best_step(directory: epath.Path) -> int:
+  """The step with the best validation metric, as its own run ranks them; the earliest of equals.
+
+  Raises:
+    CheckpointError: no checkpoint was evaluated.
+  """
+  ranked = evaluated(directory)
+  if not ranked:
+    raise CheckpointError(f'{directory}: no checkpoint was evaluated when it was saved; choose a step')
+  return max(ranked, key=lambda step: (ranked[step], -step))
+
+
+def evaluated(directory: epath.Path) -> dict[int, float]:
+  """{step: how good it is} of the checkpoints that were evaluated; higher is better.
+
+  By the manifest; where the run was stopped while it evaluated, by the line that it wrote when it went on. A
+  checkpoint whose manifest is damaged is passed over here, and told when it is opened.
+  """
+  found, lines = {}, None
+  for step in saved_steps(directory):
+    try:
+      best = read_manifest(directory, step)['best']
+    except SchemaError:
+      raise
+    except CheckpointError:
+      continue
+    value = best['value']
+    if value is None:
+      if lines is None:
+        lines = {x['step']: x for x in files.read_metrics(directory.parent) if x['split'] == 'valid'}
+      value = lines.get(step, {}).get(best['metric'])
+    if value is not None and not math.isnan(value):
+      found[step] = value if best['highest'] else -value
+  return found
+
+
+def seeds_of(workdir: epath.Path) -> list[epath.Path]:
+  """The runs of several seeds, WORKDIR/seed0, ..., if it holds them."""
+  return sorted(workdir.glob('seed*')) if workdir.exists() else []
+
+
+def choose(name: str, workdir: epath.Path, step: int | Literal['latest', 'best']) -> int:
+  """The step of a run's checkpoint that is meant: a number, the latest or the best.
+
+  Args:
+    name: of the flag or the setting that names the run, for messages.
+    workdir: the run's folder.
+    step: which.
+
+  Raises:
+    CheckpointError: no run there, no checkpoint, no such step, or none that was evaluated.
+  """
+  steps = saved_steps(workdir / 'checkpoints')
+  if not steps:
+    rule = 'no checkpoint there' if workdir.exists() else 'no such folder'
+    runs = seeds_of(workdir)
+    remedy = f'choose one of its runs, such as {runs[0]}' if runs else 'let that run reach its first one'
+    raise CheckpointError(f'{name} = {workdir}: {rule}; {remedy}, or name the workdir of a run')
+  if step == 'best':
+    return best_step(workdir / 'checkpoints')
+  step = steps[-1] if step == 'latest' else step
+  if step not in steps:
+    raise CheckpointError(f'step {step}: not among the checkpoints of {workdir}; choose one of {steps}')
+  return step
+
+
+@dataclasses.dataclass(frozen=True)
+class InitCheckpoint:
+  """A checkpoint that another run starts from; only metadata has been read.
+
+  Attributes:
+    workdir: its run's folder.
+    step: which of its checkpoints.
+    manifest: of that checkpoint.
+  """
+
+  workdir: str
+  step: int
+  manifest: dict
+
+  @property
+  def arrays(self) -> dict[str, dict]:
+    """{path: {'shape', 'dtype'}} of its parameters; adapters count as merged into their kernels."""
+    found = {}
+    for path, facts in self.manifest['arrays'].items():
+      if path.startswith('params/') and not paths.matches(path, ADAPTERS):
+        found[path.removeprefix('params/')] = facts
+    return found
+
+
+def open_source(config: InitFrom) -> InitCheckpoint:
+  """Finds the checkpoint that `init_from` names.
+
+  Raises:
+    CheckpointError: no run there, no checkpoint, no such step, or a save that was cut short.
+  """
+  path = reach('init_from.path', config.path)
+  step = config.step
+  if path.name.isdigit() and path.parent.name == 'checkpoints':
+    if step not in ('latest', int(path.name)):
+      raise CheckpointError(f'init_from.step = {step}: init_from.path names step {path.name}; leave it at latest')
+    path, step = path.parent.parent, int(path.name)
+  step = choose('init_from.path', path, step)
+  manifest = read_manifest(path / 'checkpoints', step)
+  if not isinstance(manifest.get('model'), dict) or 'tokenizer_hash' not in manifest:
+    rule = f'its manifest of step {step} names no model'
+    raise CheckpointError(f'init_from.path = {path}: {rule}; choose another checkpoint')
+  return InitCheckpoint(str(path), step, manifest)

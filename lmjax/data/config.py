@@ -1,0 +1,234 @@
+"""The settings of what is read: text or labelled examples, tokenizer, rows, masks."""
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from annotated_types import Le
+
+from lmjax.schema.types import Bool, Fraction, PositiveFloat, PositiveInt, Share, section
+
+SPECIAL_TOKENS = ('[PAD]', '[BOS]', '[EOS]', '[MASK]', '[CLS]', '[SEP]', '[UNK]')
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+# The trainer makes room for all entries at once; published vocabularies have about a million at most.
+_LARGEST_VOCABULARY = 1 << 24
+PACKED = ('', '.gz', '.xz')
+TEXT_ENDINGS = tuple(kind + packed for kind in ('.txt', '.tokens') for packed in PACKED)
+# What the fields of a source are, in the order in which `data.fields` names them.
+ROLES: dict[str, list[tuple[str, ...]]] = {
+  'classification': [('text', 'label'), ('text', 'text_pair', 'label')],
+  'summarization': [('document', 'summary')],
+  'extractive_qa': [('id', 'question', 'context')],
+}
+BadText = Literal['raise', 'replace', 'skip']
+
+
+@section
+class SourceConfig:
+  """One corpus of a mixture.
+
+  path: 'pydoc', a path or glob of .txt or .jsonl (or .gz, .xz of them), or tfds:NAME[/CONFIG][@SPLIT]
+  field: the field that holds the text of a JSONL line or a TFDS example; None for pydoc and .txt
+  weight: share of the rows drawn from this source, relative to the other sources
+  """
+
+  path: str
+  field: str | None
+  weight: PositiveFloat
+
+  def problems(self) -> Iterator[tuple[str, object, str, str]]:
+    """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
+    if _has_fields(self.path):
+      if not self.field:
+        yield 'field', self.field, f'must name the text field of {self.path}', "give a name, such as 'text'"
+    elif self.field is not None:
+      yield (
+        'field',
+        self.field,
+        f'must be None, since {self.path} is plain text without fields',
+        'set it to None',
+      )
+
+
+@section
+class TokenizerConfig:
+  """A tokenizer.json to load, or how to train one.
+
+  path: a tokenizer.json in Hugging Face format, or None to train a byte-level BPE on the corpus
+  vocab_size: entries of the tokenizer to train, 256 bytes and 7 special tokens among them; None with a path
+  sample_bytes: how much text of the corpus, at most, to train it on; None with a path
+  lowercase: whether the tokenizer to train makes all text lower case first; None with a path
+  """
+
+  path: str | None
+  vocab_size: PositiveInt | None
+  sample_bytes: PositiveInt | None
+  lowercase: Bool | None
+
+  def problems(self) -> Iterator[tuple[str, object, str, str]]:
+    """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
+    for leaf in ('vocab_size', 'sample_bytes', 'lowercase'):
+      value = getattr(self, leaf)
+      if self.path is None and value is None:
+        yield leaf, value, 'must be given, since no tokenizer path is', 'give it, or a path'
+      if self.path is not None and value is not None:
+        yield leaf, value, f'must be None, since {self.path} is loaded, not trained', 'set it to None'
+    if self.path is None and self.vocab_size is not None and self.vocab_size < SMALLEST_VOCABULARY:
+      rule = f'must be {SMALLEST_VOCABULARY} or more: 256 bytes and {len(SPECIAL_TOKENS)} special tokens'
+      yield 'vocab_size', self.vocab_size, rule, f'set it to {SMALLEST_VOCABULARY} or more'
+    if self.vocab_size is not None and self.vocab_size > _LARGEST_VOCABULARY:
+      yield 'vocab_size', self.vocab_size, f'must be at most {_LARGEST_VOCABULARY:,}', 'set it to less, such as 32768'
+
+
+@section
+class DataConfig:
+  """The text and how it is cut into batches.
+
+  sources: the corpora, by name; rows are drawn from each by its weight
+  tokenizer: the tokenizer to load or to train
+  rows: 'concat' (documents joined), 'packed' (joined, but attention does not cross) or 'padded' (one a row)
+  length: tokens of an example
+  batch_size: rows of a batch, over all hosts
+  cls_sep: whether each row stands between [CLS] and [SEP]
+  valid_fraction: share of the documents held out for validation
+  valid_bytes: how many bytes of held-out text an evaluation reads per source; None for all
+  bad_text: what to do about text that is not UTF-8: 'raise' an error, 'replace' it, 'skip' the document
+  cache_dir: folder of the token stores and trained tokenizers
+  """
+
+  sources: dict[str, SourceConfig]
+  tokenizer: TokenizerConfig
+  rows: Literal['concat', 'packed', 'padded']
+  length: PositiveInt
+  batch_size: PositiveInt
+  cls_sep: Bool
+  valid_fraction: Fraction
+  valid_bytes: PositiveInt | None
+  bad_text: BadText
+  cache_dir: str
+
+  def problems(self) -> Iterator[tuple[str, object, str, str]]:
+    """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
+    if not self.sources:
+      yield 'sources', self.sources, 'must name at least one corpus', "add one, such as data='pydoc'"
+    for name in self.sources:
+      if not name.isidentifier():
+        yield (
+          'sources',
+          name,
+          'must have names of letters, digits and _ (they name folders)',
+          'rename the source',
+        )
+    for name, source in self.sources.items():
+      if len(self.sources) == 1 and source.weight != 1:
+        yield f'sources.{name}.weight', source.weight, 'has no effect with one source', 'set it to 1.0'
+    if self.cls_sep and self.rows == 'packed':
+      rule = "must be False with rows 'packed': [CLS] and [SEP] belong to a row of its own"
+      yield 'cls_sep', self.cls_sep, rule, "set it to False, or rows to 'concat' or 'padded'"
+    if self.cls_sep and self.length < 3:
+      yield 'length', self.length, 'must leave room between [CLS] and [SEP]', 'set it to 3 or more'
+    if not self.cache_dir:
+      yield 'cache_dir', self.cache_dir, 'must name a folder', "set it to one, such as 'cache'"
+    elif '://' in self.cache_dir:
+      rule = 'must be on a local disk: token stores are mapped into memory'
+      yield 'cache_dir', self.cache_dir, rule, "set it to one of each host, such as '~/.cache/lmjax'"
+
+
+@section
+class RecordsConfig:
+  """Labelled examples, and how they are cut into batches.
+
+  train: 'demo' (embedded), a file or glob of .jsonl, .csv or .tsv (SQuAD's .json for extractive_qa), or
+    tfds:NAME[/CONFIG][@SPLIT]
+  valid: the same, for choosing; None: a share of the training examples
+  valid_fraction: that share; None where valid is given
+  test: the same, looked at once, when training has ended; None for none
+  fields: the sources' field names: text, label or text, text pair, label (classification); document, summary
+    (summarization); None: by their usual names (extractive_qa reads SQuAD's format)
+  train_share: share of the training examples that is used, for learning curves
+  valid_examples: how many validation examples an evaluation reads; None for all
+  tokenizer: the tokenizer to load or to train on the training texts; None: the checkpoint's
+  length: tokens of a row
+  batch_size: rows of a batch, over all hosts
+  bad_text: what to do about text that is not UTF-8: 'raise' an error, 'replace' it, 'skip' the example
+  """
+
+  train: str
+  valid: str | None
+  valid_fraction: Fraction | None
+  test: str | None
+  fields: tuple[str, ...] | None
+  train_share: Annotated[PositiveFloat, Le(1)]
+  valid_examples: PositiveInt | None
+  tokenizer: TokenizerConfig | None
+  length: PositiveInt
+  batch_size: PositiveInt
+  bad_text: BadText
+
+  def problems(self) -> Iterator[tuple[str, object, str, str]]:
+    """Either a validation set or a share."""
+    if (self.valid is None) == (self.valid_fraction is None):
+      rule = (
+        'is needed with data.valid = None' if self.valid is None else f'has no effect with data.valid = {self.valid}'
+      )
+      yield 'valid_fraction', self.valid_fraction, rule, 'give one of the two'
+
+
+@section
+class MaskingConfig:
+  """Which tokens of a row a masked language model must predict, and what it sees in their place.
+
+  unit: what is masked together: 'token', 'word' (all tokens of a word) or 'span' (runs of random length)
+  rate: share of the tokens to predict
+  mask_share: share of the predicted tokens that are shown as [MASK] (BERT: 0.8)
+  random_share: share shown as a random token (BERT: 0.1)
+  keep_share: share shown as they are (BERT: 0.1); the three sum to 1
+  mean_span: mean of the geometric length of a span before it is capped, in tokens; None unless unit is 'span'
+  max_span: longest span in tokens; None unless unit is 'span'
+  """
+
+  unit: Literal['token', 'word', 'span']
+  rate: Fraction
+  mask_share: Share
+  random_share: Share
+  keep_share: Share
+  mean_span: PositiveFloat | None
+  max_span: PositiveInt | None
+
+  def problems(self) -> Iterator[tuple[str, object, str, str]]:
+    """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
+    total = self.mask_share + self.random_share + self.keep_share
+    if abs(total - 1) > 1e-6:
+      rule = f'must sum to 1 with mask_share and random_share, not to {total:g}'
+      yield 'keep_share', self.keep_share, rule, f'set it to {1 - self.mask_share - self.random_share:g}'
+    for leaf in ('mean_span', 'max_span'):
+      value = getattr(self, leaf)
+      if self.unit == 'span' and value is None:
+        yield leaf, value, "must be given with unit 'span'", 'give a number of tokens'
+      if self.unit != 'span' and value is not None:
+        yield leaf, value, f'must be None with unit {self.unit!r}', 'set it to None'
+    if self.unit == 'span' and self.mean_span is not None and self.mean_span < 1:
+      yield (
+        'mean_span',
+        self.mean_span,
+        'must be 1 or more: no span is shorter than a token',
+        'set it to 1 or more',
+      )
+
+  def slots(self, length: int) -> int:
+    """K, the slots of an example of `length` tokens: ceil(rate * length)."""
+    # 0.07 * 100 is 7.000000000000001 in floating point, which must not make an eighth slot.
+    return math.ceil(round(self.rate * length, 6))
+
+
+def default_field(path: str, field: str = 'text') -> str | None:
+  """What a config file writes for `SourceConfig.field`: `field` where the source has fields, else None.
+
+  >>> default_field('corpus/*.jsonl.xz'), default_field('pydoc'), default_field('novel.txt')
+  ('text', None, None)
+  """
+  return field if _has_fields(path) else None
+
+
+def _has_fields(path: str) -> bool:
+  return path != 'pydoc' and not path.endswith(TEXT_ENDINGS)

@@ -1,0 +1,150 @@
+"""The settings of the losses."""
+
+from typing import Literal
+
+from lmjax.data.config import MaskingConfig
+from lmjax.schema.types import Bool, NonNegativeFloat, PositiveFloat, PositiveInt, Rate, section
+
+Score = Literal['rouge', 'bleu', 'chrf']
+
+
+@section
+class CausalConfig:
+  """The causal objective.
+
+  z_loss: coefficient of log(Z) ** 2 (PaLM, arXiv:2204.02311, section 5); None for off
+  label_smoothing: share of each label spread over the vocabulary (arXiv:1512.00567, section 7); None for off
+  chunk: positions of each row whose logits exist at one time
+  """
+
+  z_loss: PositiveFloat | None
+  label_smoothing: Rate | None
+  chunk: PositiveInt
+
+
+@section
+class MaskedConfig:
+  """The masked objective.
+
+  masking: which tokens are hidden, and how
+  chunk: slots of each row whose logits exist at one time
+  """
+
+  masking: MaskingConfig
+  chunk: PositiveInt
+
+
+@section
+class ClassificationConfig:
+  """The classification objective.
+
+  labels: class names, in the order of the logits; None: those of the training examples, sorted
+  pooling: what is classified: the output at the first token (cls), at the last (last), or their mean (mean); None: mean
+    where the model reads from both sides, last where it reads from the left
+  dropout: dropout on what is pooled
+  label_smoothing: share of each label spread over the classes (arXiv:1512.00567, section 7); None for off
+  class_weights: what an example of each class counts, in the order of the labels; balanced: the classes count alike
+    in all; None: all examples do
+  """
+
+  labels: tuple[str, ...] | None
+  pooling: Literal['cls', 'last', 'mean'] | None
+  dropout: Rate
+  label_smoothing: Rate | None
+  class_weights: Literal['balanced'] | tuple[PositiveFloat, ...] | None
+
+  def problems(self):
+    """One weight a label."""
+    if self.labels is not None and len(set(self.labels)) < max(len(self.labels), 2):
+      yield 'labels', self.labels, 'must be two or more different names', 'correct them'
+    if isinstance(self.class_weights, tuple):
+      if self.labels is None:
+        yield 'class_weights', self.class_weights, 'needs objective.labels, which say its order', 'give both'
+      elif len(self.class_weights) != len(self.labels):
+        yield 'class_weights', self.class_weights, f'must be {len(self.labels)} numbers, one a label', 'correct it'
+
+
+@section
+class SpanConfig:
+  """The objective of extractive question answering.
+
+  max_question: tokens of a question that are read
+  stride: tokens from the beginning of one window of a long context to that of the next
+  max_answer: longest answer in tokens
+  n_best: how many answers are kept for each question
+  no_answer: whether a question may have none (SQuAD 2.0); None: whether some of the training examples have none
+  """
+
+  max_question: PositiveInt
+  stride: PositiveInt
+  max_answer: PositiveInt
+  n_best: PositiveInt
+  no_answer: Bool | None
+
+
+@section
+class DecodingConfig:
+  """How texts are generated.
+
+  beams: width of the beam search; 1: greedy, or sampled
+  length_penalty: a hypothesis is ranked by its log-probability / length ** this; None with one beam
+  no_repeat_ngram: no run of so many tokens is generated twice (arXiv:1705.04304); None for off
+  temperature: divides the logits when sampling; 0: the likeliest token, or beam search
+  top_k: only the k likeliest tokens are drawn from; None for all
+  top_p: only the likeliest tokens that make up this probability; None for all (arXiv:1904.09751)
+  """
+
+  beams: PositiveInt
+  length_penalty: NonNegativeFloat | None
+  no_repeat_ngram: PositiveInt | None
+  temperature: NonNegativeFloat
+  top_k: PositiveInt | None
+  top_p: PositiveFloat | None
+
+  def problems(self):
+    """Settings that the way of decoding does not read."""
+    if (self.beams > 1) != (self.length_penalty is not None):
+      rule = 'is needed with beams above 1' if self.beams > 1 else 'has no effect with one beam'
+      yield (
+        'length_penalty',
+        self.length_penalty,
+        rule,
+        'give a number such as 1.0' if self.beams > 1 else 'set it to None',
+      )
+    if self.beams > 1 and self.temperature:
+      yield 'temperature', self.temperature, 'has no effect with beams above 1', 'set it to 0'
+    for leaf in ('top_k', 'top_p'):
+      if self.temperature == 0 and getattr(self, leaf) is not None:
+        yield leaf, getattr(self, leaf), 'has no effect with temperature = 0', 'set it to None'
+
+
+@section
+class ConditionalConfig:
+  """The objective of summarization, translation, or any other text from a text.
+
+  max_summary: longest second text in tokens: longer ones are cut in training, and none is generated
+  long_documents: of a document that does not fit: head (its beginning is read), head_tail (both ends), or chunks (its
+    beginning in training; when generating, each piece is summarised, then their summaries: map-reduce)
+  prefix: whether the document is read from both sides (prefix LM: arXiv:1910.10683, section 3.2.1)
+  label_smoothing: share of each label spread over the vocabulary (arXiv:1512.00567, section 7); None for off
+  chunk: slots of each row whose logits exist at one time
+  decoding: how texts are generated
+  scores: of rouge, bleu and chrf
+  best: the score that checkpoints are ranked by: loss, rouge1, rouge2, rougeL, rougeLsum, bleu or chrf
+  lead: sentences of the document that the baseline repeats; None: no baseline
+  """
+
+  max_summary: PositiveInt
+  long_documents: Literal['head', 'head_tail', 'chunks']
+  prefix: Bool
+  label_smoothing: Rate | None
+  chunk: PositiveInt
+  decoding: DecodingConfig
+  scores: tuple[Score, ...]
+  best: Literal['loss', 'rouge1', 'rouge2', 'rougeL', 'rougeLsum', 'bleu', 'chrf']
+  lead: PositiveInt | None
+
+  def problems(self):
+    """What checkpoints are ranked by must be computed."""
+    if self.best != 'loss' and not any(self.best.startswith(score) for score in self.scores):
+      yield 'best', self.best, f'must be loss or among objective.scores = {self.scores}', 'change one of them'

@@ -1,0 +1,182 @@
+"""The settings of a config as a tree: path, type, value and meaning of each, for `--help` and for messages."""
+
+import dataclasses
+import inspect
+import re
+import types
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, GroupedMetadata, Gt, Le, Lt
+from ml_collections import ConfigDict, FieldReference
+from ml_collections.config_dict import RequiredValueError
+
+NOT_SET = type('NotSet', (), {'__repr__': lambda self: '(not set)'})()
+_UNIONS = (Union, types.UnionType)
+_NAMES = {int: 'an int', float: 'a float', bool: 'a bool', str: 'a str', type(None): 'None'}
+_BOUNDS = {Ge: ('ge', '{} or more'), Gt: ('gt', 'above {}'), Le: ('le', '{} or less'), Lt: ('lt', 'below {}')}
+
+
+class Node(NamedTuple):
+  """A setting or a section.
+
+  Attributes:
+    path: such as `optim.learning_rate`.
+    annotation: of its field.
+    doc: its meaning, from the docstring of its class.
+    value: in the config, or its default; NOT_SET where there is neither.
+  """
+
+  path: str
+  annotation: Any
+  doc: str
+  value: Any
+
+  @property
+  def section(self) -> Any:
+    """The class of what is inside; None for a setting, and for a dict of named sections."""
+    return next((part for part in parts_of(self.annotation) if dataclasses.is_dataclass(part)), None)
+
+  @property
+  def entry(self) -> Any:
+    """The class of each named section of a dict."""
+    return next((get_args(part)[1] for part in parts_of(self.annotation) if get_origin(part) is dict), None)
+
+  @property
+  def is_section(self) -> bool:
+    """Whether it has settings inside."""
+    return self.section is not None or self.entry is not None
+
+
+def nodes(cls, config) -> dict[str, Node]:
+  """{path: Node} of a root class in the order of its fields; a dict of named sections as the config fills it.
+
+  A root class that depends on a setting has a static method `choose(values) -> class`.
+  """
+  values = to_dict(config)
+  return {node.path: node for node in walk(root(cls, values), values)}
+
+
+def root(cls, values: dict) -> type:
+  """The class that these values are to be read by."""
+  return cls.choose(values) if hasattr(cls, 'choose') else cls
+
+
+def walk(cls, values, prefix='') -> Iterator[Node]:
+  """Every section and setting of a class, with its value in these plain dicts; see `nodes`."""
+  hints, docs = get_type_hints(cls, include_extras=True), documentation(cls)
+  for field in dataclasses.fields(cls):
+    default = NOT_SET if field.default is dataclasses.MISSING else to_dict(field.default)
+    value = values.get(field.name, default) if isinstance(values, Mapping) else NOT_SET
+    node = Node(prefix + field.name, hints[field.name], docs.get(field.name, ''), value)
+    yield node
+    if node.section is not None:
+      yield from walk(node.section, value, f'{node.path}.')
+    elif node.entry is not None and isinstance(value, Mapping):
+      for name, inner in value.items():
+        yield Node(f'{node.path}.{name}', node.entry, '', inner)
+        yield from walk(node.entry, inner, f'{node.path}.{name}.')
+
+
+def to_dict(tree):
+  """A section, ConfigDict or dict as plain dicts, lists and scalars, ready for JSON.
+
+  References are computed. A required placeholder that nobody filled counts as missing.
+  """
+  if isinstance(tree, FieldReference):
+    try:
+      return to_dict(tree.get())
+    except RequiredValueError:
+      return NOT_SET
+    except Exception as error:  # an operation of the user's own on references; as a value it fits no type
+      text = f'<{type(error).__name__}: {error}>'
+      return type('Unreadable', (), {'__repr__': lambda self: text})()
+  if dataclasses.is_dataclass(tree):
+    tree = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
+  if isinstance(tree, ConfigDict):
+    tree = dict(tree.items(preserve_field_references=True))
+  if isinstance(tree, Mapping):
+    values = {str(name): to_dict(value) for name, value in tree.items()}
+    return {name: value for name, value in values.items() if value is not NOT_SET}
+  return [to_dict(value) for value in tree] if isinstance(tree, tuple | list) else tree
+
+
+def settings(tree) -> dict[str, Any]:
+  """Full path -> value of every setting of what `to_dict` takes; a section that is off is a None."""
+  flat: dict[str, Any] = {}
+  for name, value in to_dict(tree).items():
+    inner = settings(value) if isinstance(value, dict) else None
+    flat |= {name: value} if inner is None else {f'{name}.{path}': setting for path, setting in inner.items()}
+  return flat
+
+
+def documentation(cls) -> dict[str, str]:
+  """Setting -> text, from the lines `name: text` of the docstring and their further indented continuations."""
+  texts: dict[str, str] = {}
+  name, indent = None, 0
+  for row in inspect.cleandoc(cls.__doc__ or '').splitlines():
+    depth, start = len(row) - len(row.lstrip()), re.match(r'\s*(\w+): *(.*)', row)
+    if start and start[1] in cls.__dataclass_fields__:
+      name, indent = start[1], depth
+      texts[name] = start[2].strip()
+    elif name and row.strip() and depth > indent:
+      texts[name] = f'{texts[name]} {row.strip()}'.strip()
+    else:
+      name = None
+  return texts
+
+
+def parts_of(annotation) -> tuple:
+  """The members of a union, each without its `Annotated`; of any other annotation, itself."""
+  while get_origin(annotation) is Annotated:
+    annotation = get_args(annotation)[0]
+  if get_origin(annotation) in _UNIONS:
+    return tuple(inner for part in get_args(annotation) for inner in parts_of(part))
+  return (annotation,)
+
+
+def element_of(annotation) -> Any:
+  """The annotation of a tuple's elements; None where there is no tuple in it."""
+  return next((get_args(part)[0] for part in parts_of(annotation) if get_origin(part) is tuple), None)
+
+
+def type_name(annotation) -> str:
+  """A name of the type, such as `an int or None`."""
+  names = []
+  for part in parts_of(annotation):
+    if get_origin(part) is Literal:
+      names += map(repr, get_args(part))
+    elif get_origin(part) is tuple:
+      names.append(f'a tuple of {type_name(get_args(part)[0]).removeprefix("a ").removeprefix("an ")}')
+    else:
+      names.append(_NAMES.get(part, 'a section'))
+  return ' or '.join(names)
+
+
+def bounds_of(annotation) -> list[str]:
+  """What a value must be besides its type: ['0 or more', 'below 1']."""
+  origin, args = get_origin(annotation), get_args(annotation)
+  if origin in (*_UNIONS, tuple):
+    return [bound for arg in args for bound in bounds_of(arg)]
+  if origin is not Annotated:
+    return []
+  notes = [limit for note in args[1:] for limit in (note if isinstance(note, GroupedMetadata) else [note])]
+  limits = [(_BOUNDS[type(note)], note) for note in notes if type(note) in _BOUNDS]
+  return bounds_of(args[0]) + [text.format(_number(getattr(note, name))) for (name, text), note in limits]
+
+
+def describe(cls, config) -> str:
+  """The settings as text: a line each with value, type and meaning."""
+  rows = []
+  for node in nodes(cls, config).values():
+    if node.is_section and isinstance(node.value, Mapping):
+      rows.append((f'\n{node.path}: {node.doc}' if node.doc else f'\n{node.path}:', ''))
+    else:
+      name = ', '.join([type_name(node.annotation), *bounds_of(node.annotation)])
+      rows.append((f'  {node.path} = {node.value!r}', f'{name}: {node.doc}' if node.doc else name))
+  width = min(44, max((len(left) for left, right in rows if right), default=0))
+  return '\n'.join(f'{left:{width}}  {right}' if right else left for left, right in rows).strip('\n')
+
+
+def _number(value) -> str:
+  return f'{int(value):,}' if value == int(value) else f'{value:g}'
