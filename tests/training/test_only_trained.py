@@ -51,9 +51,9 @@ def test_it_resumes_bit_for_bit(made, source, tmp_path):
 
   config = runs.classification_config(source, tmp_path, lora=2, **{'checkpoint.only_trained': True})
   with pytest.raises(Stopped):
-    runs.train(config, tmp_path / 'run', say=stop)
+    runs.train(config, tmp_path / 'run', log=stop)
   said = []
-  runs.train(config, tmp_path / 'run', say=said.append)
+  runs.train(config, tmp_path / 'run', log=said.append)
   assert any(line.startswith('resuming from step 3') for line in said)
   expected, found = (paths.flatten(reopen.open_run(str(f), 'latest').params) for f in (made / 'part', tmp_path / 'run'))
   for path in expected:
