@@ -40,7 +40,6 @@ def get_config(argument=None):
   c.init_from.take += ('layers/*/kernel', 'layers/*/bias', 'layers/*/scale', 'final_norm/*')
   c.init_from.fresh = ('span/*', *new) if arg.lora is None else ('span/*', *new, '*/lora_a', '*/lora_b')
   c.objective = dict(max_question=32, stride=arg.length // 2, max_answer=30, n_best=20, no_answer=None)
-  c.objective.misplaced = 'find'
   tokenizer = dict(path=None, vocab_size=4096, sample_bytes=10_000_000, lowercase=False)
   c.data = dict(
     train='demo' if demo else arg.train,
@@ -64,7 +63,7 @@ def get_config(argument=None):
   c.train.update(log_every=1 if arg.smoke else 10, accumulate=1, max_skipped=5, seeds=1)
   c.eval = dict(every=10 if arg.smoke else None, patience=None)
   c.samples = dict(count=5)
-  c.checkpoint = dict(every=None, keep_last=2, keep_every=None, keep_best=1, only_trained=False)
+  c.checkpoint = dict(every=None, keep_last=2, keep_best=1)
   c.writer, c.profile = dict(tensorboard=not arg.smoke, wandb_project=None), dict(start=None, steps=3)
   c.hosts = dict(start_seconds=300, lost_seconds=100, hang_seconds=1800)
   return c

@@ -25,7 +25,7 @@ def get_config(argument=None):
   c = ConfigDict(dict(task='masked_lm', seed=0, model=preset['model'], mesh=recipe['mesh']))
   c.init_from = dict(path=None, step='latest', take=('*',), fresh=(), drop=(), convert=None)
   # 30% rather than BERT's 15%: https://arxiv.org/abs/2202.08005
-  masking = dict(unit='token', rate=0.3, final_rate=None, mask_share=0.8, random_share=0.1, keep_share=0.1)
+  masking = dict(unit='token', rate=0.3, mask_share=0.8, random_share=0.1, keep_share=0.1)
   c.objective = dict(masking=masking | dict(mean_span=None, max_span=None), chunk=recipe['chunk'])
   corpora = {'main': arg.data} if arg.mix is None else {'main': arg.data, 'mix': arg.mix}
   c.data = dict(
@@ -64,7 +64,7 @@ def get_config(argument=None):
   c.train = dict(steps=steps, epochs=None, log_every=log_every, accumulate=1, max_skipped=5, seeds=1)
   c.eval = dict(every=max(steps // 4, 1), patience=None)
   c.samples = dict(count=3, top=5)
-  c.checkpoint = dict(every=max(steps // 4, 1), keep_last=2, keep_every=None, keep_best=1, only_trained=False)
+  c.checkpoint = dict(every=max(steps // 4, 1), keep_last=2, keep_best=1)
   c.writer, c.profile = dict(tensorboard=not arg.smoke, wandb_project=None), dict(start=None, steps=3)
   c.hosts = dict(start_seconds=300, lost_seconds=100, hang_seconds=1800)
   return c

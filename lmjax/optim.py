@@ -73,14 +73,6 @@ def split(config: OptimConfig, params):
   return moving, still
 
 
-def pruned(params) -> dict:
-  """Nested dicts without the leaves that are None, and without what is empty then: one half of `split`, to be saved."""
-  if not isinstance(params, dict):
-    return params
-  kept = {name: pruned(child) for name, child in params.items() if child is not None}
-  return {name: child for name, child in kept.items() if not isinstance(child, dict) or child}
-
-
 def join(moving, still):
   """The inverse of `split`."""
   return jax.tree.map(lambda a, b: b if a is None else a, moving, still, is_leaf=lambda x: x is None)

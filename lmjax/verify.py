@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from lmjax.checkpoint import checkpoints, locate
-from lmjax.checkpoint.manifest import NewerSchemaError, read_manifest
+from lmjax.checkpoint.manifest import SchemaError, read_manifest
 from lmjax.data.tokens import store
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError, DataError, LmjaxError
@@ -60,7 +60,7 @@ def look_at(workdir: epath.Path) -> Iterator[tuple[str, str | LmjaxError]]:
       arrays = checkpoints.verify(directory, step)
       newest = read_manifest(directory, step)
       yield f'checkpoint {step}', f'{len(arrays)} arrays'
-    except NewerSchemaError:
+    except SchemaError:
       raise  # nothing is wrong with it
     except CheckpointError as error:
       yield f'checkpoint {step}', error
@@ -72,7 +72,7 @@ def look_at(workdir: epath.Path) -> Iterator[tuple[str, str | LmjaxError]]:
   if (workdir / 'results.json').exists():
     yield 'results.json', _results(workdir / 'results.json', newest)
   if newest is not None:
-    for name, fingerprint in newest.get('token_stores', {}).items():
+    for name, fingerprint in newest['token_stores'].items():
       yield f'token store {name}', _token_store(newest['config']['data']['cache_dir'], name, fingerprint)
 
 

@@ -172,7 +172,7 @@ def make_lmjax(shape: Shape):
   import jax
 
   from lmjax import optim, sharding
-  from lmjax.data.batches.masking import MaskingConfig
+  from lmjax.data.config import MaskingConfig
   from lmjax.models import presets
   from lmjax.models.config import ModelConfig
   from lmjax.models.heads import LanguageModel
@@ -249,7 +249,7 @@ def make_lmjax(shape: Shape):
 
 def _bert_masking(cls):
   shares = dict(mask_share=0.8, random_share=0.1, keep_share=0.1)
-  return cls(unit='token', rate=MASK_RATE, final_rate=None, mean_span=None, max_span=None, **shares)
+  return cls(unit='token', rate=MASK_RATE, mean_span=None, max_span=None, **shares)
 
 
 def make_torch(shape: Shape, compiled: bool):

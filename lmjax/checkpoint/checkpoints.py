@@ -20,7 +20,7 @@ from lmjax import paths, sharding
 from lmjax.checkpoint.config import CheckpointConfig
 from lmjax.checkpoint.digests import describe_arrays, non_finite
 from lmjax.checkpoint.locate import directory_of, evaluated, saved_steps
-from lmjax.checkpoint.manifest import NewerSchemaError, make_manifest, read_manifest
+from lmjax.checkpoint.manifest import SchemaError, make_manifest, read_manifest
 from lmjax.errors import CheckpointError, NonFiniteError, reason
 from lmjax.hosts.collectives import on_every_host
 
@@ -182,11 +182,9 @@ class _BestN:
 
 
 def retention(config: CheckpointConfig, table: dict[int, float]):
-  """Orbax's policy for what is kept: the last, every n-th, and the best by `table` (see `evaluated`)."""
+  """Orbax's policy for what is kept: the last, and the best by `table` (see `evaluated`)."""
   policies = ocp.training.preservation_policies
   keep = [policies.LatestN(config.keep_last)]
-  if config.keep_every is not None:
-    keep.append(policies.EveryNSteps(config.keep_every))
   if config.keep_best:
     keep.append(_BestN(config.keep_best, table))
   return policies.AnyPreservationPolicy(keep)
@@ -273,13 +271,13 @@ class Checkpoints:
         'the disk?), and the same command goes on from the newest'
       ) from error
 
-  def restore_latest(self, abstract, check=lambda manifest: None, say=print):
+  def restore_latest(self, abstract, check=lambda manifest: None, log=print):
     """The newest checkpoint that is intact, or None where there is none at all.
 
     Args:
       abstract: shapes, dtypes and shardings of the state.
       check: called with the manifest before arrays are read; raises CheckpointError for another run's.
-      say: told which checkpoints were rejected, and why.
+      log: called with each checkpoint that was rejected, and why.
 
     Returns:
       (state, manifest), or None.
@@ -291,7 +289,7 @@ class Checkpoints:
     for step in reversed(saved_steps(self.directory)):
       try:
         manifest = on_every_host(functools.partial(read_manifest, self.directory, step), CheckpointError)
-      except NewerSchemaError:
+      except SchemaError:
         raise
       except CheckpointError as error:
         rejected.append((step, str(error)))
@@ -302,7 +300,7 @@ class Checkpoints:
       except CheckpointError as error:
         rejected.append((step, str(error)))
         continue
-      self._set_aside(rejected, say)
+      self._set_aside(rejected, log)
       return state, manifest
     if rejected:
       reasons = '; '.join(f'{step}: {why}' for step, why in rejected)
@@ -322,7 +320,7 @@ class Checkpoints:
       raise CheckpointError(f'{path}: the run needs {wanted.get(path)}, the checkpoint has {there.get(path)}')
     return type(abstract)(**load_verified(self.directory, step, target))
 
-  def _set_aside(self, rejected, say):
+  def _set_aside(self, rejected, log):
     """Moves rejected steps out of the way: Orbax would refuse to save a step that is not above them."""
     if not rejected:
       return
@@ -330,7 +328,7 @@ class Checkpoints:
       aside = self.directory.parent / 'rejected_checkpoints'
       aside.mkdir(parents=True, exist_ok=True)
       target = aside / f'{step}-{int(time.time())}'
-      say(f'checkpoint {step} rejected: {why}; moved to {target}')
+      log(f'checkpoint {step} rejected: {why}; moved to {target}')
       (self.directory / str(step)).rename(target)
     if jax.process_count() > 1:
       from jax.experimental import multihost_utils

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from lmjax.schema.types import Bool, NonNegativeInt, PositiveInt, section
+from lmjax.schema.types import NonNegativeInt, PositiveInt, section
 
 
 @section
@@ -37,18 +37,9 @@ class CheckpointConfig:
 
   every: batches from one checkpoint to the next; the last batch is always followed by one; None: at each evaluation
   keep_last: newest checkpoints that are kept
-  keep_every: checkpoints at multiples of this stay for good; None for off
   keep_best: checkpoints that are best in the task's validation metric, kept besides; 0 for none
-  only_trained: whether parameters that do not move are left out; they are read from init_from again
   """
 
   every: PositiveInt | None
   keep_last: PositiveInt
-  keep_every: PositiveInt | None
   keep_best: NonNegativeInt
-  only_trained: Bool
-
-  def problems(self):
-    """A multiple that no checkpoint falls on would keep nothing."""
-    if self.keep_every is not None and self.every is not None and self.keep_every % self.every:
-      yield 'keep_every', self.keep_every, f'must be a multiple of checkpoint.every = {self.every}', 'or None'

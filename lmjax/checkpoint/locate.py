@@ -8,7 +8,7 @@ from etils import epath
 
 from lmjax import paths
 from lmjax.checkpoint.config import InitFrom
-from lmjax.checkpoint.manifest import NewerSchemaError, read_manifest
+from lmjax.checkpoint.manifest import SchemaError, read_manifest
 from lmjax.errors import GCS_REMEDY, CheckpointError, reason
 from lmjax.models.config import ADAPTERS
 from lmjax.workdir import files
@@ -71,12 +71,10 @@ def evaluated(directory: epath.Path) -> dict[int, float]:
   found, lines = {}, None
   for step in saved_steps(directory):
     try:
-      best = read_manifest(directory, step).get('best')
-    except NewerSchemaError:
+      best = read_manifest(directory, step)['best']
+    except SchemaError:
       raise
     except CheckpointError:
-      continue
-    if not isinstance(best, dict) or not {'metric', 'value', 'highest'} <= best.keys():  # None in schema 1
       continue
     value = best['value']
     if value is None:
@@ -140,9 +138,4 @@ def open_source(config: InitFrom) -> InitCheckpoint:
   if not isinstance(manifest.get('model'), dict) or 'tokenizer_hash' not in manifest:
     rule = f'its manifest of step {step} names no model'
     raise CheckpointError(f'init_from.path = {path}: {rule}; choose another checkpoint')
-  if manifest.get('frozen') is not None:
-    raise CheckpointError(
-      f'init_from.path = {path}: step {step} holds only what was trained; a run to start from must hold all weights; '
-      'make it with checkpoints.only_trained = False'
-    )
   return InitCheckpoint(str(path), step, manifest)

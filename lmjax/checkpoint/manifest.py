@@ -23,8 +23,8 @@ from lmjax.errors import CheckpointError
 SCHEMA = 2
 
 
-class NewerSchemaError(CheckpointError):
-  """A checkpoint that a later lmjax wrote: nothing is wrong with it, so nothing may be passed over or moved."""
+class SchemaError(CheckpointError):
+  """A checkpoint of another schema: nothing is wrong with it, so it must not be skipped or moved."""
 
 
 @functools.cache
@@ -84,24 +84,25 @@ def read_manifest(directory: epath.Path, step: int) -> dict:
     step: which.
 
   Raises:
-    NewerSchemaError: a later lmjax wrote it.
+    SchemaError: its schema is another one.
     CheckpointError: it is missing, broken, or another step's.
   """
   file = directory / str(step) / 'manifest' / 'manifest.json'
   try:
     manifest = json.loads(file.read_text())
     schema, said, arrays = manifest['schema'], manifest['step'], manifest['arrays']
-    newer = schema > SCHEMA
-    if not newer and not all({'shape', 'dtype', 'digest'} <= facts.keys() for facts in arrays.values()):
+    newer, known = schema > SCHEMA, schema == SCHEMA
+    if known and not all({'shape', 'dtype', 'digest'} <= facts.keys() for facts in arrays.values()):
       raise ValueError('arrays')
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise CheckpointError(
       f'{file}: no readable manifest ({type(error).__name__}); the save was cut short; choose another step'
     ) from error
-  if newer:
-    raise NewerSchemaError(f'{file}: schema {schema}, this lmjax reads up to {SCHEMA}; install the newer lmjax')
+  if not known:
+    remedy = 'install the newer lmjax' if newer else 'use the lmjax that wrote it'
+    raise SchemaError(f'{file}: schema {schema}, this lmjax reads schema {SCHEMA} alone; {remedy}')
   if said != step:
     raise CheckpointError(f'{file}: is that of step {said}; a folder was renamed or copied; choose another step')
-  if schema > 1 and manifest.get('checksum') != checksum(manifest):
+  if manifest.get('checksum') != checksum(manifest):
     raise CheckpointError(f'{file}: differs from its checksum; choose another step')
   return manifest

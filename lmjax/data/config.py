@@ -179,8 +179,7 @@ class MaskingConfig:
   """Which tokens of a row a masked language model must predict, and what it sees in their place.
 
   unit: what is masked together: 'token', 'word' (all tokens of a word) or 'span' (runs of random length)
-  rate: share of the tokens to predict; at the first step, if final_rate is given
-  final_rate: share at the last step, linear in between; None for a constant rate
+  rate: share of the tokens to predict
   mask_share: share of the predicted tokens that are shown as [MASK] (BERT: 0.8)
   random_share: share shown as a random token (BERT: 0.1)
   keep_share: share shown as they are (BERT: 0.1); the three sum to 1
@@ -190,7 +189,6 @@ class MaskingConfig:
 
   unit: Literal['token', 'word', 'span']
   rate: Fraction
-  final_rate: Fraction | None
   mask_share: Share
   random_share: Share
   keep_share: Share
@@ -217,16 +215,10 @@ class MaskingConfig:
         'set it to 1 or more',
       )
 
-  def rate_at(self, progress: float) -> float:
-    """The rate after `progress`, the share of training that is done, in [0, 1]."""
-    if self.final_rate is None:
-      return self.rate
-    return self.rate + (self.final_rate - self.rate) * min(max(progress, 0.0), 1.0)
-
   def slots(self, length: int) -> int:
-    """K, the slots of an example of `length` tokens: ceil(highest rate * length)."""
+    """K, the slots of an example of `length` tokens: ceil(rate * length)."""
     # 0.07 * 100 is 7.000000000000001 in floating point, which must not make an eighth slot.
-    return math.ceil(round(max(self.rate, self.final_rate or 0.0) * length, 6))
+    return math.ceil(round(self.rate * length, 6))
 
 
 def default_field(path: str, field: str = 'text') -> str | None:

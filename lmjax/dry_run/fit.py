@@ -55,7 +55,7 @@ class Compiled(NamedTuple):
 
 
 def dry_run(
-  config: config_lib.Config, source, target: topology.Target, command: str, say: Callable[[str], None]
+  config: config_lib.Config, source, target: topology.Target, command: str, log: Callable[[str], None]
 ) -> bool:
   """Says whether a run fits on a target, and what it would cost.
 
@@ -64,7 +64,7 @@ def dry_run(
     source: the checkpoint that it starts from, or None.
     target: where it is to run.
     command: as it was typed, to be told with what would make it fit.
-    say: called with each line; the last one is the verdict.
+    log: called with each line; the last one is the verdict.
 
   Returns:
     whether it fits.
@@ -75,21 +75,21 @@ def dry_run(
   tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
   initialize.plan_of(prepare.without_data(config, tokenizer)[1], source, config.init_from)
   first = compile_for(config, target, tokenizer)
-  say(described(first, target, known_steps=config.train.steps))
+  log(described(first, target, known_steps=config.train.steps))
   if getattr(config.objective, 'labels', ()) is None:
-    say('   stand-ins  two labels: how many there are the data says')
+    log('   stand-ins  two labels: the data decides how many there are')
   if first.fits:
-    say('verdict: fits')
+    log('verdict: fits')
     return True
-  say('does not fit; compiling other settings')
-  tried = search(config, target, tokenizer, first, say)
+  log('does not fit; compiling other settings')
+  tried = search(config, target, tokenizer, first, log)
   if tried is None:
-    say('no batch, recomputation or mesh was found that fits; take more devices, or a smaller model')
+    log('no batch, recomputation or mesh was found that fits; take more devices, or a smaller model')
   else:
     changes, other = tried
     flags = ' '.join(f'--config.{path}={value}' for path, value in changes.items())
-    say(f'the nearest that fits, with a peak of {_gib(other.needed)} a device (compiled):\n  {command} {flags}')
-  say(f'verdict: does not fit (needs {_gib(first.needed)} of {_gib(first.memory)} a device)')
+    log(f'the nearest that fits, with a peak of {_gib(other.needed)} a device (compiled):\n  {command} {flags}')
+  log(f'verdict: does not fit (needs {_gib(first.needed)} of {_gib(first.memory)} a device)')
   return False
 
 
@@ -134,7 +134,7 @@ def peak_bytes(program: jax.stages.Compiled, mesh) -> int:
   return kept + found.temp_size_in_bytes
 
 
-def search(config, target, tokenizer, first: Compiled, say) -> tuple[dict, Compiled] | None:
+def search(config, target, tokenizer, first: Compiled, log) -> tuple[dict, Compiled] | None:
   """The changes, nearest first, with which the step fits: recomputing, sharding more, a batch in parts, a smaller one.
 
   Those that change no result come first. Each is compiled.
@@ -149,7 +149,7 @@ def search(config, target, tokenizer, first: Compiled, say) -> tuple[dict, Compi
       tried = compile_for(_changed(config, asked), target, tokenizer)
     except ConfigError:
       continue  # this mesh, or batch, is not one
-    say(f'{", ".join(f"{p} = {v}" for p, v in asked.items())}: needs {_gib(tried.needed)}')
+    log(f'{", ".join(f"{p} = {v}" for p, v in asked.items())}: needs {_gib(tried.needed)}')
     if tried.needed < before.needed:
       changes, before = asked, tried
     if tried.fits:

@@ -73,7 +73,6 @@ class SpanConfig:
   max_answer: longest answer in tokens
   n_best: how many answers are kept for each question
   no_answer: whether a question may have none (SQuAD 2.0); None: whether some of the training examples have none
-  misplaced: an answer that does not stand where its record says: find (its nearest occurrence), or skip
   """
 
   max_question: PositiveInt
@@ -81,7 +80,6 @@ class SpanConfig:
   max_answer: PositiveInt
   n_best: PositiveInt
   no_answer: Bool | None
-  misplaced: Literal['find', 'skip']
 
 
 @section

@@ -75,12 +75,17 @@ class Task(Protocol):
   def example_record(self) -> dict:
     """A row such as the pipeline gives to `example`, without any data."""
 
-  def example(self, row: dict, rng: np.random.Generator, progress: float) -> Batch:
+  def example(self, row: dict, rng: np.random.Generator) -> Batch:
     """A row -> what the model is given and must predict. Pure but for `rng`."""
 
   @property
   def predicted(self) -> int:
     """Positions a row that the output embedding is applied to."""
+
+  @property
+  def has_dropout(self) -> bool:
+    """Whether training draws random numbers."""
+    return self.model.backbone.config.has_dropout or bool(getattr(self.objective, 'dropout', 0.0))
 
   def init(self, key):
     """Random parameters, as the model's `init` gives them."""
@@ -96,7 +101,7 @@ class Task(Protocol):
 
   def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a training batch, over all hosts, without its data."""
-    example = self.example(self.example_record(), np.random.default_rng(0), 0.0)
+    example = self.example(self.example_record(), np.random.default_rng(0))
     rows = self.data.batch_size
     return {name: jax.ShapeDtypeStruct((rows, *np.shape(a)), a.dtype) for name, a in example.items()}
 

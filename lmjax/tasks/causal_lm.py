@@ -35,9 +35,9 @@ class CausalLM(LanguageModelTask):
     """Positions a row whose logits are computed."""
     return self.data.length
 
-  def example(self, row, rng, progress, keep_segments=False) -> dict[str, np.ndarray]:
+  def example(self, row, rng, keep_segments=False) -> dict[str, np.ndarray]:
     """A row -> inputs, targets, weights [T]; segments and positions where documents are kept apart."""
-    del rng, progress, keep_segments  # in concat rows padding comes last: causal attention never sees it
+    del rng, keep_segments  # in concat rows padding comes last: causal attention never sees it
     example = causal_example(row)
     if self.data.rows == 'concat':
       del example['segments'], example['positions']

@@ -81,9 +81,9 @@ class Classification(FineTuningTask):
       )
     return Examples(items, rows, np.arange(len(items)))
 
-  def example(self, row, rng, progress) -> dict[str, np.ndarray]:
+  def example(self, row, rng) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, segment_types [T], labels and weights (scalars)."""
-    del rng, progress
+    del rng
     padded = self.padded(row['tokens'], row['second'])
     return {**padded, 'labels': np.array(row['label'], np.int32), 'weights': np.ones((), np.float32)}
 

@@ -108,7 +108,7 @@ class ExtractiveQA(FineTuningTask):
     place = locate(record['context'], text, start)
     if place != start:
       counts['answers not where their record says'] += 1
-      if place is None or self.objective.misplaced == 'skip':
+      if place is None:
         return None, True
     found = token_span(offsets_N2, place, place + len(text))
     if found is None:
@@ -119,9 +119,9 @@ class ExtractiveQA(FineTuningTask):
     counts['answers longer than objective.max_answer'] += too_long
     return found, too_long
 
-  def example(self, row, rng, progress) -> dict[str, np.ndarray]:
+  def example(self, row, rng) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, segment_types, candidates [T]; starts, ends and weights (scalars)."""
-    del rng, progress
+    del rng
     tokens, second, size = row['tokens'], row['second'], len(row['tokens'])
     padded = self.padded(tokens, second)
     if (self.backbone.config.segment_types or 0) > 2:

@@ -58,7 +58,7 @@ class FineTuningTask(Task):
   """Reads records, makes rows of them, and predictions; each task says how.
 
   A task defines `example_records(objective)` (invented records, of each label one), `rows_of(records) -> Examples`,
-  `example(row, rng, progress)`, `outputs(params, batch)` (arrays with a row each), `answers(examples, outputs)` (a
+  `example(row, rng)`, `outputs(params, batch)` (arrays with a row each), `answers(examples, outputs)` (a
   prediction for each record), `scores(records, predictions)`, `per_example(records, predictions)`, `report(prediction)`
   (JSON-able), `show(record, prediction)` (Markdown) and `report_files(split, records, predictions)`
   ({file name: content}, which the loop writes).

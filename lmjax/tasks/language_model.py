@@ -99,8 +99,8 @@ class LanguageModelTask(Task):
       token_bytes = np.full(self.tokenizer.vocab_size, mean, np.float32)
     return functools.partial(self._eval_example, majority, token_bytes)
 
-  def _eval_example(self, majority, token_bytes, row, rng, progress):
-    example = self.example(row, rng, progress, keep_segments=True)
+  def _eval_example(self, majority, token_bytes, row, rng):
+    example = self.example(row, rng, keep_segments=True)
     example['majority'] = (example['targets'] == majority).astype(np.float32)
     example['bytes'] = token_bytes[example['targets']].astype(np.float32)
     return example

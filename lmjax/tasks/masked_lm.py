@@ -41,10 +41,9 @@ class MaskedLM(LanguageModelTask):
     """Slots a row: the positions whose logits are computed."""
     return self.objective.masking.slots(self.data.length)
 
-  def example(self, row, rng, progress, keep_segments=False) -> dict[str, np.ndarray]:
+  def example(self, row, rng, keep_segments=False) -> dict[str, np.ndarray]:
     """A row -> inputs [T], slots, targets, weights, shown [K]; segments and positions where rows are not full."""
-    masking = self.objective.masking
-    example = masked_example(row, rng, masking.rate_at(progress), self.predicted, masking, self.vocabulary)
+    example = masked_example(row, rng, self.predicted, self.objective.masking, self.vocabulary)
     if self.data.rows == 'concat' and not keep_segments:
       del example['segments'], example['positions']
     return example

@@ -81,9 +81,9 @@ class Summarization(FineTuningTask):
       rows.append({'tokens': tokens, 'prompt': len(prompt), 'document': document, 'cut': len(document) > self.room})
     return Examples(items, rows, np.arange(len(items)))
 
-  def example(self, row, rng, progress) -> dict[str, np.ndarray]:
+  def example(self, row, rng) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, prefix [T], slots, targets and weights [K]."""
-    del rng, progress
+    del rng
     tokens, prompt = row['tokens'], row['prompt']
     padded = self.padded(tokens[:-1])
     del padded['segment_types']

@@ -50,12 +50,11 @@ def make_train_step(task, tx: optax.GradientTransformation, config: optim.OptimC
   """
   schedule = optim.learning_rate(config, steps)
   gradient = make_gradient(task, accumulate, config)
-  has_dropout = task.model.backbone.config.has_dropout or bool(getattr(task.objective, 'dropout', 0.0))
 
   def train_step(state, batch, key):
     batch = dict(batch)
     stop = {name: batch.pop(name).max() for name in (FLAG,) if name in batch}
-    key = jax.random.fold_in(key, state.step) if has_dropout else None
+    key = jax.random.fold_in(key, state.step) if task.has_dropout else None
     grads, weight_sum, pairs = gradient(state.params, batch, key)
     grad_norms = metrics.group_norms(grads)
     grad_norm = jnp.sqrt(sum(jnp.square(norm) for norm in grad_norms.values()))

@@ -13,12 +13,13 @@ import pytest
 from lmjax import sharding
 from lmjax.checkpoint import checkpoints as checkpoint
 from lmjax.checkpoint import locate
-from lmjax.checkpoint.checkpoints import CheckpointConfig, Checkpoints
+from lmjax.checkpoint.checkpoints import Checkpoints
+from lmjax.checkpoint.config import CheckpointConfig
 from lmjax.errors import CheckpointError, NonFiniteError
-from lmjax.sharding import MeshConfig
+from lmjax.schema.slices import MeshConfig
 from lmjax.training.state import TrainState
 
-KEEP = CheckpointConfig(every=1, keep_last=2, keep_every=None, keep_best=0, only_trained=False)
+KEEP = CheckpointConfig(every=1, keep_last=2, keep_best=0)
 
 
 @functools.cache
@@ -77,11 +78,11 @@ def test_digest_sees_every_change_and_no_mesh(tmp_path):
   assert digest(jnp.array([0.0])) != digest(jnp.array([-0.0]))
 
 
-def test_keeps_the_last_every_nth_and_the_best(tmp_path):
-  config = CheckpointConfig(every=1, keep_last=1, keep_every=3, keep_best=1, only_trained=False)
+def test_keeps_the_last_and_the_best(tmp_path):
+  config = CheckpointConfig(every=1, keep_last=1, keep_best=1)
   losses = {1: 5.0, 2: 1.0, 3: 4.0, 4: 3.0, 5: 2.0}
   save(tmp_path, losses, config, lambda step: {'loss': losses[step]})
-  assert locate.saved_steps(tmp_path / 'checkpoints') == [2, 3, 5]
+  assert locate.saved_steps(tmp_path / 'checkpoints') == [2, 5]
 
 
 def array_files(step_dir: pathlib.Path):
@@ -132,20 +133,13 @@ def test_nothing_saved_is_a_new_run(tmp_path):
   assert restore(tmp_path)[0] is None
 
 
-def test_a_newer_schema_is_refused_by_name(tmp_path):
-  save(tmp_path, [1])
-  file = tmp_path / 'checkpoints' / '1' / 'manifest' / 'manifest.json'
-  file.write_text(json.dumps(json.loads(file.read_text()) | {'schema': 99}))
-  with pytest.raises(CheckpointError, match='schema 99'):
-    restore(tmp_path)
-
-
-def test_a_newer_schema_is_not_passed_over(tmp_path):
-  """The older checkpoint is intact; yet the newer one is nothing that may be moved aside."""
+@pytest.mark.parametrize('schema,remedy', [(99, 'install the newer lmjax'), (1, 'use the lmjax that wrote it')])
+def test_another_schema_is_refused_and_not_skipped(tmp_path, schema, remedy):
+  """The checkpoint before it is intact; yet nothing is wrong with this one, so it must not be moved aside."""
   save(tmp_path, [1, 2])
   file = tmp_path / 'checkpoints' / '2' / 'manifest' / 'manifest.json'
-  file.write_text(json.dumps(json.loads(file.read_text()) | {'schema': 99}))
-  with pytest.raises(CheckpointError, match='schema 99, this lmjax reads up to 2; install the newer lmjax'):
+  file.write_text(json.dumps(json.loads(file.read_text()) | {'schema': schema}))
+  with pytest.raises(CheckpointError, match=f'schema {schema}, this lmjax reads schema 2 alone; {remedy}'):
     restore(tmp_path)
   assert locate.saved_steps(tmp_path / 'checkpoints') == [1, 2]
 

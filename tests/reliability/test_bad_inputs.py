@@ -20,6 +20,7 @@ import pytest
 from lmjax import config as config_lib
 from lmjax import evaluate, experiment, inspect, main, predict
 from lmjax.checkpoint import checkpoints as checkpoint
+from lmjax.checkpoint import manifest
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.schema import describe
 from lmjax.tasks import prepare
@@ -192,7 +193,6 @@ CONFIGS = [
   ),
   leaf('another task', 'task=gpt', 'task = gpt', "must be 'causal_lm' or", 'give one of these'),
   leaf('attention of the other objective', 'model.attention=causal', "'causal'", 'bidirectional', 'preset', base=MLM),
-  leaf('checkpoints that none is', 'checkpoint.keep_every=7', 'keep_every = 7', 'multiple of checkpoint.every', 'None'),
   leaf('adapter without its leaves', 'model.lora.rank=8', 'model.lora.alpha', 'missing', 'add it to the config'),
   python('empty config', CONFIG.format(''), 'task: missing', 'add it to the config', 'model: missing'),
   python(
@@ -452,16 +452,15 @@ def steps(run) -> list[pathlib.Path]:
 
 
 def manifests(**changes):
-  """A damage: other entries in all manifests; written as schema 1, whose manifests have no checksum of their own."""
+  """A damage: other entries in all manifests, whose checksums are right."""
 
   def damage(run):
     for step in steps(run):
       file = step / 'manifest' / 'manifest.json'
-      manifest = json.loads(file.read_text()) | {'schema': 1}
-      manifest.pop('checksum', None)
+      found = json.loads(file.read_text())
       for name, change in changes.items():
-        manifest[name] = change(manifest[name]) if callable(change) else change
-      file.write_text(json.dumps(manifest))
+        found[name] = change(found[name]) if callable(change) else change
+      file.write_text(json.dumps(found | {'checksum': manifest.checksum(found)}))
 
   return damage
 
@@ -525,7 +524,10 @@ CHECKPOINTS = [
     'manifests cut short', cut_manifests, 'run/checkpoints', 'none of 2 checkpoints is intact', 'restore them from'
   ),
   resumed(
-    'newer schema', manifests(schema=99), 'manifest.json: schema 99', 'this lmjax reads up to', 'install the newer'
+    'newer schema', manifests(schema=99), 'manifest.json: schema 99', 'reads schema 2 alone', 'install the newer'
+  ),
+  resumed(
+    'older schema', manifests(schema=1), 'manifest.json: schema 1', 'reads schema 2 alone', 'use the lmjax that wrote'
   ),
   resumed('arrays cut short', cut_arrays, 'run/checkpoints', 'none of 2 checkpoints is intact', 'restore them from'),
   resumed('no arrays', no_arrays, 'run/checkpoints', 'none of 2 checkpoints is intact', 'restore them from a copy'),
@@ -606,7 +608,7 @@ CHECKPOINTS = [
     flags=('--step=4',),
   ),
   opened(
-    'inspect a newer schema', inspect, manifests(schema=99), 'schema 99', 'this lmjax reads up to', 'install the newer'
+    'inspect a newer schema', inspect, manifests(schema=99), 'schema 99', 'reads schema 2 alone', 'install the newer'
   ),
   opened(
     'evaluate without a manifest', evaluate, no_manifests, '6/manifest/manifest.json', 'no readable', 'choose another'
@@ -801,7 +803,12 @@ HAND_OFFS = [
     'manifest without a model', manifests(model=None), 'init_from.path', 'names no model', 'choose another checkpoint'
   ),
   handed('model that is a list', manifests(model=[1]), 'init_from.path', 'names no model', 'choose another checkpoint'),
-  handed('hand-off of a newer schema', manifests(schema=99), 'schema 99', 'reads up to', 'install the newer lmjax'),
+  handed(
+    'hand-off of a newer schema', manifests(schema=99), 'schema 99', 'reads schema 2 alone', 'install the newer lmjax'
+  ),
+  handed(
+    'hand-off of an older schema', manifests(schema=1), 'schema 1', 'reads schema 2 alone', 'use the lmjax that wrote'
+  ),
   handed(
     'half a checkpoint', manifests(frozen={'a': 'b'}), 'init_from.path', 'holds only what was trained', 'make it with'
   ),

@@ -93,7 +93,8 @@ def stepped(make_config, **leaves):
   config = make_config('causal_lm', **{'optim.clip_norm': None, 'optim.no_decay': "('*',)"} | leaves)
   tx = optim.optax.scale(-1.0)
   state = state_lib.TrainState(jnp.int32(0), PARAMS, tx.init(PARAMS), jnp.int32(0))
-  return jax.jit(runs.train_step(TASK, tx, config)), state
+  task = types.SimpleNamespace(loss=small_loss, has_dropout=config.model.has_dropout)
+  return jax.jit(runs.train_step(task, tx, config)), state
 
 
 def test_the_norm_that_is_clipped_is_of_the_whole_gradient(make_config):
@@ -142,7 +143,7 @@ def test_a_row_has_other_masks_with_another_seed_and_in_another_epoch(seed, epoc
       return {'tokens': np.full(4, index)}
 
   def draws(seed, epoch):
-    drawn = lambda row, rng, progress: {'inputs': row['tokens'], 'drawn': rng.random()}
+    drawn = lambda row, rng: {'inputs': row['tokens'], 'drawn': rng.random()}
     made = Pipeline({'a': Rows()}, [1.0], drawn, {}, batch_size=8, vocab_size=9, seed=seed, total_steps=2)
     batch = made.batch(epoch)
     return dict(zip(batch['inputs'][:, 0].tolist(), batch['drawn'].tolist()))

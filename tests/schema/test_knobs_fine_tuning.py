@@ -58,7 +58,6 @@ CASES = {
     ('objective.max_answer', 1, {}),
     ('objective.n_best', 2, {}),
     ('objective.no_answer', True, {}),
-    ('objective.misplaced', 'skip', {}),
   ],
   'summarization': [
     ('data.fields', 'title,summary', {}),
@@ -185,12 +184,6 @@ def test_leaf(observe, task, case):
   changed = under | {leaf: value} | dict(*besides)
   differs = (observe(stage, task, under) != observe(stage, task, changed) for stage in (rows, programs, outcome))
   assert any(differs), f'{leaf} has no effect'
-
-
-def test_misplaced_records_are_there(files):
-  """What the case of objective.misplaced relies on."""
-  _, _, data = prepare.prepare(configured('extractive_qa', files, {}))
-  assert 'answers not where their record says' in data.said
 
 
 def test_bad_text_is_an_error_unless_told(files):

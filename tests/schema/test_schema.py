@@ -446,11 +446,13 @@ MISTAKES = ['train.stepz=3', 'train.log_every=often', 'eval.every=0', 'data.sour
 MISTAKES += ['optim.momentum=0.9', 'model.lora.rank=8']
 
 
-def test_every_kind_of_mistake_in_one_command_line(tmp_path, capsys):
+def test_every_kind_of_mistake_in_one_command_line(tmp_path, monkeypatch, capsys):
   """A wrong task hides none of: unknown and missing keys, wrong types, broken rules of different sections."""
   file = tmp_path / 'wrong.py'
   file.write_text(WRONG.format(root=ROOT))
+  monkeypatch.chdir(tmp_path)
   assert main.main([f'--config={file}', *(f'--config.{text}' for text in MISTAKES)]) == 2
+  assert list(tmp_path.iterdir()) == [file], 'a workdir was made'
   lines = capsys.readouterr().err.splitlines()
   paths = {line.removeprefix('lmjax: ').partition(':')[0].partition(' = ')[0] for line in lines}
   missing = {'model.lora.alpha', 'model.lora.dropout', 'model.lora.targets', 'data.bad_text'}

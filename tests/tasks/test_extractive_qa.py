@@ -169,7 +169,7 @@ def test_an_epoch_lies_between_two_evaluations_if_nothing_is_said(files, steps, 
   assert config.eval.every == config.checkpoint.every == every
 
 
-def test_misplaced_answers_are_counted_and_found_or_skipped(files, tmp_path):
+def test_misplaced_answers_are_counted_and_found(files, tmp_path):
   broken = article(24)
   for paragraph in broken['data'][0]['paragraphs'][:5]:
     paragraph['qas'][0]['answers'][0]['answer_start'] += 3
@@ -184,8 +184,6 @@ def test_misplaced_answers_are_counted_and_found_or_skipped(files, tmp_path):
     row['context'], row['offsets'], *(place - row['second'] + row['low'] for place in row['places'])
   )
   assert row['context'][begin:end] == NAMES[0]
-  _, _, data = prepared(file, files['valid'], **{'objective.misplaced': 'skip'})
-  assert len(set(data.splits['train'].owners)) == 18
 
 
 def test_no_answer_and_its_threshold(files):

@@ -19,7 +19,7 @@ from lmjax.checkpoint.transfer import hand_off
 from lmjax.data.records import Records
 from lmjax.errors import CheckpointError, ConfigError, DataError
 from lmjax.objectives import classification
-from lmjax.objectives.classification import ClassificationConfig
+from lmjax.objectives.config import ClassificationConfig
 from lmjax.tasks import prepare
 from lmjax.tasks.classification import Classification, longest_first
 from lmjax.training import initialize, reopen
@@ -37,14 +37,14 @@ def mlm(raw_config, tmp_path_factory):
 def prepared(raw):
   """(Config, task, data, TrainState of the first step, its step function), on one device."""
   config = config_lib.build(raw)
-  source, tokenizer = initialize.source_of(config)
+  source, tokenizer = runs.source_of(config)
   config, task, data = prepare.prepare(config, tokenizer)
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   with sharding.using(mesh):
     tx = optim.make(config.optim, task.shapes())
     state = state_lib.init_state(task, tx, mesh, config.seed)
     if source is not None:
-      state = state._replace(params=hand_off(source, initialize.plan_of(config, task, source), state.params))
+      state = state._replace(params=hand_off(source, initialize.plan_of(task, source, config.init_from), state.params))
   return config, task, data, state, jax.jit(runs.train_step(task, tx, config))
 
 
@@ -210,13 +210,13 @@ def test_the_best_checkpoint_gives_the_results_and_patience_ends_the_run(mlm, tm
   assert before.keys() == again.keys()
   assert [name for name in before if before[name] != again[name]] == []
 
-  # damaged by now, the best is passed over, and said
+  # damaged by now, the best is skipped, and logged
   (workdir / 'results.json').unlink()
   for file in (workdir / 'checkpoints/1/state').rglob('d/*'):
     file.write_bytes(bytes(file.stat().st_size))
   later = runs.train(raw, workdir, said.append)
   assert later['best_step'] == min(set(locate.saved_steps(locate.directory_of(workdir))) - {1})
-  assert any(line.startswith('checkpoint 1, the best by accuracy, is passed over: ') for line in said)
+  assert any(line.startswith('checkpoint 1, the best by accuracy, is skipped: ') for line in said)
 
 
 def test_another_start_or_optimizer_is_refused_in_the_same_workdir(mlm, whole):
@@ -421,7 +421,7 @@ def encoder(tokenizer, tmp_path_factory):
 
 
 def batch_of(task, records):
-  examples = [task.example(row, None, 0.0) for row in task.rows_of(records).rows]
+  examples = [task.example(row, None) for row in task.rows_of(records).rows]
   return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from lmjax import optim, paths, sharding
 from lmjax.data.batches.packing import RowSpec
-from lmjax.sharding import MeshConfig
+from lmjax.schema.slices import MeshConfig
 from lmjax.tasks import prepare
 from lmjax.training import state as state_lib
 from lmjax.training import step as step_lib
@@ -38,7 +38,7 @@ def ragged_batch(task_name, task, rows=8, length=24):
   examples = []
   if task_name in FINE_TUNING:
     made = task.rows_of([record_of(i, [11, 1, 6, 14, 2, 9, 3, 7][i % 8]) for i in range(rows)])
-    examples = [task.example(row, None, 0.0) for row in made.rows[:rows]]
+    examples = [task.example(row, None) for row in made.rows[:rows]]
     assert min(example['segments'].sum() for example in examples) < 0.5 * length
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
   for i in range(rows):
@@ -48,7 +48,7 @@ def ragged_batch(task_name, task, rows=8, length=24):
     row = dict(
       tokens=tokens, segments=(np.arange(size) < used).astype(np.int32), positions=np.arange(size, dtype=np.int32)
     )
-    examples.append(task.example(row, np.random.default_rng(i), 0.0, keep_segments=True))
+    examples.append(task.example(row, np.random.default_rng(i), keep_segments=True))
   return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 

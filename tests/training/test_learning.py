@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from lmjax import optim, sharding
-from lmjax import train as train_lib
 from lmjax.data.batches import pipeline
-from lmjax.sharding import MeshConfig
+from lmjax.errors import NonFiniteError
+from lmjax.schema.slices import MeshConfig
 from lmjax.tasks import prepare
 from lmjax.train import train
 from lmjax.training import evaluator
@@ -133,6 +133,6 @@ def test_a_step_without_a_finite_loss_changes_nothing(make_config, tokenizer, on
 def test_a_run_that_diverges_ends_with_its_reason(raw_config, tmp_path, one_device):
   said = []
   config = raw_config('causal_lm', **{'optim.learning_rate': 1e30, 'optim.clip_norm': None, 'train.max_skipped': 2})
-  with pytest.raises(train_lib.report_lib.NonFiniteError, match='2 batches in a row .* its rows: main epoch 0 row'):
+  with pytest.raises(NonFiniteError, match='2 batches in a row .* its rows: main epoch 0 row'):
     train(config, str(tmp_path / 'run'), devices=one_device, log=said.append)
   assert any('its rows: main epoch 0 row' in line and 'and 4 more' in line for line in said)

@@ -70,14 +70,13 @@ class MaskVocabulary:
 def masked_example(
   row: dict[str, np.ndarray],
   rng: np.random.Generator,
-  rate: float,
   slots: int,
   masking: MaskingConfig,
   vocabulary: MaskVocabulary,
 ) -> dict[str, np.ndarray]:
   """Hides some tokens of a row (Devlin et al., BERT, 2019) and lists them in a fixed number of slots.
 
-  `round(rate * maskable tokens)` tokens are hidden, at least one if any may be; special tokens and padding
+  `round(masking.rate * maskable tokens)` tokens are hidden, at least one if any may be; special tokens and padding
   are not. Words and spans go on until that number is reached; one that would need more than `slots` is not
   begun. A row in which nothing can be hidden has weight 0 everywhere.
 
@@ -88,21 +87,19 @@ def masked_example(
   Args:
     row: tokens, segments and positions, int32 [T].
     rng: draws the tokens and what is shown for them.
-    rate: share of tokens to hide, at this point of training (`masking.rate_at`).
     slots: K (`masking.slots`).
-    masking: unit, shares and spans.
+    masking: rate, unit, shares and spans.
     vocabulary: facts of the tokenizer.
 
   Returns:
-    inputs, segments, positions: int32 [T]. slots: int32 [K], places of hidden tokens in ascending order, then
-      0 for
-    each unused slot. targets: int32 [K]. weights: float32 [K], 0 for unused slots. shown: float32 [K], 1
-    where the place shows [MASK].
+    inputs, segments, positions: int32 [T]. slots: int32 [K], places of hidden tokens in ascending order, then 0 for
+      each unused slot. targets: int32 [K]. weights: float32 [K], 0 for unused slots. shown: float32 [K], 1 where the
+      place shows [MASK].
   """
   tokens_T, segments_T = np.asarray(row['tokens'], np.int32), np.asarray(row['segments'], np.int32)
   maskable_T = (segments_T > 0) & ~vocabulary.special[tokens_T]
   maskable = int(maskable_T.sum())
-  wanted = min(max(1, round(rate * maskable)), slots) if maskable else 0
+  wanted = min(max(1, round(masking.rate * maskable)), slots) if maskable else 0
   if masking.unit == 'token':
     places = rng.permutation(np.flatnonzero(maskable_T))[:wanted]
   elif masking.unit == 'word':

@@ -31,13 +31,12 @@ _WEIGHTS = ('weights', 'shown')
 class Transform(Protocol):
   """What a task does to a row. Must be pure but for `rng`: grain calls it from several threads."""
 
-  def __call__(self, row: dict[str, np.ndarray], rng: np.random.Generator, progress: float) -> dict[str, np.ndarray]:
+  def __call__(self, row: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
     """Makes an example.
 
     Args:
       row: tokens, segments and positions, int32 [spec.size].
       rng: keyed by the row; the only randomness.
-      progress: share of training that is done, in [0, 1).
     """
 
 
@@ -87,7 +86,7 @@ class Pipeline:
       batch_size: rows of a batch, over all hosts.
       vocab_size: ids must lie below.
       seed: orders the rows and keys the masks.
-      total_steps: steps of the run; `step / total_steps` is the transform's progress.
+      total_steps: steps of the run, after which `iterate` ends.
       hosts: processes that share each batch.
       host: which of them this is.
 
@@ -115,7 +114,7 @@ class Pipeline:
     """
     first = self._host * self.rows_per_host
     rows = self.rows(step)[first : first + self.rows_per_host]
-    examples = [self._example(*row, progress=step / self._total_steps) for row in rows]
+    examples = [self._example(*row) for row in rows]
     return _stack(examples, self._vocab_size, f'batch {step}')
 
   def rows(self, step: int) -> list[tuple[str, int, int]]:
@@ -155,9 +154,9 @@ class Pipeline:
     facts = {**self._facts, 'batch_size': self._batch_size, 'seed': self._seed}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode('utf-8')).hexdigest()
 
-  def _example(self, name: str, epoch: int, row: int, progress: float) -> dict[str, np.ndarray]:
+  def _example(self, name: str, epoch: int, row: int) -> dict[str, np.ndarray]:
     rng = _generator('transform', self._seed, name, epoch, row)
-    return self._transform(self.layouts[name].row(row), rng, progress)
+    return self._transform(self.layouts[name].row(row), rng)
 
 
 def make(
@@ -179,7 +178,7 @@ def make(
     spec: the shape of a row.
     transform: makes an example of a row.
     seed: orders the documents and rows and keys the masks.
-    total_steps: steps of the run; `step / total_steps` is the transform's progress.
+    total_steps: steps of the run, after which `iterate` ends.
     hosts: processes that share each batch.
     host: which of them this is.
 
@@ -255,7 +254,7 @@ class ValidBatches:
       # A real row, so that nothing is masked out altogether; it just does not count.
       example = self._example(0)
       return example | {key: np.zeros_like(example[key]) for key in _WEIGHTS if key in example}
-    return self._transform(self.layout.row(row), _generator('valid', self._name, row), 0.0)
+    return self._transform(self.layout.row(row), _generator('valid', self._name, row))
 
 
 def valid_batches(

@@ -22,10 +22,10 @@ LAST[:SPECIALS] = 3
 VOCABULARY = MaskVocabulary(MASK, np.arange(V) < SPECIALS, np.arange(SPECIALS, V), WordClasses(FIRST, LAST))
 
 
-def config(unit='token', rate=0.15, final_rate=None, shares=(0.8, 0.1, 0.1), mean_span=None, max_span=None):
+def config(unit='token', rate=0.15, shares=(0.8, 0.1, 0.1), mean_span=None, max_span=None):
   if unit == 'span' and mean_span is None:
     mean_span, max_span = 3.0, 10
-  return MaskingConfig(unit, rate, final_rate, *shares, mean_span, max_span)
+  return MaskingConfig(unit, rate, *shares, mean_span, max_span)
 
 
 def row_of(rng, length=128, padding=10):
@@ -37,12 +37,12 @@ def row_of(rng, length=128, padding=10):
   return {'tokens': tokens, 'segments': segments, 'positions': np.arange(length, dtype=np.int32)}
 
 
-def examples(masking, count=400, rate=None, **row):
+def examples(masking, count=400, **row):
   slots = masking.slots(row.get('length', 128))
   for seed in range(count):
     rng = np.random.default_rng(seed)
     source = row_of(rng, **row)
-    yield source, masked_example(source, rng, rate or masking.rate, slots, masking, VOCABULARY)
+    yield source, masked_example(source, rng, slots, masking, VOCABULARY)
 
 
 def test_causal_targets_are_the_next_tokens_of_the_same_document():
@@ -132,10 +132,10 @@ def test_a_word_that_would_overflow_is_not_begun():
   masking = config('word', rate=0.12)
   assert masking.slots(32) == 4
   for seed in range(50):
-    example = masked_example(row, np.random.default_rng(seed), 0.12, 4, masking, VOCABULARY)
+    example = masked_example(row, np.random.default_rng(seed), 4, masking, VOCABULARY)
     assert example['slots'].tolist() == [30, 31, 0, 0] and example['weights'].tolist() == [1, 1, 0, 0]
   example = masked_example(
-    {key: value[:30] for key, value in row.items()}, np.random.default_rng(0), 0.12, 4, masking, VOCABULARY
+    {key: value[:30] for key, value in row.items()}, np.random.default_rng(0), 4, masking, VOCABULARY
   )
   assert not example['weights'].any() and (example['inputs'] == tokens[:30]).all()
 
@@ -147,7 +147,7 @@ def test_spans_have_geometric_lengths_and_stay_within_a_segment():
     rng = np.random.default_rng(seed)
     row = row_of(rng, length=512)
     row['segments'][256:500] = 2
-    example = masked_example(row, rng, 0.02, 30, masking, VOCABULARY)
+    example = masked_example(row, rng, 30, masking, VOCABULARY)
     places = example['slots'][example['weights'] > 0]
     runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
     lengths += [len(run) for run in runs]
@@ -166,14 +166,14 @@ def test_a_span_too_long_for_the_row_still_leaves_one_mask():
     'positions': np.arange(6),
   }
   masking = config('span', rate=0.5, mean_span=1e9, max_span=5)
-  example = masked_example(row, np.random.default_rng(0), 0.5, 3, masking, VOCABULARY)
+  example = masked_example(row, np.random.default_rng(0), 3, masking, VOCABULARY)
   assert example['weights'].sum() == 1 and example['slots'][0] in (0, 2, 4)
 
 
 @pytest.mark.parametrize('unit', ['token', 'word', 'span'])
 def test_a_row_where_nothing_may_be_masked_weighs_nothing(unit):
   row = {'tokens': np.array([4, 2, 5, 0]), 'segments': np.array([1, 1, 1, 0]), 'positions': np.arange(4)}
-  example = masked_example(row, np.random.default_rng(0), 0.5, 2, config(unit, rate=0.5), VOCABULARY)
+  example = masked_example(row, np.random.default_rng(0), 2, config(unit, rate=0.5), VOCABULARY)
   assert example['inputs'].tolist() == [4, 2, 5, 0]
   assert not any(example[key].any() for key in ('slots', 'targets', 'weights', 'shown'))
 
@@ -181,28 +181,24 @@ def test_a_row_where_nothing_may_be_masked_weighs_nothing(unit):
 @pytest.mark.parametrize('unit', ['token', 'word', 'span'])
 def test_at_least_one_mask_in_a_short_row(unit):
   row = {'tokens': np.array([4, 9, 5, 0]), 'segments': np.array([1, 1, 1, 0]), 'positions': np.arange(4)}
-  example = masked_example(row, np.random.default_rng(1), 0.01, 1, config(unit, rate=0.01), VOCABULARY)
+  example = masked_example(row, np.random.default_rng(1), 1, config(unit, rate=0.01), VOCABULARY)
   assert example['slots'].tolist() == [1] and example['weights'].tolist() == [1] and example['targets'].tolist() == [9]
 
 
-def test_rate_is_linear_over_training_and_slots_hold_the_highest():
-  assert config(rate=0.15).rate_at(0.7) == 0.15
-  masking = config(rate=0.1, final_rate=0.3)
-  assert [masking.rate_at(progress) for progress in (0, 0.5, 1, 2)] == pytest.approx([0.1, 0.2, 0.3, 0.3])
-  assert masking.slots(100) == 30 and config(rate=0.3, final_rate=0.1).slots(100) == 30
+@pytest.mark.parametrize('rate,masks', [(0.1, 11.5), (0.2, 23), (0.3, 34.5)])
+def test_the_rate_is_the_share_of_masked_tokens_and_slots_hold_them(rate, masks):
+  masking = config(rate=rate)
+  assert masking.slots(100) == round(100 * rate)
+  assert np.mean([example['weights'].sum() for _, example in examples(masking, 50)]) == pytest.approx(masks, abs=0.6)
+
+
+def test_slots_are_rounded_up_but_not_for_what_floating_point_adds():
   assert config(rate=0.15).slots(128) == 20 and config(rate=0.07).slots(100) == 7
-  counts = [
-    np.mean([example['weights'].sum() for _, example in examples(masking, 50, rate=masking.rate_at(progress))])
-    for progress in (0.0, 0.5, 1.0)
-  ]
-  assert counts == pytest.approx([11.5, 23, 34.5], abs=0.6)
 
 
 def test_masks_are_a_function_of_the_generator():
   row = row_of(np.random.default_rng(0))
-  one, two, other = (
-    masked_example(row, np.random.default_rng(seed), 0.15, 20, config(), VOCABULARY) for seed in (1, 1, 2)
-  )
+  one, two, other = (masked_example(row, np.random.default_rng(seed), 20, config(), VOCABULARY) for seed in (1, 1, 2))
   assert all(np.array_equal(one[key], two[key]) for key in one)
   assert not np.array_equal(one['slots'], other['slots'])
 
@@ -222,7 +218,7 @@ def test_config_rules():
   for masking, leaves in [
     (config(shares=(0.8, 0.1, 0.2)), ['keep_share']),
     (config('word', mean_span=3.0), ['mean_span']),
-    (MaskingConfig('span', 0.1, None, 0.8, 0.1, 0.1, None, None), ['mean_span', 'max_span']),
+    (MaskingConfig('span', 0.1, 0.8, 0.1, 0.1, None, None), ['mean_span', 'max_span']),
     (config('span', mean_span=0.5, max_span=3), ['mean_span']),
   ]:
     assert [problem[0] for problem in masking.problems()] == leaves
