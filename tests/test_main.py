@@ -8,10 +8,8 @@ import sys
 
 import pytest
 
-from lmjax import config as config_lib
 from lmjax import main
 from lmjax.checkpoint import locate
-from lmjax.schema import command_line, describe
 from tests.conftest import CONFIGS, FINE_TUNING, QUICK, ROOT, TASKS
 
 
@@ -122,28 +120,6 @@ def test_smoke_of_fine_tuning(name, pre_trained):
   assert json.loads((workdir / 'results.json').read_text()) == results
 
 
-def test_several_mistakes_are_told_together(tmp_path):
-  flags = ['--config.optim.learnin_rate=0.1', '--config.train.log_every=often', '--config.train.steps=-5']
-  flags += ['--config.model.heads=5', '--config.data.batch_size=3']
-  code, out, err = run([f'--config={ROOT / CONFIGS["causal_lm"]}:smoke', *flags], tmp_path)
-  assert code == 2 and 'Traceback' not in err + out
-  assert not list(tmp_path.iterdir()), 'a workdir was made'
-  for expected in (
-    'optim.learnin_rate = 0.1: unknown key; did you mean optim.learning_rate?',
-    'train.log_every = often: must be an int',
-    'train.steps = -5: must be 0 or more',
-    'model.heads = 5: must divide model.width = 64',
-  ):
-    assert expected in err, err
-
-
-def test_what_depends_on_the_devices_is_told_once_the_rest_is_right(tmp_path):
-  """How many there are only jax knows, which is not imported for a mistake that can be found without it."""
-  flags = ['--config.mesh.data=2', '--config.data.batch_size=3']
-  code, _, err = run([f'--config={ROOT / CONFIGS["causal_lm"]}:smoke', *flags], tmp_path)
-  assert code == 2 and 'mesh.data = 2: must make 1 devices' in err and not list(tmp_path.iterdir()), err
-
-
 @pytest.fixture
 def here(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
@@ -207,34 +183,3 @@ def test_a_hand_off_from_nowhere_exits_4_and_makes_no_workdir(here, capsys):
     assert main.main([f'--config={ROOT / FINE_TUNING[name]}:smoke']) == 4
     assert 'init_from.path = runs/pretrain_' in (said := capsys.readouterr().err) and 'no such folder' in said
   assert not list(here.iterdir())
-
-
-def test_help_names_every_leaf(capsys):
-  for file in (CONFIGS | FINE_TUNING).values():
-    argument = 'preset=mini,lora=4' if file in FINE_TUNING.values() else None
-    assert main.main([f'--config={ROOT / file}' + (f':{argument}' if argument else ''), '--help']) == 0
-    out = capsys.readouterr().out
-    raw = command_line.load_config_file(str(ROOT / file), argument)
-    for path in describe.settings(raw):
-      assert path in out
-
-
-def test_every_leaf_is_documented():
-  def walk(cls):
-    documented = describe.documentation(cls)
-    for field in cls.__dataclass_fields__:
-      assert documented[field].strip(), f'{cls.__name__}.{field}'
-
-  from lmjax.data.batches import masking
-  from lmjax.data.sources import documents
-  from lmjax.data.tokens import tokenizer
-  from lmjax.models.config import LoraConfig
-  from lmjax.objectives.conditional import DecodingConfig
-
-  slices = [config_lib.Config, config_lib.TrainConfig, config_lib.EvalConfig, config_lib.ModelConfig, LoraConfig]
-  slices += [config_lib.InitFrom, config_lib.OptimConfig, config_lib.MeshConfig, config_lib.CheckpointConfig]
-  slices += [config_lib.WriterConfig, documents.SourceConfig, tokenizer.TokenizerConfig, masking.MaskingConfig]
-  for choice in (config_lib.OBJECTIVES, config_lib.DATA, config_lib.SAMPLES):
-    slices += choice.values()
-  for cls in [*slices, DecodingConfig]:
-    walk(cls)

@@ -8,7 +8,7 @@ import pytest
 
 from lmjax import optim, paths
 from lmjax.errors import ConfigError
-from lmjax.optim import OptimConfig
+from lmjax.schema.slices import OptimConfig
 
 BASE = dict(
   name='adamw',

@@ -4,7 +4,6 @@ import re
 import shlex
 
 import pytest
-from ml_collections import ConfigDict
 
 from lmjax import config as config_lib
 from lmjax import main
@@ -45,7 +44,7 @@ def test_configs_in_the_readme_build(line, folder, monkeypatch):
   flags = command_line.parse_command_line(words[words.index('lmjax.main') + 1 :], main.FLAGS, bare=('dry_run',))
   assert not flags.problems
   if saved := flags.extra['config_json']:
-    raw = ConfigDict(config_lib.completed(command_line.load_json(saved)))
+    raw = command_line.load_json(saved)
   else:
     raw = command_line.load_config_file(str(ROOT / flags.file), flags.argument)
   raw, problems = overrides.override(config_lib.Config, raw, flags.assignments)

@@ -172,7 +172,7 @@ def make_lmjax(shape: Shape):
   import jax
 
   from lmjax import optim, sharding
-  from lmjax.data.batches.masking import MaskingConfig
+  from lmjax.data.config import MaskingConfig
   from lmjax.models import presets
   from lmjax.models.config import ModelConfig
   from lmjax.models.heads import LanguageModel

@@ -154,7 +154,8 @@ def meant(path: str, tree: Mapping[str, Node], is_section: bool, cls=None) -> st
     return f'remove it; it is for {" and ".join(owners)}'
 
   def score(other):
-    return _closeness(path, other) - 0.1 * (tree[other].is_section != is_section)
+    node = tree[other]
+    return _closeness(path, other) - 0.1 * (node.is_section != is_section) - 0.05 * (node.value is NOT_SET)
 
   best = max(tree, key=score, default=None)
   if best and score(best) >= 0.65:

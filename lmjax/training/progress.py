@@ -8,9 +8,9 @@ from collections.abc import Callable
 import jax
 
 from lmjax import metrics, profile
-from lmjax.config import TrainConfig
 from lmjax.errors import NonFiniteError
 from lmjax.models import flops
+from lmjax.schema.slices import TrainConfig
 from lmjax.tasks.base import Task
 from lmjax.workdir.run_files import RunFiles
 

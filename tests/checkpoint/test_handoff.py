@@ -16,13 +16,14 @@ from lmjax import config as config_lib
 from lmjax import optim, paths, sharding
 from lmjax.checkpoint import checkpoints as checkpoint
 from lmjax.checkpoint import handoff, locate
-from lmjax.checkpoint.handoff import InitFrom
+from lmjax.checkpoint.config import InitFrom
 from lmjax.checkpoint.locate import open_source
 from lmjax.checkpoint.transfer import hand_off
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError
 from lmjax.models import lora
-from lmjax.sharding import MeshConfig
+from lmjax.models.config import ADAPTERS
+from lmjax.schema.slices import MeshConfig
 from lmjax.tasks import prepare
 from lmjax.training import initialize
 from lmjax.training import state as state_lib
@@ -588,7 +589,7 @@ def test_adapters_are_merged_when_they_are_handed_over(mlm, tmp_path, rank):
   raw = runs.classification_config(workdir, tmp_path, lora=rank, **LABELS)
   raw.init_from.take, raw.init_from.fresh = ('classifier/*', *raw.init_from.take), ()
   if rank is not None:
-    raw.init_from.fresh = lora.ADAPTERS
+    raw.init_from.fresh = ADAPTERS
   params, plan, _ = begun(raw)
   task = prepare.build(config, tokenizer)
   where = sharding.replicated(sharding.one_device_mesh())

@@ -8,7 +8,7 @@ import lzma
 import pytest
 
 from lmjax.data import records
-from lmjax.data.records import RecordsConfig
+from lmjax.data.config import RecordsConfig
 from lmjax.data.sources import files, tfds
 from lmjax.errors import ConfigError, DataError
 

@@ -12,7 +12,7 @@ from lmjax import config as config_lib
 from lmjax import optim, paths, sharding
 from lmjax.errors import ConfigError
 from lmjax.models import lora, presets
-from lmjax.models.config import LoraConfig, ModelConfig
+from lmjax.models.config import ADAPTERS, LoraConfig, ModelConfig
 from lmjax.models.heads import LanguageModel
 from lmjax.models.transformer import Transformer
 from lmjax.tasks import prepare
@@ -84,7 +84,7 @@ def test_merged_equals_unmerged(scan, tokens):
   _, params = trained()
   model = make(EVERYWHERE, scan=scan)
   merged = lora.merge(params, EVERYWHERE)
-  assert not any(paths.matches(path, lora.ADAPTERS) for path in paths.flatten(merged))
+  assert not any(paths.matches(path, ADAPTERS) for path in paths.flatten(merged))
   got, expected = apply(model, params, tokens), apply(make(None, scan=scan), merged, tokens)
   np.testing.assert_allclose(got, expected, atol=1e-5 * float(jnp.abs(expected).max()))
   # the adapters do something, and what they do is scaled by alpha / rank
@@ -166,7 +166,7 @@ def test_training_moves_the_adapters_and_the_head_alone(source, tmp_path):
   before, after = runs.params_of(source), runs.params_of(tmp_path / 'run')
   kept = 0
   for path, leaf in after.items():
-    if paths.matches(path, (*lora.ADAPTERS, 'classifier/*')):
+    if paths.matches(path, (*ADAPTERS, 'classifier/*')):
       assert path not in before and np.abs(leaf).max() > 0, path
     else:
       np.testing.assert_array_equal(leaf, before[path], err_msg=path)
@@ -177,7 +177,7 @@ def test_training_moves_the_adapters_and_the_head_alone(source, tmp_path):
   }
   arrays = runs.manifest_of(tmp_path / 'run')['arrays']
   moments = {path.split('/mu/')[1] for path in arrays if '/mu/' in path}
-  assert moments == {path for path in after if paths.matches(path, (*lora.ADAPTERS, 'classifier/*'))}
+  assert moments == {path for path in after if paths.matches(path, (*ADAPTERS, 'classifier/*'))}
   held = sum(np.prod(facts['shape']) for path, facts in arrays.items() if path.startswith('opt_state/'))
   moving = sum(leaf.size for path, leaf in after.items() if path in moments)
   assert held <= 2 * moving + 8  # two moments, and counts
@@ -196,4 +196,4 @@ def test_gradient_and_state_are_of_what_moves(source, tmp_path):
     grads, _, _ = jax.jit(step_lib.make_gradient(task, 1, config.optim))(state.params, batch, jax.random.key(0))
   moving = {path for path in paths.flatten(state.params) if config.optim.moves(path)}
   assert paths.flatten(grads).keys() == moving
-  assert moving == {p for p in paths.flatten(state.params) if paths.matches(p, (*lora.ADAPTERS, 'classifier/*'))}
+  assert moving == {p for p in paths.flatten(state.params) if paths.matches(p, (*ADAPTERS, 'classifier/*'))}

@@ -95,15 +95,15 @@ def test_arguments_split_only_before_a_declared_name(argument, expected):
     ),
     ('preset', ['argument preset: has no value; give preset=VALUE']),
     ('data=', ['argument data: has no value; give data=VALUE']),
-    ('smoke=maybe', ['argument smoke = maybe: must be a bool; give a bool such as True']),
+    ('smoke=maybe', ['argument smoke = maybe: must be a bool; give a value such as True']),
     (
       'length=ten,rate=x',
       [
-        'argument length = ten: must be an int; give an int such as 300',
-        'argument rate = x: must be a float; give a float such as 0.1',
+        'argument length = ten: must be an int; give a value such as 300',
+        'argument rate = x: must be a float; give a value such as 0.1',
       ],
     ),
-    ('cap=ten', ['argument cap = ten: must be an int or None; give an int such as 300']),
+    ('cap=ten', ['argument cap = ten: must be an int or None; give a value such as 300']),
   ],
 )
 def test_every_problem_with_the_arguments_is_reported(argument, expected):
@@ -172,9 +172,9 @@ def test_help_needs_no_config():
     (['--config=c.py', 'optim.rate=1'], ['optim.rate = 1: unknown flag; did you mean --config.optim.rate?']),
     (
       ['--config=c.py', '--zzz=1'],
-      ['--zzz = 1: unknown flag; the flags are --config, --workdir, --batch, and --config.PATH=VALUE for a leaf'],
+      ['--zzz = 1: unknown flag; the flags are --config, --workdir, --batch, and --config.PATH=VALUE for a setting'],
     ),
-    (['--config=c.py', '--batch=x'], ['--batch = x: must be an int; give an int such as 300']),
+    (['--config=c.py', '--batch=x'], ['--batch = x: must be an int; give a value such as 300']),
     (
       ['c.py:data=x'],
       [
@@ -186,8 +186,8 @@ def test_help_needs_no_config():
       ['--config=c.py', 'b.py', '--batch=x', '-v', '--config.a'],
       [
         'b.py: not a flag; did you mean --config=b.py?',
-        '--batch = x: must be an int; give an int such as 300',
-        '-v: unknown flag; the flags are --config, --workdir, --batch, and --config.PATH=VALUE for a leaf',
+        '--batch = x: must be an int; give a value such as 300',
+        '-v: unknown flag; the flags are --config, --workdir, --batch, and --config.PATH=VALUE for a setting',
         '--config.a: has no value; give --config.a=VALUE',
       ],
     ),
@@ -282,12 +282,12 @@ def test_a_frozen_config_becomes_one_that_can_be_overridden(tmp_path):
   'text, expected',
   [
     ('x = 1', '{path}: has no get_config; define get_config(argument)'),
-    ('def get_config(:\n  pass', '{path}:1: SyntaxError: invalid syntax; mend the config file'),
+    ('def get_config(:\n  pass', '{path}:1: SyntaxError: invalid syntax; fix the config file'),
     (
       'import no_such_module',
-      "{path}:1: ModuleNotFoundError: No module named 'no_such_module'; mend the config file",
+      "{path}:1: ModuleNotFoundError: No module named 'no_such_module'; fix the config file",
     ),
-    ('import sys\nsys.exit(3)', '{path}:2: SystemExit: 3; mend the config file'),
+    ('import sys\nsys.exit(3)', '{path}:2: SystemExit: 3; fix the config file'),
     (
       'def get_config():\n  return dict(a=1)',
       '{path}: get_config returned a dict; return an ml_collections.ConfigDict',
@@ -299,11 +299,11 @@ def test_a_frozen_config_becomes_one_that_can_be_overridden(tmp_path):
     (
       'import json\ndef get_config():\n  return helper()\ndef helper():\n  json.loads("{")',
       '{path}:5: JSONDecodeError: Expecting property name enclosed in double quotes: '
-      'line 1 column 2 (char 1); mend the config file',
+      'line 1 column 2 (char 1); fix the config file',
     ),
     (
       'def get_config():\n  raise ValueError("two\\nlines")',
-      '{path}:2: ValueError: two lines; mend the config file',
+      '{path}:2: ValueError: two lines; fix the config file',
     ),
   ],
 )

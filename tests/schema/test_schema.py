@@ -1,113 +1,143 @@
 """The config boundary: what is accepted, and the exact line for everything that is not."""
 
 import copy
-import dataclasses
 import json
+import os
 import random
-from typing import Annotated, Literal
+import subprocess
+import sys
+from typing import Annotated, Any, Literal
 
 import pytest
-from lmjax.schema.leaf import Refusal, kind_of, parse
-from lmjax.schema.tree import Choice
+from annotated_types import Le
 from ml_collections import ConfigDict, config_dict
 
+from lmjax import config as config_lib
+from lmjax import main
 from lmjax.errors import ConfigError
-from lmjax.schema import fields, tree
+from lmjax.schema import command_line, describe, overrides, validate
+from lmjax.schema.types import Bool, Float, Int, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Share, section
+from lmjax.study.config import ExperimentConfig
+from tests.conftest import CONFIGS, FINE_TUNING, ROOT
 
 
-@dataclasses.dataclass(frozen=True)
+@section
 class Model:
   """The network.
 
-  Leaves:
+  Settings:
     width: model width D,
       a multiple of heads
     heads: attention heads
 
-  Not a leaf: this.
+  Not a setting: this.
   """
 
-  width: fields.PositiveInt
-  heads: fields.PositiveInt
-  dropout: fields.Rate
-  window: fields.PositiveInt | None
+  width: PositiveInt
+  heads: PositiveInt
+  dropout: Rate
+  window: PositiveInt | None
 
   def problems(self):
     if self.width % self.heads:
       yield 'heads', self.heads, f'must divide model.width = {self.width}', 'give a divisor'
 
 
-@dataclasses.dataclass(frozen=True)
+@section
 class Optim:
   """The optimizer."""
 
   name: Literal['adamw', 'lion']
-  learning_rate: fields.PositiveFloat
-  warmup_steps: fields.NonNegativeInt
-  betas: tuple[float, ...]
-  nesterov: bool
+  learning_rate: PositiveFloat
+  warmup_steps: Annotated[NonNegativeInt, Le(2**31 - 1)]
+  betas: tuple[Share, ...]
+  nesterov: Bool
 
 
-@dataclasses.dataclass(frozen=True)
-class Causal:
-  """Next token."""
-
-  z_loss: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Masked:
-  """Masked tokens."""
-
-  share: fields.Share
-  unit: Literal['token', 'word']
-
-
-@dataclasses.dataclass(frozen=True)
+@section
 class Source:
   """One corpus."""
 
   path: str
-  weight: fields.PositiveFloat
+  weight: PositiveFloat
 
 
-@dataclasses.dataclass(frozen=True)
+@section
 class InitFrom:
   """The hand-off."""
 
   path: str | None
-  step: Literal['latest', 'best'] | fields.NonNegativeInt
+  step: Literal['latest', 'best'] | NonNegativeInt
   take: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+@section
+class Causal:
+  """Next token."""
+
+  z_loss: Float
+
+
+@section
+class Masked:
+  """Masked tokens."""
+
+  share: Share
+  unit: Literal['token', 'word']
+
+
+@section
+class Writer:
+  """Where metrics go."""
+
+  tensorboard: Bool = True
+  project: str | None = None
+
+
+@section
+class Root:
   """A run.
 
   seed: of everything random.
   """
 
-  seed: int
+  seed: Int
   model: Model
   optim: Optim
   task: Literal['causal_lm', 'masked_lm']
-  objective: Annotated[Causal | Masked, Choice('task', {'causal_lm': Causal, 'masked_lm': Masked})]
+  objective: Any
   sources: dict[str, Source]
   init_from: InitFrom
   ema: Optim | None
+  writer: Writer = Writer()
+
+  @staticmethod
+  def choose(values):
+    return MaskedRoot if values.get('task') == 'masked_lm' else CausalRoot
+
+  @staticmethod
+  def owners(path):
+    return [name for name, root in (('masked_lm', MaskedRoot),) if path in {n.path for n in describe.walk(root, {})}]
 
   def problems(self):
     if self.model.width > 1000 and self.optim.learning_rate > 0.01:
-      yield (
-        'optim.learning_rate',
-        self.optim.learning_rate,
-        'must be 0.01 or less above width 1000',
-        'lower it',
-      )
+      yield 'optim.learning_rate', self.optim.learning_rate, 'must be 0.01 or less above width 1000', 'lower it'
+
+
+@section
+class CausalRoot(Root):
+  __doc__ = Root.__doc__
+  objective: Causal
+
+
+@section
+class MaskedRoot(Root):
+  __doc__ = Root.__doc__
+  objective: Masked
 
 
 def good(**changes):
-  """A valid config with the leaves at the given paths changed; `...` removes one."""
+  """A valid config with the settings at the given paths changed; `...` removes one."""
   config = dict(
     seed=0,
     model=dict(width=8, heads=2, dropout=0.0, window=None),
@@ -120,99 +150,81 @@ def good(**changes):
   )
   for path, value in changes.items():
     *above, name = path.split('.')
-    section = config
+    inner = config
     for part in above:
-      section = section[part]
+      inner = inner[part]
     if value is ...:
-      del section[name]
+      del inner[name]
     else:
-      section[name] = value
+      inner[name] = value
   return ConfigDict(config)
+
+
+def build(config):
+  return validate.build(Root, config)
 
 
 def problems_of(config):
   with pytest.raises(ConfigError) as caught:
-    tree.build(Config, config)
+    build(config)
   assert caught.value.exit_code == 2
   return list(caught.value.problems)
 
 
 def overridden(*assignments, config=None):
-  return tree.override(Config, config or good(), [tuple(text.split('=', 1)) for text in assignments])
+  return overrides.override(Root, config or good(), [tuple(text.split('=', 1)) for text in assignments])
 
 
 def test_a_valid_config_is_built_with_the_types_of_its_annotations():
-  config = tree.build(Config, good(**{'optim.warmup_steps': 1e3, 'optim.learning_rate': 1, 'init_from.take': ['a']}))
+  config = build(good(**{'optim.warmup_steps': 1e3, 'optim.learning_rate': 1, 'init_from.take': ['a']}))
   assert config.model == Model(8, 2, 0.0, None)
   assert type(config.optim.warmup_steps) is int and config.optim.warmup_steps == 1000
   assert type(config.optim.learning_rate) is float
   assert config.init_from.take == ('a',)
-  assert config.objective == Causal(0.0)
+  assert config.objective == Causal(0.0) and config.writer == Writer(True, None)
   assert config.sources == {'pydoc': Source('pydoc', 1.0)}
-  assert tree.build(Config, good(**{'task': 'masked_lm', 'objective': dict(share=1, unit='word')})).objective == (
-    Masked(1.0, 'word')
-  )
-  assert tree.build(Config, good(ema=dict(good().optim))).ema.betas == (0.9, 0.99)
-
-
-def test_a_built_config_survives_json():
-  config = tree.build(Config, good(**{'init_from.take': ('a', 'b')}))
-  assert tree.build(Config, json.loads(json.dumps(tree.to_dict(config)))) == config
+  assert build(good(task='masked_lm', objective=dict(share=1, unit='word'))).objective == Masked(1.0, 'word')
+  assert build(good(writer=dict(project='mine'))).writer == Writer(True, 'mine')
+  assert build(json.loads(json.dumps(describe.to_dict(config)))) == config
 
 
 CASES = {
   'optim.learnin_rate=0.1': 'optim.learnin_rate = 0.1: unknown key; did you mean optim.learning_rate?',
-  'learning_rate=0.1': 'learning_rate = 0.1: unknown key; did you mean optim.learning_rate?',
   'optim.lr=0.1': 'optim.lr = 0.1: unknown key; did you mean optim.learning_rate?',
   'model.learning_rate=0.1': 'model.learning_rate = 0.1: unknown key; did you mean optim.learning_rate?',
   'sed=1': 'sed = 1: unknown key; did you mean seed?',
-  'zzz=1': 'zzz = 1: unknown key; remove it; the config has seed, model, optim, task, objective, sources, '
-  'init_from, ema',
   'model.qqq=1': 'model.qqq = 1: unknown key; remove it; model has width, heads, dropout, window',
   'modle={"width": 1, "heads": 2}': 'modle = dict(heads, width): unknown key; did you mean model?',
-  'objective.share=0.3': 'objective.share = 0.3: unknown key; remove it; objective has z_loss with this task',
-  'objective.zloss=0.3': 'objective.zloss = 0.3: unknown key; did you mean objective.z_loss?',
+  'objective.share=0.3': 'objective.share = 0.3: unknown key; remove it; it is for masked_lm',
   'sources.pydoc.wieght=1': 'sources.pydoc.wieght = 1: unknown key; did you mean sources.pydoc.weight?',
-  'model.width=...': 'model.width: missing; add it to the config (int, model width D, a multiple of heads)',
-  'seed=...': 'seed: missing; add it to the config (int, of everything random)',
+  'model.width=...': 'model.width: missing; add it to the config (an int, model width D, a multiple of heads)',
   'optim.name=...': "optim.name: missing; add it to the config ('adamw' or 'lion')",
-  'model=...': 'model: missing; add it to the config (section, with width, heads, dropout, window)',
-  'ema=...': 'ema: missing; add it to the config (section or None, with name, learning_rate, warmup_steps, '
-  'betas, nesterov)',
-  'objective=...': 'objective: missing; add it to the config (section, with z_loss)',
-  'sources=...': 'sources: missing; add it to the config (section, with names, each with path, weight)',
-  'sources.pydoc.path=...': 'sources.pydoc.path: missing; add it to the config (str)',
-  'seed="ten"': "seed = 'ten': must be an int; give an int such as 300",
-  'seed=1.5': 'seed = 1.5: must be an int; give an int such as 300',
-  'seed=True': 'seed = True: must be an int; give an int such as 300',
-  'seed=None': 'seed = None: must be an int; give an int such as 300',
-  'seed=2**64': 'seed = 18446744073709551616: must fit into 64 bits; give an int such as 300',
-  'seed=1e300': 'seed = 1e+300: must fit into 64 bits; give an int such as 300',
-  'seed=float("nan")': 'seed = nan: must be a finite number; give an int such as 300',
-  'model.width=-5': 'model.width = -5: must be 1 or more; give an int such as 300',
-  'model.window=0': 'model.window = 0: must be 1 or more; give an int such as 300',
-  'model.window="x"': "model.window = 'x': must be an int or None; give an int such as 300",
-  'model.dropout=1.0': 'model.dropout = 1.0: must lie in [0, 1); give a float such as 0.1',
-  'model.dropout=float("inf")': 'model.dropout = inf: must be a finite number; give a float such as 0.1',
-  'model.dropout=False': 'model.dropout = False: must be a float; give a float such as 0.1',
-  'optim.learning_rate=10**400': 'optim.learning_rate = 1' + '0' * 76 + '...: must fit into 64 bits; '
-  'give a float such as 0.1',
-  'optim.learning_rate="1e-3"': "optim.learning_rate = '1e-3': must be a float; give a float such as 0.1",
-  'optim.nesterov=1': 'optim.nesterov = 1: must be a bool; give a bool such as True',
+  'model=...': 'model: missing; add it to the config (a section, with width, heads, dropout, window)',
+  'sources=...': 'sources: missing; add it to the config (a section, with names, each with path, weight)',
+  'seed="7"': "seed = '7': must be an int; give a value such as 300",
+  'seed=1.5': 'seed = 1.5: must be an int; give a value such as 300',
+  'seed=True': 'seed = True: must be an int; give a value such as 300',
+  'seed=None': 'seed = None: must be an int; give a value such as 300',
+  'seed=2**64': 'seed = 18446744073709551616: must fit into 64 bits; give a value such as 300',
+  'seed=float("nan")': 'seed = nan: must be an int; give a value such as 300',
+  'model.window=0': 'model.window = 0: must be 1 or more; give a value such as 300',
+  'model.window="x"': "model.window = 'x': must be an int or None; give a value such as 300",
+  'model.dropout=1.0': 'model.dropout = 1.0: must be 0 or more, below 1; give a value such as 0.1',
+  'model.dropout=float("inf")': 'model.dropout = inf: must be a finite number; give a value such as 0.1',
+  'model.dropout=False': 'model.dropout = False: must be a float; give a value such as 0.1',
+  'optim.learning_rate="1"': "optim.learning_rate = '1': must be a float; give a value such as 0.1",
+  'optim.warmup_steps=2**31': 'optim.warmup_steps = 2147483648: must be 0 or more, 2,147,483,647 or less; '
+  'give a value such as 300',
+  'optim.nesterov=1': 'optim.nesterov = 1: must be a bool; give a value such as True',
   'optim.name="adamww"': "optim.name = 'adamww': must be 'adamw' or 'lion'; did you mean 'adamw'?",
   'optim.name=3': "optim.name = 3: must be 'adamw' or 'lion'; give one of these",
-  'optim.betas=0.9': 'optim.betas = 0.9: must be a tuple of float; give values separated by commas',
-  'optim.betas=(0.9, "x")': "optim.betas = (0.9, 'x'): must be a tuple of float; give values separated by commas",
-  'init_from.step="lates"': "init_from.step = 'lates': must be 'latest' or 'best' or int; did you mean 'latest'?",
-  'init_from.step=-1': 'init_from.step = -1: must be 0 or more; give an int such as 300',
-  'init_from.path=3': "init_from.path = 3: must be a str or None; give a str such as 'text'",
+  'optim.betas="x"': "optim.betas = 'x': must be a tuple of float; give values separated by commas",
+  'optim.betas=(0.9, 2)': 'optim.betas = [0.9, 2]: each must be 0 or more, 1 or less; give values separated by commas',
+  'init_from.step="lates"': "init_from.step = 'lates': must be 'latest' or 'best' or an int; did you mean 'latest'?",
+  'init_from.step=-1': 'init_from.step = -1: must be 0 or more; give a value such as 300',
   'model=3': 'model = 3: must be a section; give a dict with width, heads, dropout, window',
-  'model=None': 'model = None: must be a section; give a dict with width, heads, dropout, window',
   'ema=3': 'ema = 3: must be a section; give a dict with name, learning_rate, warmup_steps, betas, nesterov',
-  'sources=3': 'sources = 3: must be a section; give a dict with names, each with path, weight',
   'sources.pydoc=3': 'sources.pydoc = 3: must be a section; give a dict with path, weight',
-  'seed={"a": 1}': 'seed = dict(a): must be an int; give an int such as 300',
-  'task="causal"': "task = 'causal': must be 'causal_lm' or 'masked_lm'; did you mean 'causal_lm'?",
   'task=["causal_lm"]': "task = ['causal_lm']: must be 'causal_lm' or 'masked_lm'; give one of these",
   'model.heads=3': 'model.heads = 3: must divide model.width = 8; give a divisor',
   'model.width=2000': 'optim.learning_rate = 0.1: must be 0.01 or less above width 1000; lower it',
@@ -226,272 +238,167 @@ def test_each_mistake_is_one_exact_line(change):
 
 
 def test_all_mistakes_are_reported_together_in_tree_order():
+  """Rules are checked beside unknown keys, and in every section whose own settings are right."""
   config = good(
     **{
       'zzz': 1,
-      'optim.learnin_rate': 0.1,
       'optim.warmup_steps': -5,
       'seed': 'x',
       'sources.pydoc.weight': ...,
       'optim.betas': 'x',
       'model.heads': 3,
+      'model.qqq': 1,
       'init_from.step': -1,
     }
   )
-  assert [problem.split(':')[0].split(' = ')[0] for problem in problems_of(config)] == [
-    'seed',
-    'model.heads',
-    'optim.warmup_steps',
-    'optim.betas',
-    'optim.learnin_rate',
-    'sources.pydoc.weight',
-    'init_from.step',
-    'zzz',
-  ]
+  found = [problem.split(':')[0].split(' = ')[0] for problem in problems_of(config)]
+  inner = ['optim.warmup_steps', 'optim.betas', 'sources.pydoc.weight', 'init_from.step']
+  assert found == ['seed', 'model.qqq', 'model.heads', *inner, 'zzz']
 
 
-def test_rules_between_leaves_are_checked_beside_unknown_keys_and_in_every_slice():
-  config = good(**{'model.width': 2001, 'model.qqq': 1, 'model.heads': 2})
-  assert problems_of(config) == [
-    'model.heads = 2: must divide model.width = 2001; give a divisor',
-    'model.qqq = 1: unknown key; remove it; model has width, heads, dropout, window',
-    'optim.learning_rate = 0.1: must be 0.01 or less above width 1000; lower it',
-  ]
-  # With a leaf that is invalid, rules that would need it are left out, the others are not.
-  config = good(**{'model.width': 2001, 'optim.name': 3})
-  assert problems_of(config) == [
-    'model.heads = 2: must divide model.width = 2001; give a divisor',
-    "optim.name = 3: must be 'adamw' or 'lion'; give one of these",
-  ]
-
-
-def test_a_wrong_selector_still_leaves_its_section_checked():
-  config = good(**{'task': 'x', 'objective': dict(share=2, unit='word')})
-  assert [problem.partition(' =')[0] for problem in problems_of(config)] == ['task', 'objective.share']
-
-
-def test_a_selector_without_an_option_is_a_problem_and_none_may_be_one():
-  @dataclasses.dataclass(frozen=True)
-  class Slice:
-    kind: str
-    inner: Annotated[Causal | Masked, Choice('kind', {'a': Causal, 'b': Masked, 'off': None})]
-
-  assert tree.build(Slice, dict(kind='off', inner=None)).inner is None
-  with pytest.raises(ConfigError) as caught:
-    tree.build(Slice, dict(kind='off', inner=dict(z_loss=1)))
-  assert caught.value.problems == ('inner = dict(z_loss): must be None; give None',)
-  with pytest.raises(ConfigError) as caught:
-    tree.build(Slice, dict(kind='c', inner=dict(z_loss=1)))
-  assert caught.value.problems == ("kind = 'c': must be 'a' or 'b' or 'off'; give one of these",)
-
-
-def test_a_placeholder_nobody_filled_is_missing_and_a_reference_that_fails_is_a_problem():
-  config = good()
-  config.seed = config_dict.required_placeholder(int)
-  assert problems_of(config) == ['seed: missing; add it to the config (int, of everything random)']
-  new, problems = overridden('seed=3', config=config)
-  assert not problems and tree.build(Config, new).seed == 3
+def test_a_wrong_task_hides_nothing():
+  config = good(task='x', objective=dict(z_loss='x'), **{'model.heads': 3})
+  assert [problem.partition(' =')[0] for problem in problems_of(config)] == ['model.heads', 'task', 'objective.z_loss']
 
 
 @pytest.mark.parametrize('by', ['command line', 'file'])
-def test_a_reference_that_can_no_longer_be_computed_is_a_problem(by):
+def test_references(by):
+  """A placeholder that nobody filled is missing; a reference that cannot be computed is a problem; others follow."""
+  config = good()
+  config.seed = config_dict.required_placeholder(int)
+  assert problems_of(config) == ['seed: missing; add it to the config (an int, of everything random)']
   config = good(seed=1)
-  config.model.width = config.model.get_ref('heads') // config.get_ref('seed')
+  config.model.width = config.model.get_ref('heads') * 4 // config.get_ref('seed')
+  assert build(overridden('model.heads=3', config=config)[0]).model.width == 12
+  assert build(config).model.width == 8
   if by == 'file':
     config.seed = 0
   config, problems = overridden('seed=0' if by == 'command line' else 'model.heads=4', config=config)
   assert not problems
-  zero = 'integer division or modulo by zero'
-  assert problems_of(config) == [f'model.width = <ZeroDivisionError: {zero}>: must be an int; give an int such as 300']
+  zero = '<ZeroDivisionError: integer division or modulo by zero>'
+  assert problems_of(config) == [f'model.width = {zero}: must be an int; give a value such as 300']
 
 
 ROUND_TRIPS = [
   ('seed', '1e3', 1000),
   ('seed', '-7', -7),
-  ('seed', "'7'", None),
   ('model.width', '1_00', 100),
-  ('model.dropout', '0.5', 0.5),
   ('optim.learning_rate', '3e-4', 3e-4),
   ('optim.learning_rate', '1', 1.0),
   ('model.window', '4', 4),
   ('model.window', 'None', None),
   ('model.window', 'none', None),
   ('optim.nesterov', 'true', True),
-  ('optim.nesterov', 'False', False),
   ('optim.nesterov', '1', True),
-  ('optim.name', 'lion', 'lion'),
   ('optim.name', '"lion"', 'lion'),
   ('optim.betas', '0.8,0.9', (0.8, 0.9)),
   ('optim.betas', '(0.8, 0.9)', (0.8, 0.9)),
   ('optim.betas', '[1,]', (1.0,)),
   ('optim.betas', '', ()),
-  ('optim.betas', '()', ()),
   ('init_from.step', 'best', 'best'),
   ('init_from.step', '20', 20),
   ('init_from.path', 'None', None),
   ('init_from.path', "'None'", 'None'),
+  ('init_from.path', '20', '20'),
   ('init_from.path', 'a b=c', 'a b=c'),
   ('init_from.path', '/x/{a,b}*', '/x/{a,b}*'),
   ('init_from.path', '', ''),
   ('init_from.path', '"', '"'),
   ('init_from.take', "('a','b')", ('a', 'b')),
-  ('init_from.take', 'a,b', ('a', 'b')),
   ('init_from.take', "('a,b',)", ('a,b',)),
   ('init_from.take', r'layers/\d{1,2}/.*,x', (r'layers/\d{1,2}/.*', 'x')),
   ('init_from.take', '[ab]', ('[ab]',)),
   ('init_from.take', '(a),(b)', ('(a)', '(b)')),
   ('init_from.take', 'a(,b', ('a(', 'b')),
   ('init_from.take', "it's,b", ("it's", 'b')),
-  ('sources.pydoc.path', 'tfds:wiki40b/en', 'tfds:wiki40b/en'),
 ]
 
 
 @pytest.mark.parametrize('path, text, value', ROUND_TRIPS)
-def test_a_text_is_read_by_the_type_of_its_leaf(path, text, value):
-  config, problems = tree.override(Config, good(), [(path, text)])
-  if (path, text) == ('seed', "'7'"):
-    assert problems == ("seed = '7': must be an int; give an int such as 300",)
-    return
+def test_a_text_is_read_by_the_type_of_its_setting(path, text, value):
+  config, problems = overrides.override(Root, good(), [(path, text)])
   assert not problems
-  got = tree.leaves(tree.build(Config, config))[path]
+  got = build(config)
+  for name in path.split('.'):
+    got = getattr(got, name)
   assert got == value and type(got) is type(value)
 
 
 OVERRIDES = {
   'optim.learnin_rate=0.1': 'optim.learnin_rate = 0.1: unknown key; did you mean optim.learning_rate?',
-  'seed=ten': 'seed = ten: must be an int; give an int such as 300',
-  'seed=': 'seed: has no value; give --config.seed=VALUE (int, of everything random)',
-  'seed=nan': 'seed = nan: must be a finite number; give an int such as 300',
-  'seed=None': 'seed = None: must be an int; give an int such as 300',
-  'seed=' + '9' * 5000: 'seed = ' + '9' * 77 + '...: must be a finite number; give an int such as 300',
+  'seed=ten': 'seed = ten: must be an int; give a value such as 300',
+  "seed='7'": "seed = '7': must be an int; give a value such as 300",
+  'seed=': 'seed: has no value; give --config.seed=VALUE (an int, of everything random)',
+  'seed=' + '9' * 5000: 'seed = ' + '9' * 77 + '...: must be an int; give a value such as 300',
+  'optim.learning_rate=nan': 'optim.learning_rate = nan: must be a finite number; give a value such as 0.1',
   'seed.x=1': 'seed.x = 1: unknown key; did you mean seed?',
-  'model.width=-5': 'model.width = -5: must be 1 or more; give an int such as 300',
-  'model=3': 'model = 3: is a section; set a leaf of it, --config.model.NAME=VALUE: width, heads, dropout, window',
-  'model=None': 'model = None: is a section; set a leaf of it, --config.model.NAME=VALUE: '
+  'model.width=-5': 'model.width = -5: must be 1 or more; give a value such as 300',
+  'model=3': 'model = 3: is a section; set one of its settings, --config.model.NAME=VALUE: '
   'width, heads, dropout, window',
-  'optim.nesterov=maybe': 'optim.nesterov = maybe: must be a bool; give a bool such as True',
+  'model=None': 'model = None: is a section; set one of its settings, --config.model.NAME=VALUE: '
+  'width, heads, dropout, window',
   'optim.name=lino': "optim.name = lino: must be 'adamw' or 'lion'; did you mean 'lion'?",
   'optim.betas=0.9,x': 'optim.betas = 0.9,x: must be a tuple of float; give values separated by commas',
-  'init_from.step=-1': 'init_from.step = -1: must be 0 or more; give an int such as 300',
-  'objective.share=0.2': 'objective.share = 0.2: unknown key; remove it; objective has z_loss with this task',
+  'init_from.step=-1': 'init_from.step = -1: must be 0 or more; give a value such as 300',
+  'objective.share=0.2': 'objective.share = 0.2: unknown key; remove it; it is for masked_lm',
   'sources.pydco.weight=2': 'sources.pydco: no such entry; did you mean sources.pydoc? a new one needs path, weight',
-  'sources.mine.weight=2': 'sources.mine: no such entry; a new one needs path, weight',
-  'sources.mine.wight=2': 'sources.mine.wight = 2: unknown key; did you mean sources.mine.weight?',
   'sources..path=x': 'sources..path = x: unknown key; did you mean sources.pydoc.path?',
   'a\nb=1': 'a\\nb = 1: unknown key; remove it; the config has seed, model, optim, task, objective, sources, '
-  'init_from, ema',
+  'init_from, ema, writer',
 }
 
 
 @pytest.mark.parametrize('assignment', OVERRIDES)
 def test_a_bad_assignment_is_one_line_and_the_value_of_the_file_stays(assignment):
   config, problems = overridden(assignment)
-  assert problems == (OVERRIDES[assignment],)
-  assert tree.build(Config, config) == tree.build(Config, good())
+  assert problems == [OVERRIDES[assignment]]
+  assert build(config) == build(good())
 
 
 def test_overrides_leave_the_original_alone_and_the_last_one_wins():
-  config = good()
+  config = good().lock()
   before = copy.deepcopy(config)
-  new, problems = overridden('seed=1', 'seed=2', 'model.window=4', config=config)
-  assert not problems and new.seed == 2 and new.model.window == 4
-  assert config == before
+  new, problems = overridden('seed=1', 'seed=2', 'sources.mine.path=x', 'sources.mine.weight=2', config=config)
+  assert not problems and new.seed == 2 and config == before and config.is_locked
+  assert build(new).sources == {'pydoc': Source('pydoc', 1.0), 'mine': Source('x', 2.0)}
 
 
-def test_a_new_named_entry_needs_all_of_its_leaves():
-  config, problems = overridden('sources.mine.path=x', 'sources.mine.weight=2')
-  assert not problems
-  assert tree.build(Config, config).sources == {'pydoc': Source('pydoc', 1.0), 'mine': Source('x', 2.0)}
-
-
-def test_the_section_beside_a_selector_is_read_by_its_new_value_in_any_order():
+def test_the_sections_are_read_by_the_new_task_in_any_order():
   for order in (1, -1):
     config, problems = overridden(*['objective.share=0.3', 'objective.unit=word', 'task=masked_lm'][::order])
     assert not problems and config.task == 'masked_lm'
-    assert problems_of(config) == [
-      'objective.z_loss = 0.0: unknown key; remove it; objective has share, unit with this task'
-    ]
+    [problem] = problems_of(config)
+    assert problem.startswith('objective.z_loss = 0.0: unknown key; ')
 
 
 def test_a_section_that_is_off_can_be_filled_and_one_that_is_on_switched_off():
-  config, problems = overridden(
-    'ema.name=lion', 'ema.learning_rate=1', 'ema.warmup_steps=1', 'ema.betas=1', 'ema.nesterov=1'
-  )
-  assert not problems and tree.build(Config, config).ema == Optim('lion', 1.0, 1, (1.0,), True)
+  filled = [f'ema.{text}' for text in ('name=lion', 'learning_rate=1', 'warmup_steps=1', 'betas=1', 'nesterov=1')]
+  config, problems = overridden(*filled, 'writer.tensorboard=False')
+  assert not problems and build(config).ema == Optim('lion', 1.0, 1, (1.0,), True)
+  assert build(config).writer == Writer(False, None)
   config, problems = overridden('ema=None', config=config)
-  assert not problems and tree.build(Config, config).ema is None
+  assert not problems and build(config).ema is None
 
 
-def test_what_is_computed_from_an_overridden_leaf_follows_it():
-  config = good()
-  config.model.width = config.model.get_ref('heads') * 4
-  new, problems = overridden('model.heads=3', config=config)
-  assert not problems and tree.build(Config, new).model.width == 12
-  assert tree.build(Config, config).model.width == 8
-
-
-def test_a_locked_config_can_be_overridden():
-  config = good().lock()
-  new, problems = overridden('sources.mine.path=x', 'sources.mine.weight=2', 'seed=4', config=config)
-  assert not problems and new.seed == 4 and config.is_locked and config.seed == 0
-
-
-def test_leaves_are_full_paths_of_configs_and_of_instances():
-  config = good(**{'init_from.take': ('a',)})
-  assert tree.leaves(config) == tree.leaves(tree.build(Config, config))
-  assert tree.leaves(config)['sources.pydoc.weight'] == 1.0
-  assert tree.leaves(config)['ema'] is None
-
-
-def test_the_description_has_type_value_and_documentation_of_each_leaf():
-  text = tree.describe(Config, good())
-  for path, value in tree.leaves(good()).items():
+def test_the_description_has_type_value_and_meaning_of_each_setting():
+  text = describe.describe(Root, good())
+  for path, value in describe.settings(build(good())).items():
     assert f'  {path} = {value!r}' in text
   rows = {row.split(' = ')[0].strip(): row for row in text.splitlines()}
-  assert rows['seed'].endswith('  int: of everything random.')
-  assert rows['model.width'].endswith('int, 1 or more: model width D, a multiple of heads')
-  assert rows['model.window'].endswith('int or None, 1 or more')
-  assert rows['model.dropout'].endswith('float, in [0, 1)')
-  assert rows['init_from.step'].endswith("'latest' or 'best' or int, 0 or more")
+  assert rows['seed'].endswith('  an int: of everything random.')
+  assert rows['model.width'].endswith('an int, 1 or more: model width D, a multiple of heads')
+  assert rows['model.window'].endswith('an int or None, 1 or more')
+  assert rows['model.dropout'].endswith('a float, 0 or more, below 1')
+  assert rows['init_from.step'].endswith("'latest' or 'best' or an int, 0 or more")
   assert rows['objective.z_loss'] and 'objective.share' not in rows
-  assert 'objective.share' in tree.describe(Config, good(task='masked_lm'))
-  assert tree.describe(Config, good(seed=...))
-
-
-def test_documentation_joins_continuations_and_stops_at_other_text():
-  assert tree.documentation(Model) == {
-    'width': 'model width D, a multiple of heads',
-    'heads': 'attention heads',
-  }
-  assert tree.documentation(Optim) == {}
-
-
-def test_remedies_are_values_that_the_rules_allow():
-  rule = fields.Rule('must be even and below 10', lambda value: value % 2 == 0 and value < 10)
-  for annotation, text in {Annotated[int, rule]: '3', tuple[Annotated[int, rule], ...]: '2,3'}.items():
-    with pytest.raises(Refusal) as caught:
-      parse(kind_of(annotation), text)
-    assert caught.value.remedy == 'give an int such as 2'
-  with pytest.raises(Refusal) as caught:
-    parse(kind_of(Annotated[int, fields.Rule('must be 7', lambda value: value == 7)]), '3')
-  assert caught.value.remedy == 'give another int'
-
-
-def test_an_annotation_that_no_config_can_hold_is_refused():
-  for annotation in (list[int], object, dict[str, int], tuple[int, int]):
-    with pytest.raises(TypeError, match='cannot be annotated'):
-      kind_of(annotation)
+  assert 'objective.share' in describe.describe(Root, good(task='masked_lm'))
+  assert describe.describe(Root, good(seed=...))
 
 
 def test_no_assignment_raises():
   choose = random.Random(0)
-  paths = [
-    *tree.leaves(good()),
-    'model',
-    'sources',
-    'sources.pydoc',
-    'sources.new.path',
-    'sources.new.weight',
+  paths = [*describe.settings(good()), 'model', 'sources', 'sources.pydoc', 'sources.new.path', 'sources.new.weight']
+  paths += [
     'ema.name',
     'objective.share',
     'items',
@@ -503,37 +410,8 @@ def test_no_assignment_raises():
     'a..b',
     '\n',
   ]
-  texts = [
-    'None',
-    'true',
-    '1e3',
-    '-1',
-    'nan',
-    '1e999',
-    '(',
-    ')',
-    '[',
-    ']',
-    '{',
-    '}',
-    ',',
-    "'",
-    '"',
-    '\\',
-    ' ',
-    '=',
-    '\n',
-    '\udcff',
-    '\0',
-    '9' * 5000,
-    'causal_lm',
-    'masked_lm',
-    'best',
-    '٣',
-    '0x1',
-    '1_0',
-    '\u2028',
-  ]
+  texts = ['None', 'true', '1e3', '-1', 'nan', '1e999', *'()[]{},\'"\\ =\n\0', '\udcff', '9' * 5000, 'causal_lm']
+  texts += ['masked_lm', 'best', '٣', '0x1', '1_0', '\u2028']
   refused = 0
   for _ in range(500):
     assignments = [
@@ -543,12 +421,80 @@ def test_no_assignment_raises():
       )
       for _ in range(choose.randrange(1, 4))
     ]
-    config, problems = tree.override(Config, good(), assignments)
+    config, problems = overrides.override(Root, good(), assignments)
     refused += bool(problems)
     try:
-      json.dumps(tree.to_dict(tree.build(Config, config)))
+      json.dumps(describe.to_dict(build(config)))
     except ConfigError as error:
       problems += error.problems
     assert all(problem.isprintable() and ': ' in problem and '; ' in problem for problem in problems)
-    assert tree.describe(Config, config)
+    assert describe.describe(Root, config)
   assert 250 < refused < 500
+
+
+WRONG = """
+from lmjax.schema.command_line import load_config_file
+def get_config():
+  c = load_config_file('{root}/configs/pretrain_clm.py', 'smoke')
+  with c.unlocked(), c.ignore_type():
+    c.task, c.seed = 'gpt', True
+    c.optim.learnin_rate = 0.1
+    del c.data.bad_text
+  return c
+"""
+MISTAKES = ['train.stepz=3', 'train.log_every=often', 'eval.every=0', 'data.sources.main.field=title']
+MISTAKES += ['optim.momentum=0.9', 'model.lora.rank=8']
+
+
+def test_every_kind_of_mistake_in_one_command_line(tmp_path, monkeypatch, capsys):
+  """A wrong task hides none of: unknown and missing keys, wrong types, broken rules of different sections."""
+  file = tmp_path / 'wrong.py'
+  file.write_text(WRONG.format(root=ROOT))
+  monkeypatch.chdir(tmp_path)
+  assert main.main([f'--config={file}', *(f'--config.{text}' for text in MISTAKES)]) == 2
+  assert list(tmp_path.iterdir()) == [file], 'a workdir was made'
+  lines = capsys.readouterr().err.splitlines()
+  paths = {line.removeprefix('lmjax: ').partition(':')[0].partition(' = ')[0] for line in lines}
+  missing = {'model.lora.alpha', 'model.lora.dropout', 'model.lora.targets', 'data.bad_text'}
+  unknown = {'optim.learnin_rate', 'train.stepz'}
+  wrong = {'task', 'seed', 'train.log_every', 'eval.every'}
+  broken = {'data.sources.main.field', 'optim.momentum'}
+  assert paths == missing | unknown | wrong | broken
+
+
+REFUSED = """
+import sys
+from lmjax.main import main
+code = main(['--config={file}', *{flags}])
+heavy = {{'jax', 'flax', 'orbax', 'tensorflow_datasets', 'tensorflow'}} & set(sys.modules)
+sys.exit(f'imported: {{heavy}}' if heavy else code)
+"""
+
+
+@pytest.mark.parametrize('file', [*CONFIGS.values(), *FINE_TUNING.values()])
+def test_a_refused_command_imports_no_jax(file, tmp_path):
+  """With a wrong setting, and with a rule broken once all settings are right."""
+  argument = ':preset=mini' if file in FINE_TUNING.values() else ''
+  for flag in ('--config.train.stepz=3', '--config.data.length=1', '--help'):
+    code = REFUSED.format(file=f'{ROOT / file}{argument}', flags=[flag])
+    env = os.environ | {'PYTHONPATH': str(ROOT)}
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == (0 if flag == '--help' else 2), done.stderr
+
+
+def test_every_setting_is_documented():
+  values = {'data': {'sources': {'main': {}}}, 'stages': {'one': {}}, 'comparisons': {'one': {'arms': {'a': {}}}}}
+  names = {'data.sources.main', 'stages.one', 'comparisons.one', 'comparisons.one.arms.a'}
+  for root in (*config_lib.ROOTS.values(), ExperimentConfig):
+    for node in describe.walk(root, values):
+      assert node.doc.strip() or node.path in names, node.path
+
+
+def test_help_has_every_setting_of_every_config():
+  for file in (*CONFIGS.values(), *FINE_TUNING.values()):
+    argument = 'preset=mini,lora=4' if file in FINE_TUNING.values() else None
+    raw = command_line.load_config_file(str(ROOT / file), argument)
+    text = describe.describe(config_lib.Config, raw)
+    assert 'hosts.hang_seconds = 1800' in text
+    for path in describe.settings(config_lib.build(raw)):
+      assert f'  {path} = ' in text

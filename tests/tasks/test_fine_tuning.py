@@ -19,7 +19,7 @@ from lmjax.checkpoint.transfer import hand_off
 from lmjax.data.records import Records
 from lmjax.errors import CheckpointError, ConfigError, DataError
 from lmjax.objectives import classification
-from lmjax.objectives.classification import ClassificationConfig
+from lmjax.objectives.config import ClassificationConfig
 from lmjax.tasks import prepare
 from lmjax.tasks.classification import Classification, longest_first
 from lmjax.training import initialize, reopen

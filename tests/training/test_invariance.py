@@ -12,7 +12,7 @@ import pytest
 
 from lmjax import optim, paths, sharding
 from lmjax.data.batches.packing import RowSpec
-from lmjax.sharding import MeshConfig
+from lmjax.schema.slices import MeshConfig
 from lmjax.tasks import prepare
 from lmjax.training import state as state_lib
 from lmjax.training import step as step_lib

@@ -12,7 +12,7 @@ import pytest
 from lmjax import optim, sharding
 from lmjax.data.batches import pipeline
 from lmjax.errors import NonFiniteError
-from lmjax.sharding import MeshConfig
+from lmjax.schema.slices import MeshConfig
 from lmjax.tasks import prepare
 from lmjax.train import train
 from lmjax.training import evaluator

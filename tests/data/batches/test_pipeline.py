@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 from lmjax.data.batches import pipeline
-from lmjax.data.batches.masking import MaskingConfig, MaskVocabulary, causal_example, masked_example
+from lmjax.data.batches.masking import MaskVocabulary, causal_example, masked_example
 from lmjax.data.batches.packing import RowSpec
-from lmjax.data.batches.pipeline import DataConfig
-from lmjax.data.sources.documents import SourceConfig
+from lmjax.data.config import DataConfig, MaskingConfig, SourceConfig, TokenizerConfig
 from lmjax.data.tokens.store import open_or_build
-from lmjax.data.tokens.tokenizer import TokenizerConfig, train_tokenizer
+from lmjax.data.tokens.tokenizer import train_tokenizer
 from lmjax.errors import DataError
 
 LENGTH, STEPS = 32, 60
@@ -122,8 +121,9 @@ def test_batches_are_the_same_in_another_process(run):
 import hashlib, json, sys
 sys.path[:0] = {[str(pathlib.Path(__file__).parent.parent.parent.parent)]!r}
 from tests.data.batches import test_pipeline as t
-from lmjax.data.sources.documents import SourceConfig
-from lmjax.data.tokens.tokenizer import TokenizerConfig, train_tokenizer
+from lmjax.data.config import SourceConfig
+from lmjax.data.config import TokenizerConfig
+from lmjax.data.tokens.tokenizer import train_tokenizer
 facts = json.load(sys.stdin)
 sources = {{name: SourceConfig(**source) for name, source in facts.pop('sources').items()}}
 config = t.DataConfig(sources, TokenizerConfig(**facts.pop('tokenizer')), **facts)

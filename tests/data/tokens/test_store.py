@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tokenizers
 
-from lmjax.data.sources.documents import SourceConfig
+from lmjax.data.config import SourceConfig, TokenizerConfig
 from lmjax.data.tokens import store as store_module
 from lmjax.data.tokens.store import open_or_build, prepare_tokenizer
 from lmjax.data.tokens.store_writer import DigestSet, SplitWriter
-from lmjax.data.tokens.tokenizer import Tokenizer, TokenizerConfig, digest64, train_tokenizer
+from lmjax.data.tokens.tokenizer import Tokenizer, digest64, train_tokenizer
 from lmjax.errors import DataError
 
 DOCUMENTS = [f'Document {number} tells of {number * number} things.\n' * (1 + number % 4) for number in range(200)]
@@ -183,7 +183,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path, tokenizer):
 RACE = """
 import sys
 from lmjax.data.tokens import store
-from lmjax.data.sources.documents import SourceConfig
+from lmjax.data.config import SourceConfig
 from lmjax.data.tokens.tokenizer import Tokenizer
 if sys.argv[4] == 'no locks':
   store.fcntl = None

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tokenizers
 
-from lmjax.data.tokens.tokenizer import SPECIAL_TOKENS, Tokenizer, TokenizerConfig, sample, train_tokenizer
+from lmjax.data.config import SPECIAL_TOKENS, TokenizerConfig
+from lmjax.data.tokens.tokenizer import Tokenizer, sample, train_tokenizer
 from lmjax.errors import DataError
 
 TEXTS = [
