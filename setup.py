@@ -27,6 +27,7 @@ setup(
     'orbax-checkpoint>=0.12.8,<1.0',
     'etils[epath]',
     'ml-collections>=1.1.0',
+    'pydantic>=2.7',  # the oldest that the tests of the schema were run with
     'numpy>=2.0',
     'grain>=0.2.18',
     'tokenizers>=0.23',

@@ -62,6 +62,5 @@ def get_config(argument=None):
   c.eval = dict(every=10 if arg.smoke else None, patience=None)
   c.samples = dict(count=5)
   c.checkpoint = dict(every=None, keep_last=2, keep_best=1)
-  c.writer, c.profile = dict(tensorboard=not arg.smoke, wandb_project=None), dict(start=None, steps=3)
-  c.hosts = dict(start_seconds=300, lost_seconds=100, hang_seconds=1800)
+  c.writer = dict(tensorboard=not arg.smoke)
   return c

@@ -65,6 +65,5 @@ def get_config(argument=None):
   c.eval = dict(every=max(steps // 4, 1), patience=None)
   c.samples = dict(count=3, top=5)
   c.checkpoint = dict(every=max(steps // 4, 1), keep_last=2, keep_best=1)
-  c.writer, c.profile = dict(tensorboard=not arg.smoke, wandb_project=None), dict(start=None, steps=3)
-  c.hosts = dict(start_seconds=300, lost_seconds=100, hang_seconds=1800)
+  c.writer = dict(tensorboard=not arg.smoke)
   return c

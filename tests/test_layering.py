@@ -29,6 +29,7 @@ NEVER = {
   'ops': ('lmjax',),
   'checkpoint': ('lmjax.training',),
   'data': ('jax',),
+  'schema': ('jax',),
   'tasks': ('lmjax.workdir',),
 }
 ALLOWED = ('lmjax.errors',)

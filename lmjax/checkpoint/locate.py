@@ -21,7 +21,7 @@ def absolute(folder) -> epath.Path:
 
 
 def reach(name: str, given: str) -> epath.Path:
-  """The folder that a flag or a leaf names; an object store must answer.
+  """The folder that a flag or a setting names; an object store must answer.
 
   Raises:
     CheckpointError: it does not; asked once, since each library of object stores raises errors of its own.

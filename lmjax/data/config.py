@@ -37,7 +37,7 @@ class SourceConfig:
   weight: PositiveFloat
 
   def problems(self) -> Iterator[tuple[str, object, str, str]]:
-    """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
+    """Yields (setting, value, rule, remedy) for each rule between the settings that does not hold."""
     if _has_fields(self.path):
       if not self.field:
         yield 'field', self.field, f'must name the text field of {self.path}', "give a name, such as 'text'"
@@ -66,13 +66,13 @@ class TokenizerConfig:
   lowercase: Bool | None
 
   def problems(self) -> Iterator[tuple[str, object, str, str]]:
-    """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
-    for leaf in ('vocab_size', 'sample_bytes', 'lowercase'):
-      value = getattr(self, leaf)
+    """Yields (setting, value, rule, remedy) for each rule between the settings that does not hold."""
+    for setting in ('vocab_size', 'sample_bytes', 'lowercase'):
+      value = getattr(self, setting)
       if self.path is None and value is None:
-        yield leaf, value, 'must be given, since no tokenizer path is', 'give it, or a path'
+        yield setting, value, 'must be given, since no tokenizer path is', 'give it, or a path'
       if self.path is not None and value is not None:
-        yield leaf, value, f'must be None, since {self.path} is loaded, not trained', 'set it to None'
+        yield setting, value, f'must be None, since {self.path} is loaded, not trained', 'set it to None'
     if self.path is None and self.vocab_size is not None and self.vocab_size < SMALLEST_VOCABULARY:
       rule = f'must be {SMALLEST_VOCABULARY} or more: 256 bytes and {len(SPECIAL_TOKENS)} special tokens'
       yield 'vocab_size', self.vocab_size, rule, f'set it to {SMALLEST_VOCABULARY} or more'
@@ -108,7 +108,7 @@ class DataConfig:
   cache_dir: str
 
   def problems(self) -> Iterator[tuple[str, object, str, str]]:
-    """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
+    """Yields (setting, value, rule, remedy) for each rule between the settings that does not hold."""
     if self.valid_fraction == 1:  # of the class, but not of a run: an evaluation of other text holds all of it out
       yield 'valid_fraction', self.valid_fraction, 'must be below 1, or nothing is trained on', 'set it to 0.1, say'
     if not self.sources:
@@ -198,17 +198,17 @@ class MaskingConfig:
   max_span: PositiveInt | None
 
   def problems(self) -> Iterator[tuple[str, object, str, str]]:
-    """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
+    """Yields (setting, value, rule, remedy) for each rule between the settings that does not hold."""
     total = self.mask_share + self.random_share + self.keep_share
     if abs(total - 1) > 1e-6:
       rule = f'must sum to 1 with mask_share and random_share, not to {total:g}'
       yield 'keep_share', self.keep_share, rule, f'set it to {1 - self.mask_share - self.random_share:g}'
-    for leaf in ('mean_span', 'max_span'):
-      value = getattr(self, leaf)
+    for setting in ('mean_span', 'max_span'):
+      value = getattr(self, setting)
       if self.unit == 'span' and value is None:
-        yield leaf, value, "must be given with unit 'span'", 'give a number of tokens'
+        yield setting, value, "must be given with unit 'span'", 'give a number of tokens'
       if self.unit != 'span' and value is not None:
-        yield leaf, value, f'must be None with unit {self.unit!r}', 'set it to None'
+        yield setting, value, f'must be None with unit {self.unit!r}', 'set it to None'
     if self.unit == 'span' and self.mean_span is not None and self.mean_span < 1:
       yield (
         'mean_span',

@@ -121,7 +121,7 @@ class ModelConfig:
     return any((self.embedding_dropout, self.attention_dropout, self.residual_dropout, adapters))
 
   def problems(self):
-    """Rules between leaves: what cannot be built, and what would be silently without effect."""
+    """Rules between settings: what cannot be built, and what would be silently without effect."""
     if self.width % self.heads:
       yield 'heads', self.heads, f'must divide model.width = {self.width}', f'choose one of {_divisors(self.width)}'
     elif self.positions == 'rotary' and self.head_width % 2:

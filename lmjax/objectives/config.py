@@ -113,9 +113,9 @@ class DecodingConfig:
       )
     if self.beams > 1 and self.temperature:
       yield 'temperature', self.temperature, 'has no effect with beams above 1', 'set it to 0'
-    for leaf in ('top_k', 'top_p'):
-      if self.temperature == 0 and getattr(self, leaf) is not None:
-        yield leaf, getattr(self, leaf), 'has no effect with temperature = 0', 'set it to None'
+    for setting in ('top_k', 'top_p'):
+      if self.temperature == 0 and getattr(self, setting) is not None:
+        yield setting, getattr(self, setting), 'has no effect with temperature = 0', 'set it to None'
 
 
 @section

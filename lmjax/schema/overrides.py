@@ -15,8 +15,9 @@ from lmjax.schema.validate import line, names_in, shorten
 
 _BOOLS = {'true': True, '1': True, 'false': False, '0': False}
 _ENTRY = re.compile(r'[\w-]+')
+# Quantifiers are possessive (`*+`): nothing is matched twice, however long a text is.
 _INNER = r'\([^()]*\)|\[[^][]*\]|\{[^{}]*\}'
-_BRACKETED = re.compile(rf'\((?:{_INNER}|[^()])*\)|\[(?:{_INNER}|[^][])*\]', re.DOTALL)
+_BRACKETED = re.compile(rf'\((?:{_INNER}|[^()])*+\)|\[(?:{_INNER}|[^][])*+\]', re.DOTALL)
 _ELEMENT = re.compile(rf"""\s*(?:'[^']*'|"[^"]*")\s*(?=,|$)|(?:{_INNER}|[^,])+""", re.DOTALL)
 
 
@@ -45,7 +46,7 @@ def read(annotation, text: str) -> Any:
       return adapter.validate_python(value)
     except pydantic.ValidationError as error:
       errors += error.errors(include_url=False)
-  # a broken bound says more than a wrong type, which every other reading has
+  # a broken bound explains more than a wrong type, which every other reading has
   telling = [error for error in errors if not error['type'].endswith(('_type', 'literal_error'))]
   node = Node('', annotation, '', None)
   raise Refusal(*validate.explain([*telling, *errors][0] | {'input': _unquote(text.strip())}, node, inside=True))
@@ -75,7 +76,7 @@ def _readings(annotation, text: str) -> Iterator[Any]:
 def override(cls, config, assignments) -> tuple[ConfigDict, list[str]]:
   """A copy of the config with `(path, text)` assignments applied, each read by the type of its field.
 
-  A refused assignment leaves the value of the file in place, so that `validate.build` goes on to find every other
+  A refused assignment leaves the value of the file in place, so that `validate.build` finds every other
   problem. A named section (`data.sources.mine`) is added when all of its settings are given. References in the config
   stay: what is computed from an overridden setting follows it.
 

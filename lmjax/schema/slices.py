@@ -65,13 +65,13 @@ class OptimConfig:
 
   def problems(self):
     """Settings that the optimizer or the schedule does not read, or lacks."""
-    for leaf in ('b1', 'b2', 'eps', 'momentum'):
-      value = getattr(self, leaf)
-      if leaf in SETTINGS[self.name]:
-        if value is None and (self.name, leaf) not in OPTIONAL:
-          yield leaf, None, f'is needed by {self.name}', 'give it a number'
+    for setting in ('b1', 'b2', 'eps', 'momentum'):
+      value = getattr(self, setting)
+      if setting in SETTINGS[self.name]:
+        if value is None and (self.name, setting) not in OPTIONAL:
+          yield setting, None, f'is needed by {self.name}', 'give it a number'
       elif value is not None:
-        yield leaf, value, f'has no effect with {self.name}', 'set it to None'
+        yield setting, value, f'has no effect with {self.name}', 'set it to None'
     if (self.schedule == 'wsd') != (self.decay_steps is not None):
       rule = 'is needed with wsd' if self.schedule == 'wsd' else f'has no effect with {self.schedule}'
       remedy = 'give a number of batches' if self.schedule == 'wsd' else 'set it to None'

@@ -91,7 +91,8 @@ def check(cls, config) -> tuple[Any, list[str]]:
 def _refusals(error, cls, values, tree):
   """(path, value, (rule, remedy)) of each of pydantic's errors; takes unknown keys out of `values`.
 
-  A union gives an error for each of its members, of which one is told: a broken bound says more than a wrong type.
+  A union gives an error for each of its members, of which one is reported: a broken bound explains more than a wrong
+  type.
   """
   refusals: dict[str, tuple] = {}
   for one in error.errors(include_url=False):

@@ -57,7 +57,7 @@ class StageConfig:
   """One run.
 
   config: its config file with arguments, FILE.py[:arg,name=value]
-  overrides: leaves to change, path=value each, as after --config.
+  overrides: settings to change, path=value each, as after --config.
   init_from: the stage whose checkpoint it starts from; None: what the config file says
   """
 
