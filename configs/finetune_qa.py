@@ -63,7 +63,7 @@ def get_config(argument=None):
   c.train.update(log_every=1 if arg.smoke else 10, accumulate=1, max_skipped=5, seeds=1)
   c.eval = dict(every=10 if arg.smoke else None, patience=None)
   c.samples = dict(count=5)
-  c.checkpoint = dict(every=None, keep_last=2, keep_best=1, only_trained=False)
+  c.checkpoint = dict(every=None, keep_last=2, keep_best=1)
   c.writer, c.profile = dict(tensorboard=not arg.smoke, wandb_project=None), dict(start=None, steps=3)
   c.hosts = dict(start_seconds=300, lost_seconds=100, hang_seconds=1800)
   return c

@@ -64,7 +64,7 @@ def get_config(argument=None):
   c.samples = dict(
     count=3, prompt_tokens=16, new_tokens=32 if arg.smoke else 64, temperature=0.8, top_k=None, top_p=0.95
   )
-  c.checkpoint = dict(every=max(steps // 4, 1), keep_last=2, keep_best=1, only_trained=False)
+  c.checkpoint = dict(every=max(steps // 4, 1), keep_last=2, keep_best=1)
   c.writer, c.profile = dict(tensorboard=not arg.smoke, wandb_project=None), dict(start=None, steps=3)
   c.hosts = dict(start_seconds=300, lost_seconds=100, hang_seconds=1800)
   return c

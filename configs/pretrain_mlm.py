@@ -64,7 +64,7 @@ def get_config(argument=None):
   c.train = dict(steps=steps, epochs=None, log_every=log_every, accumulate=1, max_skipped=5, seeds=1)
   c.eval = dict(every=max(steps // 4, 1), patience=None)
   c.samples = dict(count=3, top=5)
-  c.checkpoint = dict(every=max(steps // 4, 1), keep_last=2, keep_best=1, only_trained=False)
+  c.checkpoint = dict(every=max(steps // 4, 1), keep_last=2, keep_best=1)
   c.writer, c.profile = dict(tensorboard=not arg.smoke, wandb_project=None), dict(start=None, steps=3)
   c.hosts = dict(start_seconds=300, lost_seconds=100, hang_seconds=1800)
   return c

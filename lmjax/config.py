@@ -159,9 +159,6 @@ class Config:
       if self.optim.warmup_steps + decay > t.steps:
         rule = f'with optim.decay_steps must fit into train.steps = {t.steps}'
         yield 'optim.warmup_steps', self.optim.warmup_steps, rule, 'shorten the warm-up'
-    if self.checkpoint.only_trained and self.init_from.path is None:
-      rule = 'needs init_from.path, where the rest is read again'
-      yield 'checkpoint.only_trained', True, rule, 'set it to False'
     if self.task in PRE_TRAINING:
       yield from self._pre_training_problems()
     else:

@@ -39,13 +39,11 @@ class CheckpointConfig:
   every: batches from one checkpoint to the next; the last batch is always followed by one; None: at each evaluation
   keep_last: newest checkpoints that are kept
   keep_best: checkpoints that are best in the task's validation metric, kept besides; 0 for none
-  only_trained: whether parameters that do not move are left out; they are read from init_from again
   """
 
   every: PositiveInt | None
   keep_last: PositiveInt
   keep_best: NonNegativeInt
-  only_trained: bool
 
 
 class _Manifest:

@@ -17,7 +17,7 @@ from lmjax.errors import CheckpointError, NonFiniteError
 from lmjax.sharding import MeshConfig
 from lmjax.training.state import TrainState
 
-KEEP = CheckpointConfig(every=1, keep_last=2, keep_best=0, only_trained=False)
+KEEP = CheckpointConfig(every=1, keep_last=2, keep_best=0)
 
 
 @functools.cache
@@ -77,7 +77,7 @@ def test_digest_sees_every_change_and_no_mesh(tmp_path):
 
 
 def test_keeps_the_last_and_the_best(tmp_path):
-  config = CheckpointConfig(every=1, keep_last=1, keep_best=1, only_trained=False)
+  config = CheckpointConfig(every=1, keep_last=1, keep_best=1)
   losses = {1: 5.0, 2: 1.0, 3: 4.0, 4: 3.0, 5: 2.0}
   save(tmp_path, losses, config, lambda step: {'loss': losses[step]})
   assert checkpoint.saved_steps(tmp_path / 'checkpoints') == [2, 5]

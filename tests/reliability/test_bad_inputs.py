@@ -20,7 +20,6 @@ import pytest
 from lmjax import config as config_lib
 from lmjax import evaluate, experiment, inspect, main, predict, tasks
 from lmjax.checkpoint import checkpoints as checkpoint
-from lmjax.checkpoint import manifest
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.schema import tree
 from tests import runs
@@ -455,11 +454,11 @@ def manifests(**changes):
 
   def damage(run):
     for step in steps(run):
-      file = step / 'manifest' / 'manifest.json'
-      found = json.loads(file.read_text())
-      for name, change in changes.items():
-        found[name] = change(found[name]) if callable(change) else change
-      file.write_text(json.dumps(found | {'checksum': manifest.checksum(found)}))
+      runs.edit_manifest(run, int(step.name), edit)
+
+  def edit(found):
+    for name, change in changes.items():
+      found[name] = change(found[name]) if callable(change) else change
 
   return damage
 

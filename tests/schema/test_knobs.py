@@ -163,10 +163,9 @@ REFUSED = [('causal_lm', 'model.attention', 'bidirectional'), ('causal_lm', 'dat
 REFUSED += [('masked_lm', 'model.attention', 'causal'), ('causal_lm', 'data.sources.main.weight', 2.0)]
 REFUSED += [('causal_lm', 'model.rope_theta_local', 500.0), ('causal_lm', 'optim.momentum', 0.9)]
 REFUSED += [('causal_lm', 'train.epochs', 2.0), ('causal_lm', 'init_from.convert', 'decoder_to_encoder')]
-REFUSED += [('causal_lm', 'checkpoint.only_trained', True)]
 # Settings whose effect is seen elsewhere too: tests/checkpoint/test_handoff.py, tests/tasks/test_fine_tuning.py and
 # tests/test_profile.py.
-IN_RUNS = {case[0] for case in START} | {'init_from.convert', 'train.seeds', 'checkpoint.only_trained'}
+IN_RUNS = {case[0] for case in START} | {'init_from.convert', 'train.seeds'}
 HOSTS = {
   'hosts.start_seconds',
   'hosts.lost_seconds',
