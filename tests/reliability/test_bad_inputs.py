@@ -808,9 +808,6 @@ HAND_OFFS = [
     'hand-off of an older schema', manifests(schema=1), 'schema 1', 'reads schema 2 alone', 'use the lmjax that wrote'
   ),
   handed(
-    'half a checkpoint', manifests(frozen={'a': 'b'}), 'init_from.path', 'holds only what was trained', 'make it with'
-  ),
-  handed(
     'tokenizer that was changed', another_tokenizer, 'run/tokenizer.json', 'was trained with', 'put the tokenizer of'
   ),
   handed(
