@@ -28,7 +28,7 @@ from lmjax.sharding import MeshConfig
 from lmjax.tasks.causal_lm import CausalSamples
 from lmjax.tasks.fine_tuning import ExampleSamples
 from lmjax.tasks.masked_lm import MaskedSamples
-from lmjax.workdir.metric_writer import WriterConfig
+from lmjax.workdir.run_files import WriterConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,3 +322,29 @@ def _take_model(values: dict) -> list[str]:
   saved = open_source(init_from).manifest['model']
   values['model'], problems = handoff.adapt_model(saved, asked, init_from.convert)
   return [tree.line(path, tree.show(value), rule, remedy) for path, value, rule, remedy in problems]
+
+
+def load(config, problems=()) -> tuple[Config, Any]:
+  """(the Config, the checkpoint that it starts from, None where it does not) of a file's ConfigDict.
+
+  Raises:
+    ConfigError, CheckpointError: with every problem.
+  """
+  built = build(config, problems=problems)
+  return built, None if built.init_from.path is None else open_source(built.init_from)
+
+
+def check_devices(config: Config, devices: int) -> None:
+  """Refuses a mesh that does not make the devices, or divide the model and the batch.
+
+  Raises:
+    ConfigError: with every problem.
+  """
+  lines = [schema_line(path, value, rule, remedy) for path, value, rule, remedy in config.device_problems(devices)]
+  if lines:
+    raise ConfigError(lines)
+
+
+def schema_line(path, value, rule, remedy) -> str:
+  """One problem as one line."""
+  return tree.line(path, tree.show(value), rule, remedy)

@@ -4,6 +4,7 @@ python -m lmjax.evaluate --workdir=DIR               on the run's own validation
     --data=FILE     on other data: text where the run is one of pre-training, labelled examples where it is not
     --fields=A,B    names of its columns or keys, where they are not those of the run's own data
     --step=N        another checkpoint than the best (fine-tuned) or newest (pre-training)
+    --mesh=N        on N devices; default: all, laid out as in training
     --json          one JSON object
 """
 
@@ -12,11 +13,14 @@ import json
 import sys
 from typing import Any
 
-from lmjax import sharding, tasks
+from lmjax import sharding
 from lmjax.data import records
 from lmjax.data.sources.documents import SourceConfig, default_field
 from lmjax.errors import ConfigError
 from lmjax.schema import command_line
+from lmjax.schema.fields import PositiveInt
+from lmjax.tasks import prepare
+from lmjax.tasks.fine_tuning import FineTuningTask, Labelled
 from lmjax.training import evaluator, progress, reopen
 
 
@@ -27,14 +31,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(argv: list[str]) -> None:
   """Evaluates a checkpoint and prints its metrics."""
-  extra = {'data': str, 'step': int, 'fields': tuple[str, ...]}
+  extra = {'data': str, 'step': int, 'fields': tuple[str, ...], 'mesh': PositiveInt}
   flags = command_line.parse_command_line(argv, extra, bare=('json',), config='refused')
   if flags.help:
     print(__doc__)
     return
   if flags.problems:
     raise ConfigError(flags.problems)
-  trained = reopen.open_run(flags.workdir, flags.extra['step'])
+  trained = reopen.open_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
   found = evaluate(trained, flags.extra['data'], flags.extra['fields'])
   if flags.extra['json']:
     print(json.dumps({'workdir': flags.workdir, 'step': trained.step, 'metrics': found}))
@@ -51,32 +55,38 @@ def evaluate(trained: reopen.TrainedRun, data: str | None = None, fields=None) -
     ConfigError: `fields` without data, or where they have no meaning.
     DataError: the data is missing or broken.
   """
-  if fields is not None and (data is None or not trained.task.HAND_OFF):
+  task, config = trained.task, trained.config
+  if fields is not None and (data is None or not isinstance(task, FineTuningTask)):
     raise ConfigError(f'--fields = {",".join(fields)}: has no effect without --data of labelled examples; leave it out')
-  config: Any = trained.config  # its slices are those of its task
-  task = trained.task
-  mesh = sharding.one_device_mesh()
-  with sharding.using(mesh):
-    if not task.HAND_OFF:
-      if data is not None:
-        source = SourceConfig(data, default_field(data), 1.0)
-        text = dataclasses.replace(config.data, sources={'data': source}, valid_fraction=1.0, valid_bytes=None)
-        config = dataclasses.replace(config, data=text)
-      splits, (_, found) = ['valid'], type(task).read(config, trained.tokenizer, True)
+  with sharding.using(trained.mesh):
+    splits = ['valid']
+    if isinstance(task, FineTuningTask):
+      task, found, splits = _examples(trained, data, fields)
     elif data is None:
-      config, task, found = tasks.prepare(config, trained.tokenizer)
-      task.use(trained.task.settings)
-      splits = [split for split in ('valid', 'test') if split in found.splits]
+      found = task.load(type(task).read(config.data, trained.tokenizer, config.seed, True)[1])
     else:
-      items, said = records.read_alone(data, config.data, config.task, fields, True)
-      if said:
-        print(f'lmjax: {data}: {said}', file=sys.stderr)
-      type(task).resolve(config.objective, records.Records({'test': items, 'train': []}, {}, ''))  # known labels
-      # 'test': nothing is tuned on it
-      splits, found = ['test'], tasks.fine_tuning.Labelled({'test': task.rows_of(items)}, {}, '')
-    run = evaluator.make(config, task, found, mesh)
-    values = {split: run(trained.params, split)[0] for split in splits}
+      source = SourceConfig(data, default_field(data), 1.0)
+      text = dataclasses.replace(task.data, sources={'data': source}, valid_fraction=1.0, valid_bytes=None)
+      task = prepare.build(dataclasses.replace(config, data=text), trained.tokenizer)
+      found = task.load(type(task).read(text, trained.tokenizer, config.seed, True)[1])
+    evaluate_split = evaluator.make(task, found, evaluator.Runner(trained.mesh))
+    values = {split: evaluate_split(trained.params, split)[0] for split in splits}
   return {f'{split}/{name}': value for split, metrics_ in values.items() for name, value in metrics_.items()}
+
+
+def _examples(trained: reopen.TrainedRun, data: str | None, fields) -> tuple[Any, Labelled, list[str]]:
+  """(task, its examples, their splits): those of the run, or of a file, on which nothing is chosen."""
+  config: Any = trained.config  # its slices are those of its task
+  task: Any = trained.task
+  if data is None:
+    _, task, found = prepare.prepare(config, trained.tokenizer)
+    task.load_calibration(trained.task.calibration)
+    return task, found, [split for split in ('valid', 'test') if split in found.splits]
+  items, skipped = records.read_alone(data, config.data, config.task, fields, True)
+  if skipped:
+    print(f'lmjax: {data}: {skipped}', file=sys.stderr)
+  type(task).resolve(config.objective, records.Records({'test': items, 'train': []}, {}, ''))  # known labels
+  return task, Labelled({'test': task.rows_of(items)}, {}, ''), ['test']
 
 
 if __name__ == '__main__':

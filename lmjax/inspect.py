@@ -6,6 +6,7 @@ python -m lmjax.inspect --workdir=DIR                        parameters by group
     --prompt=TEXT           completes it (causal), or fills each [MASK] in it (masked)
     --minimal_pairs=FILE    a good and a bad sentence a line, separated by a tab: which does the model find likelier?
     --step=N                another checkpoint than the newest
+    --mesh=N                on N devices; default: all, laid out as in training
 """
 
 import functools
@@ -15,8 +16,9 @@ import numpy as np
 
 from lmjax.errors import ConfigError, DataError
 from lmjax.schema import command_line
+from lmjax.schema.fields import PositiveInt
 
-FLAGS = {'batch': int, 'neighbors': str, 'prompt': str, 'minimal_pairs': str, 'step': int}
+FLAGS = {'batch': int, 'neighbors': str, 'prompt': str, 'minimal_pairs': str, 'step': int, 'mesh': PositiveInt}
 NEIGHBORS = 8
 TOP = 5
 NEW_TOKENS = 64
@@ -51,18 +53,19 @@ def run(argv: list[str]) -> None:
 def show_batch(flags) -> None:
   """Prints one training batch as text, with where each row comes from."""
   from lmjax import config as config_lib
-  from lmjax import tasks
   from lmjax.schema import tree
+  from lmjax.tasks import prepare
   from lmjax.training import initialize
 
   raw = command_line.load_config_file(flags.file, flags.argument)
   raw, problems = tree.override(config_lib.Config, raw, flags.assignments)
-  config = config_lib.build(raw, problems=problems)
+  config, source = config_lib.load(raw, problems)
   step = flags.extra['batch']
-  config, task, found = tasks.prepare(config, initialize.source_of(config)[1], progress=True)
+  tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
+  config, task, found = prepare.prepare(config, tokenizer, progress=True)
   if step >= config.train.steps:
     raise ConfigError(f'--batch = {step}: the run has steps 0 to {config.train.steps - 1}; choose one of them')
-  data = task.pipeline(found, config)
+  data = task.pipeline(found, config.seed, config.train.steps)
   batch = data.batch(step)
   print(f'batch {step}: ' + ', '.join(f'{name} {a.dtype}{list(a.shape)}' for name, a in batch.items()))
   for i, (source, epoch, row) in enumerate(data.rows(step)):
@@ -104,18 +107,20 @@ def row_as_text(task, example: dict) -> str:
 
 def show_run(flags) -> None:
   """Prints what a trained run holds and answers."""
+  from lmjax import sharding
   from lmjax.training import reopen
 
-  trained = reopen.open_run(flags.workdir, flags.extra['step'])
+  trained = reopen.open_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
   print(f'{flags.workdir}: {trained.config.task}, step {trained.step}')
   print(parameter_table(trained.params))
-  if flags.extra['neighbors'] is not None:
-    for word in flags.extra['neighbors'].split(','):
-      print(neighbors(trained, word))
-  if flags.extra['prompt'] is not None:
-    print(answer(trained, flags.extra['prompt']))
-  if flags.extra['minimal_pairs'] is not None:
-    print(minimal_pairs(trained, flags.extra['minimal_pairs']))
+  with sharding.using(trained.mesh):
+    if flags.extra['neighbors'] is not None:
+      for word in flags.extra['neighbors'].split(','):
+        print(neighbors(trained, word))
+    if flags.extra['prompt'] is not None:
+      print(answer(trained, flags.extra['prompt']))
+    if flags.extra['minimal_pairs'] is not None:
+      print(minimal_pairs(trained, flags.extra['minimal_pairs']))
 
 
 def parameter_table(params) -> str:
@@ -176,7 +181,7 @@ def answer(trained, prompt: str) -> str:
 
 
 def _check_pre_training(trained, flag: str) -> None:
-  if trained.task.HAND_OFF:
+  if trained.task.STANDS_FOR_RUN == 'best':
     raise ConfigError(f'{flag}: this run is one of {trained.config.task}; use python -m lmjax.predict')
 
 

@@ -10,15 +10,13 @@ file; with another --workdir it makes the run again.
 --dry_run=v5e:2x4 (any TPU topology), 2*v5e:4x4 (two slices), cpu:8. No data is read, and no workdir made.
 """
 
-import contextlib
 import os
 import shlex
 import sys
 
 from ml_collections import ConfigDict
 
-from lmjax.errors import ConfigError
-from lmjax.hosts import join, preemption
+from lmjax.hosts import preemption
 from lmjax.schema import command_line
 
 FLAGS = {'coordinator': str, 'num_processes': int, 'process_id': int, 'config_json': str}
@@ -43,8 +41,6 @@ def run(argv: list[str]) -> None:
     return
   config = command_line.load_config(flags) if saved is None else command_line.load_json(saved)
   # jax and what stands on it take seconds to import: a mistake above is told without them
-  import jax
-
   from lmjax import config as config_lib
   from lmjax.schema import tree
 
@@ -58,13 +54,11 @@ def run(argv: list[str]) -> None:
   if asked:
     _dry_run(asked, config, problems, argv)
     return
-  built = None
-  with contextlib.suppress(ConfigError):  # told below, with what depends on the number of devices
-    built = config_lib.build(config)
-  if built is not None and not problems:
-    join.join(built.hosts, **flags.extra)
-  built = config_lib.build(config, devices=jax.device_count(), problems=problems)
-  from lmjax.train import train
+  built, source = config_lib.load(config, problems)
+  from lmjax.hosts import join
+
+  join.join(built.hosts, **flags.extra)
+  from lmjax.train import run as train
 
   if flags.workdir is not None:
     workdir = flags.workdir
@@ -72,7 +66,7 @@ def run(argv: list[str]) -> None:
     workdir = command_line.default_workdir(flags.file, flags.argument)
   else:
     workdir = os.path.dirname(os.path.abspath(saved))
-  train(built, workdir)
+  train(built, source, workdir)
 
 
 def _dry_run(asked, config, problems, argv) -> None:
@@ -80,10 +74,10 @@ def _dry_run(asked, config, problems, argv) -> None:
   from lmjax.dry_run import topology
   from lmjax.dry_run.fit import dry_run
 
+  built, source = config_lib.load(config, problems)
   target = topology.find(None if asked is True else asked)
-  built = config_lib.build(config, devices=len(target.devices), problems=problems)
   rest = [word for word in argv if not word.replace('-', '_').startswith('__dry_run')]
-  dry_run(built, target, shlex.join(['python', '-m', 'lmjax.main', *rest]), print)
+  dry_run(built, source, target, shlex.join(['python', '-m', 'lmjax.main', *rest]), print)
 
 
 if __name__ == '__main__':

@@ -6,7 +6,8 @@ python -m lmjax.predict --workdir=DIR --file=FILE                       .jsonl, 
                                                                         .txt: its lines are the texts to label, the
                                                                         whole file is the document or the context
 --fields=NAME,... names what holds the text there, where it is not what it was in the run's own data.
-Without TEXT and --file it reads standard input like a .txt file. --json gives one JSON object a line.
+Without TEXT and --file it reads standard input like a .txt file. --json gives one JSON object a line. --mesh=N takes N
+devices; default: all, laid out as in training.
 """
 
 import json
@@ -14,6 +15,7 @@ import sys
 
 from lmjax.errors import ConfigError, DataError
 from lmjax.schema import command_line
+from lmjax.schema.fields import PositiveInt
 from lmjax.training import evaluator
 
 
@@ -24,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(argv: list[str]) -> None:
   """Predicts, and prints a block, or a line of JSON, for each record."""
-  extra = {'step': int, 'file': str, 'question': str, 'fields': tuple[str, ...]}
+  extra = {'step': int, 'file': str, 'question': str, 'fields': tuple[str, ...], 'mesh': PositiveInt}
   flags = command_line.parse_command_line(argv, extra, bare=('json',), config='refused', words=True)
   if flags.help:
     print(__doc__)
@@ -36,7 +38,7 @@ def run(argv: list[str]) -> None:
     raise ConfigError(problems)
   from lmjax.training import reopen
 
-  trained = reopen.open_run(flags.workdir, flags.extra['step'])
+  trained = reopen.open_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
   given = (flags.extra[name] for name in ('file', 'question', 'fields'))
   items = read(trained.config, flags.words, *given)
   for item, prediction in zip(items, predict(trained, items)):
@@ -48,9 +50,8 @@ def predict(trained, items: list[dict]) -> list:
   """A prediction for each record, as its task's `predict` gives it."""
   from lmjax import sharding
 
-  mesh = sharding.one_device_mesh()
-  with sharding.using(mesh):
-    return trained.task.predict(trained.params, trained.task.rows_of(items), evaluator.Runner(mesh))
+  with sharding.using(trained.mesh):
+    return trained.task.predict(trained.params, trained.task.rows_of(items), evaluator.Runner(trained.mesh))
 
 
 def read(config, words: tuple[str, ...], file: str | None, question: str | None, fields=None) -> list[dict]:

@@ -1,42 +1,48 @@
-"""Wiring and the loop. Legend of arrays: B batch, T length."""
+"""One run, from top to bottom: data, task, optimizer, state, batches, step, loop, results."""
 
 import contextlib
 import dataclasses
-import json
-import math
 import os
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from lmjax import config as config_lib
-from lmjax import metrics, profile, sharding, tasks
-from lmjax.checkpoint import checkpoints as checkpoint
+from lmjax import metrics, optim, profile, sharding
+from lmjax.checkpoint.checkpoints import Checkpoints, absolute, reach, restore_params, saved_steps
 from lmjax.checkpoint.manifest import evaluated
-from lmjax.console import tell
+from lmjax.checkpoint.transfer import Source
+from lmjax.console import redacted, tell
 from lmjax.errors import CheckpointError, ConfigError, LmjaxError, Stopped, reason
 from lmjax.hosts import collectives, preemption, watchdog
+from lmjax.hosts.watchdog import Watch
 from lmjax.schema import tree
-from lmjax.training import initialize
-from lmjax.training import progress as report_lib
-from lmjax.training import run as run_lib
-from lmjax.training import state as state_lib
+from lmjax.tasks import prepare
+from lmjax.tasks.base import Task
+from lmjax.tasks.fine_tuning import FineTuningTask
+from lmjax.training import evaluator, initialize, progress
 from lmjax.training import step as step_lib
-from lmjax.training.run import Run
-from lmjax.workdir import files as workdir_files
-from lmjax.workdir import lock, upload
-from lmjax.workdir import metric_writer as writer_lib
+from lmjax.training.evaluator import Evaluations
+from lmjax.training.loop import Intervals, Loop, Saver
+from lmjax.training.progress import Progress
+from lmjax.training.state import TrainState
+from lmjax.workdir import lock
+from lmjax.workdir.files import clear_temporary
+from lmjax.workdir.run_files import RunFiles
+
+Log = Callable[[str], None]
 
 
-def train(config, workdir: str, say=None, devices=None) -> dict:
-  """Trains, or goes on where the newest checkpoint in `workdir` stands.
+def train(config, workdir: str, log: Log | None = None, devices=None) -> dict:
+  """Trains, or continues where the newest checkpoint in `workdir` stands.
 
   Args:
-    config: a config file's ConfigDict, or a Config.
+    config: a config file's ConfigDict.
     workdir: folder of the run, local or `gs://`, made if it is not there.
-    say: called with each line for people; default: print, on the first host.
+    log: called with each line for people; default: print, on the first host.
     devices: what it runs on; default: every device of every host.
 
   Returns:
@@ -45,60 +51,230 @@ def train(config, workdir: str, say=None, devices=None) -> dict:
   Raises:
     ConfigError, DataError, CheckpointError, NonFiniteError, Stalled, Stopped: see lmjax.errors.
   """
+  return run(*config_lib.load(config), workdir, log, devices)
+
+
+def run(config, source: Source | None, workdir: str, log: Log | None = None, devices=None) -> dict:
+  """`train` of a Config that is built, with the checkpoint that it starts from opened."""
   devices = jax.devices() if devices is None else devices
-  config = config_lib.build(config, devices=len(devices))
-  if say is None:
-    say = tell if jax.process_index() == 0 else lambda line: None
+  config_lib.check_devices(config, len(devices))
+  if log is None:
+    log = tell if jax.process_index() == 0 else lambda line: None
   workdir = os.path.expanduser(workdir)
   _check_folder(workdir, config.train.seeds)
   try:
     if config.train.seeds > 1:
-      return _train_seeds(config, workdir, say, devices)
+      return _run_seeds(config, source, workdir, log, devices)
     mesh = sharding.make_mesh(config.mesh, devices)
     with watchdog.watching(config.hosts) as watch, sharding.using(mesh):
-      return _train_one(config, workdir, mesh, say, watch)
-  except OSError as error:  # a full disk, above all; what reads data tells its own
+      return _run_one(config, source, workdir, mesh, log, watch)
+  except OSError as error:  # a full disk, above all; what reads data raises its own
     what = f'{error.filename or workdir}: cannot be written or read ({error.strerror or reason(error)})'
-    raise CheckpointError(f'{what}; mend that, and the same command goes on from the newest checkpoint') from error
+    raise CheckpointError(f'{what}; fix that, and the same command continues from the newest checkpoint') from error
 
 
-def _train_one(config, workdir: str, mesh, say, watch) -> dict:
+def _run_one(config, source: Source | None, workdir: str, mesh, log: Log, watch: Watch) -> dict:
   """One run, from what it needs to its results."""
-  source, tokenizer = initialize.source_of(config)
-  config, task, data = tasks.prepare(config, tokenizer, progress=True)
-  if source is not None:
-    initialize.plan_of(config, task, source)  # refused before a folder is made
-  folder = checkpoint.absolute(workdir)
+  tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
+  config, task, data = prepare.prepare(config, tokenizer, progress=True)
+  plan = initialize.plan_of(task, source, config.init_from)
+  tx = optim.make(config.optim, task.shapes())
+  batches = task.pipeline(data, config.seed, config.train.steps, jax.process_count(), jax.process_index())
+  metadata = initialize.metadata_of(config, task, data, batches.fingerprint)
+
+  with contextlib.ExitStack() as stack:  # what is refused above this line leaves no folder behind
+    begun = stack.enter_context(_opened(workdir, log))
+    checkpoints = Checkpoints(workdir, config.checkpoint, task.BEST, task.HIGHEST)
+    stack.enter_context(contextlib.closing(checkpoints))
+    files = stack.enter_context(RunFiles(workdir, writes=jax.process_index() == 0))
+    seed, steps = config.seed, config.train.steps
+    initial = initialize.initialize(task, tx, mesh, seed, steps, checkpoints, metadata, source, plan, log)
+    state, first, last = initial.state, initial.step, initial.last_step_before
+    begun()
+    log(progress.banner(task, seed, steps, mesh, state.params, data, workdir))
+    log(initial.message)
+
+    stop = preemption.StopSignal()
+    evaluate = evaluator.make(task, data, evaluator.Runner(mesh, stop, watch.evaluating))
+    evaluations = Evaluations(task, evaluate, seed, steps, config.eval.patience, files, last, log)
+    is_over = first >= steps or evaluations.has_patience_ended
+    if is_over and (results := _ended_before(files, first, metadata['optim'])) is not None:
+      log(progress.farewell(task, workdir, results))
+      return results
+
+    _describe(config, task, files, last)
+    reporter = Progress(task, config.train, first, last, mesh.size, batches.rows, files, log)
+    save = Saver(checkpoints, metadata | {'hand_off': redacted(initial.hand_off)}, files, reporter, watch)
+    step_fn = None if is_over else _compiled(config, task, tx, mesh, state, reporter, log)
+    intervals = Intervals(steps, config.train.log_every, config.eval.every, config.checkpoint.every)
+    _evaluate_start(intervals, evaluations, save, reporter, state, first)
+    tracer = profile.Tracer(config.profile, files.folder)
+    loop = Loop(intervals, mesh, evaluations, reporter, save, stop, watch, tracer, workdir, log)
+    with preemption.listening(stop), _until_stopped(stop, save):
+      if step_fn is not None and not evaluations.has_patience_ended:
+        key = jax.device_put(step_lib.dropout_key(seed), sharding.replicated(mesh))
+        state, first = loop.run(state, first, step_fn, batches.iterate(first), key)
+      with reporter.clock('checkpoint'):
+        checkpoints.wait()
+      results = _results(config, task, data, evaluations, save, initial.hand_off, state, first, mesh, log)
+    log(progress.farewell(task, workdir, results))
+    return results
+
+
+def _compiled(config, task: Task, tx, mesh, state: TrainState, reporter: Progress, log: Log):
+  """The train step for this run's shapes; any other shape is an error, not a silent recompilation."""
+  began = time.perf_counter()
+  with reporter.clock('compile'):
+    train_step = step_lib.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)
+    compiled = step_lib.lower(train_step, task, mesh, state).compile()
+  log(f'compiling ... done in {time.perf_counter() - began:.1f} s')
+  return compiled
+
+
+def _evaluate_start(intervals: Intervals, evaluations: Evaluations, save: Saver, reporter, state, first: int) -> None:
+  """The evaluation before the first step; or that of the step where a run resumes, if it was stopped in the middle."""
+  if first in evaluations.history or not (first == 0 or 'evaluate' in intervals.due(first)):
+    return
+  with reporter.clock('evaluate'):
+    values = evaluations(first, state.params)
+  if first:
+    save.checkpoints.rank(first, values)
+  elif intervals.steps == 0 and not saved_steps(save.checkpoints.directory):
+    save(0, state, values)
+
+
+def _results(config, task, data, evaluations, save, hand_off, state, step: int, mesh, log: Log) -> dict:
+  """What a run ends with; a fine-tuned one is evaluated once more with its best checkpoint, on the test set too."""
+  results: dict[str, Any] = {'status': 'done', 'step': step, 'metrics': {}, 'hand_off': hand_off}
+  results['main_metric'] = task.MAIN_METRIC
+  splits = {'valid': list(evaluations.history.values())[-1] if evaluations.history else {}}
+  if isinstance(task, FineTuningTask):
+    best, params = _best(task, save.checkpoints, state, step, log)
+    results['best_step'] = best
+    splits = _final_evaluation(task, data, evaluations, save.files, best, params)
+    results['settings'] = task.calibration
+    results['moved'] = initialize.moved(task, config.optim, mesh, config.seed, config.init_from, hand_off, params)
+    if results['moved'] is not None:
+      log(progress.moved(results['moved']))
+  reporter = save.progress
+  results['metrics'] = {f'{split}/{k}': v for split, values in splits.items() for k, v in values.items()}
+  results['metrics'] |= {f'train/{k}': v for k, v in reporter.last.items()}
+  results |= {'seconds': reporter.seconds, 'parameters': metrics.count(state.params)}
+  results |= {'time': reporter.times(), 'recompilations': reporter.recompiled}
+  evaluations.draw()
+  save.files.write_json('results.json', results)
+  save.files.sync()
+  return results
+
+
+def _best(task: Task, checkpoints: Checkpoints, state: TrainState, step: int, log: Log) -> tuple[int, Any]:
+  """The step with the best checkpoint, and its parameters; one that is damaged is skipped, and logged."""
+  ranked = evaluated(checkpoints.directory)
+  abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), state.params)
+  for best in sorted(ranked, key=lambda step: (-ranked[step], step)):
+    if best == step:
+      break
+    try:
+      return best, restore_params(checkpoints.directory.parent, best, abstract)
+    except CheckpointError as error:
+      log(f'checkpoint {best}, the best by {task.BEST}, is skipped: {error}')
+  return step, state.params
+
+
+def _final_evaluation(task: FineTuningTask, data, evaluations: Evaluations, files: RunFiles, best: int, params) -> dict:
+  """{split: metrics} of the best checkpoint, on the test set too where there is one; writes predictions and pages."""
+  splits = {}
+  for split in [split for split in ('valid', 'test') if split in data.splits]:
+    step, values, predictions = evaluations.newest
+    if split != 'valid' or step != best:
+      values, predictions = evaluations.evaluate(params, split)
+    splits[split] = values
+    for name, content in task.report_files(split, data.splits[split].records, predictions).items():
+      files.write(name, content)
+  if 'test' in splits:
+    files.add_metrics(best, 'test', splits['test'])
+  return splits
+
+
+def _describe(config, task: Task, files: RunFiles, last_step: int) -> None:
+  """The files that say what the run is, and its metrics opened to go on after `last_step`."""
+  if files.writes:
+    files.write_json('config.json', tree.to_dict(config))
+    task.tokenizer.save(os.path.join(files.folder, 'tokenizer.json'))
+  files.begin(last_step, config.writer.tensorboard, config.writer.wandb_project)
+
+
+def _ended_before(files: RunFiles, step: int, optim_settings: dict) -> dict | None:
+  """The results of a run that was started again after its end, or None.
+
+  Raises:
+    CheckpointError: it is to end otherwise, with another learning rate say.
+  """
+  try:
+    results, before = files.read_json('results.json'), files.read_json('config.json')['optim']
+    if results['step'] != step:
+      return None  # it was made longer since
+  except (OSError, ValueError, KeyError, TypeError):
+    return None  # not there, or damaged: both are made again, from the checkpoints
+  for name in initialize.RATE:
+    if before.get(name) != optim_settings[name]:
+      rule = f'this run has ended, with {before.get(name)}'
+      remedy = 'choose a new --workdir to train with it'
+      raise CheckpointError(tree.line(f'optim.{name}', str(optim_settings[name]), rule, remedy))
+  return results
+
+
+@contextlib.contextmanager
+def _until_stopped(stop: preemption.StopSignal, save: Saver) -> Iterator[None]:
+  """A run that is asked to stop ends once its checkpoint is whole, on every host."""
+  try:
+    yield
+  except preemption.Interrupted:  # in the last evaluations: all steps are saved
+    stopped: Stopped = stop.stopped(saved_steps(save.checkpoints.directory)[-1])
+  except Stopped as error:
+    stopped = error
+  else:
+    return
+  save.checkpoints.wait()
+  stop.wait_for_all()
+  raise stopped
+
+
+@contextlib.contextmanager
+def _opened(workdir: str, log: Log) -> Iterator[Callable[[], None]]:
+  """The folder of a run, made and locked; yields what is to be called once the run has begun.
+
+  A run that is refused before that leaves nothing of its own behind.
+
+  Raises:
+    ConfigError: it cannot be made, is in use, or is not shared by all hosts.
+  """
+  folder, has_begun = absolute(workdir), []
   made = [] if '://' in workdir else [path for path in (folder, *folder.parents) if not path.exists()]
   try:
     folder.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise ConfigError(f'--workdir = {workdir}: cannot be made ({error.strerror}); name another folder') from error
-  run = None
 
   def leave_nothing(kind, error, traceback) -> None:
-    if isinstance(error, LmjaxError) and run is None and made:
-      made[0].rmtree()  # nothing was begun: a mistake leaves nothing behind
+    if isinstance(error, LmjaxError) and not has_begun and made:
+      made[0].rmtree()
       with contextlib.suppress(OSError):  # of the folders above, one that another run uses by now
         for above in made[1:]:
           os.rmdir(above)
 
   with contextlib.ExitStack() as stack:
     if jax.process_index() == 0 and '://' not in workdir:
-      stack.enter_context(lock.holding(workdir, say))
+      stack.enter_context(lock.holding(workdir, log))
       stack.push(leave_nothing)  # under the lock: another run may have made the same folder
-      workdir_files.clear_temporary(workdir)
+      clear_temporary(workdir)
     collectives.check_shared(folder)
-    kept = checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST, task.HIGHEST)
-    checkpoints = stack.enter_context(contextlib.closing(kept))
-    files = stack.enter_context(upload.Staging(workdir))
-    run = run_lib.set_up(config, workdir, files, mesh, task, data, checkpoints, source, say, watch)
-    return _loop(run)
+    yield lambda: has_begun.append(True)
 
 
 def _check_folder(workdir: str, seeds: int) -> None:
   """Refuses a folder that cannot hold this run: results.json would be that of two."""
-  folder = checkpoint.reach('--workdir', workdir)
+  folder = reach('--workdir', workdir)
   held = folder / 'checkpoints'
   for above in (folder, *folder.parents) if '://' not in workdir else (folder,):
     if above.exists() and not above.is_dir():
@@ -113,278 +289,30 @@ def _check_folder(workdir: str, seeds: int) -> None:
     raise ConfigError(tree.line('train.seeds', '1', rule, 'choose a new --workdir'))
 
 
-def _train_seeds(config, workdir, say, devices) -> dict:
+def _run_seeds(config, source: Source | None, workdir: str, log: Log, devices) -> dict:
   """One run a seed, each in its own folder, and the mean and standard deviation of their results above them."""
-  runs = []
-  for i in range(config.train.seeds):
-    one = dataclasses.replace(config, seed=config.seed + i, train=dataclasses.replace(config.train, seeds=1))
-    say(f'seed {i + 1} of {config.train.seeds}: {one.seed}')
-    runs.append(train(one, os.path.join(workdir, f'seed{i}'), say, devices))
-  names = [name for name in runs[0]['metrics'] if all(run['metrics'].get(name) is not None for run in runs)]
-  values = {name: np.array([run['metrics'][name] for run in runs], np.float64) for name in names}
+  runs, seeds = [], [config.seed + i for i in range(config.train.seeds)]
+  for i, seed in enumerate(seeds):
+    log(f'seed {i + 1} of {len(seeds)}: {seed}')
+    one = dataclasses.replace(config, seed=seed, train=dataclasses.replace(config.train, seeds=1))
+    runs.append(run(one, source, os.path.join(workdir, f'seed{i}'), log, devices))
+  names = [name for name in runs[0]['metrics'] if all(one['metrics'].get(name) is not None for one in runs)]
+  values = {name: np.array([one['metrics'][name] for one in runs], np.float64) for name in names}
   results = {
     'status': 'done',
     'step': runs[0]['step'],
     'metrics': {name: float(v.mean()) for name, v in values.items()},
     'standard_deviation': {name: float(v.std(ddof=1)) for name, v in values.items()},
-    'seeds': [config.seed + i for i in range(config.train.seeds)],
+    'seeds': seeds,
     'hand_off': runs[0]['hand_off'],
     'main_metric': runs[0]['main_metric'],
   }
-  if jax.process_index() == 0:
-    with upload.Staging(workdir) as files:
-      workdir_files.write_json(os.path.join(files.folder, 'results.json'), results)
+  with RunFiles(workdir, writes=jax.process_index() == 0) as files:
+    files.write_json('results.json', results)
   main = runs[0]['main_metric']
   for split in ('valid', 'test'):
     if f'{split}/{main}' in values:
       mean, deviation = results['metrics'][f'{split}/{main}'], results['standard_deviation'][f'{split}/{main}']
-      text = f'{report_lib.number(mean)}, standard deviation {report_lib.number(deviation)}'
-      say(f'{config.train.seeds} seeds: {split} {main} {text}')
+      text = f'{progress.number(mean)}, standard deviation {progress.number(deviation)}'
+      log(f'{len(seeds)} seeds: {split} {main} {text}')
   return results
-
-
-def compile_step(run: Run):
-  """The train step compiled for this run's shapes; any other shape is an error, not a silent recompilation."""
-  began = time.perf_counter()
-  with run.clock('compile'):
-    compiled = step_lib.lower(run.config, run.task, run.tx, run.mesh, run.state).compile()
-  run.say(f'compiling ... done in {time.perf_counter() - began:.1f} s')
-  return compiled
-
-
-def _loop(run: Run) -> dict:
-  """The files that describe the run, its steps, its results."""
-  config, total, first_host = run.config, run.config.train.steps, jax.process_index() == 0
-  results = _ended_before(run)
-  if results is not None:
-    run.say(report_lib.farewell(run, results))
-    return results
-  if first_host:
-    workdir_files.write_json(os.path.join(run.files.folder, 'config.json'), tree.to_dict(config))
-    run.task.tokenizer.save(os.path.join(run.files.folder, 'tokenizer.json'))
-  with contextlib.ExitStack() as stack:
-    writer = None
-    if first_host:
-      writer = writer_lib.Writer(run.files.folder, config.writer, run.kept, os.path.basename(run.workdir))
-      stack.callback(writer.close)
-    reporter = report_lib.Reporter(run, writer)
-    step_fn = compile_step(run) if run.start < total and not _has_patience_ended(run) else None
-    _evaluate_start(run, writer)
-    done = run.start
-    with preemption.listening() as run.stop:
-      if step_fn is not None and not _has_patience_ended(run):
-        done = _steps(run, writer, reporter, step_fn)
-      with run.clock('checkpoint'):
-        run.checkpoints.wait()
-      try:
-        results = _finish(run, writer, reporter, done)
-      except preemption.Interrupted:
-        raise _stopped(run, writer, done) from None
-  run.say(report_lib.farewell(run, results))
-  return results
-
-
-def _evaluate_start(run: Run, writer) -> None:
-  """The evaluation before the first step; or that of the step where a run goes on, if it was stopped in the middle."""
-  total, start = run.config.train.steps, run.start
-  if start in run.history or not (start == 0 or 'evaluate' in run.config.due(start)):
-    return
-  values = _evaluate(run, writer, start)
-  if start:
-    run.checkpoints.rank(start, values)
-  elif total == 0 and not checkpoint.saved_steps(run.checkpoints.directory):
-    _save(run, writer, 0, values)
-
-
-def _steps(run: Run, writer, reporter, step_fn) -> int:
-  """All training steps from `run.start` on: dispatches step i, then reads and writes the metrics of step i - 1.
-
-  Returns:
-    the last step.
-
-  Raises:
-    Stopped: it was asked to, and has saved.
-  """
-  config, done = run.config, run.start
-  # several CPU devices: with more than one sharded program in flight XLA's rendezvous can deadlock
-  wait_each_step = jax.default_backend() == 'cpu' and run.mesh.size > 1
-  key = jax.device_put(step_lib.dropout_key(config), sharding.replicated(run.mesh))
-  batches = run.pipeline.iterate(run.start)
-  tracer, pending, compiled = profile.Tracer(config.profile, run.files.folder), None, None
-  with contextlib.closing(tracer):
-    reporter.start_clock()
-    for step in range(run.start + 1, config.train.steps + 1):
-      with run.clock('input'):
-        batch = sharding.shard_batch(next(batches), run.mesh)
-      with tracer.step(step):
-        run.state, report = step_fn(run.state, batch, key)
-      run.watch.beat(f'step {step}')
-      if wait_each_step:
-        jax.block_until_ready(report)
-      if tracer.ended(step, report):
-        traced = os.path.join(run.workdir, 'profile')
-        run.say(f'step {step}: trace in {traced}; look at it with xprof --logdir={traced}')
-      if pending is not None:
-        reporter.log(*pending)
-      pending, done = (step, report), step
-      _tell_compilations(run, step, compiled)
-      run.checkpoints.poll()
-      stopping = run.stop.asked()
-      todo = {'save'} if stopping else config.due(step)
-      if todo & {'evaluate', 'save'}:
-        reporter.log(*pending)
-        pending = None
-        reporter.stop_clock()
-        try:
-          values = _evaluate(run, writer, step) if 'evaluate' in todo else None
-        except preemption.Interrupted:
-          stopping = True
-        if stopping:
-          raise _stopped(run, writer, step)
-        ended = values is not None and _has_patience_ended(run)
-        if ended or 'save' in todo:
-          _save(run, writer, step, values)
-        if ended:
-          run.say(f'step {step}: no better {run.task.BEST} in {config.eval.patience} evaluations; training ends')
-          break
-        reporter.start_clock()
-      compiled = profile.compilations()
-  return done
-
-
-def _tell_compilations(run: Run, step: int, before: int | None) -> None:
-  """A step is compiled once, for one shape: what is compiled between two steps is a mistake that costs time."""
-  new = 0 if before is None else profile.compilations() - before
-  if new:
-    run.recompiled += new
-    run.say(f'step {step}: {new} programs were compiled in the middle of training ({run.recompiled} so far)')
-
-
-def _stopped(run: Run, writer, step: int) -> Stopped:
-  """Saves what is not saved yet, without an evaluation: that is made when the run goes on."""
-  if step not in checkpoint.saved_steps(run.checkpoints.directory):
-    _save(run, writer, step, None)
-  run.checkpoints.wait()
-  run.stop.agree()
-  return Stopped(f'{run.stop.signal}: saved at step {step}; the same command again goes on from there')
-
-
-def _ended_before(run: Run) -> dict | None:
-  """The results of a run that was started again after its end, or None."""
-  file = os.path.join(run.files.folder, 'results.json')
-  if run.start < run.config.train.steps and not _has_patience_ended(run) or not os.path.exists(file):
-    return None
-  try:
-    with open(file, encoding='utf-8') as opened:
-      results = json.load(opened)
-    with open(os.path.join(run.files.folder, 'config.json'), encoding='utf-8') as opened:
-      before = json.load(opened)['optim']
-    if results['step'] != run.start:
-      return None  # it was made longer since
-  except (OSError, ValueError, KeyError, TypeError):
-    return None  # damaged: both are made again, from the checkpoints
-  now = run.facts['optim']
-  for name in initialize.RATE:
-    if before.get(name) != now[name]:
-      rule = f'this run has ended, with {before.get(name)}'
-      remedy = 'choose a new --workdir to train with it'
-      raise CheckpointError(tree.line(f'optim.{name}', str(now[name]), rule, remedy))
-  return results
-
-
-def _save(run: Run, writer, step: int, values: dict | None) -> None:
-  """Saves a checkpoint, once the lines up to it are on disk; `values` are those of its evaluation, if there was one."""
-  run.watch.beat(f'saving step {step}')
-  with run.clock('checkpoint'):
-    if writer:
-      writer.sync()
-    run.files.push()
-    run.checkpoints.save(step, run.state, run.facts, _best_of(run, values))
-
-
-def _best_of(run: Run, values: dict | None) -> dict | None:
-  """The metric that checkpoints are ranked by, of an evaluation."""
-  return None if values is None else {run.task.BEST: values[run.task.BEST]}
-
-
-def _has_patience_ended(run: Run) -> bool:
-  """Whether so many evaluations have passed since the best one; those before a stop count, and every host agrees."""
-  patience, name = run.config.eval.patience, run.task.BEST
-  if patience is None:
-    return False
-  found = [values[name] for values in run.history.values()]
-  signed = [-math.inf if v is None or math.isnan(v) else v if run.task.HIGHEST else -v for v in found]
-  return bool(signed) and len(signed) - 1 - int(np.argmax(signed)) >= patience
-
-
-def _finish(run: Run, writer, reporter, done: int) -> dict:
-  """The results of a run; a fine-tuned one is evaluated once more with its best checkpoint, on the test set too."""
-  config = run.config
-  results: dict[str, Any] = {'status': 'done', 'step': done, 'metrics': {}, 'hand_off': run.hand_off}
-  results['main_metric'] = run.task.MAIN_METRIC
-  found = {'valid': list(run.history.values())[-1] if run.history else {}}
-  if run.task.HAND_OFF:
-    best, params = _best(run, done)
-    results['best_step'] = best
-    for split in [split for split in ('valid', 'test') if split in run.data.splits]:
-      step, values, predictions = run.evaluated
-      if split != 'valid' or step != best:
-        values, predictions = run.evaluator(params, split)
-      found[split] = values
-      if writer:
-        run.task.write(run.files.folder, split, run.data.splits[split].records, predictions)
-    if writer and 'test' in found:
-      writer.write(best, 'test', found['test'])
-    results['settings'] = run.task.settings
-    results['moved'] = initialize.moved(config, run.task, run.mesh, run.hand_off, params)
-    if results['moved'] is not None:
-      run.say(report_lib.moved(results['moved']))
-  results['metrics'] = {f'{split}/{k}': v for split, values in found.items() for k, v in values.items()}
-  results['metrics'] |= {f'train/{k}': v for k, v in reporter.last.items()}
-  results |= {'seconds': reporter.seconds, 'parameters': metrics.count(run.state.params)}
-  results |= {'time': report_lib.times(run), 'recompilations': run.recompiled}
-  if writer:
-    writer.plot(run.task.MAIN_METRIC, run.task.BASELINE, at_end=True)
-    workdir_files.write_json(os.path.join(run.files.folder, 'results.json'), results)
-  run.files.push()
-  return results
-
-
-def _best(run: Run, done: int) -> tuple[int, Any]:
-  """The step with the best checkpoint, and its parameters; one that is damaged is passed over, and said."""
-  ranked = evaluated(run.checkpoints.directory)
-  abstract = state_lib.abstract_state(run.task, run.tx, run.mesh).params
-  for step in sorted(ranked, key=lambda step: (-ranked[step], step)):
-    if step == done:
-      break
-    try:
-      return step, checkpoint.restore_params(run.workdir, step, abstract)
-    except CheckpointError as error:
-      run.say(f'checkpoint {step}, the best by {run.task.BEST}, is passed over: {error}')
-  return done, run.state.params
-
-
-def _evaluate(run, writer, step) -> dict[str, float]:
-  """Evaluates, writes the line, samples and curves."""
-  with run.clock('evaluate'):
-    return _evaluate_now(run, writer, step)
-
-
-def _evaluate_now(run, writer, step):
-  began = time.perf_counter()
-  values, predictions = run.evaluator(run.state.params)
-  run.evaluated = (step, dict(values), predictions)
-  if run.task.HAND_OFF:
-    shown = run.task.samples(run.data.splits['valid'].records, predictions)
-  else:
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.config.seed), 2), step)
-    shown = run.task.samples(run.state.params, run.data, key)
-  text = ' | '.join(f'{name} {report_lib.number(value)}' for name, value in values.items())
-  run.say(f'step {step}/{run.config.train.steps} | valid | {text}')
-  values['seconds'] = round(time.perf_counter() - began, 3)
-  run.history[step] = dict(values)
-  if writer:
-    writer.write(step, 'valid', values)
-    writer.write_samples(step, shown)
-    writer.plot(run.task.MAIN_METRIC, run.task.BASELINE)
-  return values

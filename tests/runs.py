@@ -10,7 +10,9 @@ import numpy as np
 from lmjax import paths
 from lmjax import train as train_lib
 from lmjax.checkpoint import checkpoints, manifest
-from lmjax.training import reopen
+from lmjax.checkpoint.transfer import open_source
+from lmjax.training import initialize, reopen
+from lmjax.training import step as step_lib
 from tests.conftest import FINE_TUNING, config_dict
 
 GOOD = 'clear quick fine'.split()
@@ -18,9 +20,9 @@ BAD = 'broken vague poor'.split()
 _MADE: dict[str, str] = {}
 
 
-def train(raw, workdir, say=lambda line: None, devices=1) -> dict:
+def train(raw, workdir, log=lambda line: None, devices=1) -> dict:
   """Runs a config on the first devices."""
-  return train_lib.train(raw, str(workdir), say=say, devices=jax.devices()[:devices])
+  return train_lib.train(raw, str(workdir), log=log, devices=jax.devices()[:devices])
 
 
 def pre_trained(task: str, raw_config, tmp_path_factory) -> str:
@@ -103,3 +105,15 @@ def metrics_of(workdir, split: str) -> list[dict]:
   """The lines of metrics.jsonl of one split."""
   lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()
   return [found for found in map(json.loads, lines) if found['split'] == split]
+
+
+def train_step(task, tx, config):
+  """The train step of a Config; its key is that of the run's dropout."""
+  step = step_lib.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)
+  return lambda state, batch, key=None: step(state, batch, step_lib.dropout_key(config.seed) if key is None else key)
+
+
+def source_of(config):
+  """(the checkpoint that a Config starts from, its tokenizer)."""
+  source = open_source(config.init_from)
+  return source, initialize.tokenizer_of(source, config.data.tokenizer)

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import inspect, tasks
+from lmjax import inspect
 from lmjax.errors import DataError
+from lmjax.tasks import prepare
 from lmjax.train import train
 from lmjax.training import reopen
 from tests.conftest import CONFIGS, ROOT, TASKS
@@ -19,7 +20,7 @@ def runs(raw_config, tmp_path_factory):
   """A short run of each objective."""
   folder = tmp_path_factory.mktemp('runs')
   for name in TASKS:
-    train(raw_config(name), str(folder / name), say=lambda line: None, devices=jax.devices()[:1])
+    train(raw_config(name), str(folder / name), log=lambda line: None, devices=jax.devices()[:1])
   return folder
 
 
@@ -87,7 +88,7 @@ def test_pseudo_log_likelihood_hides_one_token_at_a_time(runs):
 
 def test_a_sentence_must_fit_the_position_table(make_config, tokenizer):
   learned = {'model.positions': 'learned', 'model.max_length': 40, 'model.rope_theta': None}
-  task = tasks.build(make_config('causal_lm', **learned), tokenizer)
+  task = prepare.build(make_config('causal_lm', **learned), tokenizer)
   params = jax.jit(task.init)(jax.random.key(0))
   config = types.SimpleNamespace(task='causal_lm')
   trained = types.SimpleNamespace(task=task, tokenizer=tokenizer, params=params, config=config)

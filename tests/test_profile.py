@@ -19,7 +19,7 @@ def steps_in(workdir) -> tuple[list[int], set[str]]:
 def test_a_trace_names_the_train_step(raw_config, tmp_path):
   said = []
   changes = {'profile.start': 2, 'profile.steps': 3}
-  runs.train(raw_config('causal_lm', **changes), tmp_path / 'run', say=said.append)
+  runs.train(raw_config('causal_lm', **changes), tmp_path / 'run', log=said.append)
   steps, names = steps_in(tmp_path / 'run')
   assert steps == [2, 3, 4]
   assert any('train_step' in name for name in names)
@@ -28,7 +28,7 @@ def test_a_trace_names_the_train_step(raw_config, tmp_path):
 
 def test_no_trace_unasked_and_the_parts_of_the_time_are_told(raw_config, tmp_path):
   said = []
-  results = runs.train(raw_config('masked_lm'), tmp_path / 'run', say=said.append)
+  results = runs.train(raw_config('masked_lm'), tmp_path / 'run', log=said.append)
   assert not (tmp_path / 'run' / 'profile').exists()
   kept = json.loads((tmp_path / 'run' / 'results.json').read_text())
   assert kept['time'] == results['time'] and set(kept['time']) == {'compile', 'input', 'step', 'evaluate', 'checkpoint'}

@@ -124,7 +124,7 @@ Image('runs/notebook_sentiment/confusion_test.png')
 
 # %%
 config.init_from.take = ()
-control = train(config, 'runs/notebook_control', say=lambda line: None)
+control = train(config, 'runs/notebook_control', log=lambda line: None)
 for name, results in (('pre-trained', finetuned), ('random weights', control)):
   print(f'{name}: test accuracy {results["metrics"]["test/accuracy"]:.3f}')
 

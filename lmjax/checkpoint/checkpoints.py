@@ -311,13 +311,13 @@ class Checkpoints:
         'the disk?), and the same command goes on from the newest'
       ) from error
 
-  def restore_latest(self, abstract, check=lambda manifest: None, say=print):
+  def restore_latest(self, abstract, check=lambda manifest: None, log=print):
     """The newest checkpoint that is intact, or None where there is none at all.
 
     Args:
       abstract: shapes, dtypes and shardings of the state.
       check: called with the manifest before arrays are read; raises CheckpointError for another run's.
-      say: told which checkpoints were rejected, and why.
+      log: called with each checkpoint that was rejected, and why.
 
     Returns:
       (state, manifest), or None.
@@ -340,7 +340,7 @@ class Checkpoints:
       except CheckpointError as error:
         rejected.append((step, str(error)))
         continue
-      self._set_aside(rejected, say)
+      self._set_aside(rejected, log)
       return state, manifest
     if rejected:
       reasons = '; '.join(f'{step}: {why}' for step, why in rejected)
@@ -360,7 +360,7 @@ class Checkpoints:
       raise CheckpointError(f'{path}: the run needs {wanted.get(path)}, the checkpoint has {there.get(path)}')
     return type(abstract)(**load_verified(self.directory, step, target))
 
-  def _set_aside(self, rejected, say):
+  def _set_aside(self, rejected, log):
     """Moves rejected steps out of the way: Orbax would refuse to save a step that is not above them."""
     if not rejected:
       return
@@ -368,7 +368,7 @@ class Checkpoints:
       aside = self.directory.parent / 'rejected_checkpoints'
       aside.mkdir(parents=True, exist_ok=True)
       target = aside / f'{step}-{int(time.time())}'
-      say(f'checkpoint {step} rejected: {why}; moved to {target}')
+      log(f'checkpoint {step} rejected: {why}; moved to {target}')
       (self.directory / str(step)).rename(target)
     if jax.process_count() > 1:
       from jax.experimental import multihost_utils

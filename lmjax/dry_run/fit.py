@@ -12,10 +12,12 @@ from typing import NamedTuple
 import jax
 
 from lmjax import config as config_lib
-from lmjax import metrics, optim, paths, sharding, tasks
+from lmjax import metrics, optim, paths, sharding
 from lmjax.dry_run import hlo, topology
 from lmjax.errors import ConfigError
 from lmjax.models import flops as flops_lib
+from lmjax.tasks import prepare
+from lmjax.tasks.base import Task
 from lmjax.training import initialize, progress, state, step
 
 # Share of the devices' peak FLOP/s that the time is told for: what a well-tuned run reaches, not a prediction.
@@ -38,7 +40,7 @@ class Compiled(NamedTuple):
   """
 
   config: config_lib.Config
-  task: tasks.Any
+  task: Task
   abstract: state.TrainState
   mesh: jax.sharding.Mesh
   program: jax.stages.Compiled | None
@@ -52,14 +54,17 @@ class Compiled(NamedTuple):
     return self.program is not None and (self.memory is None or self.needed <= self.memory)
 
 
-def dry_run(config: config_lib.Config, target: topology.Target, command: str, say: Callable[[str], None]) -> bool:
+def dry_run(
+  config: config_lib.Config, source, target: topology.Target, command: str, log: Callable[[str], None]
+) -> bool:
   """Says whether a run fits on a target, and what it would cost.
 
   Args:
     config: of the run.
+    source: the checkpoint that it starts from, or None.
     target: where it is to run.
     command: as it was typed, to be told with what would make it fit.
-    say: called with each line; the last one is the verdict.
+    log: called with each line; the last one is the verdict.
 
   Returns:
     whether it fits.
@@ -67,26 +72,24 @@ def dry_run(config: config_lib.Config, target: topology.Target, command: str, sa
   Raises:
     ConfigError, CheckpointError: as the run itself, from metadata alone.
   """
-  source, tokenizer = initialize.source_of(config)
-  if source is not None:
-    sketched, task = tasks.sketch(config, tokenizer)
-    initialize.plan_of(sketched, task, source)
+  tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
+  initialize.plan_of(prepare.without_data(config, tokenizer)[1], source, config.init_from)
   first = compile_for(config, target, tokenizer)
-  say(described(first, target, known_steps=config.train.steps))
+  log(described(first, target, known_steps=config.train.steps))
   if getattr(config.objective, 'labels', ()) is None:
-    say('   stand-ins  two labels: how many there are the data says')
+    log('   stand-ins  two labels: the data decides how many there are')
   if first.fits:
-    say('verdict: fits')
+    log('verdict: fits')
     return True
-  say('does not fit; compiling other settings')
-  tried = search(config, target, tokenizer, first, say)
+  log('does not fit; compiling other settings')
+  tried = search(config, target, tokenizer, first, log)
   if tried is None:
-    say('no batch, recomputation or mesh was found that fits; take more devices, or a smaller model')
+    log('no batch, recomputation or mesh was found that fits; take more devices, or a smaller model')
   else:
     changes, other = tried
     flags = ' '.join(f'--config.{path}={value}' for path, value in changes.items())
-    say(f'the nearest that fits, with a peak of {_gib(other.needed)} a device (compiled):\n  {command} {flags}')
-  say(f'verdict: does not fit (needs {_gib(first.needed)} of {_gib(first.memory)} a device)')
+    log(f'the nearest that fits, with a peak of {_gib(other.needed)} a device (compiled):\n  {command} {flags}')
+  log(f'verdict: does not fit (needs {_gib(first.needed)} of {_gib(first.memory)} a device)')
   return False
 
 
@@ -96,14 +99,15 @@ def compile_for(config: config_lib.Config, target: topology.Target, tokenizer=No
   Raises:
     ConfigError: the mesh does not make the target's devices, or does not divide the model or the batch.
   """
-  config = config_lib.build(config, devices=len(target.devices))
-  config, task = tasks.sketch(config, tokenizer)
+  config_lib.check_devices(config, len(target.devices))
+  config, task = prepare.without_data(config, tokenizer)
   mesh = sharding.make_mesh(config.mesh, target.devices)
   began = time.perf_counter()
   with sharding.using(mesh):
     tx = optim.make(config.optim, task.shapes())
     abstract = state.abstract_state(task, tx, mesh)
-    lowered = step.lower(config, task, tx, mesh, abstract)
+    train_step = step.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)
+    lowered = step.lower(train_step, task, mesh, abstract)
     memory = target.memory
     try:
       program = lowered.compile()
@@ -130,7 +134,7 @@ def peak_bytes(program: jax.stages.Compiled, mesh) -> int:
   return kept + found.temp_size_in_bytes
 
 
-def search(config, target, tokenizer, first: Compiled, say) -> tuple[dict, Compiled] | None:
+def search(config, target, tokenizer, first: Compiled, log) -> tuple[dict, Compiled] | None:
   """The changes, nearest first, with which the step fits: recomputing, sharding more, a batch in parts, a smaller one.
 
   Those that change no result come first. Each is compiled.
@@ -145,7 +149,7 @@ def search(config, target, tokenizer, first: Compiled, say) -> tuple[dict, Compi
       tried = compile_for(_changed(config, asked), target, tokenizer)
     except ConfigError:
       continue  # this mesh, or batch, is not one
-    say(f'{", ".join(f"{p} = {v}" for p, v in asked.items())}: needs {_gib(tried.needed)}')
+    log(f'{", ".join(f"{p} = {v}" for p, v in asked.items())}: needs {_gib(tried.needed)}')
     if tried.needed < before.needed:
       changes, before = asked, tried
     if tried.fits:
@@ -178,7 +182,7 @@ def described(compiled: Compiled, target: topology.Target, known_steps: int | No
   m, d, devices = config.model, config.data, compiled.mesh.size
   params = compiled.abstract.params
   kind = target.devices[0].device_kind
-  flops = progress.step_flops(config, task)
+  flops = progress.step_flops(task)
   tokens = d.batch_size * d.length
   steps = 'steps as the data says' if known_steps is None else f'{known_steps:,} steps, {known_steps * tokens:,} tokens'
   mesh = ', '.join(f'{axis} {size}' for axis, size in compiled.mesh.shape.items())

@@ -5,13 +5,14 @@ has an answer: where there is something to save the run does so at the next step
 """
 
 import contextlib
-import itertools
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+
+import numpy as np
 
 from lmjax.console import tell
 from lmjax.errors import Stopped
@@ -20,117 +21,65 @@ from lmjax.errors import Stopped
 
 # Ctrl-C, a machine that is taken away, and a terminal that is gone.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# The column of a batch, and the entry of a report, that says whether to stop: a signal's number, or 0.
+FLAG = 'stop'
 
 
 class Interrupted(BaseException):
   """An evaluation or a generation is given up, since the run was asked to stop; never leaves `lmjax.train`."""
 
 
-class Stop:
+class StopSignal:
   """Whether a run has been asked to stop.
 
+  Of several hosts each puts its own flag into its rows of every batch, of evaluations and generations too; the program
+  reduces them, and all hosts read the same flag of the same batch: so all stop at one step. JAX has
+  `multihost_utils.reached_preemption_sync_point` for that, with one count alone; Orbax gives it another, of its own,
+  when it saves, and a SIGTERM that came before the next call of ours was never heeded.
+
   Attributes:
-    signal: name of the signal, None before it.
+    signal: name of the signal, None before it; with several hosts, of the first one that this host knows of.
   """
 
   def __init__(self):
     self.signal: str | None = None
-    self._agreement = None
-    if _several_hosts():
-      self._agreement = Agreement(lambda: self.signal)
+    self._several, self._all_stop = _several_hosts(), False
+
+  def flags(self, rows: int) -> dict[str, np.ndarray]:
+    """What goes into a batch of so many rows: nothing on one host, so that its program is the same."""
+    if not self._several:
+      return {}
+    number = 0 if self.signal is None else signal.Signals[self.signal].value
+    return {FLAG: np.full(rows, number, np.int32)}
+
+  def read(self, report: dict) -> None:
+    """Takes the reduced flag out of what a program returned, on several hosts."""
+    number = int(report[FLAG]) if self._several else 0
+    if number:
+      self.signal, self._all_stop = self.signal or signal.Signals(number).name, True
 
   def asked(self) -> bool:
-    """Whether to stop now; several hosts, which must ask equally often, agree on one moment."""
-    if self._agreement is None:
-      return self.signal is not None
-    stops = self._agreement.reached()
-    if stops and self.signal is None:
-      self.signal = self._agreement.signal  # another host's
-    return stops
+    """Whether to stop now; on several hosts, as of the batch that was read last."""
+    return self._all_stop if self._several else self.signal is not None
 
-  def agree(self) -> None:
+  def interrupt(self) -> None:
+    """Raises Interrupted where the run is to stop now."""
+    if self.asked():
+      raise Interrupted
+
+  def stopped(self, step: int) -> Stopped:
+    """What ends a run that was asked to stop and has saved."""
+    return Stopped(f'{self.signal}: saved at step {step}; the same command again goes on from there')
+
+  def wait_for_all(self) -> None:
     """Waits until every host has come this far: a launcher may end them all when the first one ends."""
-    if self._agreement is None:
-      return
-    from jax.experimental import multihost_utils
+    if self._several:
+      from jax.experimental import multihost_utils
 
-    multihost_utils.sync_global_devices('stopped')
-
-  def close(self) -> None:
-    """The run has ended."""
-    if self._agreement is not None:
-      self._agreement.close()
+      multihost_utils.sync_global_devices('stopped')
 
 
-class Agreement:
-  """On which step all hosts stop, once one of them is asked to.
-
-  Each host counts its calls of `reached`, which all make equally often. Once one is asked, each says how many it has
-  made and waits within its next one until it knows what all have said. They stop at the largest number plus one: none
-  can have passed it.
-
-  JAX has this as `multihost_utils.reached_preemption_sync_point`, for one count alone; Orbax gives it another, of its
-  own, when it saves, and a SIGTERM that came before the next call of ours was never heeded.
-
-  Attributes:
-    signal: name of the signal that one of them has had, once they have agreed.
-  """
-
-  _runs = itertools.count()  # in this process; all have equally many
-
-  def __init__(self, asked: Callable[[], str | None]):
-    """`asked()` is the name of the signal that this host has had, or None."""
-    import jax
-
-    from lmjax.hosts import watchdog
-
-    self.signal: str | None = None
-    self._asked, self._store = asked, watchdog.Store(f'stop{next(self._runs)}')
-    self._me, self._count = str(jax.process_index()), jax.process_count()
-    self._calls = 0
-    self._said: str | None = None  # how many it had made when it was asked
-    self._last: int | None = None
-    self._lock, self._agreed, self._closed = threading.Lock(), threading.Event(), threading.Event()
-    self._thread = threading.Thread(target=self._talk, name='agreement', daemon=True)
-    self._thread.start()
-
-  def reached(self) -> bool:
-    """Whether to stop now."""
-    with self._lock:
-      self._calls += 1
-      under_way = self._said is not None
-    if under_way:
-      self._agreed.wait()  # should a host be lost meanwhile, Watch ends this one
-    return self._last is not None and self._calls >= self._last
-
-  def _talk(self) -> None:
-    while not self._agreed.is_set() and not self._closed.wait(0.25):
-      with contextlib.suppress(Exception):  # as in watchdog.Watch
-        said = self._store.read()
-        name = said.pop('signal', None) or self._asked()
-        if name is None:
-          continue
-        self._store.put('signal', name)
-        said[self._me] = self._say()
-        if len(said) == self._count:
-          self.signal, self._last = name, max(map(int, said.values())) + 1
-          self._agreed.set()
-
-  def _say(self) -> str:
-    with self._lock:
-      self._said = self._said or str(self._calls)
-    self._store.put(self._me, self._said)
-    return self._said
-
-  def close(self) -> None:
-    """The run is at its end here; the other hosts may still be asked, and want to know how far this one came."""
-    self._closed.set()
-    self._thread.join(1.0)
-    with contextlib.suppress(Exception):  # host 0 may have gone by now
-      self._say()
-
-
-_run: Stop | None = None  # of the run that this process is at
+_run: StopSignal | None = None  # of the run that this process is at
 _has_command = False
 
 
@@ -187,14 +136,14 @@ def _several_hosts() -> bool:
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[Stop]:
-  """While it lasts, the first of SIGNALS is noted; a second one acts as it would have without this.
+def listening(stop: StopSignal) -> Iterator[None]:
+  """While it lasts, the first of SIGNALS is noted in `stop`; a second one acts as it would have without this.
 
   In another thread than the main one signals are left alone; and one that is ignored (a job in the background ignores
   SIGINT) stays so.
   """
   global _run
-  stop, before = Stop(), {}
+  before = {}
 
   def note(number, frame):
     del frame
@@ -211,8 +160,7 @@ def listening() -> Iterator[Stop]:
         before[number] = signal.signal(number, note)
   earlier, _run = _run, stop
   try:
-    yield stop
+    yield
   finally:
     _run = earlier
     restore()
-    stop.close()

@@ -65,6 +65,11 @@ class Watch:
       # should no Python thread run, for a lock that C code holds: it needs none, and exits with 1
       faulthandler.dump_traceback_later(self._config.hang_seconds + BACKSTOP_SECONDS, exit=True, file=sys.__stderr__)
 
+  def evaluating(self) -> None:
+    """A batch of an evaluation; not counted before the first step, since compiling may take long there."""
+    if self.beats:
+      self.beat('evaluating')
+
   def _watch(self) -> None:
     while not self._closed.wait(self._pause):
       found = self._verdict(time.monotonic())

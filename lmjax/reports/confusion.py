@@ -6,11 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from lmjax.scoring.classification import MOST_WRITTEN_CLASSES
-from lmjax.workdir.files import write_atomically
 
 
-def plot_confusion(confusion: np.ndarray, names: Sequence[str], file: str) -> None:
-  """Draws the matrix [C, C] as a PNG: the colour is the share of the gold label, the number the count."""
+def plot_confusion(confusion: np.ndarray, names: Sequence[str]) -> bytes:
+  """The matrix [C, C] as a PNG: the colour is the share of the gold label, the number the count."""
   from matplotlib.figure import Figure  # without pyplot: no display, no global state, safe in a notebook
 
   classes = len(names)
@@ -31,4 +30,4 @@ def plot_confusion(confusion: np.ndarray, names: Sequence[str], file: str) -> No
         axes.text(column, row, str(confusion[row, column]), ha='center', va='center', color=colour)
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png', dpi=120)
-  write_atomically(file, buffer.getvalue())
+  return buffer.getvalue()

@@ -1,26 +1,25 @@
 """WORKDIR/curves.png: the loss and the main metric of a run."""
 
-import os
-import tempfile
-
-from lmjax.workdir import files
+import io
 
 # Smoothing of the training loss in curves.png: a running mean over this share of its points.
 SMOOTH_SHARE = 0.02
 
 
-def plot_curves(workdir: str, metric: str, baseline: str | None) -> None:
-  """WORKDIR/curves.png from WORKDIR/metrics.jsonl: the loss and a metric, with the level of a baseline to it.
+def plot_curves(lines: list[dict], metric: str, baseline: str | None) -> bytes | None:
+  """A PNG of the loss and a metric, with the level of a baseline to it; None where there is no point to draw.
 
-  Nothing is drawn where there is no point.
+  Args:
+    lines: of metrics.jsonl.
+    metric: the task's main metric.
+    baseline: the name of what is known of it without a model.
   """
   from matplotlib.figure import Figure  # without pyplot: no display, no global state, safe in a notebook
 
-  lines = files.read_metrics(workdir)
   train = [(line['step'], line['loss']) for line in lines if line['split'] == 'train' and line.get('loss') is not None]
   valid = [line for line in lines if line['split'] == 'valid']
   if not train and not valid:
-    return
+    return None
   figure = Figure(figsize=(10, 4), layout='constrained')
   left, right = figure.subplots(1, 2)
   if train:
@@ -38,9 +37,9 @@ def plot_curves(workdir: str, metric: str, baseline: str | None) -> None:
     axes.set_ylabel(name.replace('_', ' '))
     axes.grid(alpha=0.3)
     axes.legend()
-  with tempfile.NamedTemporaryFile(suffix='.png') as file:
-    figure.savefig(file.name, dpi=120)
-    files.write_atomically(os.path.join(workdir, 'curves.png'), file.read())
+  picture = io.BytesIO()
+  figure.savefig(picture, format='png', dpi=120)
+  return picture.getvalue()
 
 
 def _running_mean(values):

@@ -16,11 +16,11 @@ import jax
 import numpy as np
 
 import lmjax
-from lmjax import tasks
 from lmjax.config import PRE_TRAINING
 from lmjax.errors import ConfigError, DataError
 from lmjax.schema.fields import Rule
 from lmjax.scoring.bootstrap import bootstrap
+from lmjax.tasks import prepare
 from lmjax.training.progress import number
 from lmjax.workdir import files
 
@@ -281,7 +281,7 @@ def pre_training(stages: dict[str, Stage]) -> list[str]:
     config, metrics = stage.config, stage.results['metrics']
     if config['task'] not in PRE_TRAINING:
       continue
-    task, data = tasks.TASKS[config['task']], config['data']
+    task, data = prepare.CLASSES[config['task']], config['data']
     text = ', '.join(source['path'] for source in data['sources'].values())
     steps = sum(results['step'] for _, results in stage.runs)
     found = [f'{n.replace("_", " ")} {number(metrics[f"valid/{n}"])}' for n in (task.MAIN_METRIC, task.BASELINE)]

@@ -1,23 +1,91 @@
-"""What every task has: a model with its parameters, and a tokenizer with its roles."""
+"""What a task is: a model, an objective, what becomes of a row, and how the result is shown.
+
+There are two kinds. A pre-training task (`language_model`) reads text and keeps its last checkpoint; a fine-tuning task
+(`fine_tuning`) reads labelled examples, predicts for each, and keeps the checkpoint that validates best. `table` names
+all tasks.
+
+Legend: B batch, T length.
+"""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import numpy as np
 
+from lmjax.data.batches.pipeline import Pipeline
 from lmjax.data.tokens.tokenizer import Tokenizer
 
+Batch = dict[str, np.ndarray]
+# (params, batch, key) -> (loss_sum, weight_sum, {name: (sum, weight)}); the key is for dropout, None for none
+Loss = Callable[[Any, Any, jax.Array | None], tuple[jax.Array, jax.Array, dict[str, tuple]]]
+# (function, params, batch of this host) -> the outputs of `function(params, batch)`, whole on every host
+Run = Callable[[Callable, Any, Batch], Any]
 
-class Task:
-  """A model and a tokenizer; `lmjax.tasks` says what a task offers besides."""
 
+class Task(Protocol):
+  """A model, its data and its loss; `reading` to `batches` are called in this order, once a run.
+
+  Attributes:
+    NAME: as in `table.TASKS`.
+    BEST: the validation metric that checkpoints are ranked by; higher is better where `HIGHEST`.
+    MAIN_METRIC, BASELINE: what is plotted and reported, and what is known of it without a model.
+    STANDS_FOR_RUN: which checkpoint is read where none is named: the last, or the best.
+    model: has `init(key)`, `axes()` and `backbone`.
+    loss: the objective.
+    data: the data slice of the config.
+    tokenizer: of the run.
+  """
+
+  NAME: ClassVar[str]
+  STANDS_FOR_RUN: ClassVar[Literal['latest', 'best']]
+  BEST: str
+  HIGHEST: bool
+  MAIN_METRIC: str
+  BASELINE: str | None
   model: Any
+  loss: Loss
+  objective: Any
   data: Any
   tokenizer: Tokenizer
-  # each task's own
-  specimen: Callable[[], dict]
-  example: Callable[..., dict[str, np.ndarray]]
+
+  @classmethod
+  def read(cls, data, tokenizer: Tokenizer | None, seed: int, progress: bool) -> tuple[Tokenizer, Any]:
+    """(tokenizer, what was read) of a data slice; a checkpoint's tokenizer comes before the config's."""
+
+  @classmethod
+  def resolve(cls, objective, read):
+    """The objective with what only the data can say, such as the labels."""
+
+  def load(self, read) -> Any:
+    """What was read, in the form that the other methods take as `data`."""
+
+  def rows(self, data) -> int | None:
+    """Training rows of an epoch; None where a run has no epochs."""
+
+  def describe(self, data) -> str:
+    """A line about the data, for people."""
+
+  def token_stores(self, data) -> dict[str, str]:
+    """{source: fingerprint} of the token stores that the run reads."""
+
+  def pipeline(self, data, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
+    """The training batches."""
+
+  def example_record(self) -> dict:
+    """A row such as the pipeline gives to `example`, without any data."""
+
+  def example(self, row: dict, rng: np.random.Generator) -> Batch:
+    """A row -> what the model is given and must predict. Pure but for `rng`."""
+
+  @property
+  def predicted(self) -> int:
+    """Positions a row that the output embedding is applied to."""
+
+  @property
+  def has_dropout(self) -> bool:
+    """Whether training draws random numbers."""
+    return self.model.backbone.config.has_dropout or bool(getattr(self.objective, 'dropout', 0.0))
 
   def init(self, key):
     """Random parameters, as the model's `init` gives them."""
@@ -33,7 +101,7 @@ class Task:
 
   def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a training batch, over all hosts, without its data."""
-    example = self.example(self.specimen(), np.random.default_rng(0))
+    example = self.example(self.example_record(), np.random.default_rng(0))
     rows = self.data.batch_size
     return {name: jax.ShapeDtypeStruct((rows, *np.shape(a)), a.dtype) for name, a in example.items()}
 
@@ -46,3 +114,11 @@ class Task:
     """The token between documents: `[EOS]`, or `[SEP]` in a tokenizer of BERT's."""
     end = self.tokenizer.sep if self.tokenizer.eos is None else self.tokenizer.eos
     return (self.tokenizer.require('eos') if end is None else end,)
+
+  @property
+  def calibration(self) -> dict:
+    """What was chosen on validation predictions, JSON-able; kept in results.json."""
+    return {}
+
+  def load_calibration(self, calibration: dict) -> None:
+    """Takes back what `calibration` gave."""

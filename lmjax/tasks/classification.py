@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import os
 
 import jax
 import numpy as np
@@ -14,8 +13,7 @@ from lmjax.objectives import classification
 from lmjax.reports import confusion
 from lmjax.scoring import classification as scoring
 from lmjax.tasks.causal_lm import quote
-from lmjax.tasks.fine_tuning import Examples, FineTuningTask, encode, write_json_lines
-from lmjax.workdir.files import write_atomically
+from lmjax.tasks.fine_tuning import Examples, FineTuningTask, encode, json_lines
 
 
 class Classification(FineTuningTask):
@@ -57,7 +55,7 @@ class Classification(FineTuningTask):
     return dataclasses.replace(objective, labels=labels, class_weights=weights)
 
   @classmethod
-  def specimens(cls, objective) -> list[dict]:
+  def example_records(cls, objective) -> list[dict]:
     """A record of each label; of two where the data is to name them."""
     return [{'id': label, 'text': 'a', 'label': label} for label in objective.labels or ('0', '1')]
 
@@ -118,14 +116,14 @@ class Classification(FineTuningTask):
     verdict = '' if gold is None else f'Label: {gold}. '
     return '\n\n'.join(quote(text) for text in texts) + f'\n\n{verdict}The model: {said}\n'
 
-  def write(self, folder: str, split: str, items: list[dict], predictions: list[dict]) -> None:
+  def report_files(self, split: str, items: list[dict], predictions: list[dict]) -> dict[str, str | bytes]:
     """confusion_SPLIT.png and .md, predictions_SPLIT.jsonl."""
     matrix, names = self._confusion(items, predictions), list(self.objective.labels)
-    table = scoring.confusion_markdown(matrix, names) + '\n'
-    write_atomically(os.path.join(folder, f'confusion_{split}.md'), table)
-    confusion.plot_confusion(matrix, names, os.path.join(folder, f'confusion_{split}.png'))
-    path = os.path.join(folder, f'predictions_{split}.jsonl')
-    write_json_lines(path, items, predictions, self.per_example(items, predictions))
+    return {
+      f'confusion_{split}.md': scoring.confusion_markdown(matrix, names) + '\n',
+      f'confusion_{split}.png': confusion.plot_confusion(matrix, names),
+      f'predictions_{split}.jsonl': json_lines(items, predictions, self.per_example(items, predictions)),
+    }
 
   def per_example(self, items: list[dict], predictions: list[dict]) -> list[float]:
     """1 where the label is right, for paired comparisons."""

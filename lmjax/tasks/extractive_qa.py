@@ -5,7 +5,7 @@ Legend: T length of a row, N tokens of a context.
 
 import collections
 import dataclasses
-import os
+import json
 
 import numpy as np
 
@@ -16,8 +16,7 @@ from lmjax.models.heads import HeadedModel
 from lmjax.objectives import spans
 from lmjax.scoring import squad
 from lmjax.tasks.causal_lm import quote
-from lmjax.tasks.fine_tuning import Examples, FineTuningTask, Labelled, encode, write_json_lines
-from lmjax.workdir.files import write_atomically, write_json
+from lmjax.tasks.fine_tuning import Examples, FineTuningTask, Labelled, encode, json_lines
 
 # Examples on the page for people.
 SHOWN = 50
@@ -60,7 +59,7 @@ class ExtractiveQA(FineTuningTask):
     return objective
 
   @classmethod
-  def specimens(cls, objective) -> list[dict]:
+  def example_records(cls, objective) -> list[dict]:
     """A question with an answer."""
     del objective
     return [{'id': '0', 'question': 'a', 'context': 'a', 'answers': [{'text': 'a', 'answer_start': 0}]}]
@@ -189,7 +188,7 @@ class ExtractiveQA(FineTuningTask):
     none = self.objective.no_answer and prediction['no_answer_score'] > self.threshold
     return '' if none or not prediction['n_best'] else prediction['n_best'][0]['text']
 
-  def tune(self, items: list[dict], predictions: list[dict]) -> None:
+  def fit_threshold(self, items: list[dict], predictions: list[dict]) -> None:
     """Sets the threshold that gives the best F1 on these."""
     if self.objective.no_answer:
       texts = {r['id']: p['n_best'][0]['text'] if p['n_best'] else '' for r, p in zip(items, predictions)}
@@ -221,23 +220,24 @@ class ExtractiveQA(FineTuningTask):
     )
     return f'{quote(context)}\n\nQuestion: {record["question"]}  \nModel: {said or "(none)"}  \nRight: {gold}\n'
 
-  def write(self, folder: str, split: str, items: list[dict], predictions: list[dict]) -> None:
+  def report_files(self, split: str, items: list[dict], predictions: list[dict]) -> dict[str, str | bytes]:
     """predictions.json in the official format, all predictions as JSON lines, and a page for people."""
     texts = {record['id']: self.text_of(p) for record, p in zip(items, predictions)}
-    write_json(os.path.join(folder, 'predictions.json'), texts)
-    path = os.path.join(folder, f'predictions_{split}.jsonl')
-    write_json_lines(path, items, predictions, self.per_example(items, predictions))
     page = '\n---\n\n'.join(self.show(record, p) for record, p in list(zip(items, predictions))[:SHOWN])
-    write_atomically(os.path.join(folder, f'examples_{split}.md'), page)
+    return {
+      'predictions.json': json.dumps(texts, indent=2) + '\n',
+      f'predictions_{split}.jsonl': json_lines(items, predictions, self.per_example(items, predictions)),
+      f'examples_{split}.md': page,
+    }
 
   @property
-  def settings(self) -> dict:
+  def calibration(self) -> dict:
     """What was tuned, kept in results.json."""
     return {'no_answer_threshold': self.threshold}
 
-  def use(self, settings: dict) -> None:
-    """Takes back what `settings` gave."""
-    self.threshold = settings['no_answer_threshold']
+  def load_calibration(self, calibration: dict) -> None:
+    """Takes back what `calibration` gave."""
+    self.threshold = calibration['no_answer_threshold']
 
 
 def _gold(items: list[dict]) -> dict[str, list[str]]:

@@ -4,20 +4,20 @@ Legend: B batch, T length.
 """
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import jax
 import numpy as np
 
 from lmjax.data import records
 from lmjax.data.batches.pipeline import Pipeline, ValidBatches
+from lmjax.data.records import RecordsConfig
 from lmjax.data.tokens.tokenizer import Tokenizer, train_tokenizer
 from lmjax.models.transformer import Transformer
 from lmjax.schema.fields import PositiveInt
-from lmjax.tasks.base import Task
-from lmjax.workdir.files import write_atomically
+from lmjax.tasks.base import Run, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,31 +68,34 @@ class Labelled:
 class FineTuningTask(Task):
   """Reads records, makes rows of them, and predictions; each task says how.
 
-  A task defines `specimens(objective)` (invented records, of each label one), `rows_of(records) -> Examples`,
+  A task defines `example_records(objective)` (invented records, of each label one), `rows_of(records) -> Examples`,
   `example(row, rng)`, `outputs(params, batch)` (arrays with a row each), `answers(examples, outputs)` (a
   prediction for each record), `scores(records, predictions)`, `per_example(records, predictions)`, `report(prediction)`
-  (JSON-able), `show(record, prediction)` (Markdown) and `write(folder, split, records, predictions)`.
+  (JSON-able), `show(record, prediction)` (Markdown) and `report_files(split, records, predictions)`
+  ({file name: content}, which the loop writes).
   """
 
-  HAND_OFF = True  # ends with the best checkpoint, not the last
-  NAME: str
+  NAME: ClassVar[records.Task]
+  STANDS_FOR_RUN = 'best'
   # each task's own
-  specimens: Callable[..., list[dict]]
+  example_records: Callable[..., list[dict]]
   rows_of: Callable[..., 'Examples']
   outputs: Callable[..., dict]
   answers: Callable[..., list]
   show: Callable[..., str]
+  report: Callable[..., dict]
+  report_files: Callable[..., dict[str, str | bytes]]
 
   def __init__(self, model, objective, samples, data, tokenizer: Tokenizer):
     self.objective, self.samples_config, self.data, self.tokenizer = objective, samples, data, tokenizer
     self.backbone = Transformer(model, tokenizer.vocab_size)
 
   @classmethod
-  def read(cls, config, tokenizer: Tokenizer | None, progress: bool):
-    """(tokenizer, Records) of a config; without a checkpoint's tokenizer one is loaded or trained."""
+  def read(cls, data: RecordsConfig, tokenizer: Tokenizer | None, seed: int, progress: bool):
+    """(tokenizer, Records) of a data slice; without a checkpoint's tokenizer one is loaded or trained."""
     del progress
-    found = records.load(config.data, config.task, config.seed)
-    settings = config.data.tokenizer  # given where there is no checkpoint: a rule of the config
+    found = records.load(data, cls.NAME, seed)
+    settings = data.tokenizer  # given where there is no checkpoint: a rule of the config
     if tokenizer is not None:
       return tokenizer, found
     if settings.path is not None:
@@ -114,15 +117,23 @@ class FineTuningTask(Task):
     said = found.said + (f'; {cut:,} train rows cut to data.length = {self.data.length}' if cut else '')
     return Labelled(splits, found.facts, said)
 
-  def specimen(self) -> dict:
+  def example_record(self) -> dict:
     """A row such as the pipeline gives to `example`, of an invented record."""
-    return self.rows_of(self.specimens(self.objective)).row(0)
+    return self.rows_of(self.example_records(self.objective)).row(0)
+
+  def rows(self, data: Labelled) -> int:
+    """Training rows of an epoch."""
+    return len(data.splits['train'])
+
+  def token_stores(self, data: Labelled) -> dict[str, str]:
+    """None: labelled examples are tokenized anew by each run."""
+    return {}
 
   def describe(self, data: Labelled) -> str:
     """A line about the data, for people."""
     return data.said
 
-  def pipeline(self, data: Labelled, config, hosts: int = 1, host: int = 0) -> Pipeline:
+  def pipeline(self, data: Labelled, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
     """The training batches."""
     return Pipeline(
       {'train': data.splits['train']},
@@ -131,8 +142,8 @@ class FineTuningTask(Task):
       {**data.facts, 'tokenizer': self.tokenizer.hash, 'length': self.data.length},
       batch_size=self.data.batch_size,
       vocab_size=self.tokenizer.vocab_size,
-      seed=config.seed,
-      total_steps=config.train.steps,
+      seed=seed,
+      total_steps=total_steps,
       hosts=hosts,
       host=host,
     )
@@ -177,7 +188,7 @@ class FineTuningTask(Task):
       types_T = np.zeros_like(types_T)
     return {'inputs': inputs_T, 'segments': real_T.astype(np.int32), 'segment_types': types_T.astype(np.int32)}
 
-  def predict(self, params, examples: Examples, run: Callable) -> list:
+  def predict(self, params, examples: Examples, run: Run) -> list:
     """A prediction for each record.
 
     Args:
@@ -187,26 +198,13 @@ class FineTuningTask(Task):
     """
     found: dict[str, list[np.ndarray]] = {}
     for batch in self.batches(examples, jax.process_count(), jax.process_index()):
-      for name, values in run(self.jitted_outputs, params, batch).items():
+      for name, values in run(self.outputs, params, batch).items():
         found.setdefault(name, []).append(values)
     outputs = {name: np.concatenate(parts)[: len(examples)] for name, parts in found.items()}
     return self.answers(examples, outputs)
 
-  @functools.cached_property
-  def jitted_outputs(self):
-    """`outputs`, jitted."""
-    return jax.jit(self.outputs)
-
-  def tune(self, items: list[dict], predictions: list) -> None:
+  def fit_threshold(self, items: list[dict], predictions: list) -> None:
     """Chooses on validation predictions what training does not learn; nothing here."""
-
-  @property
-  def settings(self) -> dict:
-    """What `tune` chose, JSON-able."""
-    return {}
-
-  def use(self, settings: dict) -> None:
-    """Takes back what `settings` gave."""
 
   def samples(self, found: list[dict], predictions: list) -> str:
     """Markdown: the first records of a split with their predictions."""
@@ -219,11 +217,11 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[np.ndarray]:
   return (np.array(ids, np.int32) for ids in tokenizer.encode_batch(texts))
 
 
-def write_json_lines(path: str, items: list[dict], predictions: list, scores: list[float]) -> None:
+def json_lines(items: list[dict], predictions: list, scores: list[float]) -> str:
   """One object a record: its id, what is right, the prediction, and its score, for paired comparisons of runs."""
   gold = ('label', 'answers', 'summary')
   lines = [
     {'id': record['id'], **{name: record[name] for name in gold if name in record}, 'prediction': said, 'score': score}
     for record, said, score in zip(items, predictions, scores)
   ]
-  write_atomically(path, ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines))
+  return ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)

@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -24,23 +25,25 @@ class LanguageModelTask(Task):
   """A backbone with an output embedding, and the columns that evaluation adds to a batch."""
 
   BEST, HIGHEST = 'loss', False
-  HAND_OFF = False  # ends with the last checkpoint
+  STANDS_FOR_RUN = 'latest'
   row_spec: Callable[[], RowSpec]
+  example: Callable[..., dict[str, np.ndarray]]
 
   def __init__(self, model: ModelConfig, objective, samples, data: DataConfig, tokenizer: Tokenizer):
     self.model = LanguageModel(Transformer(model, tokenizer.vocab_size))
     self.objective, self.samples_config, self.data, self.tokenizer = objective, samples, data, tokenizer
 
   @classmethod
-  def read(cls, config, tokenizer: Tokenizer | None, progress: bool):
-    """(tokenizer, {source name: TokenStore}) of a config; a checkpoint's tokenizer comes before the config's."""
-    d = config.data
-    settings = dict(valid_fraction=d.valid_fraction, bad_text=d.bad_text, cache_dir=os.path.expanduser(d.cache_dir))
+  def read(cls, data: DataConfig, tokenizer: Tokenizer | None, seed: int, progress: bool):
+    """(tokenizer, {source name: TokenStore}) of a data slice; see `Task.read`."""
+    del seed  # which documents are held out is a property of their text
+    cache_dir = os.path.expanduser(data.cache_dir)
+    settings: dict[str, Any] = dict(valid_fraction=data.valid_fraction, bad_text=data.bad_text, cache_dir=cache_dir)
     if tokenizer is None:
-      tokenizer = store_lib.prepare_tokenizer(d.tokenizer, d.sources, **settings)
+      tokenizer = store_lib.prepare_tokenizer(data.tokenizer, data.sources, **settings)
     stores = {
       name: store_lib.open_or_build(name, source, tokenizer, progress=progress, **settings)
-      for name, source in d.sources.items()
+      for name, source in data.sources.items()
     }
     return tokenizer, stores
 
@@ -54,18 +57,25 @@ class LanguageModelTask(Task):
     """The token stores are what the run works with."""
     return stores
 
+  def rows(self, stores) -> None:
+    """Text has no epochs."""
+
+  def token_stores(self, stores) -> dict[str, str]:
+    """{source: fingerprint}."""
+    return {name: store.fingerprint for name, store in stores.items()}
+
   def describe(self, stores) -> str:
     """A line about the data, for people."""
     return '; '.join(
       f'{name}: {len(s.train.lengths):,} documents, {int(s.train.lengths.sum()):,} tokens' for name, s in stores.items()
     )
 
-  def pipeline(self, stores, config, hosts: int = 1, host: int = 0) -> Pipeline:
+  def pipeline(self, stores, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
     """The training batches."""
-    run = dict(seed=config.seed, total_steps=config.train.steps, hosts=hosts, host=host)
+    run = dict(seed=seed, total_steps=total_steps, hosts=hosts, host=host)
     return pipeline_lib.make(self.data, stores, self.row_spec(), self.example, **run)
 
-  def specimen(self) -> dict[str, np.ndarray]:
+  def example_record(self) -> dict[str, np.ndarray]:
     """A row such as the pipeline gives to `example`, of one document of padding."""
     size = self.row_spec().size
     ones = np.ones(size, np.int32)

@@ -4,7 +4,6 @@ Legend: B batch, T length, P prompt length, K slots.
 """
 
 import functools
-import os
 from collections.abc import Callable, Sequence
 
 import jax
@@ -15,8 +14,7 @@ from lmjax.models.heads import LanguageModel
 from lmjax.objectives import conditional
 from lmjax.scoring import generation
 from lmjax.tasks.causal_lm import quote
-from lmjax.tasks.fine_tuning import Examples, FineTuningTask, encode, write_json_lines
-from lmjax.workdir.files import write_atomically
+from lmjax.tasks.fine_tuning import Examples, FineTuningTask, encode, json_lines
 
 # Prompts are padded to this many tokens, or twice, four times, ... as many: each length compiles once.
 SMALLEST_BUCKET = 64
@@ -65,7 +63,7 @@ class Summarization(FineTuningTask):
     return list(document[: self.room])
 
   @classmethod
-  def specimens(cls, objective) -> list[dict]:
+  def example_records(cls, objective) -> list[dict]:
     """A document with its summary."""
     del objective
     return [{'id': '0', 'document': 'a', 'summary': 'a'}]
@@ -103,7 +101,7 @@ class Summarization(FineTuningTask):
 
   @functools.cached_property
   def _generate(self):
-    """`(params, batch) -> {'tokens': [B, max_summary]}`, compiled once for each length of prompts."""
+    """`(params, batch) -> {'tokens': [B, max_summary]}`; `run` compiles it once for each length of prompts."""
     o, end = self.objective.decoding, self.frame[2]
     shared = dict(new_tokens=self.objective.max_summary, stop=end, no_repeat_ngram=o.no_repeat_ngram)
 
@@ -121,7 +119,7 @@ class Summarization(FineTuningTask):
         new_BN = decode.generate(step, cache, tokens_BP, batch['segments'], key, **sampling, **shared)
       return {'tokens': new_BN}
 
-    return jax.jit(run)
+    return run
 
   def generate(self, params, prompts: list[list[int]], run: Callable) -> list[list[int]]:
     """Continues prompts, in batches of like lengths; each ends before the end-of-document token."""
@@ -203,10 +201,8 @@ class Summarization(FineTuningTask):
     blocks += [('Right', record['summary'])] if 'summary' in record else []
     return '\n\n'.join(f'{name}\n\n{quote(text)}' for name, text in blocks) + '\n'
 
-  def write(self, folder: str, split: str, items: list[dict], predictions: list[str]) -> None:
+  def report_files(self, split: str, items: list[dict], predictions: list[str]) -> dict[str, str | bytes]:
     """summaries_SPLIT.md, side by side with the right ones, and predictions_SPLIT.jsonl."""
-    path = os.path.join(folder, f'predictions_{split}.jsonl')
-    write_json_lines(path, items, predictions, self.per_example(items, predictions))
     page = '\n---\n\n'.join(self.show(record, p) for record, p in list(zip(items, predictions))[:SHOWN])
     if 'rouge' in self.objective.scores:
       words = [len(record['document'].split()) for record in items]
@@ -216,7 +212,8 @@ class Summarization(FineTuningTask):
         above = 'and more' if group['below'] is None else f'to {group["below"] - 1}'
         rows.append(f'| {group["from"]} {above} | {group["examples"]} | {group["rougeL"]:.4f} |')
       page = '\n'.join(rows) + '\n\n' + page
-    write_atomically(os.path.join(folder, f'summaries_{split}.md'), page)
+    lines = json_lines(items, predictions, self.per_example(items, predictions))
+    return {f'summaries_{split}.md': page, f'predictions_{split}.jsonl': lines}
 
 
 def bucket(length: int, longest: int) -> int:

@@ -1,22 +1,73 @@
-"""Evaluation passes: over held-out documents, and over labelled examples."""
+"""Evaluation passes: over held-out documents, and over labelled examples; and the evaluations that a run makes."""
 
 import gzip
+import math
+import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import numpy as np
 
 from lmjax import metrics, sharding
 from lmjax.data.batches.pipeline import valid_batches, valid_text
+from lmjax.hosts.preemption import StopSignal
+from lmjax.reports import curves
+from lmjax.tasks.base import Task
+from lmjax.tasks.fine_tuning import FineTuningTask
+from lmjax.training.progress import number
+from lmjax.workdir.run_files import RunFiles
+
+# curves.png is drawn again at most this often: a drawing takes as long as many steps of a small model.
+PLOT_SECONDS = 10.0
 
 
-def make(config, task, data, mesh, tick=lambda: None):
-  """The evaluator of a run: `(params, split) -> (metrics, predictions)`; held-out documents have no predictions.
+class Runner:
+  """Compiles functions of (params, batch) for a mesh, runs them, and brings what they return to the host.
 
-  `tick` is called before each batch, of generations too; what it raises ends the evaluation.
+  On several CPU devices one program is in flight at a time: more can deadlock (XLA's rendezvous needs a thread each).
+
+  Args:
+    mesh: where they run.
+    stop: raises `preemption.Interrupted` out of the call where the run was asked to stop; None: nothing does.
+    heartbeat: called before each batch, of generations too.
   """
-  return (ExampleEvaluator if task.HAND_OFF else TextEvaluator)(config, task, data, Runner(mesh, tick))
+
+  def __init__(self, mesh, stop: StopSignal | None = None, heartbeat: Callable[[], None] = lambda: None):
+    self._mesh, self._stop, self._heartbeat = mesh, stop, heartbeat
+    self._compiled: dict[Callable, Callable] = {}
+
+  def __call__(self, function: Callable, params, batch: dict[str, np.ndarray]):
+    """The outputs of a function for this host's rows of a batch, whole on every host."""
+    self._heartbeat()
+    flags: dict[str, np.ndarray] = {}
+    if self._stop is not None:
+      self._stop.interrupt()
+      flags = self._stop.flags(len(next(iter(batch.values()))))
+    if function not in self._compiled:
+
+      def run(params, batch, flags):
+        return function(params, batch), jax.tree.map(lambda flag_B: flag_B.max(), flags)
+
+      self._compiled[function] = jax.jit(run, out_shardings=sharding.replicated(self._mesh))
+    placed = (sharding.shard_batch(part, self._mesh) for part in (batch, flags))
+    outputs, flags = jax.device_get(self._compiled[function](params, *placed))
+    if self._stop is not None:
+      self._stop.read(flags)
+      self._stop.interrupt()
+    return outputs
 
 
-def make_eval_step(task):
+def make(task: Task, data, run: Runner):
+  """The evaluator of a task's kind, on its data.
+
+  Both kinds are called with (params, split) and return (metrics, predictions), held-out documents None for predictions;
+  `samples(params, predictions, key)` of both is Markdown: what the model writes, fills in or answers.
+  """
+  return ExampleEvaluator(task, data, run) if isinstance(task, FineTuningTask) else TextEvaluator(task, data, run)
+
+
+def make_eval_step(task: Task):
   """`(params, batch) -> metrics` as (sum, weight) pairs: pure, without dropout."""
 
   def eval_step(params, batch):
@@ -30,50 +81,31 @@ def gzip_bits_per_byte(text: bytes) -> float:
   return 8.0 * len(gzip.compress(text, 9, mtime=0)) / max(len(text), 1)
 
 
-class Runner:
-  """Runs jitted functions of (params, batch) on a mesh, and brings what they return to the host.
-
-  On several CPU devices one program is in flight at a time: more can deadlock (XLA's rendezvous needs a thread each).
-  """
-
-  def __init__(self, mesh, tick=lambda: None):
-    self._mesh, self._tick, self._placed = mesh, tick, {}
-
-  def __call__(self, function, params, batch):
-    """The outputs of a jitted function for this host's rows of a batch, whole on every host."""
-    self._tick()
-    if function not in self._placed:
-      self._placed[function] = jax.jit(function, out_shardings=sharding.replicated(self._mesh))
-    return jax.device_get(self._placed[function](params, sharding.shard_batch(batch, self._mesh)))
-
-
 class TextEvaluator:
   """Evaluates on the held-out documents of every source: always the same rows and the same masks.
 
   Args:
-    config: the run's Config.
-    task: its task.
+    task: a pre-training task.
     stores: its token stores, by source name.
-    runner: of its mesh.
+    run: of its mesh.
   """
 
-  def __init__(self, config, task, stores, runner):
-    self._step, self._run = jax.jit(make_eval_step(task)), runner
-    self._batches, self._fixed = {}, {}
-    texts = []
+  def __init__(self, task, stores, run: Runner):
+    self._task, self._stores, self._run, self._step = task, stores, run, make_eval_step(task)
+    self._batches, self._gzip, texts = {}, {}, []
     for name, store in stores.items():
       self._batches[name] = valid_batches(
-        config.data,
+        task.data,
         store,
         task.row_spec(),
         task.eval_example(stores, store),
-        batch_size=config.data.batch_size,
+        batch_size=task.data.batch_size,
         hosts=jax.process_count(),
         host=jax.process_index(),
       )
       if task.MAIN_METRIC == 'bits_per_byte':
-        texts.append(valid_text(config.data, store))
-        self._fixed[name] = gzip_bits_per_byte(texts[-1])
+        texts.append(valid_text(task.data, store))
+        self._gzip[name] = gzip_bits_per_byte(texts[-1])
     self._overall_gzip = gzip_bits_per_byte(b''.join(texts)) if texts else None
 
   def __call__(self, params, split: str = 'valid') -> tuple[dict[str, float], None]:
@@ -84,42 +116,124 @@ class TextEvaluator:
       pairs = None
       for batch in batches:
         pairs = metrics.add_pairs(pairs, self._run(self._step, params, batch))
-      by_source[name] = self._report(pairs, self._fixed.get(name))
+      by_source[name] = self._means(pairs, self._gzip.get(name))
       total = metrics.add_pairs(total, pairs)
-    values = self._report(total, self._overall_gzip)
+    values = self._means(total, self._overall_gzip)
     if len(by_source) > 1:
-      values |= {f'{name}/{key}': value for name, found in by_source.items() for key, value in found.items()}
+      values |= {f'{name}/{key}': value for name, means in by_source.items() for key, value in means.items()}
     return values, None
 
   @staticmethod
-  def _report(pairs, gzip_level):
+  def _means(pairs, gzip_level):
     values = metrics.derive(metrics.means(pairs))
-    if gzip_level is not None:
-      values['gzip_bits_per_byte'] = gzip_level
-    return values
+    return values if gzip_level is None else values | {'gzip_bits_per_byte': gzip_level}
+
+  def samples(self, params, predictions, key: jax.Array) -> str:
+    """Continuations, or filled masks, of held-out documents."""
+    return self._task.samples(params, self._stores, key)
 
 
 class ExampleEvaluator:
   """Evaluates on the labelled examples of a split: the loss, and the scores of the predictions.
 
   Args:
-    config: the run's Config.
-    task: its task.
-    data: its `Labelled` examples.
-    runner: of its mesh.
+    task: a fine-tuning task.
+    data: its `FineTuningData`.
+    run: of its mesh.
   """
 
-  def __init__(self, config, task, data, runner):
-    del config
-    self._task, self._data = task, data
-    self._step, self._run = jax.jit(make_eval_step(task)), runner
+  def __init__(self, task, data, run: Runner):
+    self._task, self._data, self._run, self._step = task, data, run, make_eval_step(task)
 
   def __call__(self, params, split: str = 'valid') -> tuple[dict[str, float], list]:
-    """(metrics, a prediction for each record) of a split."""
+    """(metrics, a prediction for each record) of a split; what is chosen on predictions, on validation alone."""
     examples, pairs = self._data.splits[split], None
     for batch in self._task.batches(examples, jax.process_count(), jax.process_index()):
       pairs = metrics.add_pairs(pairs, self._run(self._step, params, batch))
     predictions = self._task.predict(params, examples, self._run)
     if split == 'valid':
-      self._task.tune(examples.records, predictions)
+      self._task.fit_threshold(examples.records, predictions)
     return metrics.means(pairs) | self._task.scores(examples.records, predictions), predictions
+
+  def samples(self, params, predictions: list, key: jax.Array) -> str:
+    """The first validation examples with their predictions."""
+    return self._task.samples(self._data.splits['valid'].records, predictions)
+
+
+class Evaluations:
+  """The evaluations of a run: each one made, logged, written and drawn; which of them was best.
+
+  Args:
+    task: of the run.
+    evaluate: its evaluator.
+    seed: keys the samples.
+    steps: of the run, for the log.
+    patience: see EvalConfig.
+    files: of the run.
+    last_step: the last step whose evaluations an earlier process wrote; -1 for none.
+    log: called with each line for people.
+
+  Attributes:
+    evaluate: the evaluator.
+    history: {step: metrics} of every evaluation so far.
+    newest: (step, metrics, predictions) of the newest one of this process.
+  """
+
+  def __init__(
+    self,
+    task: Task,
+    evaluate: TextEvaluator | ExampleEvaluator,
+    seed: int,
+    steps: int,
+    patience: int | None,
+    files: RunFiles,
+    last_step: int,
+    log: Callable[[str], None],
+  ):
+    self._task, self.evaluate, self._seed, self._steps, self._patience = task, evaluate, seed, steps, patience
+    self._files, self._log = files, log
+    self.history: dict[int, dict[str, float]] = files.earlier('valid', last_step)
+    self.newest: tuple[int | None, dict | None, Any] = (None, None, None)
+    self._drawn = time.monotonic()
+
+  def __call__(self, step: int, params) -> dict[str, float]:
+    """Evaluates; writes the line and the samples, and every PLOT_SECONDS the curves.
+
+    Raises:
+      preemption.Interrupted: the run was asked to stop; nothing is written.
+    """
+    began = time.perf_counter()
+    values, predictions = self.evaluate(params)
+    self.newest = (step, dict(values), predictions)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._seed), 2), step)
+    samples = self.evaluate.samples(params, predictions, key)
+    text = ' | '.join(f'{name} {number(value)}' for name, value in values.items())
+    self._log(f'step {step}/{self._steps} | valid | {text}')
+    values['seconds'] = round(time.perf_counter() - began, 3)
+    self.history[step] = dict(values)
+    self._files.add_metrics(step, 'valid', values)
+    self._files.add_samples(step, samples)
+    if time.monotonic() - self._drawn >= PLOT_SECONDS:
+      self.draw()
+    return values
+
+  def draw(self) -> None:
+    """Draws WORKDIR/curves.png, if there is a point to draw."""
+    picture = curves.plot_curves(self._files.lines(), self._task.MAIN_METRIC, self._task.BASELINE)
+    if picture is not None:
+      self._files.write('curves.png', picture)
+    self._drawn = time.monotonic()
+
+  @property
+  def why_it_ends(self) -> str:
+    """The reason, where `has_patience_ended`."""
+    return f'no better {self._task.BEST} in {self._patience} evaluations'
+
+  @property
+  def has_patience_ended(self) -> bool:
+    """Whether so many evaluations have passed since the best one; those before a stop count, and every host agrees."""
+    if self._patience is None:
+      return False
+    ranked = [values[self._task.BEST] for values in self.history.values()]
+    signed = [-math.inf if v is None or math.isnan(v) else v if self._task.HIGHEST else -v for v in ranked]
+    return bool(signed) and len(signed) - 1 - int(np.argmax(signed)) >= self._patience

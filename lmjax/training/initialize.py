@@ -1,59 +1,67 @@
 """What a run begins with: its own newest checkpoint, another run's by a hand-off, or random weights."""
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lmjax import metrics, optim, paths, sharding
-from lmjax.checkpoint import handoff
-from lmjax.checkpoint.transfer import Source, hand_off, open_source
+from lmjax.checkpoint import handoff, transfer
+from lmjax.checkpoint.checkpoints import Checkpoints
+from lmjax.checkpoint.transfer import Source
 from lmjax.console import SHOWN, redacted
-from lmjax.data.tokens.tokenizer import Tokenizer
+from lmjax.data.tokens.tokenizer import Tokenizer, TokenizerConfig
 from lmjax.errors import CheckpointError
-from lmjax.schema import tree as schema
+from lmjax.schema import tree
+from lmjax.tasks.base import Task
 from lmjax.training import state as state_lib
 
-# Leaves of `optim` that say how far each step goes: a run may go on with others.
+# Settings of `optim` that say how far each step goes: a run may continue with others.
 RATE = ('learning_rate', 'head_learning_rate', 'schedule', 'warmup_steps', 'decay_steps', 'final_rate')
+# How it is computed, not what; or may change.
+FREE = {'scan', 'remat', 'attention_implementation', 'chunk', *RATE}
 
 
-class Start(NamedTuple):
-  """Where a run goes on.
+class InitialState(NamedTuple):
+  """Where a run begins or resumes.
 
   Attributes:
     state: the TrainState.
     step: batches that it has seen.
     hand_off: what was taken from where, as results.json keeps it; None for random weights.
-    said: for people.
-    restored: whether it is the run's own checkpoint.
+    message: for people.
+    resumed: whether it is the run's own checkpoint.
   """
 
   state: state_lib.TrainState
   step: int
   hand_off: dict | None
-  said: str
-  restored: bool
+  message: str
+  resumed: bool
+
+  @property
+  def last_step_before(self) -> int:
+    """The last step whose lines an earlier process wrote; -1 where the run begins."""
+    return self.step if self.resumed else -1
 
 
-def source_of(config) -> tuple[Source | None, Tokenizer | None]:
-  """The checkpoint that a run starts from, and its tokenizer, checked against each other and against the config.
+def tokenizer_of(source: Source | None, given: TokenizerConfig | None) -> Tokenizer | None:
+  """The tokenizer of the checkpoint that a run starts from, checked against it and against the config.
 
   Raises:
-    CheckpointError: no such checkpoint, or another tokenizer.
+    CheckpointError: it is not the one that the checkpoint was trained with, or the config names another.
   """
-  if config.init_from.path is None:
-    return None, None
-  source = open_source(config.init_from)
-  tokenizer = Tokenizer.load(f'{source.workdir}/tokenizer.json')
-  saved = source.manifest['tokenizer_hash']
+  if source is None:
+    return None
+  tokenizer, saved = Tokenizer.load(f'{source.workdir}/tokenizer.json'), source.manifest['tokenizer_hash']
   if tokenizer.hash != saved:
     raise CheckpointError(
       f'{source.workdir}/tokenizer.json: its hash is {tokenizer.hash[:12]}, the checkpoint was trained with '
       f'{saved[:12]}; put the tokenizer of that run back'
     )
-  given = config.data.tokenizer
   if given is not None and given.path is not None:
     asked = Tokenizer.load(given.path).hash
     if asked != saved:
@@ -61,100 +69,126 @@ def source_of(config) -> tuple[Source | None, Tokenizer | None]:
         f'data.tokenizer.path = {given.path}: its hash is {asked[:12]}, the checkpoint of {source.workdir} was trained '
         f'with {saved[:12]}; set data.tokenizer to None: the tokenizer comes with the checkpoint'
       )
-  return source, tokenizer
+  return tokenizer
 
 
-def facts_of(config, task, fingerprint: str) -> dict:
-  """What the manifest of a checkpoint says of its run."""
-  facts = {
-    'task': config.task,
-    'seed': config.seed,
-    'batch_size': config.data.batch_size,
-    'model': schema.to_dict(config.model),
-    'objective': schema.to_dict(config.objective),
-    'tokenizer_hash': task.tokenizer.hash,
-    'data_fingerprint': fingerprint,
-    'init_from': schema.to_dict(config.init_from),
-    'optim': schema.to_dict(config.optim),
-  }
-  return redacted(facts)
-
-
-def begin(config, task, tx, mesh, checkpoints, facts: dict, source, say) -> Start:
-  """The state of a run's first step.
-
-  Args:
-    config: its Config.
-    task: its task.
-    tx: its optimizer.
-    mesh: its mesh.
-    checkpoints: its own; the newest comes first.
-    facts: of `facts_of`; a checkpoint that says otherwise is refused.
-    source: the checkpoint to start from where it has none of its own, or None.
-    say: told which checkpoints were rejected.
-
-  Raises:
-    CheckpointError: a checkpoint of another run, none that is intact, or a hand-off that cannot be.
-  """
-  abstract = state_lib.abstract_state(task, tx, mesh)
-  restored = checkpoints.restore_latest(abstract, lambda manifest: check_same_run(manifest, facts, config), say)
-  if restored is not None:
-    state, manifest = restored
-    step = int(manifest['step'])
-    if step > config.train.steps:
-      raise CheckpointError(
-        f'train.steps = {config.train.steps}: {checkpoints.directory.parent} is at step {step} already; raise it, or '
-        'choose a new --workdir'
-      )
-    return Start(state, step, manifest['hand_off'], _resuming(step, manifest, config), True)
-  state = state_lib.init_state(task, tx, mesh, config.seed)
-  if source is None:
-    return Start(state, 0, None, 'starting from random weights', False)
-  plan = plan_of(config, task, source)
-  state = state._replace(params=hand_off(source, plan, state.params))
-  table = {'source': source.workdir, 'step': source.step}
-  table |= {name: getattr(plan, name) for name in ('taken', 'resized', 'fresh', 'dropped')}
-  said = f'starting from step {source.step} of {source.workdir}, with its tokenizer\n{plan.table()}'
-  return Start(state, 0, table, said, False)
-
-
-def plan_of(config, task, source: Source) -> handoff.Plan:
-  """The plan of the hand-off, from metadata alone.
+def plan_of(task: Task, source: Source | None, init_from: handoff.InitFrom) -> handoff.Plan | None:
+  """The plan of the hand-off, from metadata alone; None where there is no checkpoint to start from.
 
   Raises:
     CheckpointError: it cannot be, with every reason.
   """
+  if source is None:
+    return None
   shapes = paths.flatten(task.shapes())
   target = {path: {'shape': list(a.shape), 'dtype': str(a.dtype)} for path, a in shapes.items()}
-  plan = handoff.plan(source.arrays, target, config.init_from)
+  plan = handoff.plan(source.arrays, target, init_from)
   plan.check(source.workdir)
   return plan
 
 
-def first_params(config, task, mesh, source: Source | None) -> dict:
-  """The parameters that a run starts with, made again: drawn from the seed, and handed over."""
-  init = jax.jit(task.init, out_shardings=sharding.shardings(task.axes(), mesh))
-  params = init(jax.random.fold_in(jax.random.key(config.seed), 0))
-  return params if source is None else hand_off(source, plan_of(config, task, source), params)
+# What of a manifest makes a run this run and no other: a checkpoint that differs in one of them is refused.
+IDENTITY = (
+  'task',
+  'seed',
+  'batch_size',
+  'model',
+  'objective',
+  'tokenizer_hash',
+  'data_fingerprint',
+  'init_from',
+  'optim',
+)
 
 
-def reopened(config, begun: dict) -> Source:
-  """The checkpoint that a run began with, as it noted it (`Start.hand_off`), whatever is the newest there now."""
-  path = config.init_from.path if SHOWN in begun['source'] else begun['source']
-  return open_source(dataclasses.replace(config.init_from, path=path, step=begun['step']))
+def metadata_of(config, task: Task, data, data_fingerprint: str) -> dict:
+  """What the manifests of a run say of it, but for the hand-off."""
+  settings = redacted(tree.to_dict(config))
+  identity = {name: settings[name] for name in ('task', 'seed', 'model', 'objective', 'init_from', 'optim')}
+  identity |= {'batch_size': config.data.batch_size, 'tokenizer_hash': task.tokenizer.hash}
+  return identity | {
+    'data_fingerprint': data_fingerprint,
+    'config': settings,
+    'token_stores': task.token_stores(data),
+  }
 
 
-def moved(config, task, mesh, begun: dict | None, params) -> dict[str, float] | None:
-  """How far training has moved each group of weights: |w - w0| / |w0|, of the parameters that move.
+def initialize(
+  task: Task,
+  tx: optax.GradientTransformation,
+  mesh: jax.sharding.Mesh,
+  seed: int,
+  steps: int,
+  checkpoints: Checkpoints,
+  metadata: dict,
+  source: Source | None,
+  plan: handoff.Plan | None,
+  log: Callable[[str], None],
+) -> InitialState:
+  """The state of a run's first step.
 
-  The weights of the start are made again, which takes their memory once more. None where the checkpoint that the run
-  began with (`begun` is `Start.hand_off`) is gone or damaged by now: a run that has ended loses nothing by it.
+  Args:
+    task: of the run.
+    tx: its optimizer.
+    mesh: its mesh.
+    seed: of random weights.
+    steps: of the whole run.
+    checkpoints: its own; the newest comes first.
+    metadata: see `metadata_of`; a checkpoint of another run is refused, what else has changed is logged.
+    source: the checkpoint to start from where it has none of its own, or None.
+    plan: what is taken of it.
+    log: called with the checkpoints that were rejected.
+
+  Raises:
+    CheckpointError: a checkpoint of another run, none that is intact, or arrays that cannot be read.
   """
-  try:
-    first = first_params(config, task, mesh, None if begun is None else reopened(config, begun))
-  except CheckpointError:
-    return None
-  before, after = (optim.split(config.optim, tree)[0] for tree in (first, params))
+  abstract = state_lib.abstract_state(task, tx, mesh)
+  restored = checkpoints.restore_latest(abstract, lambda manifest: check_same_run(manifest, metadata), log)
+  if restored is not None:
+    state, manifest = restored
+    step = int(manifest['step'])
+    if step > steps:
+      raise CheckpointError(
+        f'train.steps = {steps}: {checkpoints.directory.parent} is at step {step} already; raise it, or '
+        'choose a new --workdir'
+      )
+    lines = [f'resuming from step {step}']
+    lines += [f'changed since then: {change}' for change in changes(manifest, metadata)]
+    return InitialState(state, step, manifest['hand_off'], '\n'.join(lines), True)
+  state = state_lib.init_state(task, tx, mesh, seed)
+  if source is None or plan is None:
+    return InitialState(state, 0, None, 'starting from random weights', False)
+  state = state._replace(params=transfer.hand_off(source, plan, state.params))
+  table = {'source': source.workdir, 'step': source.step}
+  table |= {name: getattr(plan, name) for name in ('taken', 'resized', 'fresh', 'dropped')}
+  message = f'starting from step {source.step} of {source.workdir}, with its tokenizer\n{plan.table()}'
+  return InitialState(state, 0, table, message, False)
+
+
+def moved(
+  task: Task, config: optim.OptimConfig, mesh, seed: int, init_from: handoff.InitFrom, hand_off: dict | None, params
+) -> dict[str, float] | None:
+  """How far training has moved each group of weights: |w - w0| / |w0|, of the parameters that are trained.
+
+  w0 is made again, drawn from the seed and handed over: a distance needs the weights themselves, and a run that was
+  resumed no longer has them. That takes their memory once more. None where the checkpoint that the run began with is
+  gone or damaged by now: a run that has ended loses nothing by it.
+
+  Args:
+    task, config, mesh, seed, init_from: of the run.
+    hand_off: as the run noted it, whatever is the newest checkpoint there now.
+    params: at the end.
+  """
+  init = jax.jit(task.init, out_shardings=sharding.shardings(task.axes(), mesh))
+  first: Any = init(jax.random.fold_in(jax.random.key(seed), 0))
+  if hand_off is not None:
+    path = init_from.path if SHOWN in hand_off['source'] else hand_off['source']
+    try:
+      source = transfer.open_source(dataclasses.replace(init_from, path=path, step=hand_off['step']))
+      first = transfer.hand_off(source, plan_of(task, source, init_from), first)
+    except CheckpointError:
+      return None
+  before, after = (optim.split(config, tree)[0] for tree in (first, params))
 
   @jax.jit
   def norms(before, after):
@@ -164,55 +198,38 @@ def moved(config, task, mesh, begun: dict | None, params) -> dict[str, float] | 
   return {group: float(distance[group]) / max(float(norm[group]), 1e-12) for group in distance}
 
 
-def check_same_run(manifest: dict, facts: dict, config=None) -> None:
-  """Refuses a checkpoint of another run: going on with other data or another model would be silently wrong.
+def check_same_run(manifest: dict, metadata: dict) -> None:
+  """Refuses a checkpoint of another run: to continue with other data or another model would be silently wrong.
 
   Args:
     manifest: of the checkpoint.
-    facts: of `facts_of`.
-    config: this run's Config, to name the leaves that make the data another one.
+    metadata: of this run.
 
   Raises:
     CheckpointError: naming both values.
   """
-  free = {'scan', 'remat', 'attention_implementation', 'chunk', *RATE}  # how it is computed, not what; or may change
-  for name in facts:
-    saved, now = manifest.get(name), facts[name]
+  remedy = 'use the same, or choose a new --workdir'
+  for name in IDENTITY:
+    saved, now = manifest.get(name), metadata[name]
     if isinstance(now, dict):
-      changed = [k for k in now if k not in free and (saved or {}).get(k) != now[k]]
-      if changed:
-        leaf = changed[0]
-        saved, now, name = (saved or {}).get(leaf), now[leaf], f'{name}.{leaf}'
-      else:
+      changed = [key for key in now if key not in FREE and (saved or {}).get(key) != now[key]]
+      if not changed:
         continue
-    if saved != now:
-      found = changes(manifest, config) if name in ('data_fingerprint', 'tokenizer_hash') else []
-      found = [change for change in found if change.startswith('data.')]
-      if found:  # what makes the data another one
-        raise CheckpointError(f'{"; ".join(found)}: would be other data; use the same, or choose a new --workdir')
-      raise CheckpointError(
-        f'{name} = {now}: the checkpoints of this workdir were made with {saved}; '
-        'use the same, or choose a new --workdir'
-      )
+      saved, now, name = (saved or {}).get(changed[0]), now[changed[0]], f'{name}.{changed[0]}'
+    if saved == now:
+      continue
+    if name in ('data_fingerprint', 'tokenizer_hash'):
+      # what makes the data another one
+      if of_data := [change for change in changes(manifest, metadata) if change.startswith('data.')]:
+        raise CheckpointError(f'{"; ".join(of_data)}: would be other data; {remedy}')
+    raise CheckpointError(f'{name} = {now}: the checkpoints of this workdir were made with {saved}; {remedy}')
 
 
-def changes(manifest: dict, config) -> list[str]:
-  """The leaves that a config has otherwise than that of a checkpoint: 'train.steps: 20 -> 40'."""
-  if config is None:
-    return []
-  before, now = schema.leaves(manifest['config']), schema.leaves(redacted(schema.to_dict(config)))
+def changes(manifest: dict, metadata: dict) -> list[str]:
+  """The settings that are other than those of a checkpoint: 'train.steps: 20 -> 40'."""
+  before, now = tree.leaves(manifest['config']), tree.leaves(metadata['config'])
   return [
-    f'{path}: {schema.show(before.get(path))} -> {schema.show(now.get(path))}'
+    f'{path}: {tree.show(before.get(path))} -> {tree.show(now.get(path))}'
     for path in sorted(before.keys() | now.keys())
     if before.get(path) != now.get(path)
   ]
-
-
-def _resuming(step: int, manifest: dict, config) -> str:
-  changed = changes(manifest, config)
-  return '\n'.join([f'resuming from step {step}', *(f'changed since then: {change}' for change in changed)])
-
-
-def token_stores(task, data) -> dict[str, str]:
-  """{source: fingerprint} of the token stores of a pre-training run, which `lmjax.verify` finds by them."""
-  return {} if task.HAND_OFF else {name: store.fingerprint for name, store in data.items()}

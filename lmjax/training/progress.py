@@ -1,32 +1,63 @@
-"""What a person sees of a run: the banner, a line a log step, the last words."""
+"""What a person sees of a run: the banner, the lines of its steps, the last words."""
 
 import math
 import os
 import time
+from collections.abc import Callable
 
 import jax
 
-from lmjax import metrics
+from lmjax import metrics, profile
+from lmjax.config import TrainConfig
 from lmjax.errors import NonFiniteError
 from lmjax.models import flops
-from lmjax.workdir import files
+from lmjax.tasks.base import Task
+from lmjax.workdir.run_files import RunFiles
 
 
-class Reporter:
-  """Turns a step's report into a line for people and a line of metrics.jsonl, and keeps the time."""
+class Progress:
+  """Turns a step's report into a line for people and a line of metrics.jsonl, and keeps the time.
 
-  def __init__(self, run, writer):
-    self._run, self._writer = run, writer
-    earlier = files.values_until(run.files.folder, 'train', run.kept)
-    self.last = list(earlier.values())[-1] if earlier else {}
-    # in training steps alone: no compiling, evaluating or saving
+  Args:
+    task: of the run.
+    config: how long, how often to log, and how many batches in a row may be skipped.
+    first: the step that this process begins after.
+    last_step: the last step whose lines an earlier process wrote; -1 for none.
+    devices: of the mesh.
+    rows_of: `step -> [(source, epoch, row)]`, to name a batch.
+    files: of the run.
+    log: called with each line for people.
+
+  Attributes:
+    last: the newest metrics.
+    seconds: in training steps alone: no compiling, evaluating or saving.
+    clock: seconds of this process by part.
+    recompiled: programs that were compiled in the middle of training.
+  """
+
+  def __init__(
+    self,
+    task: Task,
+    config: TrainConfig,
+    first: int,
+    last_step: int,
+    devices: int,
+    rows_of: Callable[[int], list[tuple[str, int, int]]],
+    files: RunFiles,
+    log: Callable[[str], None],
+  ):
+    self._steps, self._log_every, self._max_skipped = config.steps, config.log_every, config.max_skipped
+    self._rows_of = rows_of
+    self._files, self._log = files, log
+    self.clock, self.recompiled = profile.Clock(), 0
+    self._compilations: int | None = None
+    self.last = next(reversed(files.earlier('train', last_step).values()), {})
     self.seconds = self.last['seconds'] if self.last else 0.0
-    self._since, self._window = None, (self.seconds, run.start)
-    config = run.config
-    self._tokens = config.data.batch_size * config.data.length
-    self._flops = step_flops(config, run.task)
+    self._since: float | None = None
+    self._window = (self.seconds, first)
+    self._tokens, self._flops = task.data.batch_size * task.data.length, step_flops(task)
     peak = flops.peak_flops(jax.devices()[0])
-    self._peak = None if peak is None else peak * run.mesh.size
+    self._peak = None if peak is None else peak * devices
 
   def start_clock(self):
     """Training goes on."""
@@ -36,7 +67,7 @@ class Reporter:
     """Something else than training begins."""
     seconds = time.perf_counter() - self._since
     self.seconds += seconds
-    self._run.clock.add('train', seconds)
+    self.clock.add('train', seconds)
     self._since = None
 
   def _elapsed(self):
@@ -48,11 +79,10 @@ class Reporter:
     Raises:
       NonFiniteError: too many batches in a row were skipped.
     """
-    config = self._run.config
     skipped = int(report['skipped'])
     if skipped:
-      self._tell_skipped(step, report, skipped)
-    if 'log' not in config.due(step):
+      self._log_skipped(step, report, skipped)
+    if step != self._steps and step % self._log_every:
       return
     report = jax.device_get(report)
     elapsed = self._elapsed()
@@ -70,82 +100,86 @@ class Reporter:
     shown = [f'{name} {number(values[name])}' for name in names]
     shown.append(f'{values["tokens_per_second"]:,.0f} tokens/s')
     shown += [f'mfu {values["mfu"]:.3f}'] if 'mfu' in values else []
-    shown.append(f'eta {duration((config.train.steps - step) / rate)}')
-    self._run.say(f'step {step}/{config.train.steps} | train | ' + ' | '.join(shown))
+    shown.append(f'eta {duration((self._steps - step) / rate)}')
+    self._log(f'step {step}/{self._steps} | train | ' + ' | '.join(shown))
     self.last = values
-    if self._writer:
-      self._writer.write(step, 'train', values)
+    self._files.add_metrics(step, 'train', values)
 
-  def _tell_skipped(self, step, report, skipped) -> None:
+  def _log_skipped(self, step, report, skipped) -> None:
     """Names the batch that changed nothing; NonFiniteError once there were too many in a row."""
-    most = self._run.config.train.max_skipped
     pairs = jax.device_get(report['pairs'])
     loss, grad_norm = metrics.means(pairs)['loss'], float(report['grad_norm'])
     what = f'loss {loss}, grad_norm {grad_norm}' if pairs['loss'][1] else 'nothing in it is labelled'
-    found = self._run.pipeline.rows(step - 1)
+    found = self._rows_of(step - 1)
     rows = ', '.join(f'{name} epoch {epoch} row {row}' for name, epoch, row in found[:4])
     rows += f' and {len(found) - 4} more' if len(found) > 4 else ''
-    self._run.say(f'step {step} skipped: {what}; {skipped} of at most {most} in a row; its rows: {rows}')
-    if skipped >= most:
+    self._log(f'step {step} skipped: {what}; {skipped} of at most {self._max_skipped} in a row; its rows: {rows}')
+    if skipped >= self._max_skipped:
       raise NonFiniteError(
         f'{skipped} batches in a row without a finite loss and gradient, up to step {step} ({what}; its rows: {rows}): '
-        f'train.max_skipped = {most}; lower optim.learning_rate or optim.clip_norm, or go on from an earlier checkpoint'
+        f'train.max_skipped = {self._max_skipped}; lower optim.learning_rate or optim.clip_norm, or continue from an '
+        'earlier checkpoint'
       )
 
+  def mark_compilations(self) -> None:
+    """From here to the next `check_compilations` nothing should be compiled."""
+    self._compilations = profile.compilations()
 
-def step_flops(config, task) -> float:
+  def check_compilations(self, step: int) -> None:
+    """A step is compiled once, for one shape: what is compiled between two steps is a mistake that costs time."""
+    new = 0 if self._compilations is None else profile.compilations() - self._compilations
+    if new:
+      self.recompiled += new
+      self._log(f'step {step}: {new} programs were compiled in the middle of training ({self.recompiled} so far)')
+
+  def times(self) -> dict[str, float]:
+    """Seconds of this process by part: waiting for input, the rest of the training steps, evaluation, and so on."""
+    parts = dict(self.clock.seconds)
+    parts['step'] = parts.pop('train', 0.0) - parts.get('input', 0.0)
+    return {name: round(parts.get(name, 0.0), 3) for name in ('compile', 'input', 'step', 'evaluate', 'checkpoint')}
+
+
+def step_flops(task: Task) -> float:
   """FLOPs of one training step."""
-  return flops.train_flops(
-    config.model, task.model.backbone.rows, config.data.batch_size, config.data.length, task.predicted
-  )
+  backbone, data = task.model.backbone, task.data
+  return flops.train_flops(backbone.config, backbone.rows, data.batch_size, data.length, task.predicted)
 
 
-def times(run) -> dict[str, float]:
-  """Seconds of this process by part: waiting for input, the rest of the training steps, evaluation, and so on."""
-  parts = dict(run.clock.seconds)
-  parts['step'] = parts.pop('train', 0.0) - parts.get('input', 0.0)
-  return {name: round(parts.get(name, 0.0), 3) for name in ('compile', 'input', 'step', 'evaluate', 'checkpoint')}
-
-
-def banner(config, workdir, mesh, task, state, data) -> str:
+def banner(task: Task, seed: int, steps: int, mesh, params, data, workdir: str) -> str:
   """What a person wants to know before the first step."""
-  m, d = config.model, config.data
+  m, d = task.model.backbone.config, task.data
   kind = f'{jax.devices()[0].device_kind} ({jax.default_backend()})'
   shape = ', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())
   rows = [
-    ('task', f'{config.task}, seed {config.seed}'),
+    ('task', f'{task.NAME}, seed {seed}'),
     ('model', f'{m.attention}, {m.layers} layers, width {m.width}, {m.heads} heads, {m.dtype}'),
-    ('parameters', f'{metrics.count(state.params):,}, vocabulary {task.model.backbone.vocab_size:,}'),
+    ('parameters', f'{metrics.count(params):,}, vocabulary {task.model.backbone.vocab_size:,}'),
     ('data', task.describe(data)),
-    (
-      'batch',
-      f'{d.batch_size} rows x {d.length} = {d.batch_size * d.length:,} tokens a step, {config.train.steps:,} steps',
-    ),
+    ('batch', f'{d.batch_size} rows x {d.length} = {d.batch_size * d.length:,} tokens a step, {steps:,} steps'),
     ('devices', f'{mesh.size} x {kind}; mesh {shape}; {jax.process_count()} host(s)'),
-    ('FLOPs a step', f'{step_flops(config, task):.3e} ({flops.FLOPS_COUNT})'),
+    ('FLOPs a step', f'{step_flops(task):.3e} ({flops.FLOPS_COUNT})'),
     ('workdir', workdir if '://' in workdir else os.path.abspath(workdir)),
   ]
   return '\n'.join(f'{name:>13}  {text}' for name, text in rows)
 
 
-def farewell(run, results: dict) -> str:
+def farewell(task: Task, workdir: str, results: dict) -> str:
   """Where everything is, and what to run next."""
-  main, baseline = run.task.MAIN_METRIC, run.task.BASELINE
-  found = results['metrics']
+  main, baseline, values = task.MAIN_METRIC, task.BASELINE, results['metrics']
   lines = [f'done: step {results["step"]}']
   for split in ('valid', 'test'):
-    if f'{split}/{main}' in found:
-      beside = f' ({baseline} {number(found[f"{split}/{baseline}"])})' if f'{split}/{baseline}' in found else ''
-      loss, value = number(found[f'{split}/loss']), number(found[f'{split}/{main}'])
+    if f'{split}/{main}' in values:
+      beside = f' ({baseline} {number(values[f"{split}/{baseline}"])})' if f'{split}/{baseline}' in values else ''
+      loss, value = number(values[f'{split}/loss']), number(values[f'{split}/{main}'])
       lines.append(f'{split} loss {loss}, {main} {value}{beside}')
   lines[:2] = [', '.join(lines[:2])]
   if 'time' in results:
     parts = ', '.join(f'{name} {seconds:.1f} s' for name, seconds in results['time'].items())
     lines.append(f'time: {parts}')
   files = '{results.json, metrics.jsonl, curves.png, samples.md}'
-  lines.append(f'metrics, curves and samples: {os.path.join(run.workdir, "")}{files}')
-  what = 'use it: python -m lmjax.predict' if run.task.HAND_OFF else 'look inside: python -m lmjax.inspect'
-  lines.append(f'{what} --workdir={run.workdir}')
+  lines.append(f'metrics, curves and samples: {os.path.join(workdir, "")}{files}')
+  what = 'use it: python -m lmjax.predict' if task.STANDS_FOR_RUN == 'best' else 'look inside: python -m lmjax.inspect'
+  lines.append(f'{what} --workdir={workdir}')
   return '\n'.join(lines)
 
 

@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 import jax
 
-from lmjax import sharding, tasks
+from lmjax import sharding
 from lmjax.checkpoint import checkpoints
 from lmjax.checkpoint.manifest import best_step
 from lmjax.config import Config, completed
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError
 from lmjax.schema import tree
+from lmjax.tasks import prepare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,23 +24,42 @@ class TrainedRun:
     config: its Config.
     tokenizer: its Tokenizer.
     task: its task.
-    params: the parameters, verified, on one device.
+    mesh: where the parameters lie.
+    params: the parameters, verified.
     step: how many batches they saw.
   """
 
   config: Config
   tokenizer: Tokenizer
-  task: Any
+  task: Any  # a `Task`
+  mesh: jax.sharding.Mesh
   params: dict
   step: int
 
 
-def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) -> TrainedRun:
+def mesh_for(config: Config, devices: list) -> jax.sharding.Mesh:
+  """The run's own mesh, on so many of the devices as its model and its batch can be split over.
+
+  Where the config's axes do not make that number, the nearest ones that do.
+  """
+  for count in range(len(devices), 1, -1):
+    slice_ = config.mesh
+    if sharding.mesh_shape(slice_, count) is None:
+      slice_ = sharding.MeshConfig(*sharding.nearest_mesh(slice_, count))
+    if not any(dataclasses.replace(config, mesh=slice_).device_problems(count)):
+      return sharding.make_mesh(slice_, devices[:count])
+  return sharding.one_device_mesh()
+
+
+def open_run(
+  workdir: str, step: int | Literal['latest', 'best'] | None = None, devices: int | None = None
+) -> TrainedRun:
   """Reads config, tokenizer and verified parameters of a workdir.
 
   Args:
     workdir: the run's folder.
     step: which checkpoint; None: the best of a fine-tuned run, the latest of a pre-training run.
+    devices: how many devices the parameters are laid over, by the rules of training; None: all.
 
   Raises:
     CheckpointError: there is no run, no such step, or its arrays differ from their digests.
@@ -65,16 +85,16 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
   except ConfigError as error:
     raise ConfigError([f'{config_file}: {problem}' for problem in error.problems]) from error
   tokenizer = Tokenizer.load(str(folder / 'tokenizer.json'))
-  task = tasks.build(config, tokenizer)
+  task = prepare.build(config, tokenizer)
   results_file = folder / 'results.json'
-  if task.HAND_OFF and results_file.exists():
+  if task.STANDS_FOR_RUN == 'best' and results_file.exists():
     try:
-      task.use(json.loads(results_file.read_text())['settings'])
+      task.load_calibration(json.loads(results_file.read_text())['settings'])
     except (ValueError, KeyError, TypeError) as error:
       what = f'not what a finished run writes ({type(error).__name__}: {error})'
       raise CheckpointError(f'{results_file}: {what}; remove it, and run the training command again') from error
   if step is None:
-    step = 'best' if task.HAND_OFF else 'latest'
+    step = task.STANDS_FOR_RUN
   directory = folder / 'checkpoints'
   steps = checkpoints.saved_steps(directory)
   if not steps:
@@ -84,7 +104,7 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
   if step != 'latest' and step not in steps:
     raise CheckpointError(f'step {step}: not among the checkpoints of {folder}; choose one of {steps}')
   chosen = steps[-1] if step == 'latest' else step
-  where = sharding.replicated(sharding.one_device_mesh())
-  abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), task.shapes())
-  params = checkpoints.restore_params(folder, chosen, abstract)
-  return TrainedRun(config, tokenizer, task, params, chosen)
+  mesh = mesh_for(config, jax.devices()[:devices])
+  places = sharding.shardings(task.axes(), mesh)
+  abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), task.shapes(), places)
+  return TrainedRun(config, tokenizer, task, mesh, checkpoints.restore_params(folder, chosen, abstract), chosen)

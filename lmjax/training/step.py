@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from lmjax import metrics, optim, sharding
+from lmjax.hosts.preemption import FLAG
 from lmjax.training import state as state_lib
 
 
@@ -34,29 +35,35 @@ def make_gradient(task, parts: int, config: optim.OptimConfig | None = None):
   return gradient
 
 
-def make_train_step(task, tx: optax.GradientTransformation, config):
+def make_train_step(task, tx: optax.GradientTransformation, config: optim.OptimConfig, steps: int, accumulate: int):
   """`(state, batch, key) -> (state, report)`: pure; jit it with shardings, donating the state.
 
-  The key is that of the run's dropout, an argument so that runs of several seeds are one program; None: that of
-  config.seed. A batch whose loss, gradient or update is not finite, or in which nothing is labelled, changes nothing
-  but the counters.
-  """
-  schedule = optim.learning_rate(config.optim, config.train.steps)
-  gradient = make_gradient(task, config.train.accumulate, config.optim)
-  has_dropout = config.model.has_dropout or bool(getattr(config.objective, 'dropout', 0.0))
+  The key is that of the run's dropout, an argument so that runs of several seeds are one program. A batch whose loss,
+  gradient or update is not finite, or in which nothing is labelled, changes nothing but the counters.
 
-  def train_step(state, batch, key=None):
-    key = dropout_key(config) if key is None else key
-    key = jax.random.fold_in(key, state.step) if has_dropout else None
+  Args:
+    task: gives the loss.
+    tx: the optimizer.
+    config: of the optimizer.
+    steps: of the whole run, for the schedule.
+    accumulate: passes that a batch is computed in.
+  """
+  schedule = optim.learning_rate(config, steps)
+  gradient = make_gradient(task, accumulate, config)
+
+  def train_step(state, batch, key):
+    batch = dict(batch)
+    stop = {name: batch.pop(name).max() for name in (FLAG,) if name in batch}
+    key = jax.random.fold_in(key, state.step) if task.has_dropout else None
     grads, weight_sum, pairs = gradient(state.params, batch, key)
     grad_norms = metrics.group_norms(grads)
     grad_norm = jnp.sqrt(sum(jnp.square(norm) for norm in grad_norms.values()))
     good = jnp.isfinite(grad_norm) & jnp.isfinite(pairs['loss'][0]) & (weight_sum > 0)
     rate = schedule(state.step)
-    clipped = optim.clip(grads, grad_norm, config.optim.clip_norm)
+    clipped = optim.clip(grads, grad_norm, config.clip_norm)
     updates, opt_state = tx.update(clipped, state.opt_state, state.params)
-    moving, still = optim.split(config.optim, state.params)
-    shares, _ = optim.split(config.optim, optim.rate_shares(config.optim, state.params))
+    moving, still = optim.split(config, state.params)
+    shares, _ = optim.split(config, optim.rate_shares(config, state.params))
     updates = jax.tree.map(lambda u, share: u * (rate * share), updates, shares)
     update_norms, weight_norms = metrics.group_norms(updates), metrics.group_norms(moving)
     good &= jnp.isfinite(sum(update_norms.values()))
@@ -66,7 +73,7 @@ def make_train_step(task, tx: optax.GradientTransformation, config):
     )
     skipped = jnp.where(good, 0, state.skipped + 1)
     ratios = {group: norm / jnp.maximum(weight_norms[group], 1e-12) for group, norm in update_norms.items()}
-    report = {
+    report = stop | {
       'pairs': pairs,
       'grad_norm': grad_norm,
       'learning_rate': rate,
@@ -81,9 +88,9 @@ def make_train_step(task, tx: optax.GradientTransformation, config):
   return train_step
 
 
-def dropout_key(config) -> jax.Array:
+def dropout_key(seed: int) -> jax.Array:
   """The key that the dropout of every step is folded from."""
-  return jax.random.fold_in(jax.random.key(config.seed), 1)
+  return jax.random.fold_in(jax.random.key(seed), 1)
 
 
 def accumulate(summed, params, batch, key, parts: int):
@@ -107,25 +114,26 @@ def accumulate(summed, params, batch, key, parts: int):
   return jax.lax.scan(body, zeros, (jnp.arange(parts), batch))[0]
 
 
-def lower(config, task, tx: optax.GradientTransformation, mesh, state) -> jax.stages.Lowered:
+def lower(train_step, task, mesh, state) -> jax.stages.Lowered:
   """The train step of a run, lowered for its mesh: what the loop compiles and runs, and a dry run compiles alone.
 
   Args:
-    config: a Config.
-    task: its task.
-    tx: its optimizer.
+    train_step: see `make_train_step`.
+    task: of the run.
     mesh: where it runs; its devices may be described ones, that are not here.
     state: the TrainState, or its shapes with shardings.
   """
   places = jax.tree.map(lambda a: a.sharding, state)
   batch = task.batch_shapes()
+  if jax.process_count() > 1:
+    batch |= {FLAG: jax.ShapeDtypeStruct((task.data.batch_size,), jnp.int32)}
   step = jax.jit(
-    make_train_step(task, tx, config),
+    train_step,
     in_shardings=(places, sharding.batch_shardings(batch, mesh), sharding.replicated(mesh)),
     out_shardings=(places, sharding.replicated(mesh)),
     donate_argnums=0,
   )
-  key = jax.eval_shape(lambda: dropout_key(config))
+  key = jax.eval_shape(lambda: dropout_key(0))
   # described TPUs are not the default backend, by whose platform JAX would lower
   platforms = ('tpu',) if mesh.devices.flat[0].platform == 'tpu' else None
   return step.trace(state, batch, key).lower(lowering_platforms=platforms)

@@ -17,14 +17,14 @@ NAME = '.lock'
 
 
 @contextlib.contextmanager
-def holding(folder: str, say) -> Iterator[None]:
+def holding(folder: str, log) -> Iterator[None]:
   """Holds WORKDIR/.lock, which names process and host; the system lets go of it when the process ends, however.
 
   Where a filesystem has no locks the process number decides, on the host that it is of.
 
   Args:
     folder: a local folder.
-    say: told of the lock of a process that was killed.
+    log: called where the lock is that of a process that was killed.
 
   Raises:
     ConfigError: another run holds it.
@@ -38,7 +38,7 @@ def holding(folder: str, say) -> Iterator[None]:
       who = f'process {before[0]} on {before[1]}, since {" ".join(before[2:])}' if len(before) > 2 else 'another run'
       raise ConfigError(f'--workdir = {folder}: in use by {who}; wait for it, stop it, or choose another --workdir')
     if before:
-      say(f'{path}: stale; the last run here, process {before[0]}, was killed')
+      log(f'{path}: stale; the last run here, process {before[0]}, was killed')
     file.truncate(0)
     file.write(f'{os.getpid()} {socket.gethostname()} {time.strftime("%Y-%m-%d %H:%M:%S")}')
     file.flush()

@@ -1,43 +1,26 @@
-"""What a run leaves for people: metrics.jsonl, curves.png, samples.md, results.json, TensorBoard, W&B."""
+"""The metrics of a run as it goes on: metrics.jsonl, samples.md, TensorBoard, W&B."""
 
-import dataclasses
 import json
 import os
 import re
-import time
 
 from lmjax.errors import ConfigError
-from lmjax.reports import curves
 from lmjax.workdir import files
 
-# curves.png is drawn anew at most this often: a drawing takes as long as many steps of a small model.
-PLOT_SECONDS = 10.0
 
-
-@dataclasses.dataclass(frozen=True)
-class WriterConfig:
-  """Where metrics go besides metrics.jsonl.
-
-  tensorboard: whether WORKDIR/tensorboard is written
-  wandb_project: Weights & Biases project; None for off (needs the extra `wandb`)
-  """
-
-  tensorboard: bool
-  wandb_project: str | None
-
-
-class Writer:
+class MetricWriter:
   """Writes a run's metrics.
 
   Args:
     workdir: the run's folder.
-    config: a WriterConfig.
+    tensorboard: whether WORKDIR/tensorboard is written.
+    wandb_project: of Weights & Biases; None for off.
     start_step: lines of later steps are dropped, and so is a line that was cut short: the run resumed from here.
       Lines of the test set are dropped too: they belong to the end of a run.
     name: of the run, for W&B.
   """
 
-  def __init__(self, workdir: str, config: WriterConfig, start_step: int, name: str):
+  def __init__(self, workdir: str, *, tensorboard: bool, wandb_project: str | None, start_step: int, name: str):
     self.workdir = workdir
     self._path = os.path.join(workdir, 'metrics.jsonl')
     self._samples = os.path.join(workdir, 'samples.md')
@@ -47,14 +30,13 @@ class Writer:
       with open(self._samples, encoding='utf-8', errors='replace') as file:  # a full disk may cut a character
         files.write_atomically(self._samples, _samples_until(file.read(), start_step))
     self._file = open(self._path, 'a', encoding='utf-8')
-    self._plotted = time.monotonic()
     self._tensorboard = self._wandb = None
-    if config.tensorboard:
+    if tensorboard:
       import tensorboardX
 
       self._tensorboard = tensorboardX.SummaryWriter(os.path.join(workdir, 'tensorboard'), purge_step=start_step + 1)
-    if config.wandb_project is not None:
-      self._wandb = _start_wandb(config.wandb_project, name, workdir)
+    if wandb_project is not None:
+      self._wandb = _start_wandb(wandb_project, name, workdir)
 
   def write(self, step: int, split: str, values: dict[str, float]) -> None:
     """One line of metrics."""
@@ -78,12 +60,6 @@ class Writer:
     os.fsync(self._file.fileno())
     if self._tensorboard is not None:
       self._tensorboard.flush()
-
-  def plot(self, metric: str, baseline: str | None, at_end: bool = False) -> None:
-    """Draws curves.png anew: the loss, and the task's main metric; every PLOT_SECONDS at most, and at the end."""
-    if at_end or time.monotonic() - self._plotted >= PLOT_SECONDS:
-      curves.plot_curves(self.workdir, metric, baseline)
-      self._plotted = time.monotonic()
 
   def close(self) -> None:
     """Lets go of all files."""

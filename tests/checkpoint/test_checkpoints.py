@@ -41,7 +41,7 @@ def save(workdir, steps, config=KEEP, metrics=lambda step: None):
 def restore(workdir, **arguments):
   checkpoints, said = Checkpoints(workdir, KEEP, 'loss'), []
   try:
-    return checkpoints.restore_latest(abstract(), say=said.append, **arguments), said
+    return checkpoints.restore_latest(abstract(), log=said.append, **arguments), said
   finally:
     checkpoints.close()
 

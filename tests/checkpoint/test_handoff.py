@@ -13,7 +13,7 @@ import pytest
 from etils import epath
 
 from lmjax import config as config_lib
-from lmjax import optim, paths, sharding, tasks
+from lmjax import optim, paths, sharding
 from lmjax.checkpoint import checkpoints as checkpoint
 from lmjax.checkpoint import handoff, manifest
 from lmjax.checkpoint.handoff import InitFrom
@@ -22,6 +22,7 @@ from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError
 from lmjax.models import lora
 from lmjax.sharding import MeshConfig
+from lmjax.tasks import prepare
 from lmjax.training import initialize
 from lmjax.training import state as state_lib
 from tests import runs
@@ -50,24 +51,28 @@ def facts_of(task) -> dict[str, dict]:
 def begun(raw, mesh_shape=(1, 1, 1)):
   """(params, plan, random params) of a run's first step, on a mesh; only metadata decides."""
   config = config_lib.build(raw)
-  source, tokenizer = initialize.source_of(config)
-  task = tasks.build(config, tokenizer)
+  source, tokenizer = runs.source_of(config)
+  task = prepare.build(config, tokenizer)
   mesh = sharding.make_mesh(MeshConfig(*mesh_shape), jax.devices()[: int(np.prod(mesh_shape))])
   with sharding.using(mesh):
     state = state_lib.init_state(task, optim.make(config.optim, task.shapes()), mesh, config.seed)
-    plan = initialize.plan_of(config, task, source)
+    plan = initialize.plan_of(task, source, config.init_from)
     return hand_off(source, plan, state.params), plan, state.params
 
 
 def save(workdir, config, tokenizer, mesh_shape=(1, 1, 1), change=lambda params: params) -> str:
   """A run's workdir with a checkpoint of random parameters at step 4, made without training."""
-  task = tasks.build(config, tokenizer)
+  task = prepare.build(config, tokenizer)
   mesh = sharding.make_mesh(MeshConfig(*mesh_shape), jax.devices()[: int(np.prod(mesh_shape))])
   with sharding.using(mesh):
     state = state_lib.init_state(task, optim.make(config.optim, task.shapes()), mesh, 7)
     kept = checkpoint.Checkpoints(str(workdir), config.checkpoint, task.BEST)
     with contextlib.closing(kept) as checkpoints:
-      checkpoints.save(4, state._replace(params=change(state.params)), initialize.facts_of(config, task, 'by hand'))
+      checkpoints.save(
+        4,
+        state._replace(params=change(state.params)),
+        initialize.metadata_of(config, task, {}, 'by hand') | {'hand_off': None},
+      )
   tokenizer.save(f'{workdir}/tokenizer.json')
   return str(workdir)
 
@@ -135,15 +140,15 @@ CLM_TO_CLM = """
 
 def test_the_whole_plan_from_a_masked_lm_to_a_classifier(mlm, make_config, tokenizer, tmp_path):
   """With the patterns of the shipped config: the backbone is taken, BERT's transform left behind."""
-  there = facts_of(tasks.build(make_config('masked_lm', **{'model.mlm_transform': True}), tokenizer))
+  there = facts_of(prepare.build(make_config('masked_lm', **{'model.mlm_transform': True}), tokenizer))
   config = config_lib.build(runs.classification_config(mlm, tmp_path, **LABELS))
-  plan = handoff.plan(there, facts_of(tasks.build(config, tokenizer)), config.init_from)
+  plan = handoff.plan(there, facts_of(prepare.build(config, tokenizer)), config.init_from)
   plan.check('a')
   assert plan.table() == MLM_TO_CLASSIFIER.strip('\n')
 
 
 def test_the_whole_plan_from_a_causal_lm_to_the_same(make_config, tokenizer):
-  here = facts_of(tasks.build(make_config('causal_lm', **{'model.tied_embeddings': False}), tokenizer))
+  here = facts_of(prepare.build(make_config('causal_lm', **{'model.tied_embeddings': False}), tokenizer))
   plan = handoff.plan(here, here, init_from('a'))
   plan.check('a')
   assert plan.table() == CLM_TO_CLM.strip('\n')
@@ -151,7 +156,7 @@ def test_the_whole_plan_from_a_causal_lm_to_the_same(make_config, tokenizer):
 
 def test_every_parameter_is_in_one_list(mlm, tokenizer, make_config, tmp_path):
   config = config_lib.build(runs.classification_config(mlm, tmp_path, **LABELS))
-  source, target = open_source(config.init_from).arrays, facts_of(tasks.build(config, tokenizer))
+  source, target = open_source(config.init_from).arrays, facts_of(prepare.build(config, tokenizer))
   plan = handoff.plan(source, target, config.init_from)
   assert sorted(plan.taken + plan.resized + plan.fresh) == sorted(target)
   assert sorted(plan.taken + plan.resized + plan.dropped) == sorted(source)
@@ -369,7 +374,7 @@ def test_a_tokenizer_of_the_config_must_be_the_checkpoint_s(mlm, tokenizer, tmp_
   with pytest.raises(CheckpointError, match=f'data.tokenizer.path.*{tokenizer.hash[:12]}.*{saved}; set data.tokenizer'):
     runs.train(raw, tmp_path / 'new')
   raw.data.tokenizer.path = f'{mlm}/tokenizer.json'
-  assert initialize.source_of(config_lib.build(raw))[1].hash.startswith(saved)
+  assert runs.source_of(config_lib.build(raw))[1].hash.startswith(saved)
 
 
 @pytest.mark.parametrize(
@@ -516,7 +521,7 @@ def test_bfloat16_parameters_arrive_as_float32(make_config, tokenizer, tmp_path)
 def test_with_nothing_taken_all_is_random_but_the_model_and_tokenizer(mlm, tmp_path, no_array_is_read):
   raw = runs.classification_config(mlm, tmp_path, **LABELS, **{'init_from.take': '()'})
   config = config_lib.build(raw)
-  source, tokenizer = initialize.source_of(config)
+  source, tokenizer = runs.source_of(config)
   assert tokenizer.hash == source.manifest['tokenizer_hash']
   assert config.model.width == 32 and config.model.layers == 2
   params, plan, fresh = begun(raw)
@@ -524,7 +529,7 @@ def test_with_nothing_taken_all_is_random_but_the_model_and_tokenizer(mlm, tmp_p
   assert plan.taken == plan.resized == [] and sorted(plan.dropped) == sorted(source.arrays)
   assert sorted(plan.fresh) == sorted(paths.flatten(fresh))
   other = state_lib.init_state(
-    tasks.build(config, tokenizer),
+    prepare.build(config, tokenizer),
     optim.make(config.optim, fresh),
     sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]),
     config.seed + 1,
@@ -574,7 +579,7 @@ def test_results_keep_the_hand_off_and_so_does_a_resumed_run(mlm, tmp_path):
 def test_adapters_are_merged_when_they_are_handed_over(mlm, tmp_path, rank):
   """The run has its own adapters, or none, whatever the source had; and none is listed as left behind."""
   config = config_lib.build(runs.classification_config(mlm, tmp_path, lora=4, **LABELS))
-  source, tokenizer = initialize.source_of(config)
+  source, tokenizer = runs.source_of(config)
   assert config.model.lora.rank == 4
 
   def trained(params):
@@ -587,7 +592,7 @@ def test_adapters_are_merged_when_they_are_handed_over(mlm, tmp_path, rank):
   if rank is not None:
     raw.init_from.fresh = lora.ADAPTERS
   params, plan, _ = begun(raw)
-  task = tasks.build(config, tokenizer)
+  task = prepare.build(config, tokenizer)
   where = sharding.replicated(sharding.one_device_mesh())
   abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=where), task.shapes())
   before = checkpoint.restore_params(workdir, 4, abstract)

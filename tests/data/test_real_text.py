@@ -31,7 +31,7 @@ def test_novels(task, novels_cache, tmp_path):
   """15.6 MB, with a vocabulary that is worth its tokenizer; the second objective uses the same store."""
   vocabulary = {'data.tokenizer.vocab_size': 4096, 'data.cache_dir': novels_cache}
   c = config(task, f'smoke,data={NOVELS}', **vocabulary)
-  results = train_lib.train(c, str(tmp_path), say=lambda line: None, devices=jax.devices()[:1])
+  results = train_lib.train(c, str(tmp_path), log=lambda line: None, devices=jax.devices()[:1])
   assert results['step'] == 20
   lines = train_lib.writer_lib.read_metrics(str(tmp_path))
   losses = [line['loss'] for line in lines if line['split'] == 'train']
@@ -40,7 +40,7 @@ def test_novels(task, novels_cache, tmp_path):
 
 def test_a_mixture_of_novels_and_speeches(novels_cache, tmp_path):
   c = config('causal_lm', f'smoke,data={NOVELS},mix={SPEECHES}', **{'data.cache_dir': novels_cache})
-  results = train_lib.train(c, str(tmp_path), say=lambda line: None, devices=jax.devices()[:1])
+  results = train_lib.train(c, str(tmp_path), log=lambda line: None, devices=jax.devices()[:1])
   found = results['metrics']
   for source in ('main', 'mix'):
     assert found[f'valid/{source}/bits_per_byte'] > 0 and found[f'valid/{source}/gzip_bits_per_byte'] > 0

@@ -6,9 +6,10 @@ import jax
 import pytest
 
 from lmjax import config as config_lib
-from lmjax import main, optim, sharding, tasks
+from lmjax import main, optim, sharding
 from lmjax.dry_run import fit, topology
 from lmjax.models import flops, presets
+from lmjax.tasks import prepare
 from lmjax.training import state as state_lib
 from tests import conftest
 
@@ -22,10 +23,10 @@ def cpu8():
 
 @pytest.mark.parametrize('task', ALL_TASKS)
 def test_batches_have_the_shapes_that_are_told_without_data(make_config, task):
-  config, real, data = tasks.prepare(make_config(task))
-  batch = real.pipeline(data, config).batch(0)
+  config, real, data = prepare.prepare(make_config(task))
+  batch = real.pipeline(data, config.seed, config.train.steps).batch(0)
   found = {name: (a.shape, jax.dtypes.canonicalize_dtype(a.dtype)) for name, a in batch.items()}
-  _, sketched = tasks.sketch(make_config(task))
+  _, sketched = prepare.without_data(make_config(task))
   for one in (real, sketched):
     told = {name: (a.shape, jax.dtypes.canonicalize_dtype(a.dtype)) for name, a in one.batch_shapes().items()}
     assert told == found
@@ -37,7 +38,7 @@ def test_bytes_a_device_are_those_of_real_arrays(make_config, cpu8, mesh):
   leaves = dict(zip(('mesh.data', 'mesh.fsdp', 'mesh.tensor'), mesh))
   config = make_config('causal_lm', **leaves)
   table = fit.memory_table(fit.compile_for(config, cpu8))
-  config, task, _ = tasks.prepare(config)
+  config, task, _ = prepare.prepare(config)
   on = sharding.make_mesh(config.mesh)
   with sharding.using(on):
     state = state_lib.init_state(task, optim.make(config.optim, task.shapes()), on, 0)

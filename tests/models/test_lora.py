@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from lmjax import config as config_lib
-from lmjax import optim, paths, sharding, tasks
+from lmjax import optim, paths, sharding
 from lmjax.errors import ConfigError
 from lmjax.models import lora, presets
 from lmjax.models.config import LoraConfig, ModelConfig
 from lmjax.models.heads import LanguageModel
 from lmjax.models.transformer import Transformer
-from lmjax.training import initialize
+from lmjax.tasks import prepare
 from lmjax.training import state as state_lib
 from lmjax.training import step as step_lib
 from tests import runs
@@ -187,12 +187,12 @@ def test_training_moves_the_adapters_and_the_head_alone(source, tmp_path):
 
 def test_gradient_and_state_are_of_what_moves(source, tmp_path):
   config = config_lib.build(runs.classification_config(source, tmp_path, lora=4))
-  config, task, data = tasks.prepare(config, initialize.source_of(config)[1])
+  config, task, data = prepare.prepare(config, runs.source_of(config)[1])
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   with sharding.using(mesh):
     tx = optim.make(config.optim, task.shapes())
     state = state_lib.init_state(task, tx, mesh, 0)
-    batch = task.pipeline(data, config).batch(0)
+    batch = task.pipeline(data, config.seed, config.train.steps).batch(0)
     grads, _, _ = jax.jit(step_lib.make_gradient(task, 1, config.optim))(state.params, batch, jax.random.key(0))
   moving = {path for path in paths.flatten(state.params) if config.optim.moves(path)}
   assert paths.flatten(grads).keys() == moving

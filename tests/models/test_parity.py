@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lmjax import config as config_lib
-from lmjax import optim, paths, tasks
+from lmjax import optim, paths
 from lmjax.data.batches import pipeline
 from lmjax.models import presets
 from lmjax.models.config import ModelConfig
@@ -21,8 +21,9 @@ from lmjax.models.heads import LanguageModel
 from lmjax.models.transformer import Transformer
 from lmjax.ops.cross_entropy import cross_entropy
 from lmjax.schema.command_line import load_config_file
+from lmjax.tasks import prepare
 from lmjax.training import state
-from lmjax.training.step import make_train_step
+from tests import runs
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -176,7 +177,7 @@ def run_config(corpus, file, model, rows):
 
 def check_training(name, config, reference, params, as_torch):
   """Trains both on the same batches and compares the loss of each step."""
-  config, task, stores = tasks.prepare(config)
+  config, task, stores = prepare.prepare(config)
   assert task.tokenizer.vocab_size == VOCAB
   data = pipeline.make(
     config.data, stores, task.row_spec(), task.example, seed=config.seed, total_steps=STEPS, hosts=1, host=0
@@ -194,7 +195,7 @@ def check_training(name, config, reference, params, as_torch):
 def train_ours(config, task, params, batches):
   tx = optim.make(config.optim, params)
   current = state.TrainState(np.int32(0), params, tx.init(params), np.int32(0))
-  step = jax.jit(make_train_step(task, tx, config))
+  step = jax.jit(runs.train_step(task, tx, config))
   losses = []
   for batch in batches:
     current, report = step(current, batch)

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 import pytest
 
 from lmjax import config as config_lib
-from lmjax import evaluate, experiment, inspect, main, predict, tasks
+from lmjax import evaluate, experiment, inspect, main, predict
 from lmjax.checkpoint import checkpoints as checkpoint
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.schema import tree
+from lmjax.tasks import prepare
 from tests import runs
 from tests.conftest import ROOT, text
 
@@ -945,7 +946,7 @@ class Weights(NamedTuple):
 def fine_tuned(source: str, folder: pathlib.Path) -> str:
   """The workdir of a fine-tuned run as far as other commands read it; nobody trains for these tests."""
   config = config_lib.build(runs.classification_config(source, folder))
-  config, task, _ = tasks.prepare(config, Tokenizer.load(f'{source}/tokenizer.json'))
+  config, task, _ = prepare.prepare(config, Tokenizer.load(f'{source}/tokenizer.json'))
   workdir = folder / 'run'
   workdir.mkdir()
   with contextlib.closing(checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST, task.HIGHEST)) as checkpoints:

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax import metrics, optim, paths, tasks
+from lmjax import metrics, optim, paths
 from lmjax.data.batches.pipeline import Pipeline
 from lmjax.models import decode, layers
 from lmjax.ops import attention, positions
+from lmjax.tasks import prepare
 from lmjax.training import state as state_lib
 from lmjax.training import step as step_lib
+from tests import runs
 
 
 def test_attention_with_dropout_is_attention_on_average_with_shared_heads():
@@ -46,7 +48,7 @@ def test_a_key_of_dropout_is_used_once(make_config, tokenizer, monkeypatch, plac
   """All places that drop something draw with keys of their own."""
   rates = {f'model.{name}_dropout': 0.1 for name in ('embedding', 'attention', 'residual')}
   plain = {'model.layers': 2, 'model.norm_placement': placement, 'model.scan': False, 'model.remat': 'none'}
-  backbone = tasks.build(make_config('masked_lm', **rates | plain), tokenizer).model.backbone
+  backbone = prepare.build(make_config('masked_lm', **rates | plain), tokenizer).model.backbone
   used = []
 
   @jax.jit
@@ -91,7 +93,8 @@ def stepped(make_config, **leaves):
   config = make_config('causal_lm', **{'optim.clip_norm': None, 'optim.no_decay': "('*',)"} | leaves)
   tx = optim.optax.scale(-1.0)
   state = state_lib.TrainState(jnp.int32(0), PARAMS, tx.init(PARAMS), jnp.int32(0))
-  return jax.jit(step_lib.make_train_step(TASK, tx, config)), state
+  task = types.SimpleNamespace(loss=small_loss, has_dropout=config.model.has_dropout)
+  return jax.jit(runs.train_step(task, tx, config)), state
 
 
 def test_the_norm_that_is_clipped_is_of_the_whole_gradient(make_config):

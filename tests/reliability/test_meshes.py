@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import optim, sharding, tasks
+from lmjax import optim, sharding
 from lmjax.checkpoint import checkpoints as checkpoint
 from lmjax.data.batches import pipeline
+from lmjax.tasks import prepare
 from lmjax.training import state as state_lib
 from tests import runs
 from tests.hosts.test_hosts import free_port, losses
@@ -41,7 +42,7 @@ def test_resumed_on_another_mesh(saved, raw_config, make_config, tmp_path, data,
   shutil.copytree(saved / 'run', tmp_path / 'run')
   leaves = LEAVES | {'train.steps': 8, 'mesh.data': data, 'mesh.fsdp': fsdp}
   devices = jax.devices()[: data * fsdp]
-  config, task, _ = tasks.prepare(make_config('causal_lm', **leaves))
+  config, task, _ = prepare.prepare(make_config('causal_lm', **leaves))
   with sharding.using(mesh := sharding.make_mesh(config.mesh, devices)):
     abstract = state_lib.abstract_state(task, optim.make(config.optim, task.shapes()), mesh)
     checkpoints = checkpoint.Checkpoints(tmp_path / 'run', config.checkpoint, 'loss')
@@ -74,10 +75,10 @@ def test_resumed_by_two_processes(corpus, cache_dir, tmp_path):
 
 
 def test_batches_are_the_same_for_any_number_of_hosts(make_config):
-  config, task, stores = tasks.prepare(make_config('masked_lm', **LEAVES))
-  whole: pipeline.Pipeline = task.pipeline(stores, config, 1, 0)
+  config, task, stores = prepare.prepare(make_config('masked_lm', **LEAVES))
+  whole: pipeline.Pipeline = task.pipeline(stores, config.seed, config.train.steps)
   for hosts in (2, 4):
-    parts = [task.pipeline(stores, config, hosts, host) for host in range(hosts)]
+    parts = [task.pipeline(stores, config.seed, config.train.steps, hosts, host) for host in range(hosts)]
     for step in (0, 3):
       joined = [part.batch(step) for part in parts]
       for name, rows in whole.batch(step).items():

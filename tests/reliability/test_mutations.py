@@ -64,7 +64,7 @@ def assert_right(workdir) -> int:
   """What is restored is one of the states, whole; returns its step."""
   checkpoints, said = checkpoint.Checkpoints(workdir, KEEP, 'loss'), []
   try:
-    state, manifest = checkpoints.restore_latest(abstract(), say=said.append)
+    state, manifest = checkpoints.restore_latest(abstract(), log=said.append)
   finally:
     checkpoints.close()
   step = manifest['step']

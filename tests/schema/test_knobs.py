@@ -16,15 +16,15 @@ import numpy as np
 import pytest
 
 from lmjax import config as config_lib
-from lmjax import optim, paths, sharding, tasks, train
+from lmjax import optim, paths, sharding, train
 from lmjax.checkpoint import checkpoints, handoff
 from lmjax.data.batches import pipeline
 from lmjax.errors import ConfigError, NonFiniteError
 from lmjax.schema import tree
-from lmjax.training import initialize, progress
+from lmjax.tasks import prepare
+from lmjax.training import evaluator, loop, progress
 from lmjax.training import state as state_lib
-from lmjax.training import step as step_lib
-from lmjax.workdir import metric_writer as writer_lib
+from lmjax.workdir.run_files import RunFiles
 from tests import runs
 from tests.conftest import TASKS, text
 
@@ -216,14 +216,14 @@ def assert_differs(observe, configured, task, leaf, value, under, besides=()):
 def program(config, tokenizer):
   """The traced train step and initialisation of a config, as text."""
   try:
-    task = tasks.build(config, tokenizer)
+    task = prepare.build(config, tokenizer)
     tx = optim.make(config.optim, task.shapes())
     init = state_lib.make_init(task, tx)
     state = jax.eval_shape(init, jax.random.key(0))
     B, T = config.data.batch_size, config.data.length
     batch = {name: jax.ShapeDtypeStruct((B, T), np.int32) for name in ('inputs', 'targets')}
     batch['weights'] = jax.ShapeDtypeStruct((B, T), np.float32)
-    step = step_lib.make_train_step(task, tx, config)
+    step = runs.train_step(task, tx, config)
     return str(jax.make_jaxpr(init)(jax.random.key(0))), str(jax.make_jaxpr(step)(state, batch))
   except RuntimeError as error:  # a kernel that this machine cannot run is an effect too
     return str(error)
@@ -250,8 +250,8 @@ class FrozenData(SimpleNamespace):
 
 def data_of(config):
   """Where the store lies, and digests of training and held-out batches."""
-  config, task, stores = tasks.prepare(config)
-  data = task.pipeline(stores, config)
+  config, task, stores = prepare.prepare(config)
+  data = task.pipeline(stores, config.seed, config.train.steps)
   store = stores['main']
   example = task.eval_example(stores, store)
   valid = pipeline.valid_batches(config.data, store, task.row_spec(), example, batch_size=config.data.batch_size)
@@ -273,10 +273,10 @@ def test_data(configured, task, case):
 
 def start_of(config):
   """What a run begins with, by metadata."""
-  source, tokenizer = initialize.source_of(config)
-  if source is None:
+  if config.init_from.path is None:
     return 'random weights'
-  task = tasks.build(config, tokenizer)
+  source, tokenizer = runs.source_of(config)
+  task = prepare.build(config, tokenizer)
   target = {path: {'shape': a.shape, 'dtype': str(a.dtype)} for path, a in paths.flatten(task.shapes()).items()}
   return source.workdir, source.step, handoff.plan(source.arrays, target, config.init_from)
 
@@ -299,33 +299,30 @@ def plan_of(config, folder):
   infos = [SimpleNamespace(step=s) for s in range(1, 9)]
   ranks = {s: -(9 - s if s < 5 else s) for s in range(1, 9)}
   kept = checkpoints.retention(config.checkpoint, ranks).should_preserve(infos, context=None)
-  fake = SimpleNamespace(
-    config=config,
-    pipeline=SimpleNamespace(rows=lambda step: []),
-    say=lambda line: None,
-    start=0,
-    kept=-1,
-    files=SimpleNamespace(folder=folder),
-    task=SimpleNamespace(model=SimpleNamespace(backbone=SimpleNamespace(rows=8)), predicted=1),
-    mesh=SimpleNamespace(size=1),
-  )
+  backbone = SimpleNamespace(config=config.model, rows=8)
+  task = SimpleNamespace(model=SimpleNamespace(backbone=backbone), data=config.data, predicted=1)
+  task.BEST, task.HIGHEST = 'loss', False
+  files = RunFiles(folder, writes=False)
   pairs = {'loss': (np.float32('nan'), np.float32(1))}
   try:
-    progress.Reporter(fake, None).log(1, {'skipped': 3, 'pairs': pairs, 'grad_norm': np.float32(1)})
+    reporter = progress.Progress(task, config.train, 0, -1, 1, lambda step: [], files, lambda line: None)
+    reporter.log(1, {'skipped': 3, 'pairs': pairs, 'grad_norm': np.float32(1)})
     ended = False
   except (NonFiniteError, KeyError) as error:
     ended = isinstance(error, NonFiniteError)
   os.makedirs(folder, exist_ok=True)
   try:
-    writer_lib.Writer(folder, config.writer, 0, 'run').close()
+    with RunFiles(folder) as writing:
+      writing.begin(0, config.writer.tensorboard, config.writer.wandb_project)
     left = sorted(os.listdir(folder))
   except Exception as error:  # wandb is not installed here, and says so
     left = str(error)
-  fake.history = {step: {'loss': loss} for step, loss in enumerate((3.0, 1.0, 2.0, 2.0))}
-  fake.task.BEST, fake.task.HIGHEST = 'loss', False
-  patient = train._has_patience_ended(fake)
+  made = evaluator.Evaluations(task, None, 0, 6, config.eval.patience, files, -1, lambda line: None)
+  made.history = {step: {'loss': loss} for step, loss in enumerate((3.0, 1.0, 2.0, 2.0))}
+  intervals = loop.Intervals(config.train.steps, config.train.log_every, config.eval.every, config.checkpoint.every)
+  due, patient = [sorted(intervals.due(step)) for step in range(1, 7)], made.has_patience_ended
   mesh = sharding.mesh_shape(config.mesh, 8)
-  return [sorted(config.due(step)) for step in range(1, 7)], list(kept), ended, left, patient, mesh
+  return due, list(kept), ended, left, patient, mesh
 
 
 @pytest.mark.parametrize('case', PLAN, ids=[case[0] for case in PLAN])
@@ -337,14 +334,17 @@ def test_plan(configured, tmp_path, case):
 def test_seeds(configured, tmp_path, monkeypatch):
   """A run each, in a folder of its own."""
   results = {'status': 'done', 'step': 6, 'metrics': {}, 'hand_off': None, 'main_metric': 'loss'}
-  monkeypatch.setattr(
-    train.run_lib, 'set_up', lambda config, workdir, *rest: (config.seed, os.path.relpath(workdir, tmp_path))
-  )
-  monkeypatch.setattr(train, '_loop', lambda run: ran.append(run) or results)
+
+  def one(config, source, workdir, *rest):
+    os.makedirs(workdir)
+    ran.append((config.seed, os.path.relpath(workdir, tmp_path)))
+    return results
+
+  monkeypatch.setattr(train, '_run_one', one)
   for seeds, expected in ((1, [(0, 'run1')]), (2, [(0, 'run2/seed0'), (1, 'run2/seed1')])):
     ran = []
     config = configured('causal_lm', {'train.seeds': seeds})
-    train.train(config, str(tmp_path / f'run{seeds}'), say=lambda line: None, devices=jax.devices()[:1])
+    train.train(config, str(tmp_path / f'run{seeds}'), log=lambda line: None, devices=jax.devices()[:1])
     assert ran == expected
 
 
@@ -358,7 +358,7 @@ def test_top(configured):
 
 
 def samples_of(config):
-  _, task, stores = tasks.prepare(config)
+  _, task, stores = prepare.prepare(config)
   return task.samples(jax.jit(task.init)(jax.random.key(0)), stores, jax.random.key(1))
 
 

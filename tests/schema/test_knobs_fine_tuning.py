@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from lmjax import config as config_lib
-from lmjax import sharding, tasks
+from lmjax import sharding
 from lmjax.errors import DataError
 from lmjax.schema import tree
+from lmjax.tasks import prepare
 from lmjax.training import evaluator
 from tests.conftest import FINE_TUNING, config_dict, text
 from tests.schema import test_knobs
@@ -136,7 +137,7 @@ def configured(task, files, changes):
 
 def rows(config, task, data):
   """Digests of training and evaluation batches; how long the run is, and what is ranked by what."""
-  digest, batches = hashlib.sha256(), task.pipeline(data, config)
+  digest, batches = hashlib.sha256(), task.pipeline(data, config.seed, config.train.steps)
   for batch in [
     batches.batch(0),
     batches.batch(1),
@@ -150,7 +151,7 @@ def rows(config, task, data):
 
 def programs(config, task, data):
   """Loss and gradient, and how text is generated, as they are traced."""
-  shapes, batches = task.shapes(), task.pipeline(data, config)
+  shapes, batches = task.shapes(), task.pipeline(data, config.seed, config.train.steps)
   gradient = jax.make_jaxpr(jax.grad(lambda p, b, k: task.loss(p, b, k)[0]))
   traced = [str(gradient(shapes, batches.batch(0), jax.random.key(1)))]
   if task.NAME == 'summarization':
@@ -164,15 +165,15 @@ def outcome(config, task, data):
   """What an untrained model answers, what that scores, and how it is shown."""
   params, mesh = jax.jit(task.init)(jax.random.key(0)), sharding.one_device_mesh()
   with sharding.using(mesh):
-    values, predictions = evaluator.make(config, task, data, mesh)(params)
+    values, predictions = evaluator.make(task, data, evaluator.Runner(mesh))(params)
   shown = task.samples(data.splits['valid'].records, predictions)
-  return json.dumps([values, predictions, shown, task.settings], default=str)
+  return json.dumps([values, predictions, shown, task.calibration], default=str)
 
 
 @pytest.fixture(scope='module')
 def observe(files):
   """`observe(stage, task, changes)`: what a run would do, the cheapest to find out first."""
-  prepared = functools.cache(lambda task, changes: tasks.prepare(configured(task, files, dict(changes))))
+  prepared = functools.cache(lambda task, changes: prepare.prepare(configured(task, files, dict(changes))))
   of = functools.cache(lambda stage, task, changes: stage(*prepared(task, changes)))
   return lambda stage, task, changes: of(stage, task, tuple(sorted(changes.items(), key=str)))
 
@@ -187,7 +188,7 @@ def test_leaf(observe, task, case):
 
 def test_bad_text_is_an_error_unless_told(files):
   with pytest.raises(DataError, match='lone surrogate'):
-    tasks.prepare(configured('classification', files, {'data.bad_text': 'raise'}))
+    prepare.prepare(configured('classification', files, {'data.bad_text': 'raise'}))
 
 
 @pytest.mark.parametrize('task,leaf,value', REFUSED)

@@ -62,17 +62,14 @@ def test_classification_errors():
     classification.scores(classification.confusion([], [], classes=3))
 
 
-def test_confusion_is_shown(tmp_path):
+def test_confusion_is_shown():
   matrix = classification.confusion([0, 0, 1], [0, 1, 1], classes=2)
   assert classification.confusion_markdown(matrix, ['no', 'a|b']) == (
     '| gold \\ predicted | no | a\\|b |\n| --- | ---: | ---: |\n| no | 1 | 1 |\n| a\\|b | 0 | 1 |\n'
   )
   for classes in (2, 30):
-    file = tmp_path / f'{classes}.png'
     matrix = np.zeros((classes, classes), np.int64)  # no division by the empty rows
-    confusion.plot_confusion(matrix, [f'class {i}' for i in range(classes)], str(file))
-    assert file.read_bytes().startswith(b'\x89PNG')
-  assert len(list(tmp_path.iterdir())) == 2
+    assert confusion.plot_confusion(matrix, [f'class {i}' for i in range(classes)]).startswith(b'\x89PNG')
 
 
 # SQuAD

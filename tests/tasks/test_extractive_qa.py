@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from lmjax import config as config_lib
-from lmjax import evaluate, predict, tasks
+from lmjax import evaluate, predict
 from lmjax import train as train_lib
 from lmjax.data.batches import windows
 from lmjax.data.tokens.tokenizer import train_tokenizer
 from lmjax.errors import DataError
 from lmjax.scoring import squad
+from lmjax.tasks import prepare
 from lmjax.training import reopen
 from tests.conftest import REAL_DATA, config_dict
 
@@ -70,7 +71,7 @@ def raw(train, valid, **leaves):
 
 
 def prepared(train, valid, **leaves):
-  return tasks.prepare(config_lib.build(raw(train, valid, **leaves)))
+  return prepare.prepare(config_lib.build(raw(train, valid, **leaves)))
 
 
 @pytest.mark.parametrize('n', [0, 1, 5, 6, 7, 23])
@@ -117,7 +118,7 @@ def test_gold_answers_survive_windows_and_offsets(name, whole, tmp_path):
   leaves = {'data.length': length, 'objective.max_answer': longest, 'objective.max_question': 40}
   leaves |= {'objective.stride': 100} | ({'objective.no_answer': True} if 'v2.0' in name else {})
   config = config_lib.build(raw('demo', used, **leaves))
-  _, task, data = tasks.prepare(config, tokenizer)
+  _, task, data = prepare.prepare(config, tokenizer)
   fit, counts = [], collections.Counter()
   for record in data.splits['valid'].records:
     if not record['answers']:
@@ -144,7 +145,7 @@ def test_gold_answers_survive_windows_and_offsets(name, whole, tmp_path):
   for start in range(0, len(fit), 500):
     examples = task.rows_of(fit[start : start + 500])
     predictions += task.answers(examples, gold_outputs(examples, length))
-  task.tune(fit, predictions)
+  task.fit_threshold(fit, predictions)
   assert task.scores(fit, predictions)['exact_match'] == 1.0
 
 
@@ -191,13 +192,13 @@ def test_no_answer_and_its_threshold(files):
   examples = data.splits['valid']
   outputs = gold_outputs(examples, 48)
   predictions = task.answers(examples, outputs)
-  task.tune(examples.records, predictions)
+  task.fit_threshold(examples.records, predictions)
   scores = task.scores(examples.records, predictions)
   assert scores['exact_match'] == scores['has_answer_f1'] == scores['no_answer_f1'] == 1.0
   task.threshold = np.inf
   assert task.scores(examples.records, predictions)['no_answer_f1'] == 0.0
-  task.use({'no_answer_threshold': 1.5})
-  assert task.settings == {'no_answer_threshold': 1.5}
+  task.load_calibration({'no_answer_threshold': 1.5})
+  assert task.calibration == {'no_answer_threshold': 1.5}
   with pytest.raises(DataError, match='24 questions have no answer.*set it to True'):
     prepared(files['none'], files['none_valid'], **{'objective.no_answer': False})
 
@@ -222,7 +223,7 @@ def test_it_learns_and_answers(files, tmp_path, preset):
   config = raw(files['plain'], files['valid'], **{'train.steps': 60, 'optim.learning_rate': 3e-3, 'eval.every': 60})
   if preset == 'mini':
     config.model.attention = 'causal'
-  results = train_lib.train(config, str(tmp_path / 'run'), say=lambda line: None, devices=jax.devices()[:1])
+  results = train_lib.train(config, str(tmp_path / 'run'), log=lambda line: None, devices=jax.devices()[:1])
   assert results['metrics']['valid/f1'] > 0.9
   texts = json.loads((tmp_path / 'run/predictions.json').read_text())
   gold = {f'w{i}': [NAMES[i % 6]] for i in range(50, 90)}

@@ -1,5 +1,7 @@
 """Fine-tuning as a whole, on classification: what moves, what is kept, what is counted, and that it learns."""
 
+import dataclasses
+import functools
 import json
 import pathlib
 import shutil
@@ -10,17 +12,17 @@ import numpy as np
 import pytest
 
 from lmjax import config as config_lib
-from lmjax import optim, paths, sharding, tasks
+from lmjax import optim, paths, sharding
 from lmjax.checkpoint import checkpoints
-from lmjax.checkpoint.transfer import hand_off
+from lmjax.checkpoint.transfer import hand_off, open_source
 from lmjax.data.records import Records
 from lmjax.errors import CheckpointError, ConfigError, DataError
 from lmjax.objectives import classification
 from lmjax.objectives.classification import ClassificationConfig
+from lmjax.tasks import prepare
 from lmjax.tasks.classification import Classification, longest_first
 from lmjax.training import initialize, reopen
 from lmjax.training import state as state_lib
-from lmjax.training import step as step_lib
 from tests import runs
 
 LABELS = {'objective.labels': "('bad', 'good')"}
@@ -34,21 +36,21 @@ def mlm(raw_config, tmp_path_factory):
 def prepared(raw):
   """(Config, task, data, TrainState of the first step, its step function), on one device."""
   config = config_lib.build(raw)
-  source, tokenizer = initialize.source_of(config)
-  config, task, data = tasks.prepare(config, tokenizer)
+  source, tokenizer = runs.source_of(config)
+  config, task, data = prepare.prepare(config, tokenizer)
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   with sharding.using(mesh):
     tx = optim.make(config.optim, task.shapes())
     state = state_lib.init_state(task, tx, mesh, config.seed)
     if source is not None:
-      state = state._replace(params=hand_off(source, initialize.plan_of(config, task, source), state.params))
-  return config, task, data, state, jax.jit(step_lib.make_train_step(task, tx, config))
+      state = state._replace(params=hand_off(source, initialize.plan_of(task, source, config.init_from), state.params))
+  return config, task, data, state, jax.jit(runs.train_step(task, tx, config))
 
 
 def after(raw, steps=1):
   """(parameters before, after so many steps, the Config) by path."""
   config, task, data, state, step = prepared(raw)
-  first, batches = state.params, task.pipeline(data, config)
+  first, batches = state.params, task.pipeline(data, config.seed, config.train.steps)
   for i in range(steps):
     state, _ = step(state, batches.batch(i))
   return paths.flatten(jax.device_get(first)), paths.flatten(jax.device_get(state.params)), config
@@ -207,13 +209,13 @@ def test_the_best_checkpoint_gives_the_results_and_patience_ends_the_run(mlm, tm
   assert before.keys() == again.keys()
   assert [name for name in before if before[name] != again[name]] == []
 
-  # damaged by now, the best is passed over, and said
+  # damaged by now, the best is skipped, and logged
   (workdir / 'results.json').unlink()
   for file in (workdir / 'checkpoints/1/state').rglob('d/*'):
     file.write_bytes(bytes(file.stat().st_size))
   later = runs.train(raw, workdir, said.append)
   assert later['best_step'] == min(set(checkpoints.saved_steps(checkpoints.directory_of(workdir))) - {1})
-  assert any(line.startswith('checkpoint 1, the best by accuracy, is passed over: ') for line in said)
+  assert any(line.startswith('checkpoint 1, the best by accuracy, is skipped: ') for line in said)
 
 
 def test_another_start_or_optimizer_is_refused_in_the_same_workdir(mlm, whole):
@@ -247,13 +249,15 @@ def test_how_far_it_moved_counts_from_where_it_began(mlm, tmp_path):
   config, task, _, state, _ = prepared(six_steps(mlm, tmp_path))
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   begun = {'source': mlm, 'step': 3}
-  assert initialize.source_of(config)[0].step == 6
+  assert runs.source_of(config)[0].step == 6
+  moved = functools.partial(initialize.moved, task, config.optim, mesh, config.seed, config.init_from)
+  source = open_source(dataclasses.replace(config.init_from, step=3))
   with sharding.using(mesh):
-    there = initialize.first_params(config, task, mesh, initialize.reopened(config, begun))
-    found = initialize.moved(config, task, mesh, begun, there)
-    assert found and all(distance == 0.0 for distance in found.values())
-    assert initialize.moved(config, task, mesh, begun, state.params)['attention'] > 0
-    assert initialize.moved(config, task, mesh, begun | {'step': 2}, state.params) is None, 'it is gone'
+    there = hand_off(source, initialize.plan_of(task, source, config.init_from), state.params)
+    distances = moved(begun, there)
+    assert distances and all(distance == 0.0 for distance in distances.values())
+    assert moved(begun, state.params)['attention'] > 0
+    assert moved(begun | {'step': 2}, state.params) is None, 'it is gone'
 
 
 @pytest.mark.parametrize(
@@ -407,7 +411,7 @@ def encoder(tokenizer, tmp_path_factory):
 
   def make(**leaves):
     raw.objective.update({'label_smoothing': None, 'class_weights': None, 'pooling': 'mean'} | leaves)
-    task = tasks.build(config_lib.build(raw), tokenizer)
+    task = prepare.build(config_lib.build(raw), tokenizer)
     if not params:
       params.append(jax.jit(task.init)(jax.random.key(3)))
     return task, params[0]

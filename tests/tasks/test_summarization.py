@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from lmjax import config as config_lib
-from lmjax import sharding, tasks
+from lmjax import sharding
 from lmjax import train as train_lib
 from lmjax.errors import ConfigError
 from lmjax.scoring import generation
+from lmjax.tasks import prepare
 from lmjax.training import evaluator
 from tests.conftest import config_dict, text
 
@@ -51,7 +52,7 @@ def raw(files, **leaves):
 
 
 def prepared(files, **leaves):
-  return tasks.prepare(config_lib.build(raw(files, **leaves)))
+  return prepare.prepare(config_lib.build(raw(files, **leaves)))
 
 
 @pytest.fixture(scope='module')
@@ -178,7 +179,7 @@ def test_scores_are_those_of_the_library(files):
 def test_it_learns_to_write(files, tmp_path):
   leaves = {'train.steps': 120, 'optim.learning_rate': 5e-3, 'eval.every': 120, 'model.residual_dropout': 0.0}
   leaves |= {'objective.prefix': True}
-  results = train_lib.train(raw(files, **leaves), str(tmp_path), say=lambda line: None, devices=jax.devices()[:1])
+  results = train_lib.train(raw(files, **leaves), str(tmp_path), log=lambda line: None, devices=jax.devices()[:1])
   assert results['metrics']['valid/rougeL'] > 0.6 > results['metrics']['valid/lead_rougeL']
   page = (tmp_path / 'summaries_valid.md').read_text()
   assert '| words of the document |' in page and 'about the' in page

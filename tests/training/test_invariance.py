@@ -10,11 +10,13 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import optim, paths, sharding, tasks
+from lmjax import optim, paths, sharding
 from lmjax.data.batches.packing import RowSpec
 from lmjax.sharding import MeshConfig
+from lmjax.tasks import prepare
 from lmjax.training import state as state_lib
 from lmjax.training import step as step_lib
+from tests import runs
 from tests.conftest import FINE_TUNING, TASKS, WORDS
 
 # 1e-5 of the largest gradient of an array; losses relatively
@@ -61,7 +63,7 @@ def record_of(i, words):
 def make_task(make_config, tokenizer, name, **leaves):
   shared = {'data.length': 24, 'model.layers': 2, 'model.init_std': 0.3}
   shared |= SETTINGS.get(name, {'data.rows': 'padded'})
-  return tasks.build(make_config(name, **shared | leaves), tokenizer)
+  return prepare.build(make_config(name, **shared | leaves), tokenizer)
 
 
 @functools.cache
@@ -237,13 +239,13 @@ def test_the_whole_step_is_the_same_on_a_mesh(make_config, tokenizer):
   for shape in ((1, 1, 1), (2, 2, 2)):
     config = make_config('causal_lm', **{'data.length': 24, 'optim.clip_norm': 0.5})
     config = dataclasses.replace(config, mesh=MeshConfig(*shape))
-    task = tasks.build(config, tokenizer)
+    task = prepare.build(config, tokenizer)
     tx = optim.make(config.optim, task.shapes())
     mesh = sharding.make_mesh(config.mesh, jax.devices()[: int(np.prod(shape))])
     with sharding.using(mesh):
       state = state_lib.init_state(task, tx, mesh, seed=3)
       places = state_lib.state_shardings(task, tx, mesh)
-      step = jax.jit(step_lib.make_train_step(task, tx, config), out_shardings=(places, None))
+      step = jax.jit(runs.train_step(task, tx, config), out_shardings=(places, None))
       batch = ragged_batch('causal_lm', task)
       batch = {key: batch[key] for key in ('inputs', 'targets', 'weights')}
       for _ in range(3):
@@ -256,7 +258,7 @@ def test_the_whole_step_is_the_same_on_a_mesh(make_config, tokenizer):
 
 def test_state_is_sharded_from_birth(make_config, tokenizer):
   config = make_config('causal_lm')
-  task = tasks.build(config, tokenizer)
+  task = prepare.build(config, tokenizer)
   tx = optim.make(config.optim, task.shapes())
   mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
   with sharding.using(mesh):
@@ -269,7 +271,7 @@ def test_state_is_sharded_from_birth(make_config, tokenizer):
 
 
 def test_causal_rows_begin_with_what_the_spec_says(make_config, tokenizer):
-  task = tasks.build(make_config('causal_lm', **{'data.rows': 'packed'}), tokenizer)
+  task = prepare.build(make_config('causal_lm', **{'data.rows': 'packed'}), tokenizer)
   assert task.row_spec() == RowSpec(33, 32, (tokenizer.bos,), (tokenizer.eos,), (), (), tokenizer.pad)
-  task = tasks.build(make_config('masked_lm'), tokenizer)
+  task = prepare.build(make_config('masked_lm'), tokenizer)
   assert task.row_spec() == RowSpec(32, 30, (), (tokenizer.eos,), (tokenizer.cls,), (tokenizer.sep,), tokenizer.pad)

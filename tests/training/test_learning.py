@@ -9,17 +9,18 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import optim, sharding, tasks
-from lmjax import train as train_lib
+from lmjax import optim, sharding
 from lmjax.data.batches import pipeline
+from lmjax.errors import NonFiniteError
 from lmjax.sharding import MeshConfig
+from lmjax.tasks import prepare
 from lmjax.train import train
 from lmjax.training import evaluator
 from lmjax.training import state as state_lib
-from lmjax.training import step as step_lib
+from tests import runs
 from tests.conftest import text
 
-QUIET = dict(say=lambda line: None)
+QUIET = dict(log=lambda line: None)
 
 
 def test_nothing_leaks(raw_config, tmp_path, one_device):
@@ -56,12 +57,12 @@ def test_masked_accuracy_does_not_count_what_is_shown(raw_config, tmp_path, one_
 def test_evaluation_is_what_its_names_say(make_config, one_device):
   """Loss, bits a byte and the most frequent token, against sums made one token at a time."""
   config = make_config('causal_lm')
-  config, task, stores = tasks.prepare(config)
+  config, task, stores = prepare.prepare(config)
   tokenizer = task.tokenizer
   mesh = sharding.make_mesh(MeshConfig(1, 1, 1), one_device)
   params = jax.jit(task.init)(jax.random.key(0))
   with sharding.using(mesh):
-    run = evaluator.make(config, task, stores, mesh)
+    run = evaluator.make(task, stores, evaluator.Runner(mesh))
     values, predictions = run(params)
   assert predictions is None
   valid = stores['main'].valid
@@ -97,7 +98,7 @@ def test_a_mixture_is_evaluated_by_source(raw_config, corpus, tmp_path, one_devi
   leaves = {f'data.sources.second.{k}': v for k, v in dict(path=tmp_path / 'other.txt', field=None, weight=3.0).items()}
   said = []
   config = raw_config('causal_lm', **leaves | {'data.valid_fraction': 0.3})
-  results = train(config, str(tmp_path / 'run'), devices=one_device, say=said.append)
+  results = train(config, str(tmp_path / 'run'), devices=one_device, log=said.append)
   found = results['metrics']
   assert {
     'valid/loss',
@@ -112,9 +113,9 @@ def test_a_mixture_is_evaluated_by_source(raw_config, corpus, tmp_path, one_devi
 def test_a_step_without_a_finite_loss_changes_nothing(make_config, tokenizer, one_device):
   """Skipped, counted, and the next batch goes on from the same weights."""
   config = make_config('causal_lm')
-  task = tasks.build(config, tokenizer)
+  task = prepare.build(config, tokenizer)
   tx = optim.make(config.optim, task.shapes())
-  step = jax.jit(step_lib.make_train_step(task, tx, config))
+  step = jax.jit(runs.train_step(task, tx, config))
   state = jax.jit(state_lib.make_init(task, tx))(jax.random.key(0))
   batch = {name: np.ones((8, 32), np.int32) for name in ('inputs', 'targets')} | {
     'weights': np.ones((8, 32), np.float32)
@@ -132,6 +133,6 @@ def test_a_step_without_a_finite_loss_changes_nothing(make_config, tokenizer, on
 def test_a_run_that_diverges_ends_with_its_reason(raw_config, tmp_path, one_device):
   said = []
   config = raw_config('causal_lm', **{'optim.learning_rate': 1e30, 'optim.clip_norm': None, 'train.max_skipped': 2})
-  with pytest.raises(train_lib.report_lib.NonFiniteError, match='2 batches in a row .* its rows: main epoch 0 row'):
-    train(config, str(tmp_path / 'run'), devices=one_device, say=said.append)
+  with pytest.raises(NonFiniteError, match='2 batches in a row .* its rows: main epoch 0 row'):
+    train(config, str(tmp_path / 'run'), devices=one_device, log=said.append)
   assert any('its rows: main epoch 0 row' in line and 'and 4 more' in line for line in said)

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import optim, tasks
+from lmjax import optim
 from lmjax.errors import NonFiniteError
+from lmjax.tasks import prepare
 from lmjax.training import progress
 from lmjax.training import state as state_lib
-from lmjax.training import step as step_lib
+from lmjax.workdir.run_files import RunFiles
 from tests import runs
 
 
@@ -18,12 +19,12 @@ from tests import runs
 def test_an_update_that_is_not_finite_is_not_made(make_config, tokenizer, rate, moves):
   """Loss and gradient can be finite, and the step beyond every number."""
   config = make_config('causal_lm', **{'optim.learning_rate': rate, 'optim.warmup_steps': 0})
-  task = tasks.build(config, tokenizer)
+  task = prepare.build(config, tokenizer)
   tx = optim.make(config.optim, task.shapes())
   state = jax.jit(state_lib.make_init(task, tx))(jax.random.key(0))
   batch = {name: np.full((8, 32), 7, np.int32) for name in ('inputs', 'targets')}
   batch['weights'] = np.ones((8, 32), np.float32)
-  after, found = jax.jit(step_lib.make_train_step(task, tx, config))(state, batch)
+  after, found = jax.jit(runs.train_step(task, tx, config))(state, batch)
   assert np.isfinite(found['grad_norm']) and int(found['skipped']) == 1 - moves
   same = [np.array_equal(a, b) for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(state.params))]
   assert not all(same) if moves else all(same)
@@ -32,17 +33,11 @@ def test_an_update_that_is_not_finite_is_not_made(make_config, tokenizer, rate, 
 def test_nothing_labelled_is_said(make_config):
   """Zero labelled positions are no NaN, but no learning either."""
   said = []
-  run = SimpleNamespace(
-    config=make_config('causal_lm', **{'train.max_skipped': 2}),
-    pipeline=SimpleNamespace(rows=lambda step: [('main', 0, row) for row in range(8)]),
-    say=said.append,
-    start=0,
-    kept=-1,
-    files=SimpleNamespace(folder='/nowhere'),
-    task=SimpleNamespace(model=SimpleNamespace(backbone=SimpleNamespace(rows=8)), predicted=1),
-    mesh=SimpleNamespace(size=1),
-  )
-  reporter = progress.Reporter(run, None)
+  config = make_config('causal_lm', **{'train.max_skipped': 2})
+  backbone = SimpleNamespace(config=config.model, rows=8)
+  task = SimpleNamespace(model=SimpleNamespace(backbone=backbone), data=config.data, predicted=1)
+  rows_of = lambda step: [('main', 0, row) for row in range(8)]
+  reporter = progress.Progress(task, config.train, 0, -1, 1, rows_of, RunFiles('/nowhere', writes=False), said.append)
   found = {'pairs': {'loss': (np.float32(0), np.float32(0))}, 'grad_norm': np.float32(0), 'groups': {}}
   rows = 'main epoch 0 row 0, main epoch 0 row 1, main epoch 0 row 2, main epoch 0 row 3 and 4 more'
   with pytest.raises(KeyError):  # the log line of step 1, for which this report says too little

@@ -1,0 +1,63 @@
+"""From a Config to its task and its data."""
+
+import dataclasses
+from typing import Any
+
+from lmjax.data.records import Records
+from lmjax.data.tokens.tokenizer import Tokenizer, untrained
+from lmjax.tasks.base import Task
+from lmjax.tasks.causal_lm import CausalLM
+from lmjax.tasks.classification import Classification
+from lmjax.tasks.extractive_qa import ExtractiveQA
+from lmjax.tasks.fine_tuning import FineTuningTask
+from lmjax.tasks.masked_lm import MaskedLM
+from lmjax.tasks.summarization import Summarization
+
+# The other half of `table.TASKS`, which is read without jax.
+CLASSES: dict[str, Any] = {
+  task.NAME: task for task in (CausalLM, MaskedLM, Classification, ExtractiveQA, Summarization)
+}
+
+
+def build(config, tokenizer: Tokenizer) -> Task:
+  """The task of a Config, for a tokenizer."""
+  return CLASSES[config.task](config.model, config.objective, config.samples, config.data, tokenizer)
+
+
+def prepare(config, tokenizer: Tokenizer | None = None, progress: bool = False) -> tuple[Any, Task, Any]:
+  """Reads the data of a run: (the Config with what the data decides, its task, its data).
+
+  Args:
+    config: a Config; settings that are None until the data is known (labels, steps of so many epochs) are filled in.
+    tokenizer: the checkpoint's, where the run starts from one.
+    progress: whether to print what is done.
+
+  Raises:
+    DataError: see the sources; ConfigError: what was filled in breaks a rule.
+  """
+  kind = CLASSES[config.task]
+  tokenizer, read = kind.read(config.data, tokenizer, config.seed, progress)
+  config = dataclasses.replace(config, objective=kind.resolve(config.objective, read))
+  task = build(config, tokenizer)
+  data = task.load(read)
+  return config.resolved(task.rows(data)), task, data
+
+
+def without_data(config, tokenizer: Tokenizer | None = None) -> tuple[Any, Task]:
+  """A run without its data: (the Config with stand-ins for what the data decides, its task).
+
+  Two labels, and a thousand steps, where the data is to say them. The shapes of the model and of a batch are those of
+  the run, as far as its tokenizer reaches the size that it is to be trained to.
+
+  Args:
+    config: a Config.
+    tokenizer: the checkpoint's, where the run starts from one.
+  """
+  kind, settings = CLASSES[config.task], config.data.tokenizer
+  if tokenizer is None:
+    tokenizer = untrained(settings.vocab_size) if settings.path is None else Tokenizer.load(settings.path)
+  if issubclass(kind, FineTuningTask):
+    records = Records({'train': kind.example_records(config.objective)}, {}, '')
+    config = dataclasses.replace(config, objective=kind.resolve(config.objective, records))
+    config = config.resolved(1000 * config.data.batch_size)
+  return config, build(config, tokenizer)

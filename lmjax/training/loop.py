@@ -1,0 +1,169 @@
+"""The loop of training: dispatches step i, then reads and writes what step i - 1 reported."""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+
+import jax
+
+from lmjax import profile, sharding
+from lmjax.checkpoint.checkpoints import Checkpoints
+from lmjax.hosts.preemption import Interrupted, StopSignal
+from lmjax.hosts.watchdog import Watch
+from lmjax.training.evaluator import Evaluations
+from lmjax.training.progress import Progress
+from lmjax.training.state import TrainState
+from lmjax.workdir.run_files import RunFiles
+
+
+@dataclasses.dataclass(frozen=True)
+class Intervals:
+  """How often things happen, in batches; all of them at the last one too.
+
+  Attributes:
+    steps: of the whole run.
+    log, evaluate, save: batches from one to the next.
+  """
+
+  steps: int
+  log: int
+  evaluate: int
+  save: int
+
+  def due(self, step: int) -> set[str]:
+    """What happens once `step` batches are done: of log, evaluate, save.
+
+    >>> sorted(Intervals(steps=10, log=2, evaluate=4, save=8).due(4))
+    ['evaluate', 'log']
+    """
+    every = {'log': self.log, 'evaluate': self.evaluate, 'save': self.save}
+    return {name for name, n in every.items() if step == self.steps or step % n == 0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Saver:
+  """Saves the checkpoints of a run, each once the lines up to it are on disk.
+
+  Attributes:
+    checkpoints: of the run.
+    metadata: what their manifests say of the run.
+    files: of the run.
+    progress: counts the time.
+    watchdog: is told before each save.
+  """
+
+  checkpoints: Checkpoints
+  metadata: dict
+  files: RunFiles
+  progress: Progress
+  watchdog: Watch
+
+  def __call__(self, step: int, state: TrainState, values: dict[str, float] | None) -> None:
+    """Returns once the arrays are copied; `values` are the metrics of the evaluation at this step, if there was one."""
+    self.watchdog.beat(f'saving step {step}')
+    with self.progress.clock('checkpoint'):
+      self.files.sync()
+      self.checkpoints.save(step, state, self.metadata, values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+  """All that happens between the first step and the last one, but for the state.
+
+  Attributes:
+    intervals: when to log, evaluate and save.
+    mesh: of the run.
+    evaluations, progress, save: what becomes of the results.
+    stop: whether to end early.
+    watchdog: is told of every step.
+    tracer: of the profile.
+    workdir: of the run, for messages.
+    log: called with each line for people.
+  """
+
+  intervals: Intervals
+  mesh: jax.sharding.Mesh
+  evaluations: Evaluations
+  progress: Progress
+  save: Saver
+  stop: StopSignal
+  watchdog: Watch
+  tracer: profile.Tracer
+  workdir: str
+  log: Callable[[str], None]
+
+  def run(self, state: TrainState, first: int, step_fn, batches: Iterator[dict], key) -> tuple[TrainState, int]:
+    """All training steps after `first`; (the state, the last step).
+
+    Args:
+      state: after `first` batches; donated.
+      first: see there.
+      step_fn: the compiled train step.
+      batches: this host's rows of each batch, from the one after `first` on.
+      key: of dropout.
+
+    Raises:
+      Stopped: it was asked to, and has begun to save.
+      NonFiniteError: too many batches in a row were skipped.
+    """
+    # Several CPU devices: with more than one sharded program in flight XLA's rendezvous can deadlock (jax 0.10.2: an
+    # abort after 40 s). An accelerator computes step i while the host reads the report of step i - 1.
+    wait_each_step = jax.default_backend() == 'cpu' and self.mesh.size > 1
+    pending, done = None, first
+    with contextlib.closing(self.tracer):
+      self.progress.start_clock()
+      for step in range(first + 1, self.intervals.steps + 1):
+        with self.progress.clock('input'):
+          rows = next(batches)
+          batch = sharding.shard_batch(rows | self.stop.flags(len(next(iter(rows.values())))), self.mesh)
+        with self.tracer.step(step):
+          state, report = step_fn(state, batch, key)
+        self.watchdog.beat(f'step {step}')
+        if wait_each_step:
+          jax.block_until_ready(report)
+        if self.tracer.ended(step, report):
+          traced = os.path.join(self.workdir, 'profile')
+          self.log(f'step {step}: trace in {traced}; look at it with xprof --logdir={traced}')
+        if pending is not None:
+          self._read(*pending)
+        pending, done = (step, report), step
+        self.progress.check_compilations(step)
+        self.save.checkpoints.poll()
+        due = {'save'} if self.stop.asked() else self.intervals.due(step)
+        if due & {'evaluate', 'save'}:
+          self._read(*pending)
+          pending = None
+          self.progress.stop_clock()
+          if self._evaluate_and_save(state, step, due):
+            break
+          self.progress.start_clock()
+        self.progress.mark_compilations()
+    return state, done
+
+  def _read(self, step: int, report: dict) -> None:
+    """Waits for the report of a step; every host reads the same stop flag in it."""
+    self.stop.read(report)
+    self.progress.log(step, report)
+
+  def _evaluate_and_save(self, state: TrainState, step: int, due: set[str]) -> bool:
+    """Does what is due after a step; whether training ends with it.
+
+    Raises:
+      Stopped: the run was asked to stop; it has saved, without an evaluation: that is made when the run continues.
+    """
+    values = None
+    try:
+      self.stop.interrupt()
+      if 'evaluate' in due:
+        with self.progress.clock('evaluate'):
+          values = self.evaluations(step, state.params)
+    except Interrupted:
+      self.save(step, state, None)
+      raise self.stop.stopped(step) from None
+    ended = values is not None and self.evaluations.has_patience_ended
+    if ended or 'save' in due:
+      self.save(step, state, values)
+    if ended:
+      self.log(f'step {step}: {self.evaluations.why_it_ends}; training ends')
+    return ended
