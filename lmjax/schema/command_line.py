@@ -28,6 +28,8 @@ from lmjax.schema.describe import parts_of
 from lmjax.schema.overrides import Refusal, read
 from lmjax.schema.validate import line
 
+# Earlier names of flags, of which some are too unlike the new ones to be found by spelling.
+RENAMED = {'processes': 'num_processes', 'process': 'process_id', 'words': 'neighbors', 'pairs': 'minimal_pairs'}
 _LONGEST_NAME = 80
 _serial = itertools.count()
 
@@ -276,6 +278,8 @@ def _unknown_flag(flag, text, known):
   """The problem with a flag that nobody declared, or with a bare word."""
   name = flag.lstrip('-')
   close = difflib.get_close_matches(name.partition('.')[0].replace('-', '_'), [*known, 'help'], 1)
+  if RENAMED.get(name) in known:
+    close = [RENAMED[name]]
   if not flag.startswith('-') and flag.partition(':')[0].endswith('.py'):
     typed = flag if text is None else f'{flag}={text}'
     return line(typed, None, 'not a flag', f'did you mean --config={typed}?')
