@@ -102,13 +102,15 @@ class DataConfig:
   length: PositiveInt
   batch_size: PositiveInt
   cls_sep: Bool
-  valid_fraction: Fraction
+  valid_fraction: Annotated[PositiveFloat, Le(1)]
   valid_bytes: PositiveInt | None
   bad_text: BadText
   cache_dir: str
 
   def problems(self) -> Iterator[tuple[str, object, str, str]]:
     """Yields (leaf, value, rule, remedy) for each rule between the leaves that does not hold."""
+    if self.valid_fraction == 1:  # of the class, but not of a run: an evaluation of other text holds all of it out
+      yield 'valid_fraction', self.valid_fraction, 'must be below 1, or nothing is trained on', 'set it to 0.1, say'
     if not self.sources:
       yield 'sources', self.sources, 'must name at least one corpus', "add one, such as data='pydoc'"
     for name in self.sources:

@@ -94,10 +94,14 @@ COMMAND_LINES = [
   case('bare word', 2, [CLM, 'please'], 'please', 'unknown flag', 'the flags are --config, --workdir'),
   case('leaf without a value', 2, [CLM, '--config.train.steps'], 'train.steps', 'has no value', 'steps=VALUE'),
   leaf('leaf with an empty value', 'train.steps=', 'train.steps', 'has no value', 'give --config.train.steps=VALUE'),
-  leaf('leaf of another type', 'train.steps=often', 'train.steps = often', 'must be an int', 'give an int such as'),
+  leaf('leaf of another type', 'train.steps=often', 'train.steps = often', 'must be an int', 'give a value such as'),
   leaf('unknown leaf', 'optim.learnin_rate=1', 'learnin_rate = 1', 'unknown key', 'did you mean optim.learning_rate?'),
   leaf(
-    'section in place of a leaf', 'model=big', 'model = big', 'is a section', 'set a leaf of it, --config.model.NAME'
+    'section in place of a leaf',
+    'model=big',
+    'model = big',
+    'is a section',
+    'set one of its settings, --config.model.NAME',
   ),
   case('control characters', 2, [CLM, '--config.train.steps=\n\x1b'], r'train.steps = \n\x1b', 'an int', 'such as 300'),
   case(
@@ -106,7 +110,7 @@ COMMAND_LINES = [
     [CLM, '--workdri=a', '--config.optim.b3=1', '--config.train.steps=x', '--config.model.heads=5'],
     *('--workdri = a', 'unknown flag', 'did you mean --workdir?'),
     *('optim.b3 = 1', 'unknown key', 'remove it; optim has name'),
-    *('train.steps = x', 'must be an int or None', 'give an int such as 300'),
+    *('train.steps = x', 'must be an int or None', 'give a value such as'),
     *('model.heads = 5', 'must divide model.width = 64', 'choose one of [1, 2,'),
   ),
   case('config file that is not there', 2, ['--config=no.py'], 'no.py', 'no such file', 'give --config=FILE.py'),
@@ -114,15 +118,24 @@ COMMAND_LINES = [
     'config file of another kind', 2, ['--config=c.yaml'], 'c.yaml', 'must be a .py', 'FILE.py', files={'c.yaml': ''}
   ),
   case('config file is a folder', 2, ['--config=c.py'], 'c.py', 'must be a .py file', 'FILE.py', files={'c.py/a': ''}),
-  python('config file that raises', 'def get_config():\n  return {}["a"]\n', 'c.py:2', "KeyError: 'a'", 'mend'),
-  python('config file that exits', 'raise SystemExit("no")\n', 'c.py:1', 'SystemExit: no', 'mend the config file'),
-  python('config file with a syntax error', 'def f(:\n', 'c.py:1', 'SyntaxError', 'mend the config file'),
-  python('config file of bytes', b'\xff\x00', 'c.py', 'SyntaxError', 'mend the config file'),
+  python(
+    'config file that raises', 'def get_config():\n  return {}["a"]\n', 'c.py:2', "KeyError: 'a'", 'fix the config'
+  ),
+  python('config file that exits', 'raise SystemExit("no")\n', 'c.py:1', 'SystemExit: no', 'fix the config file'),
+  python('config file with a syntax error', 'def f(:\n', 'c.py:1', 'SyntaxError', 'fix the config file'),
+  python('config file of bytes', b'\xff\x00', 'c.py', 'SyntaxError', 'fix the config file'),
   python('config file without get_config', 'a = 1\n', 'c.py', 'has no get_config', 'define get_config(argument)'),
   python('config of a wrong type', 'def get_config():\n  return 3\n', 'c.py', 'returned a int', 'return an ml_coll'),
   python('argument that is not taken', CONFIG.format(''), 'c.py', "no argument, but got 'a'", 'give', argument=':a'),
   case('unknown argument', 2, [f'{CLM},dta=x'], 'argument dta = x', 'unknown argument', 'did you mean data?'),
-  case('argument of another type', 2, [CLM + ',smoke=x'], 'argument smoke = x', 'must be a bool', 'give a bool'),
+  case(
+    'argument of another type',
+    2,
+    [CLM + ',smoke=x'],
+    'argument smoke = x',
+    'must be a bool',
+    'give a value such as True',
+  ),
   case('unknown preset', 2, [CLM.replace('smoke', 'preset=gpt2_big')], 'gpt2_big', 'no such preset', 'did you mean'),
   case(
     'preset of the other kind', 2, [CLM.replace('smoke', 'preset=bert_base')], 'bert_base', 'bidirectional', 'choose'
@@ -151,12 +164,12 @@ COMMAND_LINES = [
 ]
 
 CONFIGS = [
-  leaf('negative', 'train.steps=-5', 'train.steps = -5', 'must be 0 or more', 'give an int such as 300'),
-  leaf('huge', 'train.steps=1e99', 'train.steps = 1e99', 'must fit into 64 bits', 'give an int such as 300'),
-  leaf('huge seed', 'seed=1e30', 'seed = 1e30', 'must fit into 64 bits', 'give an int'),
+  leaf('negative', 'train.steps=-5', 'train.steps = -5', 'must be 0 or more', 'give a value such as'),
+  leaf('huge', 'train.steps=1e99', 'train.steps = 1e99', 'must fit into 64 bits', 'give a value such as'),
+  leaf('huge seed', 'seed=1e30', 'seed = 1e30', 'must fit into 64 bits', 'give a value such as 300'),
   leaf('not a number', 'optim.learning_rate=nan', 'learning_rate = nan', 'must be a finite number', 'such as 0.1'),
   leaf('infinite', 'optim.learning_rate=1e400', 'learning_rate = 1e400', 'must be a finite number', 'such as 0.1'),
-  leaf('zero', 'eval.every=0', 'eval.every = 0', 'must be 1 or more', 'give an int such as 300'),
+  leaf('zero', 'eval.every=0', 'eval.every = 0', 'must be 1 or more', 'give a value such as'),
   leaf('not one of the choices', 'model.dtype=float64', 'dtype = float64', "'float32' or 'bfloat16'", 'did you mean'),
   leaf('share beyond one', 'samples.top_p=2', 'samples.top_p = 2', 'must be below 1', 'set it to None'),
   leaf('heads that do not divide', 'model.heads=5', 'model.heads = 5', 'must divide model.width = 64', 'choose one of'),
@@ -185,7 +198,7 @@ CONFIGS = [
   leaf(
     'huge vocabulary', 'data.tokenizer.vocab_size=1e18', f'vocab_size = {10**18}', 'at most 16,777,216', 'set it to'
   ),
-  leaf('all held out', 'data.valid_fraction=1.0', 'valid_fraction = 1.0', 'between 0 and 1', 'such as 0.1'),
+  leaf('all held out', 'data.valid_fraction=1.0', 'valid_fraction = 1.0', 'must be below 1', 'set it to 0.1'),
   leaf('cache in the cloud', 'data.cache_dir=gs://a', "cache_dir = 'gs://a'", 'on a local disk', 'set it to one of'),
   leaf(
     'named corpus in part', 'data.sources.new.path=a.txt', 'data.sources.new', 'no such entry', 'a new one needs path'
@@ -201,7 +214,7 @@ CONFIGS = [
       'task = []',
       'give one of these',
       'seed = nan',
-      'must be a finite number',
+      'must be an int',
       'model = <object',
       'must be a section',
     ),
@@ -802,7 +815,7 @@ HAND_OFFS = [
     'step that is none',
     intact,
     'init_from.step = oldest',
-    "'latest' or 'best' or int",
+    "'latest' or 'best' or an int",
     'did you mean',
     code=2,
     leaves='init_from.step=oldest',
