@@ -2,11 +2,11 @@
 
 python -m lmjax.inspect --config=FILE.py[:arg] --batch=S     batch S as text: inputs, targets, weights, origins
 python -m lmjax.inspect --workdir=DIR                        parameters by group
-    --words=cat,dog     nearest neighbours in the embedding table
-    --prompt=TEXT       completes it (causal), or fills each [MASK] in it (masked)
-    --pairs=FILE        a good and a bad sentence a line, separated by a tab: which does the model find likelier?
-    --step=N            another checkpoint than the newest
-    --mesh=N            on N devices; default: all, laid out as in training
+    --neighbors=cat,dog     nearest neighbors in the embedding table
+    --prompt=TEXT           completes it (causal), or fills each [MASK] in it (masked)
+    --minimal_pairs=FILE    a good and a bad sentence a line, separated by a tab: which does the model find likelier?
+    --step=N                another checkpoint than the newest
+    --mesh=N                on N devices; default: all, laid out as in training
 """
 
 import functools
@@ -18,8 +18,8 @@ from lmjax.errors import ConfigError, DataError
 from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
 
-FLAGS = {'batch': int, 'words': str, 'prompt': str, 'pairs': str, 'step': int, 'mesh': PositiveInt}
-NEIGHBOURS = 8
+FLAGS = {'batch': int, 'neighbors': str, 'prompt': str, 'minimal_pairs': str, 'step': int, 'mesh': PositiveInt}
+NEIGHBORS = 8
 TOP = 5
 NEW_TOKENS = 64
 # Sentences are padded to a multiple of this many tokens: each shape compiles once.
@@ -114,13 +114,13 @@ def show_run(flags) -> None:
   print(f'{flags.workdir}: {trained.config.task}, step {trained.step}')
   print(parameter_table(trained.params))
   with sharding.using(trained.mesh):
-    if flags.extra['words'] is not None:
-      for word in flags.extra['words'].split(','):
-        print(neighbours(trained, word))
+    if flags.extra['neighbors'] is not None:
+      for word in flags.extra['neighbors'].split(','):
+        print(neighbors(trained, word))
     if flags.extra['prompt'] is not None:
       print(answer(trained, flags.extra['prompt']))
-    if flags.extra['pairs'] is not None:
-      print(minimal_pairs(trained, flags.extra['pairs']))
+    if flags.extra['minimal_pairs'] is not None:
+      print(minimal_pairs(trained, flags.extra['minimal_pairs']))
 
 
 def parameter_table(params) -> str:
@@ -137,18 +137,18 @@ def parameter_table(params) -> str:
   return '\n'.join(rows)
 
 
-def neighbours(trained, word: str) -> str:
+def neighbors(trained, word: str) -> str:
   """The tokens whose embeddings point most nearly the same way as that of ` word`."""
   tok = trained.tokenizer
   # a word inside a sentence carries its space
   ids = min((tok.encode(' ' + word.strip()), tok.encode(word.strip())), key=len)
   if not ids:
-    raise ConfigError(f'--words = {word!r}: is empty; give words separated by commas')
+    raise ConfigError(f'--neighbors = {word!r}: is empty; give words separated by commas')
   table = np.asarray(trained.params['embeddings']['token']['embedding'], np.float32)[: tok.vocab_size]
   unit = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-9)
   query = table[ids].mean(axis=0)
   nearness = unit @ (query / max(np.linalg.norm(query), 1e-9))
-  best = [int(i) for i in np.argsort(-nearness) if int(i) not in ids][:NEIGHBOURS]
+  best = [int(i) for i in np.argsort(-nearness) if int(i) not in ids][:NEIGHBORS]
   found = ', '.join(f'{_plain(tok.token(i)).strip()!r} {nearness[i]:.2f}' for i in best)
   pieces = '' if len(ids) == 1 else f' (mean of {len(ids)} tokens)'
   return f'{word}{pieces}: {found}'
@@ -207,7 +207,7 @@ def minimal_pairs(trained, file: str) -> str:
   Raises:
     DataError: the file is not there, or a line is not two sentences separated by a tab.
   """
-  _check_pre_training(trained, '--pairs')
+  _check_pre_training(trained, '--minimal_pairs')
   pairs = read_pairs(file)
   scores = [tuple(log_likelihood(trained, sentence) for sentence in pair) for pair in pairs]
   right = sum(good > bad for good, bad in scores)
@@ -224,9 +224,11 @@ def read_pairs(file: str) -> list[tuple[str, str]]:
     with open(file, encoding='utf-8') as opened:
       lines = [(number, line.rstrip('\r\n')) for number, line in enumerate(opened, 1)]
   except OSError as error:
-    raise DataError(f'--pairs = {file}: {error.strerror}; give a readable file') from error
+    raise DataError(f'--minimal_pairs = {file}: {error.strerror}; give a readable file') from error
   except UnicodeDecodeError as error:
-    raise DataError(f'--pairs = {file}: not UTF-8 ({error.reason} at byte {error.start}); convert it') from error
+    raise DataError(
+      f'--minimal_pairs = {file}: not UTF-8 ({error.reason} at byte {error.start}); convert it'
+    ) from error
   pairs = []
   for number, line in lines:
     if not line.strip():

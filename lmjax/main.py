@@ -1,7 +1,7 @@
 """`python -m lmjax.main --config=FILE.py[:arg,arg=value] [--workdir=DIR] [--config.a.b=value ...]`
 
 Trains the run that the config describes; the same command again goes on where it stopped. Where several hosts
-are not found by themselves (TPU pods and SLURM are): --coordinator=HOST:PORT --processes=N --process=I on each.
+are not found by themselves (TPU pods and SLURM are): --coordinator=HOST:PORT --num_processes=N --process_id=I on each.
 
 --config_json=WORKDIR/config.json in place of --config goes on with a run as it was saved, without executing a config
 file; with another --workdir it makes the run again.
@@ -18,7 +18,7 @@ from lmjax import config as config_lib
 from lmjax.hosts import preemption
 from lmjax.schema import command_line, describe, overrides
 
-FLAGS = {'coordinator': str, 'processes': int, 'process': int, 'config_json': str}
+FLAGS = {'coordinator': str, 'num_processes': int, 'process_id': int, 'config_json': str}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -47,7 +47,7 @@ def test_a_batch_as_text(name, rows, corpus, cache_dir, capsys):
 
 
 def test_parameters_words_and_prompts(runs, capsys):
-  assert inspect.main([f'--workdir={runs}/causal_lm', '--words=snow,weather', '--prompt=the model reads']) == 0
+  assert inspect.main([f'--workdir={runs}/causal_lm', '--neighbors=snow,weather', '--prompt=the model reads']) == 0
   out = capsys.readouterr().out
   assert 'embeddings' in out and 'attention' in out and 'snow' in out and 'the model reads' in out
   assert inspect.main([f'--workdir={runs}/masked_lm', '--prompt=the [MASK] reads a [MASK] of text']) == 0
@@ -59,7 +59,7 @@ def test_parameters_words_and_prompts(runs, capsys):
 def test_minimal_pairs(runs, name, tmp_path, capsys):
   pairs = tmp_path / 'pairs.tsv'
   pairs.write_text('the snow falls\tfalls the snow\n\nwords follow words\twords words words\n')
-  assert inspect.main([f'--workdir={runs}/{name}', f'--pairs={pairs}']) == 0
+  assert inspect.main([f'--workdir={runs}/{name}', f'--minimal_pairs={pairs}']) == 0
   assert ' of 2 right' in capsys.readouterr().out
 
 
@@ -106,9 +106,11 @@ def test_a_sentence_must_fit_the_position_table(make_config, tokenizer):
     (['--workdir=nowhere'], 4, 'no such file'),
     (['--config=configs/pretrain_clm.py'], 2, '--batch'),
     (['--workdir={runs}/causal_lm', '--step=1'], 4, 'choose one of [3, 6]'),
-    (['--workdir={runs}/causal_lm', '--pairs=nowhere.tsv'], 3, 'nowhere.tsv'),
+    (['--workdir={runs}/causal_lm', '--minimal_pairs=nowhere.tsv'], 3, 'nowhere.tsv'),
     (['--workdir={runs}/masked_lm', '--prompt=no mask'], 2, 'has no [MASK]'),
-    (['--workdir={runs}/masked_lm', '--wrods=a'], 2, 'did you mean --words?'),
+    (['--workdir={runs}/masked_lm', '--neigbors=a'], 2, 'did you mean --neighbors?'),
+    (['--workdir={runs}/masked_lm', '--words=a'], 2, '--words = a: unknown flag; did you mean --neighbors?'),
+    (['--workdir={runs}/masked_lm', '--pairs=a'], 2, '--pairs = a: unknown flag; did you mean --minimal_pairs?'),
   ],
 )
 def test_mistakes(runs, capsys, flags, code, message):
@@ -119,5 +121,5 @@ def test_mistakes(runs, capsys, flags, code, message):
 def test_a_pair_that_is_none(runs, tmp_path, capsys):
   pairs = tmp_path / 'pairs.tsv'
   pairs.write_text('good sentence\tbad sentence\nonly one\n')
-  assert inspect.main([f'--workdir={runs}/causal_lm', f'--pairs={pairs}']) == 3
+  assert inspect.main([f'--workdir={runs}/causal_lm', f'--minimal_pairs={pairs}']) == 3
   assert 'pairs.tsv:2' in capsys.readouterr().err

@@ -142,7 +142,18 @@ def here(tmp_path, monkeypatch):
       [f'--config={ROOT}/configs/pretrain_clm.py:smoke', '--config.data.batch_size=9'],
       'data.batch_size = 9: must be divis',
     ),
-    ([f'--config={ROOT}/configs/pretrain_clm.py:smoke', '--processes=2'], '--processes = 2: needs the other two'),
+    (
+      [f'--config={ROOT}/configs/pretrain_clm.py:smoke', '--num_processes=2'],
+      '--num_processes = 2: needs the other two',
+    ),
+    (
+      [f'--config={ROOT}/configs/pretrain_clm.py:smoke', '--processes=2'],
+      '--processes = 2: unknown flag; did you mean --num_processes?',
+    ),
+    (
+      [f'--config={ROOT}/configs/pretrain_clm.py:smoke', '--process', '0'],
+      '--process = 0: unknown flag; did you mean --process_id?',
+    ),
     ([f'--config={ROOT}/configs/pretrain_clm.py:smoke', '--config.train.steps=0'], 'train.steps = 0: must be given'),
     (
       [f'--config={ROOT}/configs/finetune_sentiment.py:smoke,preset=mini', '--config.data.tokenizer=None'],

@@ -143,7 +143,7 @@ lmjax_predict.run(['--workdir=runs/notebook_sentiment', *sentences])
 # Parameters by group, and the tokens whose embeddings lie nearest to a word's.
 
 # %%
-lmjax_inspect.run(['--workdir=runs/notebook_clm', '--words=list,error,True'])
+lmjax_inspect.run(['--workdir=runs/notebook_clm', '--neighbors=list,error,True'])
 
 # %% [markdown]
 # ## From here

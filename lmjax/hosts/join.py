@@ -16,7 +16,9 @@ from lmjax.errors import ConfigError, Stalled
 from lmjax.hosts.config import BACKSTOP_SECONDS, HostsConfig
 
 
-def join(config: HostsConfig, coordinator: str | None = None, processes: int | None = None, process: int | None = None):
+def join(
+  config: HostsConfig, coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+):
   """Calls `jax.distributed.initialize` where there are several hosts: explicit flags, SLURM, or a TPU pod.
 
   Must come before anything touches a device. On one host it does nothing, nor in a SLURM job outside `srun`.
@@ -25,7 +27,7 @@ def join(config: HostsConfig, coordinator: str | None = None, processes: int | N
     ConfigError: only some of the three flags, or numbers that cannot be.
     Stalled: naming the hosts that did not come.
   """
-  flags = {'coordinator': coordinator, 'processes': processes, 'process': process}
+  flags = {'coordinator': coordinator, 'num_processes': num_processes, 'process_id': process_id}
   given = [name for name, value in flags.items() if value is not None]
   if given and len(given) < 3:
     missing = [name for name in flags if name not in given]
@@ -38,11 +40,12 @@ def join(config: HostsConfig, coordinator: str | None = None, processes: int | N
   if given:
     if re.fullmatch(r'\[?[\w.:-]+\]?:\d+', coordinator) is None:
       raise ConfigError(f'--coordinator = {coordinator}: must be HOST:PORT of process 0; add a free port, as :1234')
-    if processes < 1:
-      raise ConfigError(f'--processes = {processes}: must be at least 1; give the number of hosts')
-    if not 0 <= process < processes:
-      raise ConfigError(f'--process = {process}: must be from 0 to {processes - 1}; give the number of this host')
-    found = coordinator, processes, process
+    if num_processes < 1:
+      raise ConfigError(f'--num_processes = {num_processes}: must be at least 1; give the number of hosts')
+    if not 0 <= process_id < num_processes:
+      rule = f'must be from 0 to {num_processes - 1}'
+      raise ConfigError(f'--process_id = {process_id}: {rule}; give the number of this host')
+    found = coordinator, num_processes, process_id
   else:
     found = _surroundings(config.start_seconds)
   if found is None or found[1] == 1:  # a TPU VM of one host says so too
@@ -72,7 +75,7 @@ def _surroundings(seconds: int) -> tuple[str, int, int] | None:
     return found
   if tasks > 1:
     rule = 'JAX does not find where task 0 of this job is'
-    raise ConfigError(f'SLURM_NTASKS = {tasks}: {rule}; add --coordinator, --processes and --process')
+    raise ConfigError(f'SLURM_NTASKS = {tasks}: {rule}; add --coordinator, --num_processes and --process_id')
   return None
 
 

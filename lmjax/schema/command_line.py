@@ -24,10 +24,13 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from lmjax.console import SHOWN, silence, tell
 from lmjax.errors import ConfigError, LmjaxError
+from lmjax.schema import common_file
 from lmjax.schema.describe import parts_of
 from lmjax.schema.overrides import Refusal, read
 from lmjax.schema.validate import line
 
+# Earlier names of flags, of which some are too unlike the new ones to be found by spelling.
+RENAMED = {'processes': 'num_processes', 'process': 'process_id', 'words': 'neighbors', 'pairs': 'minimal_pairs'}
 _LONGEST_NAME = 80
 _serial = itertools.count()
 
@@ -210,12 +213,13 @@ def load_config_file(path, argument=None):
   module = ModuleType(f'_lmjax_config_{next(_serial)}')
   module.__file__ = str(path)
   sys.modules[module.__name__] = module  # Where dataclasses look up the annotations of the file's classes.
-  # Compiled here, not imported: bytecode cached by time stamp can be that of an earlier version.
-  _guarded(path, lambda: exec(compile(file.read_bytes(), str(path), 'exec'), module.__dict__))
-  get_config = getattr(module, 'get_config', None)
-  if not callable(get_config):
-    raise ConfigError(line(path, None, 'has no get_config', 'define get_config(argument)'))
-  config = _guarded(path, lambda: get_config(*_call_arguments(path, get_config, argument)))
+  with common_file.importable(file):
+    # Compiled here, not imported: bytecode cached by time stamp can be that of an earlier version.
+    _guarded(path, lambda: exec(compile(file.read_bytes(), str(path), 'exec'), module.__dict__))
+    get_config = getattr(module, 'get_config', None)
+    if not callable(get_config):
+      raise ConfigError(_no_config(path, file))
+    config = _guarded(path, lambda: get_config(*_call_arguments(path, get_config, argument)))
   if not isinstance(config, ConfigDict):
     rule = f'get_config returned a {type(config).__name__}'
     raise ConfigError(line(path, None, rule, 'return an ml_collections.ConfigDict'))
@@ -276,6 +280,8 @@ def _unknown_flag(flag, text, known):
   """The problem with a flag that nobody declared, or with a bare word."""
   name = flag.lstrip('-')
   close = difflib.get_close_matches(name.partition('.')[0].replace('-', '_'), [*known, 'help'], 1)
+  if RENAMED.get(name) in known:
+    close = [RENAMED[name]]
   if not flag.startswith('-') and flag.partition(':')[0].endswith('.py'):
     typed = flag if text is None else f'{flag}={text}'
     return line(typed, None, 'not a flag', f'did you mean --config={typed}?')
@@ -321,12 +327,21 @@ def _no_file(path, file):
   """Why a path is no config file, with the likeliest one that is."""
   around = [folder for folder in (file.parent, Path('configs')) if os.path.isdir(folder)]
   found = [other for folder in around for other in folder.glob('*.py') if other.is_file()]
-  others = {str(other) for other in found if other.name != '__init__.py'}
+  others = {str(other) for other in found if other.stem not in ('__init__', common_file.NAME)}
   stems = {Path(other).stem: other for other in sorted(others, reverse=True)}
   close = difflib.get_close_matches(file.stem, stems, 1)
   rule = 'no such file' if file.suffix == '.py' and not os.path.isdir(path) else 'must be a .py file'
   remedy = f'did you mean {stems[close[0]]}?' if close else 'give --config=FILE.py[:arg]'
   return line(path, None, rule, remedy)
+
+
+def _no_config(path, file):
+  """Why a file that can be executed is no config."""
+  if file.stem != common_file.NAME:
+    return line(path, None, 'has no get_config', 'define get_config(argument)')
+  others = sorted(str(other) for other in file.parent.glob('*.py') if other.stem != file.stem)
+  remedy = f'name one of them, such as {others[0]}' if others else 'name a config'
+  return line(path, None, 'is no run but what the configs next to it share', remedy)
 
 
 def _call_arguments(path, get_config, argument):
@@ -344,11 +359,12 @@ def _guarded(path, call) -> Any:
   except ConfigError:
     raise
   except (Exception, SystemExit) as error:
+    files = (str(path), str(Path(path).parent / f'{common_file.NAME}.py'))
     frames = traceback.extract_tb(error.__traceback__)
-    numbers = [frame.lineno for frame in frames if frame.filename == str(path)]
+    places = [f'{frame.filename}:{frame.lineno}' for frame in frames if frame.filename in files]
     message = str(error)
-    if isinstance(error, SyntaxError) and error.filename == str(path):
-      numbers, message = [error.lineno], error.msg
-    where = f'{path}:{numbers[-1]}' if numbers else path
+    if isinstance(error, SyntaxError) and error.filename in files:
+      places, message = [f'{error.filename}:{error.lineno}'], error.msg
+    where = places[-1] if places else path
     rule = f'{type(error).__name__}: {" ".join(message.split())}'
     raise ConfigError(line(where, None, rule, 'fix the config file')) from error

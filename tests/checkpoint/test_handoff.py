@@ -15,7 +15,7 @@ from etils import epath
 from lmjax import config as config_lib
 from lmjax import optim, paths, sharding
 from lmjax.checkpoint import checkpoints as checkpoint
-from lmjax.checkpoint import handoff, locate
+from lmjax.checkpoint import handoff, locate, manifest
 from lmjax.checkpoint.config import InitFrom
 from lmjax.checkpoint.locate import open_source
 from lmjax.checkpoint.transfer import hand_off
@@ -265,7 +265,9 @@ def test_a_store_that_cannot_be_reached(monkeypatch, raised, said):
 
 def test_a_manifest_that_names_no_model(tmp_path):
   (tmp_path / 'checkpoints/3/manifest').mkdir(parents=True)
-  (tmp_path / 'checkpoints/3/manifest/manifest.json').write_text('{"schema": 1, "step": 3, "arrays": {}}')
+  found = {'schema': manifest.SCHEMA, 'step': 3, 'arrays': {}}
+  found |= {'checksum': manifest.checksum(found)}
+  (tmp_path / 'checkpoints/3/manifest/manifest.json').write_text(json.dumps(found))
   with pytest.raises(CheckpointError, match='its manifest of step 3 names no model; choose another checkpoint'):
     open_source(init_from(tmp_path))
 
@@ -297,10 +299,11 @@ def test_a_step_by_number_by_path_and_the_latest(mlm):
 
 
 def rank(workdir, losses):
-  """Rewrites what the manifests say of the validation loss."""
+  """Rewrites the validation loss in the manifests; None: this step was never evaluated."""
   for step, loss in losses.items():
-    best = None if loss is None else {'metric': 'loss', 'value': loss, 'highest': False}
+    best = {'metric': 'loss', 'value': loss, 'highest': False}
     runs.edit_manifest(workdir, step, lambda found, best=best: found.update(best=best))
+  (workdir / 'metrics.jsonl').unlink(missing_ok=True)  # where a loss is looked up that its manifest lacks
 
 
 def test_the_best_is_by_the_source_s_own_metric(mlm, tmp_path):

@@ -29,7 +29,9 @@ def start(processes: int, *command: str) -> list[subprocess.Popen]:
   }
   started = []
   for i in range(processes):
-    hosts = [] if processes == 1 else [f'--coordinator=localhost:{port}', f'--processes={processes}', f'--process={i}']
+    hosts = (
+      [] if processes == 1 else [f'--coordinator=localhost:{port}', f'--num_processes={processes}', f'--process_id={i}']
+    )
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     words = [sys.executable, '-u', *command, *hosts]
     # a job in the background, as CI may be, would hand down that it ignores SIGINT

@@ -23,10 +23,10 @@ WAIT = HostsConfig(start_seconds=30, lost_seconds=10, hang_seconds=None)
   [
     ('localhost', 2, 0, '--coordinator = localhost: must be HOST:PORT of process 0; add a free port, as :1234'),
     ('host:', 2, 0, '--coordinator = host:: must be HOST:PORT'),
-    ('host:1234', 0, 0, '--processes = 0: must be at least 1'),
-    ('host:1234', 2, 2, '--process = 2: must be from 0 to 1'),
-    ('host:1234', 2, -1, '--process = -1: must be from 0 to 1'),
-    ('host:1234', None, 1, '--coordinator = host:1234: needs the other two as well; add --processes'),
+    ('host:1234', 0, 0, '--num_processes = 0: must be at least 1'),
+    ('host:1234', 2, 2, '--process_id = 2: must be from 0 to 1'),
+    ('host:1234', 2, -1, '--process_id = -1: must be from 0 to 1'),
+    ('host:1234', None, 1, '--coordinator = host:1234: needs the other two as well; add --num_processes'),
   ],
 )
 def test_hosts_that_cannot_be(coordinator, processes, process, said):

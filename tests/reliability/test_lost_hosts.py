@@ -54,7 +54,7 @@ LEAVES = {'train.steps': 100_000, 'hosts.start_seconds': 60, 'hosts.lost_seconds
 
 
 def flags(port: int, process: int) -> list[str]:
-  return [f'--coordinator=localhost:{port}', '--processes=2', f'--process={process}']
+  return [f'--coordinator=localhost:{port}', '--num_processes=2', f'--process_id={process}']
 
 
 def task_of_slurm(port: int, task: int) -> dict[str, str]:

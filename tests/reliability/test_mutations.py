@@ -96,8 +96,8 @@ def test_what_one_host_cannot_read_is_passed_over_by_all(corpus, cache_dir, tmp_
 
   def run(steps):
     words = commands.arguments('causal_lm', corpus, cache_dir, tmp_path / 'run', **(leaves | {'train.steps': steps}))
-    flags = [f'--coordinator=localhost:{free_port()}', '--processes=2']
-    started = [commands.start([*words, *flags, f'--process={i}']) for i in range(2)]
+    flags = [f'--coordinator=localhost:{free_port()}', '--num_processes=2']
+    started = [commands.start([*words, *flags, f'--process_id={i}']) for i in range(2)]
     said = [one.communicate()[0] for one in started]
     assert [one.returncode for one in started] == [0, 0], said
     return said[0]

@@ -194,7 +194,7 @@ def configured(raw_config, files):
     base = {'data.sources.main.path': 'CORPUS', 'data.bad_text': 'replace', 'data.cache_dir': 'CACHE'}
     assignments = [(path, str(files.get(value, value))) for path, value in (base | changes).items()]
     raw, problems = overrides.override(config_lib.Config, raw, assignments)
-    return config_lib.build(raw, problems=problems)
+    return config_lib.load(raw, problems)[0]
 
   return make
 
