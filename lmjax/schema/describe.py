@@ -14,7 +14,7 @@ from ml_collections.config_dict import RequiredValueError
 NOT_SET = type('NotSet', (), {'__repr__': lambda self: '(not set)'})()
 _UNIONS = (Union, types.UnionType)
 _NAMES = {int: 'an int', float: 'a float', bool: 'a bool', str: 'a str', type(None): 'None'}
-_BOUNDS = {Ge: ('ge', '{} or more'), Gt: ('gt', 'above {}'), Le: ('le', '{} or less'), Lt: ('lt', 'below {}')}
+_BOUNDS = {'ge': '{} or more', 'gt': 'above {}', 'le': 'at most {}', 'lt': 'below {}'}
 
 
 class Node(NamedTuple):
@@ -161,8 +161,13 @@ def bounds_of(annotation) -> list[str]:
   if origin is not Annotated:
     return []
   notes = [limit for note in args[1:] for limit in (note if isinstance(note, GroupedMetadata) else [note])]
-  limits = [(_BOUNDS[type(note)], note) for note in notes if type(note) in _BOUNDS]
-  return bounds_of(args[0]) + [text.format(_number(getattr(note, name))) for (name, text), note in limits]
+  limits = [(type(note).__name__.lower(), note) for note in notes if isinstance(note, Ge | Gt | Le | Lt)]
+  return bounds_of(args[0]) + [bound(name, getattr(note, name)) for name, note in limits]
+
+
+def bound(name: str, value) -> str:
+  """A bound as text: `bound('le', 2147483647) == 'at most 2,147,483,647'`."""
+  return _BOUNDS[name].format(f'{int(value):,}' if value == int(value) else f'{value:g}')
 
 
 def describe(cls, config) -> str:
@@ -176,7 +181,3 @@ def describe(cls, config) -> str:
       rows.append((f'  {node.path} = {node.value!r}', f'{name}: {node.doc}' if node.doc else name))
   width = min(44, max((len(left) for left, right in rows if right), default=0))
   return '\n'.join(f'{left:{width}}  {right}' if right else left for left, right in rows).strip('\n')
-
-
-def _number(value) -> str:
-  return f'{int(value):,}' if value == int(value) else f'{value:g}'

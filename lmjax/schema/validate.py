@@ -11,7 +11,7 @@ import pydantic
 
 from lmjax.errors import ConfigError
 from lmjax.schema import describe
-from lmjax.schema.describe import NOT_SET, Node, bounds_of, element_of, parts_of, type_name
+from lmjax.schema.describe import NOT_SET, Node, bound, element_of, parts_of, type_name
 
 _SHOWN = 80
 # Values among which one fits most annotations, to be named by a remedy.
@@ -116,7 +116,8 @@ def explain(error, node: Node, tree: Mapping[str, Node] | None = None, inside: b
   if kind in ('dataclass_type', 'dict_type'):
     return 'must be a section', f'give a dict with {names_in(node.path, tree)}'
   if kind in _BOUNDS:
-    rule = f'must be {", ".join(bounds_of(node.annotation))}'
+    [(name, limit)] = error['ctx'].items()
+    rule = f'must be {bound(name, limit)}'
   elif kind == 'value_error':
     rule = str(error['ctx']['error'])
   elif kind == 'finite_number':
