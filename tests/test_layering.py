@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -34,6 +35,8 @@ NEVER = {
 }
 ALLOWED = ('lmjax.errors',)
 MOST_LINES, LONGEST_FUNCTION, MOST_TOP_MODULES = 420, 70, 18
+# The training path, as README lists it: what can be read in an afternoon. Raise them by what a change adds, with it.
+MOST_FILES_OF_PATH, MOST_LINES_OF_PATH = 36, 5_000
 
 
 def modules() -> list[tuple[str, pathlib.Path]]:
@@ -133,3 +136,11 @@ def test_files_stay_readable(name, file):
       owner = ast.unparse(node.func.value)
       hidden = len(node.args) == 2 and owner.split('.')[0] in ('config', 'c')
       assert not hidden, f'{name}: hidden default: {owner}.get'
+
+
+def test_the_training_path_is_an_afternoon():
+  text = (PACKAGE.parent / 'README.md').read_text(encoding='utf-8')
+  listed = re.findall(r'`([\w/]+\.py)`', text.partition('<!-- path -->')[2].partition('<!-- /path -->')[0])
+  assert len(listed) == len(set(listed)) <= MOST_FILES_OF_PATH
+  lines = sum((PACKAGE / name).read_text(encoding='utf-8').count('\n') for name in listed)
+  assert lines <= MOST_LINES_OF_PATH, lines
