@@ -62,17 +62,17 @@ def write_run(folder, scores: dict[str, float], task='classification'):
 
 
 class FakeTrain:
-  """Stands for `train.train`: notes which stages ran, and leaves what a run leaves."""
+  """Stands for `train.run`: notes which stages ran, and leaves what a run leaves."""
 
   def __init__(self, scores=None):
     self.ran, self.failing, self.configs, self.scores = [], set(), {}, scores or {}
 
-  def __call__(self, config, workdir, say):
+  def __call__(self, config, source, workdir, log):
     name = os.path.basename(workdir)
     self.ran.append(name)
     self.configs[name] = config
-    say('resuming from step 3')
-    say('step 4/20 | train | loss 1.0')
+    log('resuming from step 3')
+    log('step 4/20 | train | loss 1.0')
     if name in self.failing:
       raise NonFiniteError('lost')
     task = 'masked_lm' if name == 'base' else 'classification'
@@ -83,7 +83,8 @@ class FakeTrain:
 @pytest.fixture
 def fake_train(monkeypatch):
   fake = FakeTrain()
-  monkeypatch.setattr(stages.train_lib, 'train', fake)
+  monkeypatch.setattr(stages.train_lib, 'run', fake)
+  monkeypatch.setattr(stages.locate, 'open_source', lambda init_from: None)  # it leaves no checkpoint
   return fake
 
 
