@@ -1,6 +1,5 @@
 """One run as data: the Config, and how a file's ConfigDict becomes one. Imports no jax before a config is right."""
 
-import dataclasses
 import math
 from typing import Any, Literal
 
@@ -82,18 +81,19 @@ class Config:
     Raises:
       ConfigError: they break a rule.
     """
-    t, e, c, o = self.train, self.eval, self.checkpoint, self.optim
+    values = describe.to_dict(self)
+    t, e, c, o = (values[name] for name in ('train', 'eval', 'checkpoint', 'optim'))
     if rows is not None:
       epoch = math.ceil(rows / self.data.batch_size)
-      steps = max(math.ceil(t.epochs * rows / self.data.batch_size), 1) if t.steps is None else t.steps
-      every = e.every or max(min(epoch, steps), 1)
-      t, e = dataclasses.replace(t, steps=steps, epochs=None), dataclasses.replace(e, every=every)
-      c = dataclasses.replace(c, every=c.every or every)
-      o = dataclasses.replace(o, warmup_steps=steps // 10 if o.warmup_steps is None else o.warmup_steps)
-    config = dataclasses.replace(self, train=t, eval=e, checkpoint=c, optim=o)
-    if lines := [validate.line(path, validate.show(value), *rest) for path, value, *rest in config.problems()]:
-      raise ConfigError(lines)
-    return config
+      if t['steps'] is None:
+        t['steps'] = max(math.ceil(t['epochs'] * rows / self.data.batch_size), 1)
+      t['epochs'] = None
+      e['every'] = e['every'] or max(min(epoch, t['steps']), 1)
+      c['every'] = c['every'] or e['every']
+      if o['warmup_steps'] is None:
+        o['warmup_steps'] = t['steps'] // 10
+    # all of it again: a section that the data has filled in has rules too, and `replace` would raise pydantic's error
+    return validate.build(Config, values)
 
   def problems(self):
     """Rules between the slices: those of every run, then those of its task."""
