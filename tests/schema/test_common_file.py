@@ -108,4 +108,4 @@ def test_a_mistake_in_it_is_one_line_with_its_place(tmp_path, capsys, text, plac
   (tmp_path / 'mine' / 'common.py').write_text(text)
   assert main.main([f'--config={path}']) == 2
   [line] = capsys.readouterr().err.splitlines()
-  assert line == f'lmjax: {tmp_path}/mine/common.py:{place}: {rule}; mend the config file'
+  assert line == f'lmjax: {tmp_path}/mine/common.py:{place}: {rule}; fix the config file'
