@@ -85,7 +85,7 @@ def test_mistakes_are_told(labelled, pre_trained, capsys, tmp_path, monkeypatch)
     code, err = refused(capsys, '--workdir=gs://bucket/run', 'a text')
   assert code == 4 and '--workdir = gs://bucket/run: cannot be reached (OSError: no such host); check' in err
   code, err = refused(capsys, f'--workdir={labelled}', '--step=99', 'a text')
-  assert code == 4 and 'step 99: not among the checkpoints' in err
+  assert code == 4 and '--step = 99: not among the checkpoints' in err
   code, err = refused(capsys, f'--workdir={labelled}', '--config.data.bad_text=skip', 'a text')
   assert code == 2 and '--config.data.bad_text = skip: has no effect: a run has its own config; leave it out' in err
   code, err = refused(capsys, f'--workdir={labelled}', '--fields=a', 'a text')

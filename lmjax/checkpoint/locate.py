@@ -92,11 +92,12 @@ def seeds_of(workdir: epath.Path) -> list[epath.Path]:
   return sorted(workdir.glob('seed*')) if workdir.exists() else []
 
 
-def choose(name: str, workdir: epath.Path, step: int | Literal['latest', 'best']) -> int:
+def choose(setting: str, given: str, workdir: epath.Path, step: int | Literal['latest', 'best']) -> int:
   """The step of a run's checkpoint that is meant: a number, the latest or the best.
 
   Args:
-    name: of the flag or the setting that names the run, for messages.
+    setting: the flag or setting that names the run, --workdir or init_from.path, for messages.
+    given: its value.
     workdir: the run's folder.
     step: which.
 
@@ -107,13 +108,15 @@ def choose(name: str, workdir: epath.Path, step: int | Literal['latest', 'best']
   if not steps:
     rule = 'no checkpoint there' if workdir.exists() else 'no such folder'
     runs = seeds_of(workdir)
-    remedy = f'choose one of its runs, such as {runs[0]}' if runs else 'let that run reach its first one'
-    raise CheckpointError(f'{name} = {workdir}: {rule}; {remedy}, or name the workdir of a run')
+    first = 'let that run reach its first one' if setting == '--workdir' else 'run the pre-training first'
+    remedy = f'choose one of its runs, such as {runs[0]}' if runs else first
+    raise CheckpointError(f'{setting} = {given}: {rule}; {remedy}, or name the workdir of a run')
   if step == 'best':
     return best_step(workdir / 'checkpoints')
   step = steps[-1] if step == 'latest' else step
   if step not in steps:
-    raise CheckpointError(f'step {step}: not among the checkpoints of {workdir}; choose one of {steps}')
+    name = setting.replace('workdir', 'step').replace('path', 'step')
+    raise CheckpointError(f'{name} = {step}: not among the checkpoints of {workdir}; choose one of {steps}')
   return step
 
 
@@ -153,7 +156,7 @@ def open_source(config: InitFrom) -> InitCheckpoint:
     if step not in ('latest', int(path.name)):
       raise CheckpointError(f'init_from.step = {step}: init_from.path names step {path.name}; leave it at latest')
     path, step = path.parent.parent, int(path.name)
-  step = choose('init_from.path', path, step)
+  step = choose('init_from.path', config.path, path, step)
   manifest = read_manifest(path / 'checkpoints', step)
   if not isinstance(manifest.get('model'), dict) or 'tokenizer_hash' not in manifest:
     rule = f'its manifest of step {step} names no model'

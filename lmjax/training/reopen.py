@@ -92,7 +92,7 @@ def open_run(
     except (ValueError, KeyError, TypeError) as error:
       what = f'not what a finished run writes ({type(error).__name__}: {error})'
       raise CheckpointError(f'{results_file}: {what}; remove it, and run the training command again') from error
-  chosen = locate.choose('--workdir', folder, task.STANDS_FOR_RUN if step is None else step)
+  chosen = locate.choose('--workdir', workdir, folder, task.STANDS_FOR_RUN if step is None else step)
   mesh = mesh_for(config, jax.devices()[:devices])
   places = sharding.shardings(task.axes(), mesh)
   abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), task.shapes(), places)
