@@ -1,5 +1,6 @@
 """One run as data: the Config, and how a file's ConfigDict becomes one. Imports no jax before a config is right."""
 
+import dataclasses
 import math
 from typing import Any, Literal
 
@@ -112,6 +113,21 @@ class Config:
         rule = f'with optim.decay_steps must fit into train.steps = {t.steps}'
         yield 'optim.warmup_steps', self.optim.warmup_steps, rule, 'shorten the warm-up'
     yield from TASKS[self.task].rules(self)
+
+  def mesh_on(self, devices: list) -> tuple[MeshConfig, list]:
+    """The run's mesh on so many of the devices as its model and its batch can be split over, and those devices.
+
+    Where the axes do not make that number, the nearest ones that do.
+    """
+    from lmjax import sharding  # imports jax
+
+    for count in range(len(devices), 1, -1):
+      mesh = self.mesh
+      if sharding.mesh_shape(mesh, count) is None:
+        mesh = MeshConfig(*sharding.nearest_mesh(mesh, count))
+      if not any(dataclasses.replace(self, mesh=mesh).device_problems(count)):
+        return mesh, devices[:count]
+    return MeshConfig(1, 1, 1), devices[:1]
 
   def device_problems(self, devices: int):
     """Rules between the run and the number of devices it is to run on, in the form of `problems`."""

@@ -97,7 +97,7 @@ def rate_shares(config: OptimConfig, moving):
   return paths.map_with_path(share, moving)
 
 
-def _inner(config):
+def _inner(config: OptimConfig):
   """The optimizer itself."""
 
   def decayed(params):

@@ -36,6 +36,20 @@ NEVER = {
 ALLOWED = ('lmjax.errors',)
 MOST_LINES, LONGEST_FUNCTION, MOST_TOP_MODULES = 420, 70, 18
 # The training path, as README lists it: what can be read in an afternoon. Raise them by what a change adds, with it.
+# The only functions that take the whole Config, besides those of `train`, `dry_run`, `study`, the commands and `config`
+# itself: all others receive the slices that they read.
+TAKE_THE_CONFIG = {
+  'tasks.prepare.build',
+  'tasks.prepare.prepare',
+  'tasks.prepare.without_data',
+  'tasks.table._pre_training_rules',
+  'tasks.table._causal_rules',
+  'tasks.table._fine_tuning_rules',
+  'tasks.table._classification_rules',
+  'tasks.table._extractive_qa_rules',
+  'tasks.table._summarization_rules',
+  'training.initialize.metadata_of',
+}
 MOST_FILES_OF_PATH, MOST_LINES_OF_PATH = 36, 5_000
 
 
@@ -144,3 +158,18 @@ def test_the_training_path_is_an_afternoon():
   assert len(listed) == len(set(listed)) <= MOST_FILES_OF_PATH
   lines = sum((PACKAGE / name).read_text(encoding='utf-8').count('\n') for name in listed)
   assert lines <= MOST_LINES_OF_PATH, lines
+
+
+def test_few_functions_take_the_whole_config():
+  """A parameter `config` is that of a slice, as its annotation says, or it is the whole one."""
+  found = set()
+  for name, file in MODULES:
+    if name.split('.')[0] in {*FLOORS[0], 'train', 'dry_run', 'study', 'config'}:
+      continue
+    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
+      if isinstance(node, ast.FunctionDef):
+        for argument in [*node.args.args, *node.args.kwonlyargs]:
+          annotation = '' if argument.annotation is None else ast.unparse(argument.annotation)
+          if annotation.split('.')[-1] == 'Config' or argument.arg == 'config' and not annotation:
+            found.add(f'{name}.{node.name}')
+  assert len(TAKE_THE_CONFIG) <= 10 and found <= TAKE_THE_CONFIG, found - TAKE_THE_CONFIG

@@ -1,5 +1,7 @@
 """Floating-point operations of a model, and what devices can do."""
 
+from lmjax.models.config import ModelConfig
+
 # Highest bfloat16 FLOP/s of one JAX device, from the makers' data sheets (dense, without sparsity).
 PEAK_FLOPS = {
   'TPU v4': 275e12,
@@ -27,7 +29,7 @@ def peak_flops(device) -> float | None:
   return None
 
 
-def train_flops(config, vocab_rows: int, batch_size: int, length: int, predicted: int) -> float:
+def train_flops(config: ModelConfig, vocab_rows: int, batch_size: int, length: int, predicted: int) -> float:
   """Floating-point operations of one training step, counted as FLOPS_COUNT says.
 
   Args:

@@ -18,7 +18,7 @@ import traceback
 import typing
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
@@ -60,7 +60,9 @@ class CommandLine:
   problems: tuple
 
 
-def parse_command_line(argv, extra=None, bare=(), config='required', words=False):
+def parse_command_line(
+  argv, extra=None, bare=(), config: Literal['required', 'optional', 'refused'] = 'required', words=False
+):
   """Parses the arguments after the program's name. Never raises on what a user types.
 
   Args:

@@ -48,7 +48,7 @@ class Node(NamedTuple):
     return self.section is not None or self.entry is not None
 
 
-def nodes(cls, config) -> dict[str, Node]:
+def nodes(cls, config: Mapping | ConfigDict) -> dict[str, Node]:
   """{path: Node} of a root class in the order of its fields; a dict of named sections as the config fills it.
 
   A root class that depends on a setting has a static method `choose(values) -> class`.
@@ -170,7 +170,7 @@ def bound(name: str, value) -> str:
   return _BOUNDS[name].format(f'{int(value):,}' if value == int(value) else f'{value:g}')
 
 
-def describe(cls, config) -> str:
+def describe(cls, config: Mapping | ConfigDict) -> str:
   """The settings as text: a line each with value, type and meaning."""
   rows = []
   for node in nodes(cls, config).values():

@@ -73,7 +73,7 @@ def _readings(annotation, text: str) -> Iterator[Any]:
       pass
 
 
-def override(cls, config, assignments) -> tuple[ConfigDict, list[str]]:
+def override(cls, config: Mapping | ConfigDict, assignments) -> tuple[ConfigDict, list[str]]:
   """A copy of the config with `(path, text)` assignments applied, each read by the type of its field.
 
   A refused assignment leaves the value of the file in place, so that `validate.build` finds every other
@@ -153,7 +153,7 @@ def _assign(config: ConfigDict, path: str, value) -> None:
   config[name] = value
 
 
-def _unlocked(config) -> ConfigDict:
+def _unlocked(config: Mapping | ConfigDict) -> ConfigDict:
   """The same tree with its references, taking any type: the classes, not the file's value, decide what fits."""
   fields = config.items(preserve_field_references=True) if isinstance(config, ConfigDict) else config.items()
   unlocked = ConfigDict(type_safe=False)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
 import pydantic
+from ml_collections import ConfigDict
 
 from lmjax.errors import ConfigError
 from lmjax.schema import describe
@@ -37,7 +38,7 @@ def shorten(text: str) -> str:
   return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + '...'
 
 
-def build(cls, config):
+def build(cls, config: Mapping | ConfigDict):
   """The sections that a config describes.
 
   Args:
@@ -53,7 +54,7 @@ def build(cls, config):
   return instance
 
 
-def check(cls, config) -> tuple[Any, list[str]]:
+def check(cls, config: Mapping | ConfigDict) -> tuple[Any, list[str]]:
   """(the sections that a config describes, None where a setting is wrong; every problem, in the order of the tree).
 
   The problems: unknown keys (with the likeliest meant one of the whole tree), missing keys, wrong values, and what

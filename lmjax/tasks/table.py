@@ -3,6 +3,7 @@
 Imports no jax: a config is checked by this half of a task before jax is imported; `lmjax.tasks` has the other half.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -45,10 +46,6 @@ def _causal_rules(config) -> Problems:
   if m.max_length is not None and 1 + s.prompt_tokens + s.new_tokens > m.max_length:
     rule = f'with samples.prompt_tokens and [BOS] must fit into model.max_length = {m.max_length}'
     yield 'samples.new_tokens', s.new_tokens, rule, 'shorten it'
-
-
-def _masked_rules(config) -> Problems:
-  yield from _pre_training_rules(config, 'bidirectional')
 
 
 def _fine_tuning_rules(config) -> Problems:
@@ -114,9 +111,17 @@ class TaskSlices(NamedTuple):
   rules: Callable[[Any], Problems]
 
 
+_masked_rules = functools.partial(_pre_training_rules, attention='bidirectional')
+
 TASKS = {
   'causal_lm': TaskSlices('pre-training', CausalConfig, DataConfig, CausalSamples, _causal_rules),
-  'masked_lm': TaskSlices('pre-training', MaskedConfig, DataConfig, MaskedSamples, _masked_rules),
+  'masked_lm': TaskSlices(
+    'pre-training',
+    MaskedConfig,
+    DataConfig,
+    MaskedSamples,
+    _masked_rules,
+  ),
   'classification': TaskSlices(
     'fine-tuning', ClassificationConfig, RecordsConfig, ExampleSamples, _classification_rules
   ),

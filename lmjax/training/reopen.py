@@ -36,20 +36,6 @@ class TrainedRun:
   step: int
 
 
-def mesh_for(config: Config, devices: list) -> jax.sharding.Mesh:
-  """The run's own mesh, on so many of the devices as its model and its batch can be split over.
-
-  Where the config's axes do not make that number, the nearest ones that do.
-  """
-  for count in range(len(devices), 1, -1):
-    slice_ = config.mesh
-    if sharding.mesh_shape(slice_, count) is None:
-      slice_ = sharding.MeshConfig(*sharding.nearest_mesh(slice_, count))
-    if not any(dataclasses.replace(config, mesh=slice_).device_problems(count)):
-      return sharding.make_mesh(slice_, devices[:count])
-  return sharding.one_device_mesh()
-
-
 def open_run(
   workdir: str, step: int | Literal['latest', 'best'] | None = None, devices: int | None = None
 ) -> TrainedRun:
@@ -93,7 +79,7 @@ def open_run(
       what = f'not what a finished run writes ({type(error).__name__}: {error})'
       raise CheckpointError(f'{results_file}: {what}; remove it, and run the training command again') from error
   chosen = locate.choose('--workdir', workdir, folder, task.STANDS_FOR_RUN if step is None else step)
-  mesh = mesh_for(config, jax.devices()[:devices])
+  mesh = sharding.make_mesh(*config.mesh_on(jax.devices()[:devices]))
   places = sharding.shardings(task.axes(), mesh)
   abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), task.shapes(), places)
   return TrainedRun(config, tokenizer, task, mesh, checkpoints.restore_params(folder, chosen, abstract), chosen)
