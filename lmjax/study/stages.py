@@ -39,22 +39,14 @@ class Stage:
 
   Attributes:
     name: of its folder in the workdir.
-    config: the ConfigDict that `train` takes.
-    model: leaves of its model, which stages that start from it inherit.
-    built: its Config, as far as it is known before its source has run; None where it has problems.
-    record: JSON-able, says what the run is; kept in its folder, so that a changed stage is not taken for done.
+    config: its Config; None where it has problems.
+    digest: changes when the run does, or one that it builds on; kept in its folder, so that no changed stage is taken
+      for done.
   """
 
   name: str
   config: Any
-  model: dict
-  built: config_lib.Config | None
-  record: dict
-
-  @property
-  def digest(self) -> str:
-    """Changes when the run does, or one that it builds on."""
-    return hashlib.blake2b(json.dumps(self.record, sort_keys=True).encode(), digest_size=16).hexdigest()
+  digest: str
 
 
 def prepare(raw, workdir: str, problems=()) -> tuple[ExperimentConfig, list[Stage]]:
@@ -63,26 +55,27 @@ def prepare(raw, workdir: str, problems=()) -> tuple[ExperimentConfig, list[Stag
   Args:
     raw: the experiment's ConfigDict.
     workdir: of the experiment; what its stages were when they ran there is compared with what they are now.
-    problems: lines that were found before, to be told together with these.
+    problems: lines from the command line, to be reported together with these.
 
   Raises:
     ConfigError: with all problems of the experiment and of every stage, as far as they can be known.
     DataError: files of text or examples are missing, all of them named.
   """
-  config, found = validate.check(ExperimentConfig, raw)
-  problems = [*problems, *found]
+  config, refused = validate.check(ExperimentConfig, raw)
+  problems = [*problems, *refused]
   if config is None:
     raise ConfigError(problems)
-  order, found = order_of({name: stage.init_from for name, stage in config.stages.items()})
-  problems += found
   stages: dict[str, Stage] = {}
-  told: dict[str, list[str]] = {}  # many stages may share a problem, that of their config file for one
+  stages_with: dict[str, list[str]] = {}  # many stages may share a problem, that of their config file for one
+  # not the order of the file: a ConfigDict sorts its keys
+  order, refused = order_of({name: stage.init_from for name, stage in config.stages.items()})
+  problems += refused
   for name in order:
     source = config.stages[name].init_from
-    stages[name], found = prepare_stage(name, config.stages[name], stages.get(source), workdir)
-    for line in [*found, *changes(stages[name], workdir)]:
-      told.setdefault(line, []).append(name)
-  problems += [f'stage {", ".join(names)}: {line}' for line, names in told.items()]
+    stages[name], lines = prepare_stage(name, config.stages[name], stages.get(source), workdir)
+    for line in lines:
+      stages_with.setdefault(line, []).append(name)
+  problems += [f'stage {", ".join(names)}: {line}' for line, names in stages_with.items()]
   problems += comparison_problems(config, stages)
   missing = missing_files(stages.values())
   if problems:
@@ -121,53 +114,41 @@ def _closest(name: str, names) -> str:
 
 
 def prepare_stage(name: str, config: StageConfig, source: Stage | None, workdir: str) -> tuple[Stage, list[str]]:
-  """A stage, and its problems: one line each, without the name of the stage."""
-  empty = Stage(name, None, {}, None, {})
+  """A stage, its Config built before its source has run, and its problems: one line each, without its name."""
+  unknown = Stage(name, None, '')
   try:
     raw = command_line.load_config_file(*command_line.split_config_flag(config.config))
   except ConfigError as error:
-    return empty, list(error.problems)
+    return unknown, list(error.problems)
   assignments = [(path, value) for path, equals, value in (text.partition('=') for text in config.overrides) if equals]
   if config.init_from is not None:
     assignments.append(('init_from.path', os.path.join(workdir, config.init_from)))
   raw, problems = overrides.override(config_lib.Config, raw, assignments)
-  if config.init_from is not None and source is None:
-    return empty, list(problems)  # unknown or in a circle: what it would inherit is not known
-  if source is not None and source.built is not None and source.built.train.seeds > 1:
-    rule, remedy = f'has train.seeds = {source.built.train.seeds}, a checkpoint each', 'set it to 1 there'
+  if config.init_from is not None and (source is None or source.config is None):
+    return unknown, list(problems)  # what it would inherit is not known
+  if source is not None and source.config.train.seeds > 1:
+    rule, remedy = f'has train.seeds = {source.config.train.seeds}, a checkpoint each', 'set it to 1 there'
     problems += (validate.line('init_from', source.name, rule, remedy),)
   try:
-    built, _ = config_lib.load(raw, model=None if source is None else source.model)
+    built, _ = config_lib.load(raw, model=None if source is None else describe.to_dict(source.config.model))
     config_lib.check_devices(built, jax.device_count())
   except LmjaxError as error:
-    # a source with problems of its own leaves the model open
-    known = source is None or source.built is not None
-    lines = [line for line in str(error).splitlines() if known or not line.startswith('model')]
-    asked = describe.to_dict(raw).get('model')
-    model = asked if isinstance(asked, dict) else {}
-    return dataclasses.replace(empty, config=raw, model=model), [*problems, *lines]
-  record: dict[str, Any] = {'config': describe.settings(built), 'source': None if source is None else source.digest}
+    return unknown, [*problems, *str(error).splitlines()]
+  settings = describe.settings(built)
   if source is not None:
-    record['config']['init_from.path'] = source.name  # so that the workdir can be moved
-  return Stage(name, raw, describe.to_dict(built.model), built, record), list(problems)
+    settings['init_from.path'] = source.digest  # not its folder, so that the workdir can be moved
+  digest = hashlib.blake2b(json.dumps(describe.to_dict(settings), sort_keys=True).encode(), digest_size=16).hexdigest()
+  if digest != digest_when_it_ran(os.path.join(workdir, name), digest):
+    remedy = f'remove its folder in {workdir} to run it again, or choose a new --workdir'
+    problems += (f'it, or a stage that it builds on, is not what it was when it ran; {remedy}',)
+  return Stage(name, built, digest), list(problems)
 
 
-def changes(stage: Stage, workdir: str) -> list[str]:
-  """A line for each leaf in which a stage is no longer what it was when it began to run in the workdir."""
-  file = os.path.join(workdir, stage.name, 'stage.json')
-  if stage.built is None or not os.path.exists(file):
-    return []
-  before, now = comparison.read_json(os.path.dirname(file), 'stage.json'), json.loads(json.dumps(stage.record))
-  remedy = f'remove its folder in {workdir} to run it again, or choose a new --workdir'
-  lines = []
-  for name in dict.fromkeys([*now['config'], *before['config']]):
-    was, value = (found['config'].get(name, 'not set') for found in (before, now))
-    if was != value:
-      lines.append(validate.line(name, validate.show(value), f'was {validate.show(was)} when it ran', remedy))
-  if not lines and before['source'] != now['source']:
-    source = now['config']['init_from.path']
-    lines.append(validate.line('init_from', source, 'that stage was another when this one ran', remedy))
-  return lines
+def digest_when_it_ran(folder: str, default: str) -> str:
+  """That of the stage that was begun in a folder; the default where none was."""
+  if not os.path.exists(os.path.join(folder, 'stage.json')):
+    return default
+  return comparison.read_json(folder, 'stage.json').get('digest', '')
 
 
 def comparison_problems(config: ExperimentConfig, stages: Mapping[str, Stage]) -> list[str]:
@@ -177,7 +158,7 @@ def comparison_problems(config: ExperimentConfig, stages: Mapping[str, Stage]) -
     for label, arm in compared.arms.items():
       path = f'comparisons.{title}.arms.{label}.stages'
       for name in arm.stages:
-        built = stages[name].built if name in stages else None
+        built = stages[name].config if name in stages else None
         if name not in config.stages:
           problems.append(validate.line(path, name, 'no such stage', _closest(name, config.stages)))
         elif built is not None and compared.metric.startswith('test/') and not getattr(built.data, 'test', None):
@@ -190,10 +171,10 @@ def missing_files(stages) -> list[str]:
   """A line for each path of text or examples that is not there. TFDS is asked when its stage runs."""
   problems = {}
   for stage in stages:
-    if stage.built is None:
+    if stage.config is None:
       continue
-    data: Any = stage.built.data
-    if stage.built.task in config_lib.PRE_TRAINING:
+    data: Any = stage.config.data
+    if stage.config.task in config_lib.PRE_TRAINING:
       paths = [source.path for source in data.sources.values()]
     else:
       paths = [path for path in (data.train, data.valid, data.test) if path is not None]
@@ -233,14 +214,14 @@ def run_stage(stage: Stage, folder: str) -> None:
     os.makedirs(folder, exist_ok=True)
   except OSError as error:
     raise ConfigError(f'{folder}: cannot be made ({error.strerror}); name another --workdir') from error
-  files.write_json(os.path.join(folder, 'stage.json'), stage.record)
+  files.write_json(os.path.join(folder, 'stage.json'), {'digest': stage.digest})
   try:
-    init_from = stage.built.init_from
+    init_from = stage.config.init_from
     source = None if init_from.path is None else locate.open_source(init_from)
     with open(os.path.join(folder, 'log.txt'), 'a', encoding='utf-8') as log:
-      train_lib.run(stage.built, source, folder, lambda line: _tell(line, log))
+      train_lib.run(stage.config, source, folder, lambda line: _tell(line, log))
   except LmjaxError as error:
-    error.args = (f'{error}\nstage {stage.name} failed; once this is mended, the same command goes on from there',)
+    error.args = (f'{error}\nstage {stage.name} failed; once this is fixed, the same command continues from there',)
     raise
 
 
