@@ -17,7 +17,7 @@ from lmjax.checkpoint.locate import InitCheckpoint, absolute, evaluated, reach, 
 from lmjax.console import redacted, tell
 from lmjax.errors import CheckpointError, ConfigError, LmjaxError, Stopped, reason
 from lmjax.hosts import collectives, preemption, watchdog
-from lmjax.hosts.watchdog import Watch
+from lmjax.hosts.watchdog import Watchdog
 from lmjax.schema import describe, validate
 from lmjax.tasks import prepare
 from lmjax.tasks.base import Task
@@ -72,7 +72,7 @@ def run(config, source: InitCheckpoint | None, workdir: str, log: Log | None = N
     raise CheckpointError(f'{what}; fix that, and the same command continues from the newest checkpoint') from error
 
 
-def _run_one(config, source: InitCheckpoint | None, workdir: str, mesh, log: Log, watch: Watch) -> dict:
+def _run_one(config, source: InitCheckpoint | None, workdir: str, mesh, log: Log, watch: Watchdog) -> dict:
   """One run, from what it needs to its results."""
   tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
   config, task, data = prepare.prepare(config, tokenizer, progress=True)

@@ -34,16 +34,16 @@ def leave(code: int) -> None:
     timer.start()
 
 
-class Watch:
+class Watchdog:
   """Says that this host lives and how far it is, and ends it when another one is lost, or when none goes on.
 
   Attributes:
-    beats: how often this host went on: steps, and batches of evaluations.
+    heartbeats: how often this host went on: steps, and batches of evaluations.
     phase: what it did last.
   """
 
   def __init__(self, config: HostsConfig):
-    self._config, self.beats, self.phase = config, 0, 'starting'
+    self._config, self.heartbeats, self.phase = config, 0, 'starting'
     self._me, self._count = jax.process_index(), jax.process_count()
     self._store = Store('watch') if self._count > 1 else None
     self._moved = self._answered = time.monotonic()
@@ -58,17 +58,17 @@ class Watch:
     for thread in self._threads:
       thread.start()
 
-  def beat(self, phase: str) -> None:
-    """This host goes on; the first beat begins the watch for a hang."""
-    self.beats, self.phase, self._moved = self.beats + 1, phase, time.monotonic()
+  def heartbeat(self, phase: str) -> None:
+    """This host goes on; the first heartbeat begins the watch for a hang."""
+    self.heartbeats, self.phase, self._moved = self.heartbeats + 1, phase, time.monotonic()
     if self._config.hang_seconds is not None:
       # should no Python thread run, for a lock that C code holds: it needs none, and exits with 1
       faulthandler.dump_traceback_later(self._config.hang_seconds + BACKSTOP_SECONDS, exit=True, file=sys.__stderr__)
 
   def evaluating(self) -> None:
     """A batch of an evaluation; not counted before the first step, since compiling may take long there."""
-    if self.beats:
-      self.beat('evaluating')
+    if self.heartbeats:
+      self.heartbeat('evaluating')
 
   def _watch(self) -> None:
     while not self._closed.wait(self._pause):
@@ -80,7 +80,7 @@ class Watch:
     """Says and hears, in a thread of its own: where host 0 is lost, its store may never answer."""
     while not self._closed.wait(self._pause):
       with contextlib.suppress(Exception):  # of jaxlib's own kinds; what counts is when it last went well
-        self._store.put(f'alive/{self._me}', f'{time.monotonic()} {self.beats} {self.phase}')
+        self._store.put(f'alive/{self._me}', f'{time.monotonic()} {self.heartbeats} {self.phase}')
         said = self._store.read()
         now = self._answered = time.monotonic()
         self._told = said.pop('end', None)
@@ -101,7 +101,7 @@ class Watch:
       if silent:
         rule = f'silent for hosts.lost_seconds = {lost}, so it is lost'
         return f'host {silent[0]} of {self._count}: {rule}; {_REMEDY}'
-    if hang is not None and self.beats and now - self._moved > hang:
+    if hang is not None and self.heartbeats and now - self._moved > hang:
       faulthandler.dump_traceback(file=sys.__stderr__)
       rule = f'nothing for hosts.hang_seconds = {hang}, see the stack above'
       return f'{self._slowest()} ({self.phase}): {rule}; {_REMEDY}'
@@ -111,7 +111,7 @@ class Watch:
     if self._store is None:
       return 'the run hangs'
     beats = {host: int(text.split()[1]) for host, (text, _) in self._heard.items() if text not in ('', 'done')}
-    beats[self._me] = self.beats
+    beats[self._me] = self.heartbeats
     behind = min(beats, key=beats.get)
     same = len(set(beats.values())) < 2
     return f'all of {self._count} hosts hang' if same else f'host {behind} of {self._count} hangs'
@@ -168,9 +168,9 @@ class Store:
 
 
 @contextlib.contextmanager
-def watching(config: HostsConfig) -> Iterator[Watch]:
-  """A Watch while a run lasts."""
-  watch = Watch(config)
+def watching(config: HostsConfig) -> Iterator[Watchdog]:
+  """A Watchdog while a run lasts."""
+  watch = Watchdog(config)
   try:
     yield watch
   except BaseException as error:

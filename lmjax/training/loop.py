@@ -10,7 +10,7 @@ import jax
 from lmjax import profile, sharding
 from lmjax.checkpoint.checkpoints import Checkpoints
 from lmjax.hosts.preemption import Interrupted, StopSignal
-from lmjax.hosts.watchdog import Watch
+from lmjax.hosts.watchdog import Watchdog
 from lmjax.training.evaluator import Evaluations
 from lmjax.training.progress import Progress
 from lmjax.training.state import TrainState
@@ -57,11 +57,11 @@ class Saver:
   metadata: dict
   files: RunFiles
   progress: Progress
-  watchdog: Watch
+  watchdog: Watchdog
 
   def __call__(self, step: int, state: TrainState, values: dict[str, float] | None) -> None:
     """Returns once the arrays are copied; `values` are the metrics of the evaluation at this step, if there was one."""
-    self.watchdog.beat(f'saving step {step}')
+    self.watchdog.heartbeat(f'saving step {step}')
     with self.progress.clock('checkpoint'):
       self.files.sync()
       self.checkpoints.save(step, state, self.metadata, values)
@@ -88,7 +88,7 @@ class Loop:
   progress: Progress
   save: Saver
   stop: StopSignal
-  watchdog: Watch
+  watchdog: Watchdog
   tracer: profile.Tracer
   workdir: str
   log: Callable[[str], None]
@@ -119,7 +119,7 @@ class Loop:
           batch = sharding.shard_batch(rows | self.stop.flags(len(next(iter(rows.values())))), self.mesh)
         with self.tracer.step(step):
           state, report = step_fn(state, batch, key)
-        self.watchdog.beat(f'step {step}')
+        self.watchdog.heartbeat(f'step {step}')
         if wait_each_step:
           jax.block_until_ready(report)
         if self.tracer.ended(step, report):

@@ -28,14 +28,14 @@ def wait_for(found, seconds=20):
 @pytest.fixture
 def make_watch(monkeypatch):
   made, ended = [], []
-  monkeypatch.setattr(watchdog.Watch, '_end', lambda self, said: ended.append(said))
+  monkeypatch.setattr(watchdog.Watchdog, '_end', lambda self, said: ended.append(said))
 
   def make(lost_seconds=60, hang_seconds=None, store=None):
     if store is not None:
       monkeypatch.setattr(watchdog.jax, 'process_count', lambda: 3)
       monkeypatch.setattr(watchdog.jax, 'process_index', lambda: 1)
       monkeypatch.setattr(watchdog, 'Store', lambda folder: store)
-    watch = watchdog.Watch(HostsConfig(start_seconds=60, lost_seconds=lost_seconds, hang_seconds=hang_seconds))
+    watch = watchdog.Watchdog(HostsConfig(start_seconds=60, lost_seconds=lost_seconds, hang_seconds=hang_seconds))
     made.append(watch)
     return watch, ended
 
@@ -48,14 +48,14 @@ def test_a_run_that_does_nothing_hangs(make_watch):
   watch, ended = make_watch(lost_seconds=1, hang_seconds=1)
   time.sleep(1.5)
   assert not ended  # before the first step anything may take long
-  watch.beat('step 3')
+  watch.heartbeat('step 3')
   assert wait_for(ended)[0].startswith('the run hangs (step 3): nothing for hosts.hang_seconds = 1')
 
 
 def test_a_run_that_goes_on_does_not_hang(make_watch):
   watch, ended = make_watch(lost_seconds=1, hang_seconds=2)
   for _ in range(30):
-    watch.beat('evaluating')
+    watch.heartbeat('evaluating')
     time.sleep(0.1)
   assert not ended
 
@@ -99,8 +99,8 @@ def test_a_store_that_does_not_answer_is_host_0(make_watch):
 def test_the_host_that_is_behind_hangs(make_watch):
   store = Store()
   watch, ended = make_watch(lost_seconds=2, hang_seconds=1, store=store)
-  watch.beat('step 4')
-  watch.beat('step 5')
+  watch.heartbeat('step 4')
+  watch.heartbeat('step 5')
   for i in range(100):
     store['alive/0'], store['alive/2'] = f'{i} 2 step 5', f'{i} 1 step 4'
     time.sleep(0.05)
