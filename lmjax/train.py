@@ -83,7 +83,7 @@ def _run_one(config, source: InitCheckpoint | None, workdir: str, mesh, log: Log
 
   with contextlib.ExitStack() as stack:  # what is refused above this line leaves no folder behind
     begun = stack.enter_context(_opened(workdir, log))
-    checkpoints = Checkpoints(workdir, config.checkpoint, task.BEST, task.HIGHEST)
+    checkpoints = Checkpoints(workdir, config.checkpoint, task.RANKING_METRIC, task.HIGHER_IS_BETTER)
     stack.enter_context(contextlib.closing(checkpoints))
     files = stack.enter_context(RunFiles(workdir, writes=jax.process_index() == 0))
     seed, steps = config.seed, config.train.steps
@@ -176,7 +176,7 @@ def _best(task: Task, checkpoints: Checkpoints, state: TrainState, step: int, lo
     try:
       return best, restore_params(checkpoints.directory.parent, best, abstract)
     except CheckpointError as error:
-      log(f'checkpoint {best}, the best by {task.BEST}, is skipped: {error}')
+      log(f'checkpoint {best}, the best by {task.RANKING_METRIC}, is skipped: {error}')
   return step, state.params
 
 

@@ -28,7 +28,7 @@ class Task(Protocol):
 
   Attributes:
     NAME: as in `table.TASKS`.
-    BEST: the validation metric that checkpoints are ranked by; higher is better where `HIGHEST`.
+    RANKING_METRIC: the validation metric that checkpoints are ranked by; higher is better where `HIGHER_IS_BETTER`.
     MAIN_METRIC, BASELINE: what is plotted and reported, and what is known of it without a model.
     STANDS_FOR_RUN: which checkpoint is read where none is named: the last, or the best.
     model: has `init(key)`, `axes()` and `backbone`.
@@ -39,8 +39,8 @@ class Task(Protocol):
 
   NAME: ClassVar[str]
   STANDS_FOR_RUN: ClassVar[Literal['latest', 'best']]
-  BEST: str
-  HIGHEST: bool
+  RANKING_METRIC: str
+  HIGHER_IS_BETTER: bool
   MAIN_METRIC: str
   BASELINE: str | None
   model: Any

@@ -20,7 +20,7 @@ class Classification(FineTuningTask):
   """One label a record."""
 
   NAME = 'classification'
-  BEST, HIGHEST = 'accuracy', True
+  RANKING_METRIC, HIGHER_IS_BETTER = 'accuracy', True
   MAIN_METRIC, BASELINE = 'accuracy', 'majority_accuracy'
 
   def __init__(self, model, objective, samples, data, tokenizer):

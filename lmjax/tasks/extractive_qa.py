@@ -35,7 +35,7 @@ class ExtractiveQA(FineTuningTask):
   """
 
   NAME = 'extractive_qa'
-  BEST, HIGHEST = 'f1', True
+  RANKING_METRIC, HIGHER_IS_BETTER = 'f1', True
   MAIN_METRIC, BASELINE = 'f1', None
 
   def __init__(self, model, objective, samples, data, tokenizer):

@@ -25,7 +25,7 @@ MAJORITY_SAMPLE = 10_000_000
 class LanguageModelTask(Task):
   """A backbone with an output embedding, and the columns that evaluation adds to a batch."""
 
-  BEST, HIGHEST = 'loss', False
+  RANKING_METRIC, HIGHER_IS_BETTER = 'loss', False
   STANDS_FOR_RUN = 'latest'
   row_spec: Callable[[], RowSpec]
   example: Callable[..., dict[str, np.ndarray]]

@@ -33,7 +33,11 @@ class Summarization(FineTuningTask):
     super().__init__(model, objective, samples, data, tokenizer)
     self.model = LanguageModel(self.backbone)
     self.loss = conditional.make_loss(self.model, objective)
-    self.BEST, self.HIGHEST, self.MAIN_METRIC = objective.best, objective.best != 'loss', objective.best
+    self.RANKING_METRIC, self.HIGHER_IS_BETTER, self.MAIN_METRIC = (
+      objective.best,
+      objective.best != 'loss',
+      objective.best,
+    )
     self.BASELINE = None if objective.lead is None else f'lead_{objective.best}'
     self._lead: tuple[list, dict] = ([], {})  # of which records, and what it scores
 

@@ -227,13 +227,13 @@ class Evaluations:
   @property
   def why_it_ends(self) -> str:
     """The reason, where `has_patience_ended`."""
-    return f'no better {self._task.BEST} in {self._patience} evaluations'
+    return f'no better {self._task.RANKING_METRIC} in {self._patience} evaluations'
 
   @property
   def has_patience_ended(self) -> bool:
     """Whether so many evaluations have passed since the best one; those before a stop count, and every host agrees."""
     if self._patience is None:
       return False
-    ranked = [values[self._task.BEST] for values in self.history.values()]
-    signed = [-math.inf if v is None or math.isnan(v) else v if self._task.HIGHEST else -v for v in ranked]
+    ranked = [values[self._task.RANKING_METRIC] for values in self.history.values()]
+    signed = [-math.inf if v is None or math.isnan(v) else v if self._task.HIGHER_IS_BETTER else -v for v in ranked]
     return bool(signed) and len(signed) - 1 - int(np.argmax(signed)) >= self._patience

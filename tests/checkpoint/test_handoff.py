@@ -68,7 +68,7 @@ def save(workdir, config, tokenizer, mesh_shape=(1, 1, 1), change=lambda params:
   mesh = sharding.make_mesh(MeshConfig(*mesh_shape), jax.devices()[: int(np.prod(mesh_shape))])
   with sharding.using(mesh):
     state = state_lib.init_state(task, optim.make(config.optim, task.shapes()), mesh, 7)
-    kept = checkpoint.Checkpoints(str(workdir), config.checkpoint, task.BEST)
+    kept = checkpoint.Checkpoints(str(workdir), config.checkpoint, task.RANKING_METRIC)
     with contextlib.closing(kept) as checkpoints:
       checkpoints.save(
         4,

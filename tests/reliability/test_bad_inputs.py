@@ -962,9 +962,11 @@ def fine_tuned(source: str, folder: pathlib.Path) -> str:
   config, task, _ = prepare.prepare(config, Tokenizer.load(f'{source}/tokenizer.json'))
   workdir = folder / 'run'
   workdir.mkdir()
-  with contextlib.closing(checkpoint.Checkpoints(workdir, config.checkpoint, task.BEST, task.HIGHEST)) as checkpoints:
+  with contextlib.closing(
+    checkpoint.Checkpoints(workdir, config.checkpoint, task.RANKING_METRIC, task.HIGHER_IS_BETTER)
+  ) as checkpoints:
     weights = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), task.shapes())
-    checkpoints.save(6, Weights(weights), {}, {task.BEST: 0.5})
+    checkpoints.save(6, Weights(weights), {}, {task.RANKING_METRIC: 0.5})
   (workdir / 'config.json').write_text(json.dumps(describe.to_dict(config)))
   task.tokenizer.save(str(workdir / 'tokenizer.json'))
   return str(workdir)

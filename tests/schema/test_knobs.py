@@ -294,7 +294,7 @@ def plan_of(config, folder):
   kept = checkpoints.retention(config.checkpoint, ranks).should_preserve(infos, context=None)
   backbone = SimpleNamespace(config=config.model, rows=8)
   task = SimpleNamespace(model=SimpleNamespace(backbone=backbone), data=config.data, predicted=1)
-  task.BEST, task.HIGHEST = 'loss', False
+  task.RANKING_METRIC, task.HIGHER_IS_BETTER = 'loss', False
   files = RunFiles(folder, writes=False)
   pairs = {'loss': (np.float32('nan'), np.float32(1))}
   try:

@@ -146,7 +146,7 @@ def rows(config, task, data):
     for name in sorted(batch):
       digest.update(name.encode() + np.ascontiguousarray(batch[name]).tobytes())
   plan = [describe.to_dict(config.train), describe.to_dict(config.eval), describe.to_dict(config.checkpoint)]
-  return [digest.hexdigest(), plan, task.BEST, task.HIGHEST, sorted(data.splits)]
+  return [digest.hexdigest(), plan, task.RANKING_METRIC, task.HIGHER_IS_BETTER, sorted(data.splits)]
 
 
 def programs(config, task, data):
