@@ -20,7 +20,7 @@ from lmjax.errors import ConfigError
 from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
 from lmjax.tasks import prepare
-from lmjax.tasks.fine_tuning import FineTuningTask, Labelled
+from lmjax.tasks.fine_tuning import FineTuningData, FineTuningTask
 from lmjax.training import evaluator, progress, reopen
 
 
@@ -74,7 +74,7 @@ def evaluate(trained: reopen.TrainedRun, data: str | None = None, fields=None) -
   return {f'{split}/{name}': value for split, metrics_ in values.items() for name, value in metrics_.items()}
 
 
-def _examples(trained: reopen.TrainedRun, data: str | None, fields) -> tuple[Any, Labelled, list[str]]:
+def _examples(trained: reopen.TrainedRun, data: str | None, fields) -> tuple[Any, FineTuningData, list[str]]:
   """(task, its examples, their splits): those of the run, or of a file, on which nothing is chosen."""
   config: Any = trained.config  # its slices are those of its task
   task: Any = trained.task
@@ -86,7 +86,7 @@ def _examples(trained: reopen.TrainedRun, data: str | None, fields) -> tuple[Any
   if skipped:
     print(f'lmjax: {data}: {skipped}', file=sys.stderr)
   type(task).resolve(config.objective, records.Records({'test': items, 'train': []}, {}, ''))  # known labels
-  return task, Labelled({'test': task.rows_of(items)}, {}, ''), ['test']
+  return task, FineTuningData({'test': task.rows_of(items)}, {}, ''), ['test']
 
 
 if __name__ == '__main__':

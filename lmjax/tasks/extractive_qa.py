@@ -16,7 +16,7 @@ from lmjax.models.heads import HeadedModel
 from lmjax.objectives import spans
 from lmjax.scoring import squad
 from lmjax.tasks.causal_lm import quote
-from lmjax.tasks.fine_tuning import Examples, FineTuningTask, Labelled, encode, json_lines
+from lmjax.tasks.fine_tuning import Examples, FineTuningData, FineTuningTask, encode, json_lines
 
 # Examples on the page for people.
 SHOWN = 50
@@ -64,7 +64,7 @@ class ExtractiveQA(FineTuningTask):
     del objective
     return [{'id': '0', 'question': 'a', 'context': 'a', 'answers': [{'text': 'a', 'answer_start': 0}]}]
 
-  def load(self, found: records.Records) -> Labelled:
+  def load(self, found: records.Records) -> FineTuningData:
     """Rows of all records; training rows of questions whose answer cannot be used are left out, and counted."""
     counts: collections.Counter = collections.Counter()
     splits = {split: self.rows_of(items, counts if split == 'train' else None) for split, items in found.splits.items()}
@@ -76,7 +76,7 @@ class ExtractiveQA(FineTuningTask):
       )
     splits['train'] = Examples(train.records, [train.rows[i] for i in kept], train.owners[kept])
     said = [found.said, f'{len(kept):,} train windows', *records.counted(counts)]
-    return Labelled(splits, found.facts, ', '.join(said))
+    return FineTuningData(splits, found.facts, ', '.join(said))
 
   def rows_of(self, items: list[dict], counts: collections.Counter | None = None) -> Examples:
     """A row a window of each record's context: the question, then the window, in their frame."""

@@ -46,7 +46,7 @@ class Examples:
 
 
 @dataclasses.dataclass(frozen=True)
-class Labelled:
+class FineTuningData:
   """The data of a run: Examples by split, JSON-able facts about their content, and a line for people."""
 
   splits: dict[str, Examples]
@@ -99,30 +99,30 @@ class FineTuningTask(Task):
     del found
     return objective
 
-  def load(self, found: records.Records) -> Labelled:
+  def load(self, found: records.Records) -> FineTuningData:
     """Makes rows of all records."""
     splits = {split: self.rows_of(items) for split, items in found.splits.items()}
     cut = sum(int(row.get('cut', 0)) for row in splits['train'].rows)
     said = found.said + (f'; {cut:,} train rows cut to data.length = {self.data.length}' if cut else '')
-    return Labelled(splits, found.facts, said)
+    return FineTuningData(splits, found.facts, said)
 
   def example_record(self) -> dict:
     """A row such as the pipeline gives to `example`, of an invented record."""
     return self.rows_of(self.example_records(self.objective)).row(0)
 
-  def rows(self, data: Labelled) -> int:
+  def rows(self, data: FineTuningData) -> int:
     """Training rows of an epoch."""
     return len(data.splits['train'])
 
-  def token_stores(self, data: Labelled) -> dict[str, str]:
+  def token_stores(self, data: FineTuningData) -> dict[str, str]:
     """None: labelled examples are tokenized anew by each run."""
     return {}
 
-  def describe(self, data: Labelled) -> str:
+  def describe(self, data: FineTuningData) -> str:
     """A line about the data, for people."""
     return data.said
 
-  def pipeline(self, data: Labelled, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
+  def pipeline(self, data: FineTuningData, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
     """The training batches."""
     return Pipeline(
       {'train': data.splits['train']},
