@@ -78,7 +78,7 @@ def join(moving, still):
   return jax.tree.map(lambda a, b: b if a is None else a, moving, still, is_leaf=lambda x: x is None)
 
 
-def rate_shares(config: OptimConfig, moving):
+def learning_rate_multipliers(config: OptimConfig, moving):
   """What each moving parameter's step size is multiplied by, as Python floats in a tree like `moving`.
 
   With layer_decay d and L layers, layer i has d ** (L - 1 - i), the embeddings d ** L, all else 1; what stands on the

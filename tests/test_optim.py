@@ -141,10 +141,10 @@ def test_rate_shares():
   """Of four layers, the embeddings, the last norm and what stands on the backbone."""
   names = [*(f'layers/{i}/mlp/up/kernel' for i in range(4)), 'embeddings/token/embedding', 'final_norm/scale']
   tree = paths.unflatten({path: jnp.zeros(()) for path in [*names, 'classifier/kernel', 'head/output/kernel']})
-  found = paths.flatten(optim.rate_shares(config(layer_decay=0.5, head_learning_rate=3.0), tree))
+  found = paths.flatten(optim.learning_rate_multipliers(config(layer_decay=0.5, head_learning_rate=3.0), tree))
   assert [found[path] for path in names] == [0.125, 0.25, 0.5, 1.0, 0.0625, 1.0]
   assert found['classifier/kernel'] == found['head/output/kernel'] == 3.0
-  assert set(paths.flatten(optim.rate_shares(config(), tree)).values()) == {1.0}
+  assert set(paths.flatten(optim.learning_rate_multipliers(config(), tree)).values()) == {1.0}
 
 
 def test_nothing_to_train_is_an_error(params):

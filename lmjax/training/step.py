@@ -63,7 +63,7 @@ def make_train_step(task, tx: optax.GradientTransformation, config: optim.OptimC
     clipped = optim.clip(grads, grad_norm, config.clip_norm)
     updates, opt_state = tx.update(clipped, state.opt_state, state.params)
     moving, still = optim.split(config, state.params)
-    shares, _ = optim.split(config, optim.rate_shares(config, state.params))
+    shares, _ = optim.split(config, optim.learning_rate_multipliers(config, state.params))
     updates = jax.tree.map(lambda u, share: u * (rate * share), updates, shares)
     update_norms, weight_norms = metrics.group_norms(updates), metrics.group_norms(moving)
     good &= jnp.isfinite(sum(update_norms.values()))

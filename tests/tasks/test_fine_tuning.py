@@ -88,7 +88,7 @@ def test_layer_decay_and_the_head_s_rate_scale_each_update(mlm, tmp_path):
   raw.optim.layer_decay, raw.optim.head_learning_rate = 0.5, 0.03
   _, scaled, config = after(raw)
   shares = {'embeddings': 0.25, 'layers/0': 0.5, 'layers/1': 1.0, 'final_norm': 1.0, 'classifier': 3.0}
-  for path, given in paths.flatten(optim.rate_shares(config.optim, paths.unflatten(before))).items():
+  for path, given in paths.flatten(optim.learning_rate_multipliers(config.optim, paths.unflatten(before))).items():
     [share] = [value for start, value in shares.items() if path.startswith(f'{start}/')]
     assert given == share, path
     expected = share * (np.float64(plain[path]) - before[path])
