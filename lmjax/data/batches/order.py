@@ -67,7 +67,7 @@ def _feistel(values: np.ndarray, half: int, key: int) -> np.ndarray:
   return (left << bits) | right
 
 
-class Quota:
+class MixtureSchedule:
   """Which source each row of a mixture comes from, and its number there, in O(1).
 
   A pattern of 65,536 slots is repeated for ever; in it each source has its share of slots, spread so evenly
@@ -94,21 +94,21 @@ class Quota:
     return source, cycle * self.counts[source] + self._rank[slot]
 
 
-def quota(weights: list[float]) -> Quota:
+def mixture_schedule(weights: list[float]) -> MixtureSchedule:
   """The quota of sources by weight; each gets at least one slot of 65,536.
 
-  >>> source, number = quota([2.0, 1.0]).locate(np.arange(6))
+  >>> source, number = mixture_schedule([2.0, 1.0]).locate(np.arange(6))
   >>> source.tolist(), number.tolist()
   ([0, 1, 0, 0, 1, 0], [0, 0, 1, 2, 1, 3])
   """
   if len(weights) == 1:
-    return Quota([1])
+    return MixtureSchedule([1])
   exact = np.array(weights, np.float64) / np.sum(weights) * (_SLOTS - len(weights))
   counts = np.floor(exact).astype(np.int64) + 1
   # Largest remainders take the slots that rounding down has left over.
   for source in np.argsort(counts - 1 - exact, kind='stable')[: _SLOTS - int(counts.sum())]:
     counts[source] += 1
-  return Quota(counts.tolist())
+  return MixtureSchedule(counts.tolist())
 
 
 def _spread(counts: list[int]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Batches as a pure function of (seed, step): mixture, order, masks; the same on any number of hosts.
 
-Row j of the run belongs to batch j // batch_size. `permutation.Quota` says which source it comes from and
+Row j of the run belongs to batch j // batch_size. `order.MixtureSchedule` says which source it comes from and
 which of that source's rows it is; a keyed permutation says which row of the layout that is in its epoch. So a
 batch needs no state but its number, and a run is resumed by the step alone.
 """
@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lmjax.data.batches.order import key_of, mix, permute, quota
+from lmjax.data.batches.order import key_of, mix, mixture_schedule, permute
 from lmjax.data.batches.packing import RowLayout, RowSpec
 from lmjax.data.config import DataConfig
 from lmjax.data.tokens.store import StoredDocuments, TokenStore
@@ -103,7 +103,7 @@ class Pipeline:
     self._seed, self._total_steps, self._host = seed, total_steps, host
     self.rows_per_host = batch_size // hosts
     self._names = list(layouts)
-    self._quota = quota(weights)
+    self._mixture = mixture_schedule(weights)
     self.rows_per_epoch = {name: len(layout) for name, layout in self.layouts.items()}
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
@@ -120,7 +120,7 @@ class Pipeline:
   def rows(self, step: int) -> list[tuple[str, int, int]]:
     """(source, epoch, row of its layout) of each row of the whole batch; host h has the h-th equal part."""
     size = self._batch_size
-    sources, numbers = self._quota.locate(step * size + np.arange(size, dtype=np.int64))
+    sources, numbers = self._mixture.locate(step * size + np.arange(size, dtype=np.int64))
     found: list[tuple[str, int, int]] = [('', 0, 0)] * size
     for source, name in enumerate(self._names):
       places = np.flatnonzero(sources == source)
