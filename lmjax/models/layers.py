@@ -24,7 +24,7 @@ PLAIN: dict[str, Callable] = {
 }
 
 
-class Place(NamedTuple):
+class TokenInfo(NamedTuple):
   """Where the tokens of a batch stand, and with what they share a row.
 
   Attributes:
@@ -125,7 +125,7 @@ class Attention(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, place: Place, window, theta, key, cache):
+  def __call__(self, x_BTD, tokens: TokenInfo, window, theta, key, cache):
     """x_BTD -> (x_BTD, cache)."""
     c = self.config
     B, T, _ = x_BTD.shape
@@ -199,7 +199,7 @@ class Block(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, place: Place, window, theta, key, cache=None):
+  def __call__(self, x_BTD, tokens: TokenInfo, window, theta, key, cache=None):
     """x_BTD -> (x_BTD, cache)."""
     c = self.config
     keys = (None,) * 4 if key is None else jax.random.split(key, 4)

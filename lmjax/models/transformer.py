@@ -19,7 +19,7 @@ from flax import linen as nn
 from lmjax.models import lora
 from lmjax.models.axes import names_of
 from lmjax.models.config import ModelConfig
-from lmjax.models.layers import Block, Embeddings, Norm, Place
+from lmjax.models.layers import Block, Embeddings, Norm, TokenInfo
 from lmjax.sharding import constrain
 
 
@@ -48,7 +48,7 @@ class Transformer:
     embeddings = Embeddings(c, self.rows).init(embed_key, tokens_11, tokens_11, tokens_11, None)
 
     def block(layer_key):
-      return Block(c).init(layer_key, x_11D, Place(tokens_11, tokens_11, None), None, c.rope_theta, None)
+      return Block(c).init(layer_key, x_11D, TokenInfo(tokens_11, tokens_11, None), None, c.rope_theta, None)
 
     # one compiled initialiser for all layers; each layer's numbers depend on its own key alone
     stacked = jax.vmap(lambda k: nn.unbox(block(k)))(jax.random.split(layers_key, c.layers))
@@ -66,7 +66,7 @@ class Transformer:
       key, tokens_11, x_11D = jax.random.key(0), jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, c.width), c.dtype)
       return {
         'embeddings': Embeddings(c, self.rows).init(key, tokens_11, tokens_11, tokens_11, None),
-        'layer': Block(c).init(key, x_11D, Place(tokens_11, tokens_11, None), None, c.rope_theta, None),
+        'layer': Block(c).init(key, x_11D, TokenInfo(tokens_11, tokens_11, None), None, c.rope_theta, None),
         'final_norm': Norm(c).init(key, x_11D),
       }
 
@@ -112,7 +112,7 @@ class Transformer:
     x_BTD: Any = Embeddings(c, self.rows).apply(
       {'params': params['embeddings']}, tokens_BT, positions_BT, segment_types_BT, keys[0]
     )
-    place = Place(positions_BT, segments_BT, prefix_BT)
+    place = TokenInfo(positions_BT, segments_BT, prefix_BT)
     if cache is not None:
       x_BTD, cache = self._cached_layers(params, x_BTD, place, cache)
     elif c.scan:
