@@ -51,7 +51,7 @@ class LanguageModel:
     return {**self.backbone.axes(), 'head': head} if head else self.backbone.axes()
 
   def _init_head(self, key):
-    c, rows = self.backbone.config, self.backbone.rows
+    c, rows = self.backbone.config, self.backbone.padded_vocab_size
     transform_key, output_key = jax.random.split(key)
     head = {}
     if c.mlm_transform:

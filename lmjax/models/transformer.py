@@ -36,7 +36,7 @@ class Transformer:
   vocab_size: int
 
   @property
-  def rows(self) -> int:
+  def padded_vocab_size(self) -> int:
     """Rows of the token table."""
     return -(-self.vocab_size // self.config.vocab_multiple) * self.config.vocab_multiple
 
@@ -45,7 +45,7 @@ class Transformer:
     c = self.config
     embed_key, layers_key, final_key, lora_key = jax.random.split(key, 4)
     tokens_11, x_11D = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, c.width), c.dtype)
-    embeddings = Embeddings(c, self.rows).init(embed_key, tokens_11, tokens_11, tokens_11, None)
+    embeddings = Embeddings(c, self.padded_vocab_size).init(embed_key, tokens_11, tokens_11, tokens_11, None)
 
     def block(layer_key):
       return Block(c).init(layer_key, x_11D, TokenInfo(tokens_11, tokens_11, None), None, c.rope_theta, None)
@@ -65,7 +65,7 @@ class Transformer:
     def one_layer():  # traced, never run: it may be asked for a device that is not here
       key, tokens_11, x_11D = jax.random.key(0), jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, c.width), c.dtype)
       return {
-        'embeddings': Embeddings(c, self.rows).init(key, tokens_11, tokens_11, tokens_11, None),
+        'embeddings': Embeddings(c, self.padded_vocab_size).init(key, tokens_11, tokens_11, tokens_11, None),
         'layer': Block(c).init(key, x_11D, TokenInfo(tokens_11, tokens_11, None), None, c.rope_theta, None),
         'final_norm': Norm(c).init(key, x_11D),
       }
@@ -109,7 +109,7 @@ class Transformer:
     if segment_types_BT is None:
       segment_types_BT = jnp.zeros_like(tokens_BT)
     keys = (None,) * (c.layers + 1) if key is None else jax.random.split(key, c.layers + 1)
-    x_BTD: Any = Embeddings(c, self.rows).apply(
+    x_BTD: Any = Embeddings(c, self.padded_vocab_size).apply(
       {'params': params['embeddings']}, tokens_BT, positions_BT, segment_types_BT, keys[0]
     )
     place = TokenInfo(positions_BT, segments_BT, prefix_BT)

@@ -142,7 +142,7 @@ class Progress:
 def step_flops(task: Task) -> float:
   """FLOPs of one training step."""
   backbone, data = task.model.backbone, task.data
-  return flops.train_flops(backbone.config, backbone.rows, data.batch_size, data.length, task.predicted)
+  return flops.train_flops(backbone.config, backbone.padded_vocab_size, data.batch_size, data.length, task.predicted)
 
 
 def banner(task: Task, seed: int, steps: int, mesh, params, data, workdir: str) -> str:
