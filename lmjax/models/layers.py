@@ -125,7 +125,7 @@ class Attention(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, tokens: TokenInfo, window, theta, key, cache):
+  def __call__(self, x_BTD, info: TokenInfo, window, theta, key, cache):
     """x_BTD -> (x_BTD, cache)."""
     c = self.config
     B, T, _ = x_BTD.shape
@@ -143,18 +143,18 @@ class Attention(nn.Module):
       k_BTGK = Norm(c, rms=True, name='key_norm')(k_BTGK)
     if c.positions == 'rotary':
       # scaled positions: interpolation between those that were trained (https://arxiv.org/abs/2306.15595)
-      scaled_BT = place.positions if c.rope_scaling is None else place.positions / c.rope_scaling
+      scaled_BT = info.positions if c.rope_scaling is None else info.positions / c.rope_scaling
       q_BTHK, k_BTGK = (positions.rotate(a, scaled_BT, theta) for a in (q_BTHK, k_BTGK))
-    q_index_T, k_segments_BS, k_prefix_BS = None, place.segments, place.prefix
+    q_index_T, k_segments_BS, k_prefix_BS = None, info.segments, info.prefix
     if cache is not None:
       q_index_T = cache['index'] + jnp.arange(T)
       k_BTGK, v_BTGK, k_segments_BS = (
         jax.lax.dynamic_update_slice_in_dim(cache[name], new.astype(cache[name].dtype), cache['index'], axis=1)
-        for name, new in (('key', k_BTGK), ('value', v_BTGK), ('segments', place.segments))
+        for name, new in (('key', k_BTGK), ('value', v_BTGK), ('segments', info.segments))
       )
-      if place.prefix is not None:
+      if info.prefix is not None:
         hidden_BS = jnp.zeros(k_segments_BS.shape, bool)
-        k_prefix_BS = jax.lax.dynamic_update_slice_in_dim(hidden_BS, place.prefix, cache['index'], axis=1)
+        k_prefix_BS = jax.lax.dynamic_update_slice_in_dim(hidden_BS, info.prefix, cache['index'], axis=1)
       cache = {'key': k_BTGK, 'value': v_BTGK, 'segments': k_segments_BS, 'index': cache['index'] + T}
     y_BTHK = attention.attend(
       q_BTHK,
@@ -163,7 +163,7 @@ class Attention(nn.Module):
       causal=c.attention == 'causal',
       window=window,
       q_index_T=q_index_T,
-      q_segments_BT=place.segments,
+      q_segments_BT=info.segments,
       k_segments_BS=k_segments_BS,
       k_prefix_BS=k_prefix_BS,
       implementation=attention.choose(c.attention_implementation, c.dtype, c.attention_dropout),
@@ -199,7 +199,7 @@ class Block(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, tokens: TokenInfo, window, theta, key, cache=None):
+  def __call__(self, x_BTD, info: TokenInfo, window, theta, key, cache=None):
     """x_BTD -> (x_BTD, cache)."""
     c = self.config
     keys = (None,) * 4 if key is None else jax.random.split(key, 4)
@@ -207,10 +207,10 @@ class Block(nn.Module):
     attention_norm, mlp_norm = Norm(c, name='attention_norm'), Norm(c, name='mlp_norm')
     feed_forward = FeedForward(c, name='mlp')
     if c.norm_placement == 'pre':
-      y_BTD, cache = attend(attention_norm(x_BTD), place, window, theta, keys[0], cache)
+      y_BTD, cache = attend(attention_norm(x_BTD), info, window, theta, keys[0], cache)
       x_BTD = x_BTD + dropout(y_BTD, c.residual_dropout, keys[1])
       return x_BTD + dropout(feed_forward(mlp_norm(x_BTD), keys[3]), c.residual_dropout, keys[2]), cache
-    y_BTD, cache = attend(x_BTD, place, window, theta, keys[0], cache)
+    y_BTD, cache = attend(x_BTD, info, window, theta, keys[0], cache)
     x_BTD = attention_norm(x_BTD + dropout(y_BTD, c.residual_dropout, keys[1]))
     return mlp_norm(x_BTD + dropout(feed_forward(x_BTD, keys[3]), c.residual_dropout, keys[2])), cache
 

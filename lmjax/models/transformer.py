@@ -112,15 +112,15 @@ class Transformer:
     x_BTD: Any = Embeddings(c, self.padded_vocab_size).apply(
       {'params': params['embeddings']}, tokens_BT, positions_BT, segment_types_BT, keys[0]
     )
-    place = TokenInfo(positions_BT, segments_BT, prefix_BT)
+    info = TokenInfo(positions_BT, segments_BT, prefix_BT)
     if cache is not None:
-      x_BTD, cache = self._cached_layers(params, x_BTD, place, cache)
+      x_BTD, cache = self._cached_layers(params, x_BTD, info, cache)
     elif c.scan:
-      x_BTD = self._scanned_layers(params, x_BTD, place, keys[1:])
+      x_BTD = self._scanned_layers(params, x_BTD, info, keys[1:])
     else:
       for i in range(c.layers):
         run = self._layer(c.window_of(i), c.theta_of(i))
-        x_BTD = run(params['layers'][str(i)], x_BTD, place, keys[i + 1])
+        x_BTD = run(params['layers'][str(i)], x_BTD, info, keys[i + 1])
     if c.norm_placement == 'pre':
       x_BTD = Norm(c).apply({'params': params['final_norm']}, x_BTD)
     return x_BTD if cache is None else (x_BTD, cache)
@@ -141,8 +141,8 @@ class Transformer:
     """One layer as a function of arrays, computed again in the backward pass as config.remat says."""
     c = self.config
 
-    def run(params, x_BTD, place, key):
-      y_BTD, _ = Block(c).apply({'params': params}, x_BTD, place, window, theta, key)
+    def run(params, x_BTD, info, key):
+      y_BTD, _ = Block(c).apply({'params': params}, x_BTD, info, window, theta, key)
       return constrain(y_BTD, ('batch', 'length', 'features'))
 
     if c.remat == 'none':
@@ -150,7 +150,7 @@ class Transformer:
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if c.remat == 'dots' else None
     return jax.checkpoint(run, policy=policy, prevent_cse=not c.scan)
 
-  def _scanned_layers(self, params, x_BTD, place, keys):
+  def _scanned_layers(self, params, x_BTD, info, keys):
     c = self.config
     low = jax.tree.map(lambda p: p.astype(c.dtype) if p.ndim == 2 else p, params['layers'])
     stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *(low[str(i)] for i in range(c.layers)))
@@ -165,15 +165,15 @@ class Transformer:
       layer_params, window, theta, key = layer
       window, theta = (window, theta) if mixed else (c.window_of(0), c.theta_of(0))
       run = self._layer(window, theta)
-      return run(layer_params, x_BTD, place, key), None
+      return run(layer_params, x_BTD, info, key), None
 
     return jax.lax.scan(body, x_BTD, (stacked, windows, thetas, keys))[0]
 
-  def _cached_layers(self, params, x_BTD, place, cache):
+  def _cached_layers(self, params, x_BTD, info, cache):
     c, new = self.config, {}
-    if place.segments is None:
-      place = place._replace(segments=jnp.ones(x_BTD.shape[:2], jnp.int32))
+    if info.segments is None:
+      info = info._replace(segments=jnp.ones(x_BTD.shape[:2], jnp.int32))
     for i in range(c.layers):
       layer = {'params': params['layers'][str(i)]}
-      x_BTD, new[str(i)] = Block(c).apply(layer, x_BTD, place, c.window_of(i), c.theta_of(i), None, cache[str(i)])
+      x_BTD, new[str(i)] = Block(c).apply(layer, x_BTD, info, c.window_of(i), c.theta_of(i), None, cache[str(i)])
     return x_BTD, new

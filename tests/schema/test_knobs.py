@@ -292,7 +292,7 @@ def plan_of(config, folder):
   infos = [SimpleNamespace(step=s) for s in range(1, 9)]
   ranks = {s: -(9 - s if s < 5 else s) for s in range(1, 9)}
   kept = checkpoints.retention(config.checkpoint, ranks).should_preserve(infos, context=None)
-  backbone = SimpleNamespace(config=config.model, rows=8)
+  backbone = SimpleNamespace(config=config.model, padded_vocab_size=8)
   task = SimpleNamespace(model=SimpleNamespace(backbone=backbone), data=config.data, predicted=1)
   task.RANKING_METRIC, task.HIGHER_IS_BETTER = 'loss', False
   files = RunFiles(folder, writes=False)

@@ -34,7 +34,7 @@ def test_nothing_labelled_is_said(make_config):
   """Zero labelled positions are no NaN, but no learning either."""
   said = []
   config = make_config('causal_lm', **{'train.max_skipped': 2})
-  backbone = SimpleNamespace(config=config.model, rows=8)
+  backbone = SimpleNamespace(config=config.model, padded_vocab_size=8)
   task = SimpleNamespace(model=SimpleNamespace(backbone=backbone), data=config.data, predicted=1)
   rows_of = lambda step: [('main', 0, row) for row in range(8)]
   reporter = progress.Progress(task, config.train, 0, -1, 1, rows_of, RunFiles('/nowhere', writes=False), said.append)
