@@ -51,7 +51,7 @@ def make(config: OptimConfig, shapes) -> optax.GradientTransformation:
     for pattern in getattr(config, leaf):
       if not any(paths.matches(path, (pattern,)) for path in paths.flatten(shapes)):
         raise ConfigError(f'optim.{leaf} = {pattern!r}: matches no parameter; remove it or correct it')
-  if not any(map(config.moves, paths.flatten(shapes))):
+  if not any(map(config.is_trainable, paths.flatten(shapes))):
     raise ConfigError(
       f'optim.trainable = {config.trainable}: no parameter is left to train; change it, or optim.frozen'
     )
@@ -68,23 +68,25 @@ def make(config: OptimConfig, shapes) -> optax.GradientTransformation:
 
 def split(config: OptimConfig, params):
   """(parameters that move, parameters that do not): two trees like `params`, with None where the other has a leaf."""
-  moving = paths.map_with_path(lambda path, p: p if config.moves(path) else None, params)
-  still = paths.map_with_path(lambda path, p: None if config.moves(path) else p, params)
-  return moving, still
+  trainable = paths.map_with_path(lambda path, p: p if config.is_trainable(path) else None, params)
+  frozen = paths.map_with_path(lambda path, p: None if config.is_trainable(path) else p, params)
+  return trainable, still
 
 
-def join(moving, still):
+def join(trainable, frozen):
   """The inverse of `split`."""
-  return jax.tree.map(lambda a, b: b if a is None else a, moving, still, is_leaf=lambda x: x is None)
+  return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda x: x is None)
 
 
-def learning_rate_multipliers(config: OptimConfig, moving):
-  """What each moving parameter's step size is multiplied by, as Python floats in a tree like `moving`.
+def learning_rate_multipliers(config: OptimConfig, trainable):
+  """What each trainable parameter's step size is multiplied by, as Python floats in a tree like `trainable`.
 
   With layer_decay d and L layers, layer i has d ** (L - 1 - i), the embeddings d ** L, all else 1; what stands on the
   backbone has head_learning_rate / learning_rate.
   """
-  layers = 1 + max((int(path.split('/')[1]) for path in paths.flatten(moving) if path.startswith('layers/')), default=0)
+  layers = 1 + max(
+    (int(path.split('/')[1]) for path in paths.flatten(trainable) if path.startswith('layers/')), default=0
+  )
   decay = 1.0 if config.layer_decay is None else config.layer_decay
   head = 1.0 if config.head_learning_rate is None else config.head_learning_rate / config.learning_rate
 
@@ -94,7 +96,7 @@ def learning_rate_multipliers(config: OptimConfig, moving):
       return decay ** (layers - 1 - int(rest.split('/')[0]))
     return {'embeddings': decay**layers, 'final_norm': 1.0}.get(part, head)
 
-  return paths.map_with_path(share, moving)
+  return paths.map_with_path(share, trainable)
 
 
 def _inner(config: OptimConfig):

@@ -227,11 +227,11 @@ def _first_of(name: str) -> str:
 def memory_table(compiled: Compiled) -> list[str]:
   """Bytes of a device by what they hold."""
   abstract = compiled.abstract
-  moving, _ = optim.split(compiled.config.optim, abstract.params)
+  trainable, _ = optim.split(compiled.config.optim, abstract.params)
   held = {
     'parameters': sum(map(_share, jax.tree.leaves(abstract.params))),
     'optimizer': sum(map(_share, jax.tree.leaves(abstract.opt_state))),
-    'gradients': sum(map(_share, jax.tree.leaves(moving))),
+    'gradients': sum(map(_share, jax.tree.leaves(trainable))),
   }
   lines = [f'{name}: {_size(size)} a device' for name, size in held.items()]
   rest = compiled.needed - sum(held.values())

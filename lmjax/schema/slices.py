@@ -59,7 +59,7 @@ class OptimConfig:
   layer_decay: Share | None
   head_learning_rate: PositiveFloat | None
 
-  def moves(self, path: str) -> bool:
+  def is_trainable(self, path: str) -> bool:
     """Whether a parameter is trained."""
     return paths.matches(path, self.trainable) and not paths.matches(path, self.frozen)
 

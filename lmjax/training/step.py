@@ -21,14 +21,14 @@ def make_gradient(task, parts: int, config: optim.OptimConfig | None = None):
   """
 
   def gradient(params, batch, key):
-    moving, still = (params, None) if config is None else optim.split(config, params)
+    trainable, still = (params, None) if config is None else optim.split(config, params)
 
-    def summed(moving, batch, key):
-      whole = moving if config is None else optim.join(moving, still)
+    def summed(trainable, batch, key):
+      whole = trainable if config is None else optim.join(trainable, frozen)
       loss_sum, weight_sum, pairs = task.loss(whole, batch, key)
       return loss_sum, (weight_sum, pairs)
 
-    grads, (weight_sum, pairs) = accumulate(summed, moving, batch, key, parts)
+    grads, (weight_sum, pairs) = accumulate(summed, trainable, batch, key, parts)
     # a batch without a labelled position would give 0 / 0; its gradient is 0
     return jax.tree.map(lambda g: g / jnp.maximum(weight_sum, 1.0), grads), weight_sum, pairs
 
@@ -62,14 +62,14 @@ def make_train_step(task, tx: optax.GradientTransformation, config: optim.OptimC
     rate = schedule(state.step)
     clipped = optim.clip(grads, grad_norm, config.clip_norm)
     updates, opt_state = tx.update(clipped, state.opt_state, state.params)
-    moving, still = optim.split(config, state.params)
+    trainable, still = optim.split(config, state.params)
     shares, _ = optim.split(config, optim.learning_rate_multipliers(config, state.params))
     updates = jax.tree.map(lambda u, share: u * (rate * share), updates, shares)
-    update_norms, weight_norms = metrics.group_norms(updates), metrics.group_norms(moving)
+    update_norms, weight_norms = metrics.group_norms(updates), metrics.group_norms(trainable)
     good &= jnp.isfinite(sum(update_norms.values()))
-    moved = optax.apply_updates(moving, updates)
+    moved = optax.apply_updates(trainable, updates)
     moved, opt_state = jax.tree.map(
-      lambda new, old: jnp.where(good, new, old), (moved, opt_state), (moving, state.opt_state)
+      lambda new, old: jnp.where(good, new, old), (moved, opt_state), (trainable, state.opt_state)
     )
     skipped = jnp.where(good, 0, state.skipped + 1)
     ratios = {group: norm / jnp.maximum(weight_norms[group], 1e-12) for group, norm in update_norms.items()}
@@ -83,7 +83,7 @@ def make_train_step(task, tx: optax.GradientTransformation, config: optim.OptimC
         **{f'update_ratio/{group}': ratio for group, ratio in ratios.items()},
       },
     }
-    return state_lib.TrainState(state.step + 1, optim.join(moved, still), opt_state, skipped), report
+    return state_lib.TrainState(state.step + 1, optim.join(moved, frozen), opt_state, skipped), report
 
   return train_step
 
