@@ -12,11 +12,11 @@ from lmjax.hosts.preemption import FLAG
 from lmjax.training import state as state_lib
 
 
-def make_gradient(task, parts: int, config: optim.OptimConfig | None = None):
+def make_gradient(task, microbatches: int, config: optim.OptimConfig | None = None):
   """`(params, batch, key) -> (gradient, weight_sum, pairs)`: pure.
 
   The gradient of the parameters that `config` lets move (None: of all) is that of the mean loss a weighted position,
-  over the whole batch: sums are accumulated over `parts` and all devices, then divided once. So parts, ragged weights
+  over the whole batch: sums are accumulated over `microbatches` and all devices, then divided once. So microbatches, ragged weights
   and meshes give one answer.
   """
 
@@ -28,7 +28,7 @@ def make_gradient(task, parts: int, config: optim.OptimConfig | None = None):
       loss_sum, weight_sum, pairs = task.loss(whole, batch, key)
       return loss_sum, (weight_sum, pairs)
 
-    grads, (weight_sum, pairs) = accumulate(summed, trainable, batch, key, parts)
+    grads, (weight_sum, pairs) = accumulate(summed, trainable, batch, key, microbatches)
     # a batch without a labelled position would give 0 / 0; its gradient is 0
     return jax.tree.map(lambda g: g / jnp.maximum(weight_sum, 1.0), grads), weight_sum, pairs
 
@@ -93,15 +93,17 @@ def dropout_key(seed: int) -> jax.Array:
   return jax.random.fold_in(jax.random.key(seed), 1)
 
 
-def accumulate(summed, params, batch, key, parts: int):
-  """Gradients of a sum of losses, and its other outputs, over the rows of a batch in `parts` passes.
+def accumulate(summed, params, batch, key, microbatches: int):
+  """Gradients of a sum of losses, and its other outputs, over the rows of a batch in `microbatches` passes.
 
-  Part p takes the rows p, p + parts, ...: so every part is spread over all devices without moving a row.
+  Part p takes the rows p, p + microbatches, ...: so every part is spread over all devices without moving a row.
   """
   gradient = jax.grad(summed, has_aux=True)
-  if parts == 1:
+  if microbatches == 1:
     return gradient(params, batch, key)
-  batch = jax.tree.map(lambda a: a.reshape(a.shape[0] // parts, parts, *a.shape[1:]).swapaxes(0, 1), batch)
+  batch = jax.tree.map(
+    lambda a: a.reshape(a.shape[0] // microbatches, microbatches, *a.shape[1:]).swapaxes(0, 1), batch
+  )
 
   def body(total, part):
     number, rows = part
@@ -111,7 +113,7 @@ def accumulate(summed, params, batch, key, parts: int):
   first = jax.tree.map(lambda a: a[0], batch)
   shapes = jax.eval_shape(gradient, params, first, key)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-  return jax.lax.scan(body, zeros, (jnp.arange(parts), batch))[0]
+  return jax.lax.scan(body, zeros, (jnp.arange(microbatches), batch))[0]
 
 
 def lower(train_step, task, mesh, state) -> jax.stages.Lowered:
