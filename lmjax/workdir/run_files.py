@@ -25,7 +25,7 @@ class RunFiles:
 
   def __init__(self, workdir: str, writes: bool = True):
     self._name, self.writes = os.path.basename(workdir), writes
-    self._upload = upload.Staging(workdir)
+    self._upload = upload.Upload(workdir)
     self._writer: MetricWriter | None = None
     self.folder = self._upload.folder
 

@@ -16,7 +16,7 @@ from lmjax.errors import CheckpointError, reason
 READ_AGAIN = ('metrics.jsonl', 'samples.md', 'results.json', 'config.json')
 
 
-class Staging:
+class Upload:
   """Where a run writes; a context that copies all at its end, whichever way it ends.
 
   Args:
