@@ -70,7 +70,7 @@ def split(config: OptimConfig, params):
   """(parameters that move, parameters that do not): two trees like `params`, with None where the other has a leaf."""
   trainable = paths.map_with_path(lambda path, p: p if config.is_trainable(path) else None, params)
   frozen = paths.map_with_path(lambda path, p: None if config.is_trainable(path) else p, params)
-  return trainable, still
+  return trainable, frozen
 
 
 def join(trainable, frozen):

@@ -21,7 +21,7 @@ def make_gradient(task, microbatches: int, config: optim.OptimConfig | None = No
   """
 
   def gradient(params, batch, key):
-    trainable, still = (params, None) if config is None else optim.split(config, params)
+    trainable, frozen = (params, None) if config is None else optim.split(config, params)
 
     def summed(trainable, batch, key):
       whole = trainable if config is None else optim.join(trainable, frozen)
@@ -62,7 +62,7 @@ def make_train_step(task, tx: optax.GradientTransformation, config: optim.OptimC
     rate = schedule(state.step)
     clipped = optim.clip(grads, grad_norm, config.clip_norm)
     updates, opt_state = tx.update(clipped, state.opt_state, state.params)
-    trainable, still = optim.split(config, state.params)
+    trainable, frozen = optim.split(config, state.params)
     shares, _ = optim.split(config, optim.learning_rate_multipliers(config, state.params))
     updates = jax.tree.map(lambda u, share: u * (rate * share), updates, shares)
     update_norms, weight_norms = metrics.group_norms(updates), metrics.group_norms(trainable)

@@ -68,7 +68,7 @@ def test_a_frozen_weight_stays_bit_for_bit(mlm, tmp_path, arguments, frozen):
   before, found, config = after(raw, 3)
   for path, leaf in found.items():
     moves = path.startswith('classifier/') if arguments else not paths.matches(path, frozen)
-    assert config.optim.moves(path) == moves
+    assert config.optim.is_trainable(path) == moves
     if path == 'classifier/bias' and moves:
       assert leaf.any()
     elif moves:
