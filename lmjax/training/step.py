@@ -16,8 +16,8 @@ def make_gradient(task, microbatches: int, config: optim.OptimConfig | None = No
   """`(params, batch, key) -> (gradient, weight_sum, pairs)`: pure.
 
   The gradient of the parameters that `config` lets move (None: of all) is that of the mean loss a weighted position,
-  over the whole batch: sums are accumulated over `microbatches` and all devices, then divided once. So microbatches, ragged weights
-  and meshes give one answer.
+  over the whole batch: sums are accumulated over `microbatches` and all devices, then divided once. So any number of
+  them, ragged weights and any mesh give one answer.
   """
 
   def gradient(params, batch, key):
