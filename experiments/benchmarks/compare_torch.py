@@ -221,9 +221,8 @@ def make_lmjax(shape: Shape):
     clip_norm=CLIP_NORM,
     **ADAMW,
   )
-  task = types.SimpleNamespace(loss=loss, init=language_model.init, axes=language_model.axes)
-  run = types.SimpleNamespace(
-    optim=settings, train=types.SimpleNamespace(steps=1000, accumulate=1), seed=0, model=config
+  task = types.SimpleNamespace(
+    loss=loss, init=language_model.init, axes=language_model.axes, has_dropout=config.has_dropout
   )
   mesh = sharding.make_mesh(sharding.MeshConfig(1, 1, 1))
   jax.set_mesh(mesh)
@@ -231,8 +230,8 @@ def make_lmjax(shape: Shape):
   current = state.init_state(task, tx, mesh, seed=0)
   places = state.state_shardings(task, tx, mesh)
   train_step = jax.jit(
-    make_train_step(task, tx, run),
-    in_shardings=(places, sharding.batch_shardings(batch, mesh)),
+    make_train_step(task, tx, settings, steps=1000, accumulate=1),
+    in_shardings=(places, sharding.batch_shardings(batch, mesh), None),
     out_shardings=(places, sharding.replicated(mesh)),
     donate_argnums=0,
   )
@@ -240,7 +239,7 @@ def make_lmjax(shape: Shape):
 
   def step():
     nonlocal current
-    current, report = train_step(current, batch)
+    current, report = train_step(current, batch, None)
     total, weight = report['pairs']['loss']
     return float(total) / float(weight)
 

@@ -7,6 +7,7 @@ import pytest
 
 from lmjax import config as config_lib
 from lmjax import train as train_lib
+from lmjax.workdir import files
 from tests.conftest import CONFIGS, REAL_DATA, TASKS, config_dict
 
 NOVELS, SPEECHES = (str(REAL_DATA / 'pretrain' / f'{name}.jsonl.xz') for name in ('gutenberg', 'us_speeches'))
@@ -33,7 +34,7 @@ def test_novels(task, novels_cache, tmp_path):
   c = config(task, f'smoke,data={NOVELS}', **vocabulary)
   results = train_lib.train(c, str(tmp_path), log=lambda line: None, devices=jax.devices()[:1])
   assert results['step'] == 20
-  lines = train_lib.writer_lib.read_metrics(str(tmp_path))
+  lines = files.read_metrics(str(tmp_path))
   losses = [line['loss'] for line in lines if line['split'] == 'train']
   assert losses[-1] < losses[0] - 0.3
 

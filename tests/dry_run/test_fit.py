@@ -97,7 +97,7 @@ def test_what_does_not_fit_gets_a_setting_that_was_compiled_and_does(make_config
   needed = fit.compile_for(config, cpu8).needed
   lines = []
   small = topology.Target('cpu:8', cpu8.devices, needed * 0.6)
-  assert not fit.dry_run(config, small, 'python -m lmjax.main --config=x', lines.append)
+  assert not fit.dry_run(config, None, small, 'python -m lmjax.main --config=x', lines.append)
   assert lines[-1].startswith('verdict: does not fit (needs ')
   said = next(line for line in lines if 'nearest that fits' in line)
   command = said.splitlines()[-1]
