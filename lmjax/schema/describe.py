@@ -157,7 +157,7 @@ def bounds_of(annotation) -> list[str]:
   """What a value must be besides its type: ['0 or more', 'below 1']."""
   origin, args = get_origin(annotation), get_args(annotation)
   if origin in (*_UNIONS, tuple):
-    return [bound for arg in args for bound in bounds_of(arg)]
+    return [limit for arg in args for limit in bounds_of(arg)]
   if origin is not Annotated:
     return []
   notes = [limit for note in args[1:] for limit in (note if isinstance(note, GroupedMetadata) else [note])]
