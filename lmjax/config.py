@@ -198,11 +198,8 @@ def load(config, problems=(), model: dict | None = None) -> tuple[Config, locate
       if model is None:
         source = locate.open_source(init_from)
         model = source.manifest['model']
-      if 'attention' in model:
-        values['model'], refused = handoff.adapt_model(model, asked, init_from.convert)
-        problems += [validate.line(path, validate.show(value), *rest) for path, value, *rest in refused]
-      else:  # of a stage with problems of its own, which are reported there
-        values['model'] = model | asked
+      values['model'], refused = handoff.adapt_model(model, asked, init_from.convert)
+      problems += [validate.line(path, validate.show(value), *rest) for path, value, *rest in refused]
   built, found = validate.check(Config, values)
   if problems or found:
     raise ConfigError([*problems, *found])

@@ -17,6 +17,7 @@ import numpy as np
 from lmjax.errors import ConfigError, DataError
 from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
+from lmjax.tasks.table import PRE_TRAINING
 
 FLAGS = {'batch': int, 'neighbors': str, 'prompt': str, 'minimal_pairs': str, 'step': int, 'mesh': PositiveInt}
 NEIGHBORS = 8
@@ -181,7 +182,7 @@ def answer(trained, prompt: str) -> str:
 
 
 def _check_pre_training(trained, flag: str) -> None:
-  if trained.task.STANDS_FOR_RUN == 'best':
+  if trained.config.task not in PRE_TRAINING:
     raise ConfigError(f'{flag}: this run is one of {trained.config.task}; use python -m lmjax.predict')
 
 

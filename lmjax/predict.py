@@ -16,7 +16,7 @@ import sys
 from lmjax.errors import ConfigError, DataError
 from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
-from lmjax.training import evaluator
+from lmjax.tasks.table import PRE_TRAINING
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,6 +49,7 @@ def run(argv: list[str]) -> None:
 def predict(trained, items: list[dict]) -> list:
   """A prediction for each record, as its task's `predict` gives it."""
   from lmjax import sharding
+  from lmjax.training import evaluator
 
   with sharding.using(trained.mesh):
     return trained.task.predict(trained.params, trained.task.rows_of(items), evaluator.Runner(trained.mesh))
@@ -62,7 +63,7 @@ def read(config, words: tuple[str, ...], file: str | None, question: str | None,
     DataError: the file is missing or broken, or there is no text.
   """
   task = config.task
-  if task in ('causal_lm', 'masked_lm'):
+  if task in PRE_TRAINING:
     raise ConfigError(f'--workdir: {task} is pre-training; try python -m lmjax.inspect --workdir=DIR --prompt=TEXT')
   if file is not None and not file.endswith('.txt'):
     from lmjax.data import records

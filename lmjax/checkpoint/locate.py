@@ -158,7 +158,8 @@ def open_source(config: InitFrom) -> InitCheckpoint:
     path, step = path.parent.parent, int(path.name)
   step = choose('init_from.path', config.path, path, step)
   manifest = read_manifest(path / 'checkpoints', step)
-  if not isinstance(manifest.get('model'), dict) or 'tokenizer_hash' not in manifest:
+  model = manifest.get('model')
+  if not isinstance(model, dict) or 'attention' not in model or 'tokenizer_hash' not in manifest:
     rule = f'its manifest of step {step} names no model'
     raise CheckpointError(f'init_from.path = {path}: {rule}; choose another checkpoint')
   return InitCheckpoint(str(path), step, manifest)

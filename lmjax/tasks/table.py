@@ -1,6 +1,6 @@
 """The tasks without their programs: of each, its kind, the slices that it chooses, and its rules between slices.
 
-Imports no jax: a config is checked by this half of a task before jax is imported; `lmjax.tasks` has the other half.
+Imports no jax: a config is checked by this half of a task before jax is imported; `prepare.CLASSES` is the other half.
 """
 
 import functools
@@ -115,13 +115,7 @@ _masked_rules = functools.partial(_pre_training_rules, attention='bidirectional'
 
 TASKS = {
   'causal_lm': TaskSlices('pre-training', CausalConfig, DataConfig, CausalSamples, _causal_rules),
-  'masked_lm': TaskSlices(
-    'pre-training',
-    MaskedConfig,
-    DataConfig,
-    MaskedSamples,
-    _masked_rules,
-  ),
+  'masked_lm': TaskSlices('pre-training', MaskedConfig, DataConfig, MaskedSamples, _masked_rules),
   'classification': TaskSlices(
     'fine-tuning', ClassificationConfig, RecordsConfig, ExampleSamples, _classification_rules
   ),

@@ -12,6 +12,7 @@ from lmjax.errors import NonFiniteError
 from lmjax.models import flops
 from lmjax.schema.slices import TrainConfig
 from lmjax.tasks.base import Task
+from lmjax.tasks.table import FINE_TUNING
 from lmjax.workdir.run_files import RunFiles
 
 
@@ -178,7 +179,7 @@ def farewell(task: Task, workdir: str, results: dict) -> str:
     lines.append(f'time: {parts}')
   files = '{results.json, metrics.jsonl, curves.png, samples.md}'
   lines.append(f'metrics, curves and samples: {os.path.join(workdir, "")}{files}')
-  what = 'use it: python -m lmjax.predict' if task.STANDS_FOR_RUN == 'best' else 'look inside: python -m lmjax.inspect'
+  what = 'use it: python -m lmjax.predict' if task.NAME in FINE_TUNING else 'look inside: python -m lmjax.inspect'
   lines.append(f'{what} --workdir={workdir}')
   return '\n'.join(lines)
 
