@@ -28,7 +28,7 @@ def split(path, folder):
     texts = [[paragraph['context'] for paragraph in item['paragraphs']] if squad else [] for item in items]
   except (KeyError, TypeError) as error:
     rule = f"not in SQuAD's format ({type(error).__name__}: {error})"
-    raise DataError(f'{path}: {rule}; it must be data[] of title and paragraphs[].context; mend it') from error
+    raise DataError(f'{path}: {rule}; it must be data[] of title and paragraphs[].context; fix it') from error
   if len(items) < 10:
     raise DataError(f'{path}: {len(items)} articles or records; it must have 10 to be split; name a larger file')
   try:

@@ -13,7 +13,7 @@ def reason(error: BaseException) -> str:
 
 
 class LmjaxError(ValueError):
-  """A problem that the user can mend. `main` prints it without a traceback and exits with `exit_code`."""
+  """A problem that the user can fix. `main` prints it without a traceback and exits with `exit_code`."""
 
   exit_code = 1
 

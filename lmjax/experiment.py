@@ -1,7 +1,7 @@
 """`python -m lmjax.experiment --config=experiments/NAME.py[:arg,arg=value] [--workdir=DIR] [--config.a.b=value ...]`
 
 Runs a study: every stage is a run in WORKDIR/STAGE, and comparisons of what the stages gave become WORKDIR/report.md.
-The same command again goes on where it stopped; when all stages are done, it makes the report anew. One host.
+The same command again continues where it stopped; when all stages are done, it makes the report again. One host.
 """
 
 import os

@@ -220,7 +220,7 @@ def minimal_pairs(trained, file: str) -> str:
 
 
 def read_pairs(file: str) -> list[tuple[str, str]]:
-  """The tab-separated pairs of a file; empty lines are passed over."""
+  """The tab-separated pairs of a file; empty lines are skipped."""
   try:
     with open(file, encoding='utf-8') as opened:
       lines = [(number, line.rstrip('\r\n')) for number, line in enumerate(opened, 1)]
@@ -237,7 +237,7 @@ def read_pairs(file: str) -> list[tuple[str, str]]:
     pair = tuple(part.strip() for part in line.split('\t'))
     if len(pair) != 2 or not all(pair):
       raise DataError(
-        f'{file}:{number} = {line[:60]!r}: must be a good and a bad sentence separated by one tab; mend it'
+        f'{file}:{number} = {line[:60]!r}: must be a good and a bad sentence separated by one tab; fix it'
       )
     pairs.append(pair)
   if not pairs:

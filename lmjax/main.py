@@ -1,9 +1,9 @@
 """`python -m lmjax.main --config=FILE.py[:arg,arg=value] [--workdir=DIR] [--config.a.b=value ...]`
 
-Trains the run that the config describes; the same command again goes on where it stopped. Where several hosts
+Trains the run that the config describes; the same command again continues where it stopped. Where several hosts
 are not found by themselves (TPU pods and SLURM are): --coordinator=HOST:PORT --num_processes=N --process_id=I on each.
 
---config_json=WORKDIR/config.json in place of --config goes on with a run as it was saved, without executing a config
+--config_json=WORKDIR/config.json in place of --config continues a run as it was saved, without executing a config
 file; with another --workdir it makes the run again.
 
 --dry_run compiles the train step and says what it needs and whether it fits, on this machine's devices, or on others:

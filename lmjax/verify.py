@@ -47,7 +47,7 @@ def run(argv: list[str]) -> None:
   if damaged:
     worst = next((error for error in damaged if not isinstance(error, DataError)), damaged[0])
     rule = f'{len(damaged)} of {looked} things are damaged, marked above'
-    remedy = 'put them back from a copy; the same training command goes on from the newest checkpoint that is intact'
+    remedy = 'put them back from a copy; the same training command continues from the newest checkpoint that is intact'
     raise type(worst)(f'{flags.workdir}: {rule}; {remedy}')
   print(f'verdict: intact ({looked} things)')
 

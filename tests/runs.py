@@ -90,7 +90,7 @@ def manifest_of(workdir, step: int | None = None) -> dict:
 
 
 def edit_manifest(workdir, step: int, change) -> None:
-  """Calls `change` on the manifest of a checkpoint, whose checksum is made anew."""
+  """Calls `change` on the manifest of a checkpoint, whose checksum is made again."""
   file = pathlib.Path(workdir) / f'checkpoints/{step}/manifest/manifest.json'
   found = json.loads(file.read_text())
   change(found)

@@ -113,12 +113,12 @@ running() {
   on_hosts 'tmux has-session -t lmjax'
 }
 
-# Starts the run in tmux, so that it outlives the connection. Run again, it goes on where it stopped.
+# Starts the run in tmux, so that it outlives the connection. Run again, it continues where it stopped.
 start() {
   on_hosts "cd lmjax && tmux new-session -d -s lmjax \"$(quoted "${COMMAND[@]}") >>lmjax.log 2>&1\""
 }
 
-# The run saves and ends; the next `start` goes on from there.
+# The run saves and ends; the next `start` continues from there.
 stop() {
   on_hosts "pkill -TERM -f \"^${COMMAND[*]:0:3}\" || true"
 }

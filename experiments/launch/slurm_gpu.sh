@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# GPUs under SLURM, a task each; before the time limit the run is stopped and queued again, and goes on where it was:
+# GPUs under SLURM, a task each; before the time limit the run is stopped and queued again, and continues where it was:
 #   sbatch experiments/launch/slurm_gpu.sh      from the root of the checkout; what it would do: slurm_gpu.sh --dry_run
 # WORKDIR must be a folder that all nodes share. Install once, on a login node: see docs/tpu_vm.md.
 #SBATCH --job-name=lmjax

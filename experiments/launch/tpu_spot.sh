@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A spot TPU from the queue, asked for again whenever it is taken away, until the run is done:
 #   WORKDIR=gs://BUCKET/RUN tpu_spot.sh keep | status | delete   [--dry_run]
-# `keep` runs on a machine that stays (tmux on a small VM, or yours). A run goes on from its newest checkpoint; one that
+# `keep` runs on a machine that stays (tmux on a small VM, or yours). A run continues from its newest checkpoint; one that
 # ends MAX_STARTS times on one VM, without being done, is given up.
 
 set -euo pipefail

@@ -62,7 +62,7 @@ def _context() -> ocp.Context:
 
 
 def _load(path: epath.Path, as_saved: dict) -> dict:
-  """Arrays of a checkpoint; each host loads its own, and waits for no other: it would, for ever, for one that fails."""
+  """Arrays of a checkpoint; each host loads its own, and waits for no other: it would, forever, for one that fails."""
   me = jax.process_index()
   context = ocp.Context()
   context.multiprocessing.primary_host, context.multiprocessing.active_processes = me, {me}
@@ -80,11 +80,11 @@ def check_room(directory: epath.Path, n_bytes: int) -> None:
   if '://' in str(directory) or jax.process_index():
     return
   free = shutil.disk_usage(directory).free
-  needed = int(1.05 * n_bytes) + 1_000_000  # metadata, and the files beside the checkpoints
+  needed = int(1.05 * n_bytes) + 1_000_000  # metadata, and the files next to the checkpoints
   if free < needed:
     raise CheckpointError(
       f'{directory}: a checkpoint takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; older checkpoints are '
-      'intact: make room, and the same command goes on from the newest'
+      'intact: make room, and the same command continues from the newest'
     )
 
 
@@ -240,7 +240,7 @@ class Checkpoints:
     if bad := non_finite(tree):
       raise NonFiniteError(
         f'step {step}: {len(bad)} arrays hold NaN or infinity, such as {bad[0]}; not saved, older checkpoints are '
-        'intact; lower optim.learning_rate and go on from them'
+        'intact; lower optim.learning_rate and continue from them'
       )
     check_room(self.directory, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
     if metrics is not None:
@@ -267,8 +267,8 @@ class Checkpoints:
       self._orbax.wait()
     except Exception as error:
       raise CheckpointError(
-        f'{self.directory}: saving failed ({reason(error)[:300]}); older checkpoints are intact: mend that (room on '
-        'the disk?), and the same command goes on from the newest'
+        f'{self.directory}: saving failed ({reason(error)[:300]}); older checkpoints are intact: fix that (room on '
+        'the disk?), and the same command continues from the newest'
       ) from error
 
   def restore_latest(self, abstract, check=lambda manifest: None, log=print):

@@ -67,7 +67,7 @@ def evaluated(directory: epath.Path) -> dict[int, float]:
   """{step: how good it is} of the checkpoints that were evaluated; higher is better.
 
   By the manifest; where the run was stopped while it evaluated, by the line that it wrote when it went on. A
-  checkpoint whose manifest is damaged is passed over here, and told when it is opened.
+  checkpoint whose manifest is damaged is skipped here, and told when it is opened.
   """
   found, lines = {}, None
   for step in saved_steps(directory):

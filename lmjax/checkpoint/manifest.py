@@ -1,11 +1,8 @@
 """The manifest of a checkpoint: what made it, and a digest of every array, under a checksum of its own.
 
-`WORKDIR/checkpoints/<step>/manifest/manifest.json`. Schemas that were written, all of which are read for ever:
-
-  1  step, versions, git_commit, devices, best, task, model, objective, optim, tokenizer_hash, data_fingerprint,
-     batch_size, seed, init_from, hand_off, frozen, arrays
-  2  also config (the whole of it), token_stores, checksum; best stands there without a value too, where the
-     evaluation was cut short
+`WORKDIR/checkpoints/<step>/manifest/manifest.json`. Schema 2, the only one that is read: step, versions, git_commit,
+devices, best (without a value where the evaluation was cut short), task, model, objective, optim, tokenizer_hash,
+data_fingerprint, batch_size, seed, init_from, hand_off, config (the whole of it), token_stores, arrays, checksum.
 """
 
 import functools

@@ -30,9 +30,9 @@ def hand_off(source: InitCheckpoint, plan: handoff.Plan, fresh: dict) -> dict:
   for path in [*plan.taken, *plan.resized]:
     wanted[path] = _abstract(source.arrays[path]['shape'], here[path], path in plan.taken)
     for name in ('lora_a', 'lora_b'):
-      beside = f'{path.rpartition("/")[0]}/{name}'
-      if path.endswith('/kernel') and f'params/{beside}' in source.manifest['arrays']:
-        wanted[beside] = _abstract(source.manifest['arrays'][f'params/{beside}']['shape'], here[path], False)
+      adapter = f'{path.rpartition("/")[0]}/{name}'
+      if path.endswith('/kernel') and f'params/{adapter}' in source.manifest['arrays']:
+        wanted[adapter] = _abstract(source.manifest['arrays'][f'params/{adapter}']['shape'], here[path], False)
   directory, abstract = epath.Path(source.workdir) / 'checkpoints', {'params': paths.unflatten(wanted)}
   loaded = checkpoints.load_verified(directory, source.step, abstract)['params']
   if adapters is not None:

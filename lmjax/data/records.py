@@ -40,7 +40,7 @@ class Records:
   Attributes:
     splits: 'train', 'valid' and, where there is one, 'test': lists of records.
     facts: JSON-able, change when the content does.
-    said: one line for people: counts, and what was passed over.
+    said: one line for people: counts, and what was skipped.
   """
 
   splits: dict[str, list[dict]]
@@ -104,7 +104,7 @@ def read(
     task: decides what a record holds.
     fields: as in RecordsConfig.
     bad_text: as in RecordsConfig.
-    counts: filled with what is passed over.
+    counts: filled with what is skipped.
     labelled: whether labels and summaries must be there; without them, `fields` does not name them either.
 
   Raises:
@@ -137,13 +137,13 @@ def read(
     if None in found.values():
       continue  # bad text, counted by `sources.clean`'s verdict
     if empty:
-      counts[f'examples with an empty {empty[0]} passed over'] += 1
+      counts[f'examples with an empty {empty[0]} skipped'] += 1
       continue
     yield _complete(found, task, number)
 
 
 def read_alone(path: str, config: RecordsConfig, task: Task, fields, labelled: bool) -> tuple[list[dict], str]:
-  """All records of one source, and a line about what was passed over ('' for nothing).
+  """All records of one source, and a line about what was skipped ('' for nothing).
 
   Args:
     path: as in RecordsConfig.
@@ -221,13 +221,13 @@ def _value(record: dict, field: str, role: str, where: str, bad_text: BadText, c
   """The text of a field; a label may be a number."""
   if field not in record:
     there = files.listed(sorted(record))
-    remedy = 'mend the record' if role in _SQUAD else 'set data.fields'
+    remedy = 'fix the record' if role in _SQUAD else 'set data.fields'
     raise DataError(f'{where}: no field {field!r}, which is to hold the {role}; {remedy}; fields there: {there}')
   value = record[field]
   if role == 'label' and hasattr(value, '__int__') and not isinstance(value, str | bytes | float):
     value = str(int(value))
   if not isinstance(value, str | bytes):
-    kind, remedy = type(value).__name__, 'mend the record' if role in _SQUAD else 'name another field'
+    kind, remedy = type(value).__name__, 'fix the record' if role in _SQUAD else 'name another field'
     raise DataError(f'{where}: field {field!r} is of type {kind}; the {role} must be a string; {remedy}')
   text, verdict = documents.clean(value, where, bad_text)
   if verdict:
@@ -273,5 +273,5 @@ def _answers(record: dict, where: str, bad_text: BadText) -> list[dict] | None:
     raise
   except (KeyError, TypeError, ValueError, OverflowError) as error:
     raise DataError(
-      f'{where}: answers: {type(error).__name__}: {error}; each must have text and answer_start; mend the record'
+      f'{where}: answers: {type(error).__name__}: {error}; each must have text and answer_start; fix the record'
     ) from None

@@ -104,12 +104,12 @@ def bytes_of(type_: str) -> int:
   return total
 
 
-def _own(instruction: _Instruction, beside: dict[str, _Instruction]) -> dict[str, Traffic]:
+def _own(instruction: _Instruction, program: dict[str, _Instruction]) -> dict[str, Traffic]:
   kind = instruction.opcode.removesuffix('-start')
   if kind not in KINDS:
     return {}
   names = re.findall(r'%?([\w.-]+)', instruction.rest.partition(')')[0])
-  given = sum(bytes_of(beside[name].type) for name in names if name in beside)
+  given = sum(bytes_of(program[name].type) for name in names if name in program)
   if kind != 'all-gather':
     return {kind: Traffic(1, given)}
   # the result of all-gather-start holds its operand too

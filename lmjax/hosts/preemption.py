@@ -69,7 +69,7 @@ class StopSignal:
 
   def stopped(self, step: int) -> Stopped:
     """What ends a run that was asked to stop and has saved."""
-    return Stopped(f'{self.signal}: saved at step {step}; the same command again goes on from there')
+    return Stopped(f'{self.signal}: saved at step {step}; the same command again continues from there')
 
   def wait_for_all(self) -> None:
     """Waits until every host has come this far: a launcher may end them all when the first one ends."""
@@ -123,7 +123,7 @@ def _watch(reader: socket.socket) -> None:
         said = f'{name}: ends at once, since there is nothing to save yet; the same command starts again, or'
       else:
         said = f'{name}: ends at once; the same command'
-      tell(f'lmjax: {said} goes on from the newest checkpoint', sys.stderr)
+      tell(f'lmjax: {said} continues from the newest checkpoint', sys.stderr)
       os._exit(Stopped.exit_code)
     _run.signal = name
     tell(f'lmjax: {name}: saving at the next step; once more ends at once', sys.stderr)

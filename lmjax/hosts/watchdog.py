@@ -19,7 +19,7 @@ from lmjax.errors import LmjaxError, Stalled, Stopped, reason
 from lmjax.hosts.config import BACKSTOP_SECONDS, HostsConfig
 
 _has_told = False  # whether this host has failed, and told the others
-_REMEDY = 'the same command on every host goes on from the newest checkpoint'
+_REMEDY = 'the same command on every host continues from the newest checkpoint'
 
 
 def leave(code: int) -> None:

@@ -10,7 +10,7 @@ ADAPTERS = ('*/lora_a', '*/lora_b')
 
 @section
 class LoraConfig:
-  """Low-rank adapters beside frozen kernels (LoRA, arXiv:2106.09685).
+  """Low-rank adapters next to frozen kernels (LoRA, arXiv:2106.09685).
 
   rank: inner width of an adapter
   alpha: the adapter's output is scaled by alpha / rank

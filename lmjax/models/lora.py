@@ -1,6 +1,6 @@
 """Low-rank adapters in the parameter tree (LoRA, https://arxiv.org/abs/2106.09685).
 
-`Linear` adds x @ a_DR @ b_RF * (alpha / rank) wherever `lora_a` and `lora_b` stand beside a kernel.
+`Linear` adds x @ a_DR @ b_RF * (alpha / rank) wherever `lora_a` and `lora_b` stand next to a kernel.
 
 Legend: D inputs, F outputs, R rank.
 """
@@ -16,7 +16,7 @@ from lmjax.models.config import LoraConfig, ModelConfig
 
 
 def add(params: dict, config: ModelConfig, key: jax.Array) -> dict:
-  """Puts adapters beside the kernels that the config names: `a` random, `b` zero, so that nothing changes yet.
+  """Puts adapters next to the kernels that the config names: `a` random, `b` zero, so that nothing changes yet.
 
   Raises:
     ConfigError: a pattern matches no kernel, or, with scanned layers, not the same kernels in each.

@@ -147,7 +147,7 @@ def run_command(run, argv) -> int:
       tell(f'lmjax: {problem}', sys.stderr)
     return error.exit_code
   except KeyboardInterrupt:
-    tell('lmjax: interrupted; the same command goes on from the newest checkpoint', sys.stderr)
+    tell('lmjax: interrupted; the same command continues from the newest checkpoint', sys.stderr)
     return 130
   except BrokenPipeError:
     silence(sys.stdout)  # the reader has seen enough (`| head`)

@@ -26,7 +26,7 @@ from lmjax.workdir import files
 
 # A metric is the mean of the scores by example where both agree so closely; where not, they are different measures.
 SAME = 1e-4
-# majority_accuracy beside accuracy, lead_rougeL (the first sentences) beside rougeL, gzip_bits_per_byte
+# majority_accuracy next to accuracy, lead_rougeL (the first sentences) next to rougeL, gzip_bits_per_byte
 BASELINES = ('majority', 'lead', 'gzip')
 
 

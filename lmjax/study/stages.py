@@ -209,7 +209,7 @@ def run_stages(stages: list[Stage], workdir: str, comparisons: Mapping[str, Comp
 
 
 def run_stage(stage: Stage, folder: str) -> None:
-  """Runs one, or goes on with it; its lines go to log.txt."""
+  """Runs one, or continues it; its lines go to log.txt."""
   try:
     os.makedirs(folder, exist_ok=True)
   except OSError as error:

@@ -115,7 +115,7 @@ class FineTuningTask(Task):
     return len(data.splits['train'])
 
   def token_stores(self, data: FineTuningData) -> dict[str, str]:
-    """None: labelled examples are tokenized anew by each run."""
+    """None: labelled examples are tokenized again by each run."""
     return {}
 
   def describe(self, data: FineTuningData) -> str:

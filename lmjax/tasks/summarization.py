@@ -48,7 +48,7 @@ class Summarization(FineTuningTask):
 
   @property
   def room(self) -> int:
-    """Document tokens that a row has room for, beside its frame and the longest summary."""
+    """Document tokens that a row has room for, next to its special tokens and the longest summary."""
     return self.data.length - self.objective.max_summary - 2
 
   @property

@@ -170,9 +170,9 @@ def farewell(task: Task, workdir: str, results: dict) -> str:
   lines = [f'done: step {results["step"]}']
   for split in ('valid', 'test'):
     if f'{split}/{main}' in values:
-      beside = f' ({baseline} {number(values[f"{split}/{baseline}"])})' if f'{split}/{baseline}' in values else ''
+      reference = f' ({baseline} {number(values[f"{split}/{baseline}"])})' if f'{split}/{baseline}' in values else ''
       loss, value = number(values[f'{split}/loss']), number(values[f'{split}/{main}'])
-      lines.append(f'{split} loss {loss}, {main} {value}{beside}')
+      lines.append(f'{split} loss {loss}, {main} {value}{reference}')
   lines[:2] = [', '.join(lines[:2])]
   if 'time' in results:
     parts = ', '.join(f'{name} {seconds:.1f} s' for name, seconds in results['time'].items())

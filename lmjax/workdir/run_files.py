@@ -1,4 +1,4 @@
-"""The files of a run beside its checkpoints: what it is, its metrics, and what people read."""
+"""The files of a run next to its checkpoints: what it is, its metrics, and what people read."""
 
 import json
 import os

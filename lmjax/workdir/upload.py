@@ -1,4 +1,4 @@
-"""The files of a run beside its checkpoints, where the workdir is on an object store (`gs://`).
+"""The files of a run next to its checkpoints, where the workdir is on an object store (`gs://`).
 
 Nothing there can be appended to: the files are written in a local folder, and copied whenever a checkpoint is made and
 at the end. Checkpoints go there directly.

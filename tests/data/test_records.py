@@ -166,7 +166,7 @@ def test_a_file_read_alone_is_whole(tmp_path):
     False,
   )
   assert [(record['id'], record['text'], record['text_pair']) for record in found] == [('0', 'x', 'y')]
-  assert said == '1 examples with an empty text passed over'
+  assert said == '1 examples with an empty text skipped'
   file = str(json_lines(tmp_path / 'b.jsonl', [{'c': 'x', 'd': 'y'}]))
   assert records.read_alone(file, config, 'classification', ('c', 'd'), False)[0][0]['text_pair'] == 'y'
   with pytest.raises(ConfigError, match='--fields = c: must name text, label or text, text_pair, label'):
@@ -230,7 +230,7 @@ def test_examples_without_text_are_counted(tmp_path):
   file = json_lines(tmp_path / 'a.jsonl', [{'text': ' \n', 'label': 'x'}, {'text': 'a', 'label': 'x'}])
   found, counts = read(file)
   assert [record['text'] for record in found] == ['a']
-  assert counts == {'examples with an empty text passed over': 1}
+  assert counts == {'examples with an empty text skipped': 1}
 
 
 @pytest.mark.parametrize('name', ['a.tsv', 'a.csv', 'a.jsonl'])
@@ -241,7 +241,7 @@ def test_text_that_is_not_utf8_by_policy(tmp_path, name):
     'a.jsonl': b'{"text": "caf\xe9", "label": "x"}\n{"text": "fine", "label": "y"}\n',
   }
   (tmp_path / name).write_bytes(lines[name])
-  with pytest.raises(DataError, match="text must be UTF-8; mend it, or set data.bad_text to 'replace' or 'skip'"):
+  with pytest.raises(DataError, match="text must be UTF-8; fix it, or set data.bad_text to 'replace' or 'skip'"):
     read(tmp_path / name)
   replaced, counts = read(tmp_path / name, bad_text='replace')
   assert [record['text'] for record in replaced] == ['caf\ufffd', 'fine'] and counts == {'texts replaced': 1}

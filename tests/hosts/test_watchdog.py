@@ -113,8 +113,8 @@ def test_a_failing_host_tells_the_others(make_watch, monkeypatch):
   monkeypatch.setattr(watchdog, '_has_told', False)  # put back afterwards: else the next command would end this process
   store = Store()
   watch, ended = make_watch(lost_seconds=2, store=store)
-  watch.failed(ConfigError('data.path = x: no such file; mend it'))
-  assert store['end'] == 'host 1 of 3 ended: ConfigError: data.path = x: no such file; mend it'
+  watch.failed(ConfigError('data.path = x: no such file; fix it'))
+  assert store['end'] == 'host 1 of 3 ended: ConfigError: data.path = x: no such file; fix it'
   assert watchdog._has_told and not ended  # by its own error
 
 

@@ -256,7 +256,7 @@ FILES = [
   case(
     'folder', 3, [CLM + ',data=a'], 'a: is a folder', 'a source is a file or a glob', 'write a/*.txt', files={'a/b': ''}
   ),
-  corpus('binary file', 'a.txt', bytes(range(256)), 'a.txt, document 1', '0x80 at offset 128 is not UTF-8', 'mend it'),
+  corpus('binary file', 'a.txt', bytes(range(256)), 'a.txt, document 1', '0x80 at offset 128 is not UTF-8', 'fix it'),
   corpus('UTF-16', 'a.txt', 'ab'.encode('utf-16'), 'a.txt', 'byte 0xff at offset 0 is not UTF-8', 'data.bad_text'),
   corpus(
     'Latin-1 in JSON', 'a.jsonl', b'{"text": "caf\xe9"}', 'a.jsonl, line 1', 'lone surrogate U+DCE9', 'data.bad_text'
@@ -328,8 +328,8 @@ def question(name: str, content: str, *says: str, valid=squad('A dog ran.', id='
 
 RECORDS = [
   corpus('line that is a list', 'a.jsonl', '[1]\n', 'a.jsonl, line 1', 'a JSON list', 'write {"text": ...}'),
-  corpus('line that is broken', 'a.jsonl', DOCUMENTS + '{"text"\n', 'a.jsonl, line 41', 'broken JSON', 'mend or drop'),
-  corpus('line without end of brackets', 'a.jsonl', '[' * 99_999, 'a.jsonl, line 1', 'broken JSON', 'mend or drop'),
+  corpus('line that is broken', 'a.jsonl', DOCUMENTS + '{"text"\n', 'a.jsonl, line 41', 'broken JSON', 'fix or drop'),
+  corpus('line without end of brackets', 'a.jsonl', '[' * 99_999, 'a.jsonl, line 1', 'broken JSON', 'fix or drop'),
   corpus(
     'line without the field', 'a.jsonl', '{"body": "a"}', "line 1: no field 'text'", 'must hold', 'fields there: body'
   ),
@@ -337,15 +337,13 @@ RECORDS = [
     'text that is a number', 'a.jsonl', '{"text": 3}', "'text' is of type int", 'be a string', 'name another field'
   ),
   corpus('half a character', 'a.jsonl', '{"text": "\\ud800"}', 'a.jsonl, line 1', 'surrogate U+D800', 'data.bad_text'),
-  examples('short row', LABELLED + 'a\n', 't.tsv, line 10', '1 fields', 'each row must have as many', 'mend the row'),
-  examples(
-    'long row', LABELLED + 'a\tb\tc\n', 't.tsv, line 10: 3 fields', 'each row must have as many', 'mend the row'
-  ),
+  examples('short row', LABELLED + 'a\n', 't.tsv, line 10', '1 fields', 'each row must have as many', 'fix the row'),
+  examples('long row', LABELLED + 'a\tb\tc\n', 't.tsv, line 10: 3 fields', 'each row must have as many', 'fix the row'),
   examples('no header', LABELLED[11:], "t.tsv, line 2: no field 'text'", 'is to hold the text', 'set data.fields'),
   examples('header alone', 'text\tlabel\n', 'data.train = t.tsv', 'no example', 'add examples, or name another file'),
   examples('empty split', LABELLED, 'data.valid = v.tsv', 'no example', 'add examples', valid='text\tlabel\n'),
   examples(
-    'quote that does not end', 'text,label\n"a,b\nc,d\n', 't.csv, line 3', '1 fields', 'mend the row', ending='csv'
+    'quote that does not end', 'text,label\n"a,b\nc,d\n', 't.csv, line 3', '1 fields', 'fix the row', ending='csv'
   ),
   examples('table that is not UTF-8', LABELLED.encode() + b'\xe9\ta\n', 't.tsv, line 10', 'surrogate', 'data.bad_text'),
   examples(
@@ -385,21 +383,21 @@ RECORDS = [
     task='summarization',
   ),
   question('questions in a list', '[1]', 't.json', 'a JSON list; the file must be one object', 'write {"data"'),
-  question('questions cut short', squad()[:-9], 't.json', 'broken JSON', 'the file must be one object', 'mend it'),
+  question('questions cut short', squad()[:-9], 't.json', 'broken JSON', 'the file must be one object', 'fix it'),
   question('articles without paragraphs', '{"data": [{}]}', 't.json', "KeyError: 'paragraphs'", 'see rajpurkar'),
   question('no id', squad(id=None), 't.json', "not in SQuAD's format (KeyError: 'id')", 'see rajpurkar'),
   question(
-    'no question', squad(question=None), "t.json, question 1: no field 'question'", 'is to hold', 'mend the record'
+    'no question', squad(question=None), "t.json, question 1: no field 'question'", 'is to hold', 'fix the record'
   ),
   question(
-    'context that is a number', squad(3), "field 'context' is of type int", 'must be a string', 'mend the record'
+    'context that is a number', squad(3), "field 'context' is of type int", 'must be a string', 'fix the record'
   ),
   question(
     'answer without its start',
     squad(answers=[{'text': 'cat'}]),
     "question 1: answers: KeyError: 'answer_start'",
     'each must have text and answer_start',
-    'mend the record',
+    'fix the record',
   ),
   question('answer in a word', squad(answers='cat'), 'question 1: answers: TypeError', 'each must have text', 'mend'),
   question(
@@ -679,7 +677,7 @@ CHECKPOINTS = [
     intact,
     'a.tsv:1',
     "'one sentence': must be a good and a bad",
-    'mend it',
+    'fix it',
     flags=('--minimal_pairs=a.tsv',),
     code=3,
     files={'a.tsv': 'one sentence\n'},

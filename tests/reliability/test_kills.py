@@ -114,7 +114,7 @@ sys.exit(main.main())
 
 
 def test_a_second_signal_ends_at_once(corpus, cache_dir, tmp_path):
-  """Where the next step does not come, the first signal alone would wait for ever."""
+  """Where the next step does not come, the first signal alone would wait forever."""
   (tmp_path / 'main.py').write_text(STANDS_STILL)
   words = commands.arguments('causal_lm', corpus, cache_dir, tmp_path / 'run', **{'train.steps': 100_000})
   started = commands.start(words, module=(str(tmp_path / 'main.py'),))
@@ -124,7 +124,7 @@ def test_a_second_signal_ends_at_once(corpus, cache_dir, tmp_path):
   assert said and 'once more' in said[-1] and started.poll() is None, said
   started.send_signal(signal.SIGINT)
   rest, _ = started.communicate()
-  assert started.returncode == 143 and 'SIGINT: ends at once; the same command goes on' in rest, rest
+  assert started.returncode == 143 and 'SIGINT: ends at once; the same command continues' in rest, rest
 
 
 def test_two_runs_in_one_workdir(corpus, cache_dir, tmp_path):

@@ -31,7 +31,7 @@ pipeline.Pipeline.batch = hang
 sys.exit(main.main())
 """
 # Process 1 alone meets an error.
-FAILS = HANGS.replace('time.sleep(1000)', "raise pipeline.DataError('rows.bin: cannot be read; mend the disk')")
+FAILS = HANGS.replace('time.sleep(1000)', "raise pipeline.DataError('rows.bin: cannot be read; fix the disk')")
 # Process 1 is told to stop while it saves; the others hear of it before its next step.
 STOPPED_AS_IT_SAVES = """
 import os, signal, sys, time
@@ -127,7 +127,7 @@ def test_a_host_that_fails(start_two, tmp_path):
   said = [end(one, 120) for one in started]
   assert [one.returncode for one in started] == [6, 3], said
   assert 'lmjax: host 1 of 2 ended: DataError: rows.bin: cannot be read' in said[0], said[0]
-  assert 'lmjax: rows.bin: cannot be read; mend the disk' in said[1], said[1]
+  assert 'lmjax: rows.bin: cannot be read; fix the disk' in said[1], said[1]
 
 
 def test_sigterm_to_one_of_two_saves_one_step(start_two, tmp_path):
@@ -163,7 +163,7 @@ def test_a_host_that_never_comes(corpus, cache_dir, tmp_path, slurm):
 
 
 def test_a_workdir_that_is_not_shared(start_two):
-  """Orbax would wait for ever: each host for the other's files."""
+  """Orbax would wait forever: each host for the other's files."""
   started = start_two(workdirs=('mine', 'yours'))
   said = [end(one, 120) for one in started]
   assert [one.returncode for one in started] == [2, 2], said

@@ -111,7 +111,7 @@ def test_a_mixture_is_evaluated_by_source(raw_config, corpus, tmp_path, one_devi
 
 
 def test_a_step_without_a_finite_loss_changes_nothing(make_config, tokenizer, one_device):
-  """Skipped, counted, and the next batch goes on from the same weights."""
+  """Skipped, counted, and the next batch continues from the same weights."""
   config = make_config('causal_lm')
   task = prepare.build(config, tokenizer)
   tx = optim.make(config.optim, task.shapes())

@@ -109,21 +109,10 @@ def masked_example(
   places_N = np.sort(places).astype(np.int32)
   used = len(places_N)
 
-  draw_N = rng.random(used)
-  random_N = vocabulary.random_ids[rng.integers(0, len(vocabulary.random_ids), used)]
-  is_mask_N = draw_N < masking.mask_share
-  is_random_N = ~is_mask_N & (draw_N < masking.mask_share + masking.random_share)
-  inputs_T = tokens_T.copy()
-  inputs_T[places_N] = np.where(is_mask_N, vocabulary.mask, np.where(is_random_N, random_N, tokens_T[places_N]))
-
+  inputs_T, is_mask_N = _replaced(rng, tokens_T, places_N, masking, vocabulary)
   slots_K, targets_K = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
   weights_K, shown_K = np.zeros(slots, np.float32), np.zeros(slots, np.float32)
-  slots_K[:used], targets_K[:used], weights_K[:used], shown_K[:used] = (
-    places_N,
-    tokens_T[places_N],
-    1,
-    is_mask_N,
-  )
+  slots_K[:used], targets_K[:used], weights_K[:used], shown_K[:used] = (places_N, tokens_T[places_N], 1, is_mask_N)
   return {
     'inputs': inputs_T,
     'slots': slots_K,
@@ -133,6 +122,17 @@ def masked_example(
     'segments': segments_T,
     'positions': np.asarray(row['positions'], np.int32),
   }
+
+
+def _replaced(rng, tokens_T, places_N, masking: MaskingConfig, vocabulary: MaskVocabulary):
+  """(tokens [T] with [MASK], a random token or their own at the hidden places; bool [N], where that is [MASK])."""
+  draw_N = rng.random(len(places_N))
+  random_N = vocabulary.random_ids[rng.integers(0, len(vocabulary.random_ids), len(places_N))]
+  is_mask_N = draw_N < masking.mask_share
+  is_random_N = ~is_mask_N & (draw_N < masking.mask_share + masking.random_share)
+  inputs_T = tokens_T.copy()
+  inputs_T[places_N] = np.where(is_mask_N, vocabulary.mask, np.where(is_random_N, random_N, tokens_T[places_N]))
+  return inputs_T, is_mask_N
 
 
 def word_starts(ids: np.ndarray, classes: WordClasses) -> np.ndarray:
@@ -150,7 +150,7 @@ def word_starts(ids: np.ndarray, classes: WordClasses) -> np.ndarray:
 
 
 def word_numbers(ids: np.ndarray, segments: np.ndarray, classes: WordClasses) -> np.ndarray:
-  """Numbers the words of a row 0, 1, ...; int64 [T]. No word goes on from one segment into the next."""
+  """Numbers the words of a row 0, 1, ...; int64 [T]. No word continues from one segment into the next."""
   starts_T = word_starts(ids, classes)
   starts_T[1:] |= segments[1:] != segments[:-1]
   return np.cumsum(starts_T) - 1

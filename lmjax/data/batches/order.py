@@ -70,7 +70,7 @@ def _feistel(values: np.ndarray, half: int, key: int) -> np.ndarray:
 class MixtureSchedule:
   """Which source each row of a mixture comes from, and its number there, in O(1).
 
-  A pattern of 65,536 slots is repeated for ever; in it each source has its share of slots, spread so evenly
+  A pattern of 65,536 slots is repeated forever; in it each source has its share of slots, spread so evenly
   that after any number of rows every source is within one row of its share. Memory: 5 bytes a slot.
 
   Attributes:

@@ -1,7 +1,7 @@
 """Demonstration data for the fine-tuning tasks: labelled sentences, questions and summaries, with no download.
 
 They show that a task runs and learns; they are no benchmark (`demo_records/README.md`). The sentences and the questions
-lie beside this module. The texts that the questions are about, and those that are summarized, are docstrings of
+lie next to this module. The texts that the questions are about, and those that are summarized, are docstrings of
 the standard library, read where Python is installed: a few of them differ between Python versions.
 """
 

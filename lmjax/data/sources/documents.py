@@ -1,7 +1,7 @@
 """Where text comes from: Python's own documentation, files, or a TFDS data set; one document at a time.
 
 A source is read as a stream in a fixed order, so the corpus need not fit in memory. What cannot be read is an
-error (`DataError`); what may be passed over (empty documents, bad UTF-8 by policy) is counted, never silent.
+error (`DataError`); what may be skipped (empty documents, bad UTF-8 by policy) is counted, never silent.
 """
 
 import collections
@@ -22,8 +22,8 @@ def documents(source: SourceConfig, bad_text: BadText, counts: collections.Count
     source: the corpus.
     bad_text: what to do about bytes that are not UTF-8 and about lone surrogates: 'raise' an error, 'replace'
       them by U+FFFD, or 'skip' the document.
-    counts: filled as the stream is read: 'documents' and 'bytes' (UTF-8) given out, 'empty' ones passed over,
-      'replaced' ones mended, 'skipped' ones left out for bad text.
+    counts: filled as the stream is read: 'documents' and 'bytes' (UTF-8) given out, 'empty' ones skipped,
+      'replaced' ones repaired, 'skipped' ones left out for bad text.
 
   Raises:
     DataError: nothing to read (missing path, empty files, no documents) or something that cannot be read.
@@ -54,7 +54,7 @@ def identity(source: SourceConfig) -> dict:
   files.
 
   Files are named relative to their common folder and digested whole, so a corpus may be moved, but not
-  edited, without its token store being built anew.
+  edited, without its token store being built again.
 
   Raises:
     DataError: the source is missing.
@@ -88,16 +88,16 @@ def clean(text: str | bytes, where: str, bad_text: BadText) -> tuple[str | None,
       return text.decode('utf-8'), None
     except UnicodeDecodeError as error:
       problem = f'byte 0x{text[error.start]:02x} at offset {error.start} is not UTF-8'
-      mended = text.decode('utf-8', 'replace')
+      repaired = text.decode('utf-8', 'replace')
   else:
     match = _SURROGATE.search(text)
     if match is None:
       return text, None
     # tokenizers would raise TypeError on these: JSON may carry half a surrogate pair, UTF-8 cannot.
     problem = f'character {match.start()} is the lone surrogate U+{ord(match.group()):04X}'
-    mended = _SURROGATE.sub('\ufffd', text)
+    repaired = _SURROGATE.sub('\ufffd', text)
   if bad_text == 'replace':
-    return mended, 'replaced'
+    return repaired, 'replaced'
   if bad_text == 'skip':
     return None, 'skipped'
-  raise DataError(f"{where}: {problem}; text must be UTF-8; mend it, or set data.bad_text to 'replace' or 'skip'")
+  raise DataError(f"{where}: {problem}; text must be UTF-8; fix it, or set data.bad_text to 'replace' or 'skip'")

@@ -237,7 +237,7 @@ def _object(data: bytes, where: str, example: str = '{"data": ...}', unit: str =
   try:
     record = json.loads(data.decode('utf-8', 'surrogateescape'))
   except (ValueError, RecursionError) as error:
-    remedy = 'mend it' if unit == 'the file' else 'mend or drop the line'
+    remedy = 'fix it' if unit == 'the file' else 'fix or drop the line'
     raise DataError(f'{where}: broken JSON ({error}); {unit} must be one object; {remedy}') from None
   if not isinstance(record, dict):
     kind = type(record).__name__
@@ -256,10 +256,10 @@ def _table_rows(name: str, file: IO[bytes]) -> Iterator[tuple[str, dict]]:
       where = f'{name}, line {rows.line_num}'
       if row and len(row) != len(header):
         rule = f'each row must have as many as the first line ({listed(header)})'
-        raise DataError(f'{where}: {len(row)} fields; {rule}; mend the row')
+        raise DataError(f'{where}: {len(row)} fields; {rule}; fix the row')
       if row:
         yield where, dict(zip(header, row))
   except csv.Error as error:
-    raise DataError(f'{name}, line {rows.line_num}: {error}; a table must be well formed; mend the file') from None
+    raise DataError(f'{name}, line {rows.line_num}: {error}; a table must be well formed; fix the file') from None
   finally:
     text.detach()

@@ -25,7 +25,7 @@ _SKIPPED_FOLDERS = frozenset(
   'site-packages dist-packages __pycache__ test tests idle_test turtledemo lib2to3 ensurepip'.split()
 )
 
-# Extension modules whose import has no side effects; one that a build lacks is passed over.
+# Extension modules whose import has no side effects; one that a build lacks is skipped.
 _EXTENSIONS = """
   builtins sys math cmath time itertools array zlib binascii select unicodedata errno atexit gc marshal mmap
   pyexpat signal _abc _ast _asyncio _bisect _bz2 _codecs _collections _csv _ctypes _datetime _decimal

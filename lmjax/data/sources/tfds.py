@@ -93,7 +93,7 @@ def _prepared(path: str):
     kind = builder.info.file_format.value if builder.info.file_format else 'unknown'
     raise DataError(
       f'{path}: prepared in the {kind} format; without TensorFlow only array_record can be read; convert it with '
-      '`python -m tensorflow_datasets.scripts.convert_format` or prepare it anew with '
+      '`python -m tensorflow_datasets.scripts.convert_format` or prepare it again with '
       'file_format="array_record"'
     )
   # 'train[:10%]' and 'train+test' are splits too: TFDS judges those itself.

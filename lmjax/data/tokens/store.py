@@ -43,7 +43,7 @@ try:
 except ImportError:  # not on Windows, where the rename alone keeps stores whole
   fcntl = None
 
-# Raise it when the layout on disk changes: older stores are then built anew.
+# Raise it when the layout on disk changes: older stores are then built again.
 FORMAT = 1
 
 
@@ -194,7 +194,7 @@ def prepare_tokenizer(
   tokenizer = train_tokenizer(texts, config.vocab_size, config.sample_bytes, config.lowercase)
   with _writing(cache_dir):
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    # The hash is written last: a tokenizer without it, or with another's, is trained anew.
+    # The hash is written last: a tokenizer without it, or with another's, is trained again.
     tokenizer.save(path)
     with open(path + '.sha256', 'w') as file:
       file.write(tokenizer.hash)
@@ -305,7 +305,7 @@ def _write(name, folder, source, tokenizer, facts, progress) -> dict:
       f'{seconds:.1f} s '
       f'({rate:.1f} MB/s); documents: {len(train):,} train, {len(valid):,} held out, '
       f'{counts["duplicates"]:,} duplicates dropped, {counts["empty"]:,} empty, {counts["replaced"]:,} '
-      'mended, '
+      'repaired, '
       f'{counts["skipped"]:,} skipped'
     )
   names = ('documents', 'bytes', 'duplicates', 'empty', 'replaced', 'skipped')

@@ -94,15 +94,15 @@ BAD = {
 
 
 @pytest.mark.parametrize('kind', BAD)
-def test_bad_text_is_an_error_or_mended_or_skipped_by_policy(tmp_path, kind):
-  name, data, mended = BAD[kind]
+def test_bad_text_is_an_error_or_repaired_or_skipped_by_policy(tmp_path, kind):
+  name, data, repaired = BAD[kind]
   (tmp_path / f'0{name}').write_bytes(data)
   (tmp_path / f'1{name}').write_bytes(b'{"text": "fine"}\n')
   path = tmp_path / f'*{name}'
   with pytest.raises(DataError, match=r"0a.*(UTF-8|surrogate).*'replace'"):
     read(path)
   found, counts = read(path, 'replace')
-  assert found[0] == mended and counts['replaced'] == 1 and counts['documents'] == 2
+  assert found[0] == repaired and counts['replaced'] == 1 and counts['documents'] == 2
   found, counts = read(path, 'skip')
   assert len(found) == 1 and counts['skipped'] == 1 and counts['documents'] == 1
 
