@@ -399,9 +399,9 @@ RECORDS = [
     'each must have text and answer_start',
     'fix the record',
   ),
-  question('answer in a word', squad(answers='cat'), 'question 1: answers: TypeError', 'each must have text', 'mend'),
+  question('answer in a word', squad(answers='cat'), 'question 1: answers: TypeError', 'each must have text', 'fix'),
   question(
-    'answer at infinity', squad().replace(': 4', ': 1e999'), 'question 1: answers: OverflowError', 'each', 'mend'
+    'answer at infinity', squad().replace(': 4', ': 1e999'), 'question 1: answers: OverflowError', 'each', 'fix'
   ),
   question(
     'answer not in the context',
