@@ -25,9 +25,9 @@ from lmjax.errors import CheckpointError, NonFiniteError, reason
 from lmjax.hosts.collectives import on_every_host
 
 # Where a file is broken, what Orbax leaves behind complains of its own: "Event loop is closed", "exception was never
-# retrieved". The error itself has been raised, and is told.
+# retrieved". The error itself has been raised, and is reported.
 _complain = sys.unraisablehook
-sys.unraisablehook = lambda found: None if 'Event loop is closed' in str(found.exc_value) else _complain(found)
+sys.unraisablehook = lambda error: None if 'Event loop is closed' in str(error.exc_value) else _complain(error)
 logging.getLogger('asyncio').addFilter(lambda record: 'never retrieved' not in record.getMessage())
 
 
@@ -72,11 +72,7 @@ def _load(path: epath.Path, as_saved: dict) -> dict:
 
 
 def check_room(directory: epath.Path, n_bytes: int) -> None:
-  """Refuses a save that would fill a local disk up: what is kept is removed only after the new one is whole.
-
-  Raises:
-    CheckpointError: with what is needed and what is there.
-  """
+  """CheckpointError where a save would fill a local disk: what is kept is removed only after the new one is whole."""
   if '://' in str(directory) or jax.process_index():
     return
   free = shutil.disk_usage(directory).free
@@ -95,14 +91,12 @@ def restore_params(workdir, step: int, abstract: dict) -> dict:
     CheckpointError: the checkpoint is broken, or not of this model.
   """
   directory = directory_of(workdir)
-  said = read_manifest(directory, step)['arrays']
-  for path, leaf in paths.flatten({'params': abstract}).items():
-    there = said.get(path, {'shape': 'nothing'})
-    if there['shape'] != list(leaf.shape):
-      raise CheckpointError(
-        f'{path}: the model needs {list(leaf.shape)}, step {step} of {directory} has '
-        f'{there["shape"]}; put config.json and tokenizer.json of that run back'
-      )
+  arrays = read_manifest(directory, step)['arrays']
+  for path, array in paths.flatten({'params': abstract}).items():
+    shape = arrays.get(path, {'shape': 'nothing'})['shape']
+    if shape != list(array.shape):
+      rule = f'the model needs {list(array.shape)}, step {step} of {directory} has {shape}'
+      raise CheckpointError(f'{path}: {rule}; put config.json and tokenizer.json of that run back')
   return load_verified(directory, step, {'params': abstract})['params']
 
 
@@ -117,29 +111,26 @@ def load_verified(directory: epath.Path, step: int, abstract: dict) -> dict:
   Raises:
     CheckpointError: the arrays cannot be read, or differ from their digests.
   """
-  said = read_manifest(directory, step)['arrays']
+  arrays, folder = read_manifest(directory, step)['arrays'], directory / str(step)
 
   # read in the dtype that was written: Orbax would convert without a word, and the digest would be another
   as_saved = paths.map_with_path(
-    lambda path, a: jax.ShapeDtypeStruct(a.shape, said[path]['dtype'], sharding=a.sharding), abstract
+    lambda path, a: jax.ShapeDtypeStruct(a.shape, arrays[path]['dtype'], sharding=a.sharding), abstract
   )
 
   def read():
     try:
-      return _load(directory / str(step), as_saved)
+      return _load(folder, as_saved)
     except (MemoryError, jax.errors.JaxRuntimeError):
       raise  # says nothing of the checkpoint
     except Exception as error:  # Orbax and tensorstore raise many types for broken files
-      raise CheckpointError(
-        f'{directory / str(step)}: cannot be read: {reason(error)[:200]}; choose another step'
-      ) from error
+      raise CheckpointError(f'{folder}: cannot be read: {reason(error)[:200]}; choose another step') from error
 
   loaded = on_every_host(read, CheckpointError)
-  wrong = [path for path, facts in describe_arrays(loaded).items() if facts != said[path]]
+  wrong = [path for path, array in describe_arrays(loaded).items() if array != arrays[path]]
   if wrong:
-    raise CheckpointError(
-      f'{directory / str(step)}: {len(wrong)} arrays differ from their digests, such as {wrong[0]}; choose another step'
-    )
+    rule = f'{len(wrong)} arrays differ from their digests, such as {wrong[0]}'
+    raise CheckpointError(f'{folder}: {rule}; choose another step')
   return jax.tree.map(lambda a, wanted: a.astype(wanted.dtype), loaded, abstract)
 
 
@@ -159,8 +150,7 @@ def verify(directory: epath.Path, step: int) -> dict[str, dict]:
   if paths.flatten(there).keys() != arrays.keys():
     raise CheckpointError(f'{directory / str(step)}: holds other arrays than its manifest says')
 
-  def described(path, leaf):
-    del leaf
+  def described(path, _):
     return jax.ShapeDtypeStruct(tuple(arrays[path]['shape']), arrays[path]['dtype'], sharding=where)
 
   for part, tree in paths.map_with_path(described, there).items():
@@ -191,14 +181,7 @@ def retention(config: CheckpointConfig, table: dict[int, float]):
 
 
 class Checkpoints:
-  """The checkpoints of one run.
-
-  Args:
-    workdir: the run's folder, local or `gs://`.
-    config: what is kept.
-    best: name of the validation metric that `keep_best` goes by.
-    highest: whether higher is better in it.
-  """
+  """The checkpoints of one run; `keep_best` goes by the validation metric `best`, higher is better where `highest`."""
 
   def __init__(self, workdir, config: CheckpointConfig, best: str, highest: bool = False):
     self._best, self._highest = best, highest
@@ -218,13 +201,13 @@ class Checkpoints:
     if not math.isnan(value):
       self._table[step] = value if self._highest else -value
 
-  def save(self, step: int, state, facts: dict, metrics: dict[str, float] | None = None) -> None:
+  def save(self, step: int, state, metadata: dict, metrics: dict[str, float] | None = None) -> None:
     """Starts saving `state` under `step`; the arrays are copied before this returns, and written afterwards.
 
     Args:
       step: batches seen.
       state: a NamedTuple of trees of arrays.
-      facts: what the manifest says besides versions and digests.
+      metadata: what the manifest has besides versions and digests.
       metrics: of the evaluation at this step, if there was one.
 
     Raises:
@@ -247,7 +230,7 @@ class Checkpoints:
       self.rank(step, metrics)
     value = None if metrics is None else metrics[self._best]
     best = {'metric': self._best, 'value': value, 'highest': self._highest}
-    checkpointables = {'state': tree, 'manifest': make_manifest(step, best, facts, describe_arrays(tree))}
+    checkpointables = {'state': tree, 'manifest': make_manifest(step, best, metadata, describe_arrays(tree))}
     self._orbax.save_checkpointables_async(step, checkpointables, force=True)
     self._saving = True
 
@@ -313,7 +296,7 @@ class Checkpoints:
   def _restore(self, step, abstract, manifest):
     target = abstract._asdict()
     wanted = {path: (list(a.shape), str(a.dtype)) for path, a in paths.flatten(target).items()}
-    there = {path: (facts['shape'], facts['dtype']) for path, facts in manifest['arrays'].items()}
+    there = {path: (array['shape'], array['dtype']) for path, array in manifest['arrays'].items()}
     wrong = [path for path in sorted(wanted.keys() | there.keys()) if wanted.get(path) != there.get(path)]
     if wrong:
       path = wrong[0]

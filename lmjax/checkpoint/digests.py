@@ -8,8 +8,8 @@ from lmjax import paths
 
 
 @jax.jit
-def _digests(leaves):
-  return [_digest(leaf) for leaf in leaves]
+def _digests(arrays):
+  return [_digest(array) for array in arrays]
 
 
 def _digest(x):
@@ -35,25 +35,21 @@ def _mix(h):
 
 
 @jax.jit
-def _finite(leaves):
-  return [jnp.isfinite(leaf).all() for leaf in leaves]
+def _finite(arrays):
+  return [jnp.isfinite(array).all() for array in arrays]
 
 
 def non_finite(tree) -> list[str]:
   """Paths of the arrays of a tree that hold NaN or infinity."""
-  leaves = paths.flatten(tree)
-  return [path for path, good in zip(leaves, jax.device_get(_finite(list(leaves.values())))) if not good]
+  arrays = paths.flatten(tree)
+  return [path for path, good in zip(arrays, jax.device_get(_finite(list(arrays.values())))) if not good]
 
 
 def describe_arrays(tree) -> dict[str, dict]:
   """{path: {'shape', 'dtype', 'digest'}} of every array of a tree."""
-  leaves = paths.flatten(tree)
-  digests = _digests(list(leaves.values()))
+  arrays = paths.flatten(tree)
+  digests = [''.join(f'{int(word):08x}' for word in np.asarray(digest)) for digest in _digests(list(arrays.values()))]
   return {
-    path: {
-      'shape': list(leaf.shape),
-      'dtype': str(leaf.dtype),
-      'digest': ''.join(f'{int(w):08x}' for w in np.asarray(d)),
-    }
-    for (path, leaf), d in zip(leaves.items(), digests)
+    path: {'shape': list(array.shape), 'dtype': str(array.dtype), 'digest': digest}
+    for (path, array), digest in zip(arrays.items(), digests)
   }

@@ -1,6 +1,6 @@
 """The plan of a hand-off: what a run takes from another's checkpoint. Pure: metadata in, decisions out.
 
-`source.hand_off` carries a plan out. A parameter is named by its path, as in `layers/3/attention/query/kernel`.
+`transfer.hand_off` carries a plan out. A parameter is named by its path, as in `layers/3/attention/query/kernel`.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from lmjax import paths
 from lmjax.checkpoint.config import InitFrom
 from lmjax.errors import CheckpointError
 
-# Leaves of the model that a run may set otherwise than its checkpoint: how it is computed or regularised, and what
+# Settings of the model that a run may set otherwise than its checkpoint: how it is computed or regularised, and what
 # longer texts need. All others are the shape of the weights.
 ADAPTABLE = {
   *('embedding_dropout', 'attention_dropout', 'residual_dropout', 'lora'),
@@ -60,16 +60,10 @@ class Plan:
 
 
 def plan(source: Mapping[str, Mapping], target: Mapping[str, Mapping], config: InitFrom) -> Plan:
-  """Decides about every parameter of both sides.
+  """Decides about every parameter of the checkpoint and of the run, each as {path: {'shape': [...], 'dtype': '...'}}.
 
-  Args:
-    source: the checkpoint's parameters, {path: {'shape': [...], 'dtype': '...'}}.
-    target: the run's, in the same form.
-    config: the patterns.
-
-  Returns:
-    the Plan. Each target parameter must match exactly one of `take` and `fresh`, and each source parameter must be
-    taken or match `drop`; what breaks this, and what does not fit, is refused. With `take=()` all is fresh.
+  Each target parameter must match exactly one of `take` and `fresh`, and each source parameter must be taken or match
+  `drop`; what breaks this, and what does not fit, is refused. With `take=()` all is fresh.
   """
   if not config.take:
     return Plan([], [], sorted(target), sorted(source), [])
@@ -105,13 +99,13 @@ def adapt_model(saved: Mapping, asked: Mapping, convert: str | None) -> tuple[di
   """The model of a run that starts from a checkpoint.
 
   Args:
-    saved: the checkpoint's model, as a dict of leaves.
-    asked: the leaves that the run's config gives; the others are the checkpoint's, but for `lora`: adapters are merged
-      into the kernels that are handed over, so the run has new ones, or none.
+    saved: the checkpoint's model, as a dict of settings.
+    asked: the settings that the run's config gives; the others are the checkpoint's, but for `lora`: adapters are
+      merged into the kernels that are handed over, so the run has new ones, or none.
     convert: see InitFrom.
 
   Returns:
-    (leaves, problems as (leaf, value, rule, remedy)): a leaf that disagrees and is not in ADAPTABLE is a problem.
+    (settings, problems as (path, value, rule, remedy)): a setting that disagrees and is not in ADAPTABLE is a problem.
   """
   model = {**saved, 'lora': None, **asked, 'attention': saved['attention']}
   problems: list[tuple[str, object, str, str]] = []
@@ -122,17 +116,17 @@ def adapt_model(saved: Mapping, asked: Mapping, convert: str | None) -> tuple[di
     else:
       rule = f'needs a {before} checkpoint, this one is {saved["attention"]}'
       problems.append(('init_from.convert', convert, rule, 'set it to None'))
-  for leaf, value in asked.items():
-    if leaf == 'attention' and value != model['attention'] and convert is None:
-      name = next(name for name, (before, _) in CONVERSIONS.items() if before == saved['attention'])
-      rule = f'is {saved["attention"]} in the checkpoint'
-      problems.append(('model.attention', value, rule, f'set init_from.convert to {name}, if that is meant'))
-    elif leaf == 'attention' and value != model['attention']:
+  for name, value in asked.items():
+    if name in ADAPTABLE or name not in saved or value == (model if name == 'attention' else saved)[name]:
+      continue
+    rule, remedy = f'is {saved[name]} in the checkpoint', 'leave it out, or set init_from.path to None'
+    if name == 'attention' and convert is not None:
       rule = f'becomes {model["attention"]} by init_from.convert = {convert}'
-      problems.append(('model.attention', value, rule, 'leave it out, or set init_from.convert to None'))
-    elif leaf != 'attention' and leaf in saved and leaf not in ADAPTABLE and value != saved[leaf]:
-      rule = f'is {saved[leaf]} in the checkpoint'
-      problems.append((f'model.{leaf}', value, rule, 'leave it out, or set init_from.path to None'))
+      remedy = 'leave it out, or set init_from.convert to None'
+    elif name == 'attention':
+      conversion = next(key for key, (before, _) in CONVERSIONS.items() if before == saved['attention'])
+      remedy = f'set init_from.convert to {conversion}, if that is meant'
+    problems.append((f'model.{name}', value, rule, remedy))
   return model, problems
 
 

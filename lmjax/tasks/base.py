@@ -30,11 +30,9 @@ class Task(Protocol):
     NAME: as in `table.TASKS`.
     RANKING_METRIC: the validation metric that checkpoints are ranked by; higher is better where `HIGHER_IS_BETTER`.
     MAIN_METRIC, BASELINE: what is plotted and reported, and what is known of it without a model.
-    STANDS_FOR_RUN: which checkpoint is read where none is named: the last, or the best.
+    STANDS_FOR_RUN: which checkpoint is read where none is named.
     model: has `init(key)`, `axes()` and `backbone`.
-    loss: the objective.
-    data: the data slice of the config.
-    tokenizer: of the run.
+    objective, data: these slices of the config.
   """
 
   NAME: ClassVar[str]
@@ -56,6 +54,8 @@ class Task(Protocol):
   @classmethod
   def resolve(cls, objective, read):
     """The objective with what only the data can say, such as the labels."""
+    del read
+    return objective
 
   def load(self, read) -> Any:
     """What was read, in the form that the other methods take as `data`."""
@@ -68,6 +68,8 @@ class Task(Protocol):
 
   def token_stores(self, data) -> dict[str, str]:
     """{source: fingerprint} of the token stores that the run reads."""
+    del data
+    return {}
 
   def pipeline(self, data, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
     """The training batches."""

@@ -52,24 +52,11 @@ class CausalLM(LanguageModelTask):
 
     return jax.jit(run, static_argnames=('new_tokens', 'temperature', 'top_k', 'top_p', 'stop'))
 
-  def complete(
-    self, params, prompts: list[list[int]], key, *, new_tokens, temperature, top_k, top_p
-  ) -> list[list[int]]:
+  def complete(self, params, prompts, key, *, new_tokens, temperature, top_k, top_p) -> list[list[int]]:
     """Continues token prompts; each continuation ends before the end-of-document token."""
     stop = self.document_end()[0]
-    tokens_BP, segments_BP = decode.pad_left(prompts, self.pad)
-    new_BN = self._generate(
-      params,
-      tokens_BP,
-      segments_BP,
-      key,
-      new_tokens=new_tokens,
-      temperature=float(temperature),
-      top_k=top_k,
-      top_p=top_p,
-      stop=stop,
-    )
-    rows = np.asarray(new_BN).tolist()
+    settings = dict(new_tokens=new_tokens, temperature=float(temperature), top_k=top_k, top_p=top_p, stop=stop)
+    rows = np.asarray(self._generate(params, *decode.pad_left(prompts, self.pad), key, **settings)).tolist()
     return [row[: row.index(stop)] if stop in row else row for row in rows]
 
   def samples(self, params, stores, key) -> str:

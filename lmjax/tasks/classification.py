@@ -71,14 +71,9 @@ class Classification(FineTuningTask):
       kept_first, kept_second = longest_first(len(first), len(second), room)
       tokens = [begin, *first[:kept_first], *([between, *second[:kept_second]] if paired else []), end]
       label = self.objective.labels.index(record['label']) if 'label' in record else 0
-      rows.append(
-        {
-          'tokens': np.array(tokens, np.int32),
-          'second': kept_first + 2 if paired else len(tokens),
-          'label': label,
-          'cut': len(first) + len(second) > room,
-        }
-      )
+      start = kept_first + 2 if paired else len(tokens)
+      cut = len(first) + len(second) > room
+      rows.append({'tokens': np.array(tokens, np.int32), 'second': start, 'label': label, 'cut': cut})
     return Examples(items, rows, np.arange(len(items)))
 
   def example(self, row, rng) -> dict[str, np.ndarray]:

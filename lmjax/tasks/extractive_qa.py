@@ -130,13 +130,8 @@ class ExtractiveQA(FineTuningTask):
     candidates_T[second : size - 1] = 1
     candidates_T[row['null']] = 1
     start, end = row['places']
-    return {
-      **padded,
-      'candidates': candidates_T,
-      'starts': np.array(start, np.int32),
-      'ends': np.array(end, np.int32),
-      'weights': np.ones((), np.float32),
-    }
+    labels = {'starts': np.array(start, np.int32), 'ends': np.array(end, np.int32), 'weights': np.ones((), np.float32)}
+    return {**padded, 'candidates': candidates_T, **labels}
 
   def outputs(self, params, batch):
     """Logits of the beginning and of the end at each place."""
@@ -215,9 +210,7 @@ class ExtractiveQA(FineTuningTask):
     if said:
       best = prediction['n_best'][0]
       context = f'{context[: best["start"]]}>>>{said}<<<{context[best["end"] :]}'
-    gold = (
-      '' if 'answers' not in record else ' | '.join(dict.fromkeys(a['text'] for a in record['answers'])) or '(none)'
-    )
+    gold = ' | '.join(dict.fromkeys(a['text'] for a in record['answers'])) or '(none)' if 'answers' in record else ''
     return f'{quote(context)}\n\nQuestion: {record["question"]}  \nModel: {said or "(none)"}  \nRight: {gold}\n'
 
   def report_files(self, split: str, items: list[dict], predictions: list[dict]) -> dict[str, str | bytes]:

@@ -21,13 +21,7 @@ from lmjax.tasks.base import Run, Task
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
-  """The rows of one split.
-
-  Attributes:
-    records: what they were made of.
-    rows: a dict of arrays each; a record may give several.
-    owners: int64, the record of each row.
-  """
+  """The rows of one split, each a dict of arrays; a record may give several: `owners` has the record of each row."""
 
   records: list[dict]
   rows: list[dict]
@@ -93,12 +87,6 @@ class FineTuningTask(Task):
     texts = [text for name, text in given if name not in ('id', 'label') and isinstance(text, str)]
     return train_tokenizer(texts, settings.vocab_size, settings.sample_bytes, settings.lowercase), found
 
-  @classmethod
-  def resolve(cls, objective, found: records.Records):
-    """The objective with what only the data can say, such as the labels."""
-    del found
-    return objective
-
   def load(self, found: records.Records) -> FineTuningData:
     """Makes rows of all records."""
     splits = {split: self.rows_of(items) for split, items in found.splits.items()}
@@ -114,34 +102,21 @@ class FineTuningTask(Task):
     """Training rows of an epoch."""
     return len(data.splits['train'])
 
-  def token_stores(self, data: FineTuningData) -> dict[str, str]:
-    """None: labelled examples are tokenized again by each run."""
-    return {}
-
   def describe(self, data: FineTuningData) -> str:
     """A line about the data, for people."""
     return data.said
 
   def pipeline(self, data: FineTuningData, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
     """The training batches."""
-    return Pipeline(
-      {'train': data.splits['train']},
-      [1.0],
-      self.example,
-      {**data.facts, 'tokenizer': self.tokenizer.hash, 'length': self.data.length},
-      batch_size=self.data.batch_size,
-      vocab_size=self.tokenizer.vocab_size,
-      seed=seed,
-      total_steps=total_steps,
-      hosts=hosts,
-      host=host,
-    )
+    facts = {**data.facts, 'tokenizer': self.tokenizer.hash, 'length': self.data.length}
+    share = dict(total_steps=total_steps, hosts=hosts, host=host)
+    sizes = dict(batch_size=self.data.batch_size, vocab_size=self.tokenizer.vocab_size)
+    return Pipeline({'train': data.splits['train']}, [1.0], self.example, facts, seed=seed, **sizes, **share)
 
   def batches(self, examples: Examples, hosts: int = 1, host: int = 0) -> ValidBatches:
     """The rows of a split in their order."""
-    vocab_size = self.tokenizer.vocab_size
-    options = dict(vocab_size=vocab_size, batch_size=self.data.batch_size, hosts=hosts, host=host)
-    return ValidBatches(self.NAME, examples, self.example, **options)
+    sizes = dict(vocab_size=self.tokenizer.vocab_size, batch_size=self.data.batch_size)
+    return ValidBatches(self.NAME, examples, self.example, hosts=hosts, host=host, **sizes)
 
   @property
   def predicted(self) -> int:
@@ -178,13 +153,7 @@ class FineTuningTask(Task):
     return {'inputs': inputs_T, 'segments': real_T.astype(np.int32), 'segment_types': types_T.astype(np.int32)}
 
   def predict(self, params, examples: Examples, run: Run) -> list:
-    """A prediction for each record.
-
-    Args:
-      params: the parameters.
-      examples: what to predict.
-      run: `(function, batch) -> outputs on the host`; knows the mesh.
-    """
+    """A prediction for each record."""
     found: dict[str, list[np.ndarray]] = {}
     for batch in self.batches(examples, jax.process_count(), jax.process_index()):
       for name, values in run(self.outputs, params, batch).items():

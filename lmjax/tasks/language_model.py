@@ -48,12 +48,6 @@ class LanguageModelTask(Task):
     }
     return tokenizer, stores
 
-  @classmethod
-  def resolve(cls, objective, stores):
-    """The objective; it does not depend on the data."""
-    del stores
-    return objective
-
   def load(self, stores):
     """The token stores are what the run works with."""
     return stores
@@ -73,8 +67,9 @@ class LanguageModelTask(Task):
 
   def pipeline(self, stores, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
     """The training batches."""
-    run = dict(seed=seed, total_steps=total_steps, hosts=hosts, host=host)
-    return pipeline_lib.make(self.data, stores, self.row_spec(), self.example, **run)
+    return pipeline_lib.make(
+      self.data, stores, self.row_spec(), self.example, seed=seed, total_steps=total_steps, hosts=hosts, host=host
+    )
 
   def example_record(self) -> dict[str, np.ndarray]:
     """A row such as the pipeline gives to `example`, of one document of padding."""

@@ -14,9 +14,7 @@ from lmjax.tasks.masked_lm import MaskedLM
 from lmjax.tasks.summarization import Summarization
 
 # The other half of `table.TASKS`, which is read without jax.
-CLASSES: dict[str, Any] = {
-  task.NAME: task for task in (CausalLM, MaskedLM, Classification, ExtractiveQA, Summarization)
-}
+CLASSES: dict[str, Any] = {t.NAME: t for t in (CausalLM, MaskedLM, Classification, ExtractiveQA, Summarization)}
 
 
 def build(config, tokenizer: Tokenizer) -> Task:
@@ -27,8 +25,10 @@ def build(config, tokenizer: Tokenizer) -> Task:
 def prepare(config, tokenizer: Tokenizer | None = None, progress: bool = False) -> tuple[Any, Task, Any]:
   """Reads the data of a run: (the Config with what the data decides, its task, its data).
 
+  Settings that are None until the data is known (labels, steps of so many epochs) are filled in.
+
   Args:
-    config: a Config; settings that are None until the data is known (labels, steps of so many epochs) are filled in.
+    config: a Config.
     tokenizer: the checkpoint's, where the run starts from one.
     progress: whether to print what is done.
 
@@ -48,10 +48,6 @@ def without_data(config, tokenizer: Tokenizer | None = None) -> tuple[Any, Task]
 
   Two labels, and a thousand steps, where the data is to say them. The shapes of the model and of a batch are those of
   the run, as far as its tokenizer reaches the size that it is to be trained to.
-
-  Args:
-    config: a Config.
-    tokenizer: the checkpoint's, where the run starts from one.
   """
   kind, settings = CLASSES[config.task], config.data.tokenizer
   if tokenizer is None:

@@ -33,11 +33,8 @@ class Summarization(FineTuningTask):
     super().__init__(model, objective, samples, data, tokenizer)
     self.model = LanguageModel(self.backbone)
     self.loss = conditional.make_loss(self.model, objective)
-    self.RANKING_METRIC, self.HIGHER_IS_BETTER, self.MAIN_METRIC = (
-      objective.best,
-      objective.best != 'loss',
-      objective.best,
-    )
+    self.RANKING_METRIC = self.MAIN_METRIC = objective.best
+    self.HIGHER_IS_BETTER = objective.best != 'loss'
     self.BASELINE = None if objective.lead is None else f'lead_{objective.best}'
     self._lead: tuple[list, dict] = ([], {})  # of which records, and what it scores
 
@@ -114,9 +111,8 @@ class Summarization(FineTuningTask):
       step = self.model.decode_step(params, prefix=self.objective.prefix)
       cache = self.backbone.init_cache(tokens_BP.shape[0], tokens_BP.shape[1] + self.objective.max_summary)
       if o.beams > 1:
-        new_BN, _ = decode.beam_search(
-          step, cache, tokens_BP, batch['segments'], beams=o.beams, length_penalty=o.length_penalty, **shared
-        )
+        beams = dict(beams=o.beams, length_penalty=o.length_penalty)
+        new_BN, _ = decode.beam_search(step, cache, tokens_BP, batch['segments'], **beams, **shared)
       else:
         key = jax.random.fold_in(jax.random.key(0), batch['number'][0])
         sampling = dict(temperature=o.temperature, top_k=o.top_k, top_p=o.top_p)

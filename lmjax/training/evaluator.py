@@ -26,11 +26,7 @@ class Runner:
   """Compiles functions of (params, batch) for a mesh, runs them, and brings what they return to the host.
 
   On several CPU devices one program is in flight at a time: more can deadlock (XLA's rendezvous needs a thread each).
-
-  Args:
-    mesh: where they run.
-    stop: raises `preemption.Interrupted` out of the call where the run was asked to stop; None: nothing does.
-    heartbeat: called before each batch, of generations too.
+  `heartbeat` is called before each batch, of generations too; a `stop` that was asked for interrupts.
   """
 
   def __init__(self, mesh, stop: StopSignal | None = None, heartbeat: Callable[[], None] = lambda: None):
@@ -59,10 +55,9 @@ class Runner:
 
 
 def make(task: Task, data, run: Runner):
-  """The evaluator of a task's kind, on its data.
+  """The evaluator of a task's kind: `(params, split) -> (metrics, predictions)`, predictions None for documents.
 
-  Both kinds are called with (params, split) and return (metrics, predictions), held-out documents None for predictions;
-  `samples(params, predictions, key)` of both is Markdown: what the model writes, fills in or answers.
+  `samples(params, predictions, key)` of both kinds is Markdown: what the model writes, fills in or answers.
   """
   return ExampleEvaluator(task, data, run) if isinstance(task, FineTuningTask) else TextEvaluator(task, data, run)
 
@@ -82,27 +77,15 @@ def gzip_bits_per_byte(text: bytes) -> float:
 
 
 class TextEvaluator:
-  """Evaluates on the held-out documents of every source: always the same rows and the same masks.
-
-  Args:
-    task: a pre-training task.
-    stores: its token stores, by source name.
-    run: of its mesh.
-  """
+  """Evaluates on the held-out documents of every token store: always the same rows and the same masks."""
 
   def __init__(self, task, stores, run: Runner):
     self._task, self._stores, self._run, self._step = task, stores, run, make_eval_step(task)
     self._batches, self._gzip, texts = {}, {}, []
+    share = dict(batch_size=task.data.batch_size, hosts=jax.process_count(), host=jax.process_index())
     for name, store in stores.items():
-      self._batches[name] = valid_batches(
-        task.data,
-        store,
-        task.row_spec(),
-        task.eval_example(stores, store),
-        batch_size=task.data.batch_size,
-        hosts=jax.process_count(),
-        host=jax.process_index(),
-      )
+      example = task.eval_example(stores, store)
+      self._batches[name] = valid_batches(task.data, store, task.row_spec(), example, **share)
       if task.MAIN_METRIC == 'bits_per_byte':
         texts.append(valid_text(task.data, store))
         self._gzip[name] = gzip_bits_per_byte(texts[-1])
@@ -134,13 +117,7 @@ class TextEvaluator:
 
 
 class ExampleEvaluator:
-  """Evaluates on the labelled examples of a split: the loss, and the scores of the predictions.
-
-  Args:
-    task: a fine-tuning task.
-    data: its `FineTuningData`.
-    run: of its mesh.
-  """
+  """Evaluates on the labelled examples of a split: the loss, and the scores of the predictions."""
 
   def __init__(self, task, data, run: Runner):
     self._task, self._data, self._run, self._step = task, data, run, make_eval_step(task)
@@ -164,14 +141,9 @@ class Evaluations:
   """The evaluations of a run: each one made, logged, written and drawn; which of them was best.
 
   Args:
-    task: of the run.
-    evaluate: its evaluator.
     seed: keys the samples.
-    steps: of the run, for the log.
     patience: see EvalConfig.
-    files: of the run.
     last_step: the last step whose evaluations an earlier process wrote; -1 for none.
-    log: called with each line for people.
 
   Attributes:
     evaluate: the evaluator.

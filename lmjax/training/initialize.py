@@ -31,8 +31,7 @@ class InitialState(NamedTuple):
   """Where a run begins or resumes.
 
   Attributes:
-    state: the TrainState.
-    step: batches that it has seen.
+    step: batches that `state` has seen.
     hand_off: what was taken from where, as results.json keeps it; None for random weights.
     message: for people.
     resumed: whether it is the run's own checkpoint.
@@ -90,25 +89,16 @@ def plan_of(task: Task, source: InitCheckpoint | None, init_from: InitFrom) -> h
 
 
 # What of a manifest makes a run this run and no other: a checkpoint that differs in one of them is refused.
-IDENTITY = (
-  'task',
-  'seed',
-  'batch_size',
-  'model',
-  'objective',
-  'tokenizer_hash',
-  'data_fingerprint',
-  'init_from',
-  'optim',
-)
+SETTINGS = ('task', 'seed', 'model', 'objective', 'init_from', 'optim')
+IDENTITY = (*SETTINGS, 'batch_size', 'tokenizer_hash', 'data_fingerprint')
 
 
 def metadata_of(config, task: Task, data, data_fingerprint: str) -> dict:
   """What the manifests of a run say of it, but for the hand-off."""
   settings = redacted(describe.to_dict(config))
-  identity = {name: settings[name] for name in ('task', 'seed', 'model', 'objective', 'init_from', 'optim')}
-  identity |= {'batch_size': config.data.batch_size, 'tokenizer_hash': task.tokenizer.hash}
-  return identity | {
+  return {name: settings[name] for name in SETTINGS} | {
+    'batch_size': config.data.batch_size,
+    'tokenizer_hash': task.tokenizer.hash,
     'data_fingerprint': data_fingerprint,
     'config': settings,
     'token_stores': task.token_stores(data),
@@ -130,13 +120,10 @@ def initialize(
   """The state of a run's first step.
 
   Args:
-    task: of the run.
-    tx: its optimizer.
-    mesh: its mesh.
     seed: of random weights.
     steps: of the whole run.
     checkpoints: its own; the newest comes first.
-    metadata: see `metadata_of`; a checkpoint of another run is refused, what else has changed is logged.
+    metadata: see `metadata_of`; a checkpoint of another run is refused, what else has changed is reported.
     source: the checkpoint to start from where it has none of its own, or None.
     plan: what is taken of it.
     log: called with the checkpoints that were rejected.
@@ -172,14 +159,9 @@ def moved(
 ) -> dict[str, float] | None:
   """How far training has moved each group of weights: |w - w0| / |w0|, of the parameters that are trained.
 
-  w0 is made again, drawn from the seed and handed over: a distance needs the weights themselves, and a run that was
-  resumed no longer has them. That takes their memory once more. None where the checkpoint that the run began with is
-  gone or damaged by now: a run that has ended loses nothing by it.
-
-  Args:
-    task, config, mesh, seed, init_from: of the run.
-    hand_off: as the run noted it, whatever is the newest checkpoint there now.
-    params: at the end.
+  w0 is made again, drawn from the seed and handed over as `hand_off` notes it: a distance needs the weights
+  themselves, and a run that was resumed no longer has them. That takes their memory once more. None where the
+  checkpoint that the run began with is gone or damaged by now: a run that has ended loses nothing by it.
   """
   init = jax.jit(task.init, out_shardings=sharding.shardings(task.axes(), mesh))
   first: Any = init(jax.random.fold_in(jax.random.key(seed), 0))
@@ -203,12 +185,8 @@ def moved(
 def check_same_run(manifest: dict, metadata: dict) -> None:
   """Refuses a checkpoint of another run: to continue with other data or another model would be silently wrong.
 
-  Args:
-    manifest: of the checkpoint.
-    metadata: of this run.
-
   Raises:
-    CheckpointError: naming both values.
+    CheckpointError: naming the value of its manifest and that of this run.
   """
   remedy = 'use the same, or choose a new --workdir'
   for name in IDENTITY:

@@ -19,12 +19,7 @@ from lmjax.workdir.run_files import RunFiles
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-  """How often things happen, in batches; all of them at the last one too.
-
-  Attributes:
-    steps: of the whole run.
-    log, evaluate, save: batches from one to the next.
-  """
+  """How often each of these happens, in batches; all of them at the last of `steps` too."""
 
   steps: int
   log: int
@@ -43,15 +38,7 @@ class Intervals:
 
 @dataclasses.dataclass(frozen=True)
 class Saver:
-  """Saves the checkpoints of a run, each once the lines up to it are on disk.
-
-  Attributes:
-    checkpoints: of the run.
-    metadata: what their manifests say of the run.
-    files: of the run.
-    progress: counts the time.
-    watchdog: is told before each save.
-  """
+  """Saves the checkpoints of a run, with `metadata` in their manifests, each once the lines up to it are on disk."""
 
   checkpoints: Checkpoints
   metadata: dict
@@ -69,18 +56,7 @@ class Saver:
 
 @dataclasses.dataclass(frozen=True)
 class Loop:
-  """All that happens between the first step and the last one, but for the state.
-
-  Attributes:
-    intervals: when to log, evaluate and save.
-    mesh: of the run.
-    evaluations, progress, save: what becomes of the results.
-    stop: whether to end early.
-    watchdog: is told of every step.
-    tracer: of the profile.
-    workdir: of the run, for messages.
-    log: called with each line for people.
-  """
+  """All that happens between the first step and the last one; the state itself is passed through `run`."""
 
   intervals: Intervals
   mesh: jax.sharding.Mesh
@@ -94,11 +70,10 @@ class Loop:
   log: Callable[[str], None]
 
   def run(self, state: TrainState, first: int, step_fn, batches: Iterator[dict], key) -> tuple[TrainState, int]:
-    """All training steps after `first`; (the state, the last step).
+    """All training steps after `first`; returns (the state, the last step).
 
     Args:
       state: after `first` batches; donated.
-      first: see there.
       step_fn: the compiled train step.
       batches: this host's rows of each batch, from the one after `first` on.
       key: of dropout.

@@ -20,14 +20,10 @@ class Progress:
   """Turns a step's report into a line for people and a line of metrics.jsonl, and keeps the time.
 
   Args:
-    task: of the run.
-    config: how long, how often to log, and how many batches in a row may be skipped.
     first: the step that this process begins after.
     last_step: the last step whose lines an earlier process wrote; -1 for none.
     devices: of the mesh.
     rows_of: `step -> [(source, epoch, row)]`, to name a batch.
-    files: of the run.
-    log: called with each line for people.
 
   Attributes:
     last: the newest metrics.
@@ -91,8 +87,8 @@ class Progress:
     rate = (step - window_step) / max(elapsed - window_seconds, 1e-9)
     self._window = (elapsed, step)
     values = metrics.derive(metrics.means(report['pairs']))
-    values |= {'grad_norm': float(report['grad_norm']), 'learning_rate': float(report['learning_rate'])}
-    values |= {name: float(value) for name, value in report['groups'].items()}
+    scalars = {name: report[name] for name in ('grad_norm', 'learning_rate')} | report['groups']
+    values |= {name: float(value) for name, value in scalars.items()}
     values['tokens_per_second'] = rate * self._tokens
     if self._peak is not None:
       values['mfu'] = rate * self._flops / self._peak

@@ -17,16 +17,7 @@ from lmjax.tasks import prepare
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-  """What a workdir holds.
-
-  Attributes:
-    config: its Config.
-    tokenizer: its Tokenizer.
-    task: its task.
-    mesh: where the parameters lie.
-    params: the parameters, verified.
-    step: how many batches they saw.
-  """
+  """What a workdir holds; the verified parameters of one `step` lie on `mesh`."""
 
   config: Config
   tokenizer: Tokenizer

@@ -39,14 +39,8 @@ def make_train_step(task, tx: optax.GradientTransformation, config: optim.OptimC
   """`(state, batch, key) -> (state, report)`: pure; jit it with shardings, donating the state.
 
   The key is that of the run's dropout, an argument so that runs of several seeds are one program. A batch whose loss,
-  gradient or update is not finite, or in which nothing is labelled, changes nothing but the counters.
-
-  Args:
-    task: gives the loss.
-    tx: the optimizer.
-    config: of the optimizer.
-    steps: of the whole run, for the schedule.
-    accumulate: passes that a batch is computed in.
+  gradient or update is not finite, or in which nothing is labelled, changes nothing but the counters. The schedule is
+  that of a run of `steps`; a batch is computed in `accumulate` passes.
   """
   schedule = optim.learning_rate(config, steps)
   gradient = make_gradient(task, accumulate, config)
@@ -73,17 +67,10 @@ def make_train_step(task, tx: optax.GradientTransformation, config: optim.OptimC
     )
     skipped = jnp.where(good, 0, state.skipped + 1)
     ratios = {group: norm / jnp.maximum(weight_norms[group], 1e-12) for group, norm in update_norms.items()}
-    report = stop | {
-      'pairs': pairs,
-      'grad_norm': grad_norm,
-      'learning_rate': rate,
-      'skipped': skipped,
-      'groups': {
-        **{f'grad_norm/{group}': norm for group, norm in grad_norms.items()},
-        **{f'update_ratio/{group}': ratio for group, ratio in ratios.items()},
-      },
-    }
-    return state_lib.TrainState(state.step + 1, optim.join(moved, frozen), opt_state, skipped), report
+    groups = {f'grad_norm/{group}': norm for group, norm in grad_norms.items()}
+    groups |= {f'update_ratio/{group}': ratio for group, ratio in ratios.items()}
+    report = {'pairs': pairs, 'grad_norm': grad_norm, 'learning_rate': rate, 'skipped': skipped, 'groups': groups}
+    return state_lib.TrainState(state.step + 1, optim.join(moved, frozen), opt_state, skipped), report | stop
 
   return train_step
 
@@ -119,11 +106,7 @@ def accumulate(summed, params, batch, key, microbatches: int):
 def lower(train_step, task, mesh, state) -> jax.stages.Lowered:
   """The train step of a run, lowered for its mesh: what the loop compiles and runs, and a dry run compiles alone.
 
-  Args:
-    train_step: see `make_train_step`.
-    task: of the run.
-    mesh: where it runs; its devices may be described ones, that are not here.
-    state: the TrainState, or its shapes with shardings.
+  `state` may be its shapes with shardings, and the devices of the mesh described ones, that are not here.
   """
   places = jax.tree.map(lambda a: a.sharding, state)
   batch = task.batch_shapes()
