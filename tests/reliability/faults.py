@@ -157,7 +157,7 @@ FAULTS = (
 
   # ---- checkpoints, resuming, handing over
   Fault('digests are not compared', 'lmjax/checkpoint/checkpoints.py',
-        'if array != arrays[path]]', 'if path not in said]',
+        'if array != arrays[path]]', 'if path not in arrays]',
         'tests/checkpoint/test_checkpoints.py::test_a_flipped_byte_is_found_and_the_step_before_is_used'),
   Fault('a digest does not know where its elements stand', 'lmjax/checkpoint/digests.py',
         '_mix(place + salt)', '_mix(0 * place + salt)',
