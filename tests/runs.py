@@ -1,5 +1,6 @@
 """Very small runs that the tests of fine-tuning start from: pre-trained ones, made once, and what is read of them."""
 
+import functools
 import json
 import pathlib
 import random
@@ -7,12 +8,13 @@ import random
 import jax
 import numpy as np
 
-from lmjax import paths
+from lmjax import paths, sharding
 from lmjax import train as train_lib
 from lmjax.checkpoint import locate, manifest
 from lmjax.checkpoint.locate import open_source
 from lmjax.checkpoint.manifest import read_manifest
 from lmjax.training import initialize, reopen
+from lmjax.training import state as state_lib
 from lmjax.training import step as step_lib
 from tests.conftest import FINE_TUNING, config_dict
 
@@ -106,6 +108,21 @@ def metrics_of(workdir, split: str) -> list[dict]:
   """The lines of metrics.jsonl of one split."""
   lines = (pathlib.Path(workdir) / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()
   return [found for found in map(json.loads, lines) if found['split'] == split]
+
+
+@functools.cache
+def _init(model):
+  return jax.jit(model.init)
+
+
+def random_params(task, seed: int = 0):
+  """Random parameters of a task's model, on one device."""
+  return _init(task.model)(jax.random.key(seed))
+
+
+def random_state(task, tx, seed: int = 0) -> state_lib.TrainState:
+  """The state that a run on one device begins with."""
+  return state_lib.init_state(task, tx, sharding.one_device_mesh(), seed)
 
 
 def train_step(task, tx, config):

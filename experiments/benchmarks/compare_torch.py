@@ -221,14 +221,15 @@ def make_lmjax(shape: Shape):
     clip_norm=CLIP_NORM,
     **ADAMW,
   )
+  shapes = jax.eval_shape(language_model.init, jax.random.key(0))
   task = types.SimpleNamespace(
-    loss=loss, init=language_model.init, axes=language_model.axes, has_dropout=config.has_dropout
+    loss=loss, model=language_model, axes=language_model.axes, shapes=lambda: shapes, has_dropout=config.has_dropout
   )
   mesh = sharding.make_mesh(sharding.MeshConfig(1, 1, 1))
   jax.set_mesh(mesh)
-  tx = optim.make(settings, jax.eval_shape(task.init, jax.random.key(0)))
+  tx = optim.make(settings, shapes)
   current = state.init_state(task, tx, mesh, seed=0)
-  places = state.state_shardings(task, tx, mesh)
+  places = jax.tree.map(lambda a: a.sharding, current)
   train_step = jax.jit(
     make_train_step(task, tx, settings, steps=1000, accumulate=1),
     in_shardings=(places, sharding.batch_shardings(batch, mesh), None),

@@ -10,6 +10,7 @@ Legend: B batch, T length, D width.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -59,22 +60,8 @@ class Transformer:
     return params if c.lora is None else lora.add(params, c, lora_key)
 
   def axes(self) -> dict:
-    """Logical axis names of every parameter, in a tree like `init`'s."""
-    c = self.config
-
-    def one_layer():  # traced, never run: it may be asked for a device that is not here
-      key, tokens_11, x_11D = jax.random.key(0), jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, c.width), c.dtype)
-      return {
-        'embeddings': Embeddings(c, self.padded_vocab_size).init(key, tokens_11, tokens_11, tokens_11, None),
-        'layer': Block(c).init(key, x_11D, TokenInfo(tokens_11, tokens_11, None), None, c.rope_theta, None),
-        'final_norm': Norm(c).init(key, x_11D),
-      }
-
-    names = {part: names_of(boxed['params']) for part, boxed in jax.eval_shape(one_layer).items()}
-    tree = {'embeddings': names['embeddings'], 'layers': {str(i): names['layer'] for i in range(c.layers)}}
-    if c.norm_placement == 'pre':
-      tree['final_norm'] = names['final_norm']
-    return tree if c.lora is None else lora.add_axes(tree, c)
+    """Logical axis names of every parameter, in a tree like `init`'s; not to be changed: it is made once a config."""
+    return _axes(self.config)
 
   def apply(
     self,
@@ -177,3 +164,20 @@ class Transformer:
       layer = {'params': params['layers'][str(i)]}
       x_BTD, new[str(i)] = Block(c).apply(layer, x_BTD, info, c.window_of(i), c.theta_of(i), None, cache[str(i)])
     return x_BTD, new
+
+
+@functools.cache
+def _axes(c: ModelConfig) -> dict:
+  def one_layer():  # traced, never run: it may be asked for a device that is not here
+    key, tokens_11, x_11D = jax.random.key(0), jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, c.width), c.dtype)
+    return {
+      'embeddings': Embeddings(c, rows=1).init(key, tokens_11, tokens_11, tokens_11, None),
+      'layer': Block(c).init(key, x_11D, TokenInfo(tokens_11, tokens_11, None), None, c.rope_theta, None),
+      'final_norm': Norm(c).init(key, x_11D),
+    }
+
+  names = {part: names_of(boxed['params']) for part, boxed in jax.eval_shape(one_layer).items()}
+  tree = {'embeddings': names['embeddings'], 'layers': {str(i): names['layer'] for i in range(c.layers)}}
+  if c.norm_placement == 'pre':
+    tree['final_norm'] = names['final_norm']
+  return tree if c.lora is None else lora.add_axes(tree, c)

@@ -7,6 +7,7 @@ all tasks.
 Legend: B batch, T length.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -21,6 +22,11 @@ Batch = dict[str, np.ndarray]
 Loss = Callable[[Any, Any, jax.Array | None], tuple[jax.Array, jax.Array, dict[str, tuple]]]
 # (function, params, batch of this host) -> the outputs of `function(params, batch)`, whole on every host
 Run = Callable[[Callable, Any, Batch], Any]
+
+
+@functools.cache
+def _shapes(model):
+  return jax.eval_shape(lambda: model.init(jax.random.key(0)))
 
 
 class Task(Protocol):
@@ -89,13 +95,9 @@ class Task(Protocol):
     """Whether training draws random numbers."""
     return self.model.backbone.config.has_dropout or bool(getattr(self.objective, 'dropout', 0.0))
 
-  def init(self, key):
-    """Random parameters, as the model's `init` gives them."""
-    return self.model.init(key)
-
   def shapes(self):
     """Shapes and dtypes of the parameters."""
-    return jax.eval_shape(lambda: self.init(jax.random.key(0)))
+    return _shapes(self.model)
 
   def axes(self):
     """Logical axis names of every parameter."""

@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from lmjax import metrics, optim, paths, sharding
+from lmjax import metrics, optim, paths
 from lmjax.checkpoint import handoff, transfer
 from lmjax.checkpoint.checkpoints import Checkpoints
 from lmjax.checkpoint.config import InitFrom
@@ -163,8 +163,7 @@ def moved(
   themselves, and a run that was resumed no longer has them. That takes their memory once more. None where the
   checkpoint that the run began with is gone or damaged by now: a run that has ended loses nothing by it.
   """
-  init = jax.jit(task.init, out_shardings=sharding.shardings(task.axes(), mesh))
-  first: Any = init(jax.random.fold_in(jax.random.key(seed), 0))
+  first = state_lib.init_params(task, mesh, seed)
   if hand_off is not None:
     path = init_from.path if SHOWN in hand_off['source'] else hand_off['source']
     try:

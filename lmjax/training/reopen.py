@@ -13,6 +13,7 @@ from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError
 from lmjax.schema import validate
 from lmjax.tasks import prepare
+from lmjax.training import state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,5 @@ def open_run(
       raise CheckpointError(f'{results_file}: {what}; remove it, and run the training command again') from error
   chosen = locate.choose('--workdir', workdir, folder, task.STANDS_FOR_RUN if step is None else step)
   mesh = sharding.make_mesh(*config.mesh_on(jax.devices()[:devices]))
-  places = sharding.shardings(task.axes(), mesh)
-  abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), task.shapes(), places)
-  return TrainedRun(config, tokenizer, task, mesh, checkpoints.restore_params(folder, chosen, abstract), chosen)
+  params = checkpoints.restore_params(folder, chosen, state.abstract_params(task, mesh))
+  return TrainedRun(config, tokenizer, task, mesh, params, chosen)

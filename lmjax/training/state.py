@@ -1,5 +1,6 @@
 """The training state, sharded from birth: eval_shape -> shardings -> jit(init)."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -25,49 +26,47 @@ class TrainState(NamedTuple):
   skipped: Any
 
 
-def make_init(task, tx: optax.GradientTransformation):
-  """`key -> TrainState` with random parameters, as a pure function."""
-
-  def init(key):
-    params = task.init(key)
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), jnp.zeros((), jnp.int32))
-
-  return init
+@functools.cache
+def _init(model, mesh):
+  """The compiled `key -> parameters`: once for the runs of several seeds, and for `moved` after each."""
+  return jax.jit(model.init, out_shardings=sharding.shardings(model.axes(), mesh))
 
 
-def state_shardings(task, tx, mesh) -> TrainState:
-  """Where every array of the state lies, from shapes alone.
+def init_params(task, mesh, seed: int):
+  """Random parameters, made on their devices."""
+  return _init(task.model, mesh)(jax.random.fold_in(jax.random.key(seed), 0))
 
-  A leaf of the optimizer's state whose path ends in a parameter's path and that has its shape lies as that
+
+def init_state(task, tx: optax.GradientTransformation, mesh, seed: int) -> TrainState:
+  """Random parameters and the optimizer's state, made on their devices."""
+  places = jax.tree.map(lambda a: a.sharding, abstract_state(task, tx, mesh))
+  params, zero = init_params(task, mesh, seed), jax.device_put(jnp.zeros((), jnp.int32), places.step)
+  return TrainState(zero, params, jax.jit(tx.init, out_shardings=places.opt_state)(params), jnp.copy(zero))
+
+
+def abstract_params(task, mesh):
+  """Shapes, dtypes and shardings of the parameters: what those of a checkpoint are restored into."""
+  places, shapes = sharding.shardings(task.axes(), mesh), task.shapes()
+  if unnamed := paths.flatten(shapes).keys() ^ paths.flatten(places).keys():
+    raise AssertionError(f'parameters without axis names: {sorted(unnamed)}')
+  return jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), shapes, places)
+
+
+def abstract_state(task, tx: optax.GradientTransformation, mesh) -> TrainState:
+  """Shapes, dtypes and shardings of the state: what a checkpoint is restored into.
+
+  An array of the optimizer's state whose path ends in a parameter's path and that has its shape lies as that
   parameter does; anything else (counts, Adafactor's factors) is on every device.
   """
-  abstract = jax.eval_shape(lambda: make_init(task, tx)(jax.random.key(0)))
-  placed = sharding.shardings(task.axes(), mesh)
-  by_path = paths.flatten(placed)
-  shapes = {path: leaf.shape for path, leaf in paths.flatten(abstract.params).items()}
-  if shapes.keys() != by_path.keys():
-    raise AssertionError(f'parameters without axis names: {sorted(shapes.keys() ^ by_path.keys())}')
-  everywhere = sharding.replicated(mesh)
+  params, everywhere = abstract_params(task, mesh), sharding.replicated(mesh)
+  by_path = paths.flatten(params)
 
-  def place(path, leaf):
+  def placed(path, array):
     parts = path.split('/')
-    for start in range(len(parts)):
-      suffix = '/'.join(parts[start:])
-      if suffix in shapes:
-        return by_path[suffix] if leaf.shape == shapes[suffix] else everywhere
-    return everywhere
+    suffixes = ('/'.join(parts[start:]) for start in range(len(parts)))
+    like = next((by_path[suffix] for suffix in suffixes if suffix in by_path), None)
+    place = like.sharding if like is not None and like.shape == array.shape else everywhere
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place)
 
-  return TrainState(everywhere, placed, paths.map_with_path(place, abstract.opt_state), everywhere)
-
-
-def init_state(task, tx, mesh, seed: int) -> TrainState:
-  """Random parameters and the optimizer's state, made on their devices."""
-  init = jax.jit(make_init(task, tx), out_shardings=state_shardings(task, tx, mesh))
-  return init(jax.random.fold_in(jax.random.key(seed), 0))
-
-
-def abstract_state(task, tx, mesh) -> TrainState:
-  """Shapes, dtypes and shardings of the state: what a checkpoint is restored into."""
-  shapes = jax.eval_shape(lambda: make_init(task, tx)(jax.random.key(0)))
-  places = state_shardings(task, tx, mesh)
-  return jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, places)
+  counter = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+  return TrainState(counter, params, paths.map_with_path(placed, jax.eval_shape(tx.init, params)), counter)

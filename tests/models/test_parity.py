@@ -183,7 +183,7 @@ def check_training(name, config, reference, params, as_torch):
     config.data, stores, task.row_spec(), task.example, seed=config.seed, total_steps=STEPS, hosts=1, host=0
   )
   batches = [data.batch(step) for step in range(STEPS)]
-  assert_same_tree(params, jax.eval_shape(task.init, jax.random.key(0)))
+  assert_same_tree(params, task.shapes())
   ours = train_ours(config, task, params, batches)
   theirs = train_torch(config.optim, reference, map(as_torch, batches))
   difference = np.abs(ours - theirs).max()

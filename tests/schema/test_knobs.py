@@ -4,6 +4,7 @@ Each case changes one leaf and compares what the run would do: the traced progra
 the batches, the plan of the loop, the samples of an untrained model. A leaf without a case fails the test.
 """
 
+import functools
 import hashlib
 import itertools
 import json
@@ -218,13 +219,17 @@ def program(config, tokenizer):
   """The traced train step and initialisation of a config, as text."""
   task = prepare.build(config, tokenizer)
   tx = optim.make(config.optim, task.shapes())
-  init = state_lib.make_init(task, tx)
-  state = jax.eval_shape(init, jax.random.key(0))
+  state = state_lib.abstract_state(task, tx, sharding.one_device_mesh())
   B, T = config.data.batch_size, config.data.length
   batch = {name: jax.ShapeDtypeStruct((B, T), np.int32) for name in ('inputs', 'targets')}
   batch['weights'] = jax.ShapeDtypeStruct((B, T), np.float32)
   step = runs.train_step(task, tx, config)
-  return str(jax.make_jaxpr(init)(jax.random.key(0))), str(jax.make_jaxpr(step)(state, batch))
+  return _initialization(task.model), str(jax.make_jaxpr(step)(state, batch))
+
+
+@functools.cache
+def _initialization(model):
+  return str(jax.make_jaxpr(model.init)(jax.random.key(0)))
 
 
 @pytest.mark.parametrize('case', PROGRAM, ids=[case[0] for case in PROGRAM])
@@ -362,7 +367,7 @@ def test_top(configured):
 
 def samples_of(config):
   _, task, stores = prepare.prepare(config)
-  return task.samples(jax.jit(task.init)(jax.random.key(0)), stores, jax.random.key(1))
+  return task.samples(runs.random_params(task), stores, jax.random.key(1))
 
 
 @pytest.mark.parametrize('task,leaf,value', REFUSED)

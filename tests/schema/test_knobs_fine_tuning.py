@@ -17,6 +17,7 @@ from lmjax.errors import DataError
 from lmjax.schema import describe
 from lmjax.tasks import prepare
 from lmjax.training import evaluator
+from tests import runs
 from tests.conftest import FINE_TUNING, config_dict, text
 from tests.schema import test_knobs
 
@@ -163,7 +164,7 @@ def programs(config, task, data):
 
 def outcome(config, task, data):
   """What an untrained model answers, what that scores, and how it is shown."""
-  params, mesh = jax.jit(task.init)(jax.random.key(0)), sharding.one_device_mesh()
+  params, mesh = runs.random_params(task), sharding.one_device_mesh()
   with sharding.using(mesh):
     values, predictions = evaluator.make(task, data, evaluator.Runner(mesh))(params)
   shown = task.samples(data.splits['valid'].records, predictions)

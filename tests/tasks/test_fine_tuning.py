@@ -414,7 +414,7 @@ def encoder(tokenizer, tmp_path_factory):
     raw.objective.update({'label_smoothing': None, 'class_weights': None, 'pooling': 'mean'} | leaves)
     task = prepare.build(config_lib.build(raw), tokenizer)
     if not params:
-      params.append(jax.jit(task.init)(jax.random.key(3)))
+      params.append(runs.random_params(task, 3))
     return task, params[0]
 
   return make

@@ -15,6 +15,7 @@ from lmjax.errors import ConfigError
 from lmjax.scoring import generation
 from lmjax.tasks import prepare
 from lmjax.training import evaluator
+from tests import runs
 from tests.conftest import config_dict, text
 
 WORDS = 'tree river snow number line year north weather'.split()
@@ -84,7 +85,7 @@ def test_no_position_sees_the_summary_ahead(files, prefix):
   _, task, data = prepared(files, **{'objective.prefix': prefix, 'model.init_std': 0.3})
   row = data.splits['train'].rows[3]
   batch = {name: jnp.asarray(a)[None] for name, a in task.example(row, None).items()}
-  params = jax.jit(task.init)(jax.random.key(0))
+  params = runs.random_params(task)
   prompt, size = row['prompt'], len(row['tokens']) - 1
   table = params['embeddings']['token']['embedding']
 
@@ -140,7 +141,7 @@ def test_chunks_read_every_token_once(files, runner):
 def test_beam_search_and_greedy_write_what_the_model_says(files, runner):
   """Width 1 equals greedy; a batch equals one document at a time, whatever its bucket."""
   _, task, data = prepared(files, **{'model.init_std': 0.3})
-  params = jax.jit(task.init)(jax.random.key(0))
+  params = runs.random_params(task)
   examples = data.splits['valid']
   together = task.predict(params, examples, runner)
   alone = [task.predict(params, task.rows_of([record]), runner)[0] for record in examples.records[:3]]
@@ -155,7 +156,7 @@ def test_beam_search_and_greedy_write_what_the_model_says(files, runner):
 def test_no_repeated_ngram_in_what_is_written(files, runner):
   leaves = {'model.init_std': 0.3, 'objective.decoding.no_repeat_ngram': 2}
   _, task, data = prepared(files, **leaves)
-  params = jax.jit(task.init)(jax.random.key(0))
+  params = runs.random_params(task)
   begin, between, _ = task.frame
   prompts = [[begin, *row['document'][:20], between] for row in data.splits['valid'].rows]
   for made in task.generate(params, prompts, runner):

@@ -72,7 +72,7 @@ def compiled(task, parts, mesh_shape):
   mesh = sharding.make_mesh(MeshConfig(*mesh_shape), jax.devices()[: int(np.prod(mesh_shape))])
   with sharding.using(mesh):
     places = sharding.shardings(task.axes(), mesh)
-    params = jax.jit(task.init, out_shardings=places)(jax.random.key(7))
+    params = state_lib.init_params(task, mesh, seed=7)
     return mesh, params, jax.jit(step_lib.make_gradient(task, parts), out_shardings=(places, None, None))
 
 
@@ -204,7 +204,7 @@ def test_padding_is_never_read(reference, name):
 def test_masked_logits_equal_full_logits(reference):
   """Logits at the slots alone are those that a full pass has there."""
   task, batch, _ = reference('masked_lm')
-  params = jax.jit(task.init)(jax.random.key(7))
+  params = runs.random_params(task, 7)
   x = jax.jit(task.model.backbone.apply)(params, batch['inputs'], segments_BT=batch['segments'])
   logits = jax.jit(task.model.logits)
   full = logits(params, x)
@@ -244,7 +244,7 @@ def test_the_whole_step_is_the_same_on_a_mesh(make_config, tokenizer):
     mesh = sharding.make_mesh(config.mesh, jax.devices()[: int(np.prod(shape))])
     with sharding.using(mesh):
       state = state_lib.init_state(task, tx, mesh, seed=3)
-      places = state_lib.state_shardings(task, tx, mesh)
+      places = jax.tree.map(lambda a: a.sharding, state)
       step = jax.jit(runs.train_step(task, tx, config), out_shardings=(places, None))
       batch = ragged_batch('causal_lm', task)
       batch = {key: batch[key] for key in ('inputs', 'targets', 'weights')}

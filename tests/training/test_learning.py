@@ -16,7 +16,6 @@ from lmjax.schema.slices import MeshConfig
 from lmjax.tasks import prepare
 from lmjax.train import train
 from lmjax.training import evaluator
-from lmjax.training import state as state_lib
 from tests import runs
 from tests.conftest import text
 
@@ -60,7 +59,7 @@ def test_evaluation_is_what_its_names_say(make_config, one_device):
   config, task, stores = prepare.prepare(config)
   tokenizer = task.tokenizer
   mesh = sharding.make_mesh(MeshConfig(1, 1, 1), one_device)
-  params = jax.jit(task.init)(jax.random.key(0))
+  params = runs.random_params(task)
   with sharding.using(mesh):
     run = evaluator.make(task, stores, evaluator.Runner(mesh))
     values, predictions = run(params)
@@ -116,7 +115,7 @@ def test_a_step_without_a_finite_loss_changes_nothing(make_config, tokenizer, on
   task = prepare.build(config, tokenizer)
   tx = optim.make(config.optim, task.shapes())
   step = jax.jit(runs.train_step(task, tx, config))
-  state = jax.jit(state_lib.make_init(task, tx))(jax.random.key(0))
+  state = runs.random_state(task, tx)
   batch = {name: np.ones((8, 32), np.int32) for name in ('inputs', 'targets')} | {
     'weights': np.ones((8, 32), np.float32)
   }

@@ -10,7 +10,6 @@ from lmjax import optim
 from lmjax.errors import NonFiniteError
 from lmjax.tasks import prepare
 from lmjax.training import progress
-from lmjax.training import state as state_lib
 from lmjax.workdir.run_files import RunFiles
 from tests import runs
 
@@ -21,7 +20,7 @@ def test_an_update_that_is_not_finite_is_not_made(make_config, tokenizer, rate, 
   config = make_config('causal_lm', **{'optim.learning_rate': rate, 'optim.warmup_steps': 0})
   task = prepare.build(config, tokenizer)
   tx = optim.make(config.optim, task.shapes())
-  state = jax.jit(state_lib.make_init(task, tx))(jax.random.key(0))
+  state = runs.random_state(task, tx)
   batch = {name: np.full((8, 32), 7, np.int32) for name in ('inputs', 'targets')}
   batch['weights'] = np.ones((8, 32), np.float32)
   after, found = jax.jit(runs.train_step(task, tx, config))(state, batch)
