@@ -4,6 +4,7 @@ Each case changes one leaf and compares what the run would do: the traced progra
 the batches, the plan of the loop, the samples of an untrained model. A leaf without a case fails the test.
 """
 
+import faulthandler
 import functools
 import hashlib
 import itertools
@@ -18,10 +19,11 @@ import numpy as np
 import pytest
 
 from lmjax import config as config_lib
-from lmjax import optim, paths, sharding, train
+from lmjax import optim, paths, profile, sharding, train
 from lmjax.checkpoint import checkpoints, handoff
 from lmjax.data.batches import pipeline
 from lmjax.errors import ConfigError, NonFiniteError
+from lmjax.hosts import join, watchdog
 from lmjax.schema import describe, overrides
 from lmjax.tasks import prepare
 from lmjax.training import evaluator, loop, progress
@@ -166,15 +168,14 @@ REFUSED = [('causal_lm', 'model.attention', 'bidirectional'), ('causal_lm', 'dat
 REFUSED += [('masked_lm', 'model.attention', 'causal'), ('causal_lm', 'data.sources.main.weight', 2.0)]
 REFUSED += [('causal_lm', 'model.rope_theta_local', 500.0), ('causal_lm', 'optim.momentum', 0.9)]
 REFUSED += [('causal_lm', 'train.epochs', 2.0), ('causal_lm', 'init_from.convert', 'decoder_to_encoder')]
-# Settings whose effect is seen elsewhere too: tests/checkpoint/test_handoff.py, tests/tasks/test_fine_tuning.py and
-# tests/test_profile.py.
-IN_RUNS = {case[0] for case in START} | {'init_from.convert', 'train.seeds'}
-HOSTS = {
-  'hosts.start_seconds',
-  'hosts.lost_seconds',
-  'hosts.hang_seconds',
-}  # tests/hosts/test_join.py, test_watchdog.py
-IN_RUNS |= {'profile.start', 'profile.steps'} | HOSTS
+# What JAX is told: how long hosts wait, which steps are traced.
+TOLD = [
+  ('hosts.start_seconds', 60, {}),
+  ('hosts.lost_seconds', 60, {}),
+  ('hosts.hang_seconds', None, {}),
+  ('profile.start', 2, {}),
+  ('profile.steps', 1, {'profile.start': 2}),
+]
 
 
 @pytest.fixture(scope='module')
@@ -352,6 +353,39 @@ def test_plan(configured, tmp_path, case, monkeypatch):
   assert_differs(observe, configured, 'causal_lm', *case)
 
 
+@pytest.mark.parametrize('case', TOLD, ids=[case[0] for case in TOLD])
+def test_what_jax_is_told(configured, tmp_path, case, monkeypatch):
+  told: list = []
+
+  def note(owner, name):
+    monkeypatch.setattr(owner, name, lambda *args, **options: told.append((name, args, options)))
+
+  for owner, names in (
+    (jax.distributed, ['initialize']),
+    (jax.config, ['update']),
+    (jax.profiler, ['start_trace', 'stop_trace']),
+    (join, ['meet', '_abort_as_stalled']),
+    (faulthandler, ['dump_traceback_later']),
+  ):
+    for name in names:
+      note(owner, name)
+
+  def observe(config):
+    told.clear()
+    join.join(config.hosts, 'localhost:1234', 2, 0)
+    with watchdog.watching(config.hosts) as watch:
+      watch.heartbeat('step 1')
+    tracer = profile.Tracer(config.profile, str(tmp_path))
+    for step in range(1, 7):
+      with tracer.step(step):
+        told.append(step)
+      tracer.ended(step, None)
+    return [(entry[0], *map(str, entry[1:])) if isinstance(entry, tuple) else entry for entry in told]
+
+  _UNCHANGED.clear()  # `observe` is another one each time
+  assert_differs(observe, configured, 'causal_lm', *case)
+
+
 def test_seeds(configured, tmp_path, monkeypatch):
   """A run each, in a folder of its own."""
   results = {'status': 'done', 'step': 6, 'metrics': {}, 'hand_off': None, 'main_metric': 'loss'}
@@ -391,8 +425,9 @@ def test_refused(configured, task, leaf, value):
 
 @pytest.mark.parametrize('task', TASKS)
 def test_every_leaf_has_a_case(raw_config, task):
-  cases = {case[0] for case in PROGRAM + DATA + MASKED + PLAN + SAMPLES + START} | {leaf for _, leaf, _ in REFUSED}
-  # those with a test of their own; `task` chooses the slices themselves
-  cases |= {'samples.top', 'train.seeds', 'init_from.convert', 'profile.start', 'profile.steps', 'task'} | HOSTS
+  tables = PROGRAM + DATA + MASKED + PLAN + SAMPLES + START + TOLD
+  # `test_top`, `test_seeds` and `test_convert` are those of three; `task` chooses the slices themselves
+  cases = {case[0] for case in tables} | {leaf for _, leaf, _ in REFUSED}
+  cases |= {'samples.top', 'train.seeds', 'init_from.convert', 'task'}
   missing = set(describe.settings(config_lib.build(raw_config(task)))) - cases
   assert not missing, f'leaves without a case: {sorted(missing)}'

@@ -200,7 +200,8 @@ def test_refused(files, task, leaf, value):
 
 @pytest.mark.parametrize('task', FINE_TUNING)
 def test_every_leaf_has_a_case(files, task):
-  shared = {case[0] for case in test_knobs.PROGRAM + test_knobs.PLAN} | test_knobs.IN_RUNS
+  tables = test_knobs.PROGRAM + test_knobs.PLAN + test_knobs.START + test_knobs.TOLD
+  shared = {case[0] for case in tables} | {'init_from.convert', 'train.seeds'}
   shared |= {leaf for _, leaf, _ in test_knobs.REFUSED if leaf.startswith('model.')} | {'task', 'model.lora'}
   cases = shared | {case[0] for case in CASES[task] + COMMON} | {leaf for _, leaf, _ in REFUSED}
   config = configured(task, files, {})
