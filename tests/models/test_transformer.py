@@ -19,7 +19,7 @@ VOCAB = 50
 
 def config_of(preset: str, **changes) -> ModelConfig:
   """A preset's kind of model, made tiny."""
-  small = dict(layers=3, width=32, heads=4, kv_heads=2, mlp_width=48, vocab_multiple=8, dtype='float32', init_std=0.2)
+  small = dict(layers=2, width=32, heads=4, kv_heads=2, mlp_width=48, vocab_multiple=8, dtype='float32', init_std=0.2)
   small |= dict(embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0, scan=False, remat='none')
   model = presets.PRESETS[preset]['model']
   if model['window'] is not None:
@@ -63,7 +63,7 @@ def test_problems_and_parameters(kind):
   names = paths.flatten(model.axes(), is_leaf=lambda x: isinstance(x, tuple))
   found = paths.flatten(params)
   assert found.keys() == names.keys()
-  assert 'layers/2/attention/query/kernel' in found
+  assert 'layers/1/attention/query/kernel' in found
   for path, leaf in found.items():
     assert leaf.dtype == jnp.float32 and len(names[path]) == leaf.ndim
     sharding.spec(names[path])  # every name is known to the rules

@@ -33,7 +33,6 @@ from lmjax.workdir.run_files import RunFiles
 from tests import runs
 from tests.conftest import TASKS, text
 
-ONE_LAYER = {'model.layers': 1}  # of all that follow, but where it says otherwise
 LEARNED = {'model.positions': 'learned', 'model.rope_theta': None, 'model.max_length': 40}
 WINDOW = {'model.window': 8, 'model.global_every': 2, 'model.layers': 2}
 LAYERNORM = {'model.norm': 'layernorm'}
@@ -196,7 +195,7 @@ def files(tmp_path_factory, tokenizer, raw_config):
 @pytest.fixture(scope='module')
 def configured(raw_config, files):
   def make(task, changes):
-    raw = raw_config(task, **ONE_LAYER)
+    raw = raw_config(task)
     base = {'data.sources.main.path': 'CORPUS', 'data.bad_text': 'replace', 'data.cache_dir': 'CACHE'}
     assignments = [(path, str(files.get(value, value))) for path, value in (base | changes).items()]
     raw, problems = overrides.override(config_lib.Config, raw, assignments)
