@@ -13,6 +13,7 @@ from lmjax.tasks import prepare
 from lmjax.train import train
 from lmjax.training import reopen
 from tests.conftest import CONFIGS, ROOT, TASKS
+from tests.runs import random_params
 
 
 @pytest.fixture(scope='module')
@@ -89,7 +90,7 @@ def test_pseudo_log_likelihood_hides_one_token_at_a_time(runs):
 def test_a_sentence_must_fit_the_position_table(make_config, tokenizer):
   learned = {'model.positions': 'learned', 'model.max_length': 40, 'model.rope_theta': None}
   task = prepare.build(make_config('causal_lm', **learned), tokenizer)
-  params = runs.random_params(task)
+  params = random_params(task)
   config = types.SimpleNamespace(task='causal_lm')
   trained = types.SimpleNamespace(task=task, tokenizer=tokenizer, params=params, config=config)
   sentence = 'the' + ' the' * 35

@@ -42,7 +42,7 @@ def test_what_may_change_is_noted(workdir, raw_config):
 REFUSED = [
   ('data.batch_size', 4, '8'),
   ('seed', 9, '0'),
-  ('model.layers', 1, '2'),
+  ('model.layers', 2, '1'),
   ('model.width', 16, '32'),
   ('data.rows', 'padded', "'concat'"),
   ('data.length', 16, '32'),
