@@ -1,4 +1,4 @@
-"""Locks on files; and one run at a time in a workdir: two would mix their metrics and remove each other's checkpoints."""
+"""Locks on files; one run at a time in a workdir: two would mix their metrics, and remove each other's checkpoints."""
 
 import contextlib
 import os

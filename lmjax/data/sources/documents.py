@@ -28,7 +28,7 @@ def documents(source: SourceConfig, bad_text: BadText, counts: collections.Count
   Raises:
     DataError: nothing to read (missing path, empty files, no documents) or something that cannot be read.
   """
-  found = counts['documents']
+  before = counts['documents']
   for where, text in _raw_documents(source):
     text, verdict = clean(text, where, bad_text)
     if verdict:
@@ -41,38 +41,28 @@ def documents(source: SourceConfig, bad_text: BadText, counts: collections.Count
     counts['documents'] += 1
     counts['bytes'] += len(text.encode('utf-8'))
     yield text
-  if counts['documents'] == found:
-    raise DataError(
-      f'{source.path}: holds no document with text ({counts["empty"]} empty, {counts["skipped"]} skipped for '
-      'bad '
-      'text); a source must hold some; check the path, the field and data.bad_text'
-    )
+  if counts['documents'] == before:
+    found = f'holds no document with text ({counts["empty"]} empty, {counts["skipped"]} skipped for bad text)'
+    remedy = 'check the path, the field and data.bad_text'
+    raise DataError(f'{source.path}: {found}; a source must hold some; {remedy}')
 
 
-def identity(source: SourceConfig) -> dict:
-  """JSON-able facts that change when the content of the source changes; what it costs is one read of the
-  files.
-
-  Files are named relative to their common folder and digested whole, so a corpus may be moved, but not
-  edited, without its token store being built again.
+def identity(path: str) -> dict:
+  """JSON-able; changes when the content of a source does. Files are read once for it; a corpus may be moved.
 
   Raises:
     DataError: the source is missing.
   """
-  if source.path == 'pydoc':
+  if path == 'pydoc':
     return pydoc.identity()
-  if source.path.startswith('tfds:'):
-    return tfds.identity(source.path)
-  return files.identity(source.path)
+  return tfds.identity(path) if path.startswith('tfds:') else files.identity(path)
 
 
 def _raw_documents(source: SourceConfig) -> Iterator[tuple[str, str | bytes]]:
   """Yields (where, text): `where` names the place in an error; bytes are decoded by `clean`."""
   if source.path == 'pydoc':
     return pydoc.documents()
-  if source.path.startswith('tfds:'):
-    return tfds.documents(source.path, source.field)
-  return files.documents(source.path, source.field)
+  return (tfds if source.path.startswith('tfds:') else files).documents(source.path, source.field)
 
 
 def clean(text: str | bytes, where: str, bad_text: BadText) -> tuple[str | None, str | None]:
@@ -96,8 +86,6 @@ def clean(text: str | bytes, where: str, bad_text: BadText) -> tuple[str | None,
     # tokenizers would raise TypeError on these: JSON may carry half a surrogate pair, UTF-8 cannot.
     problem = f'character {match.start()} is the lone surrogate U+{ord(match.group()):04X}'
     repaired = _SURROGATE.sub('\ufffd', text)
-  if bad_text == 'replace':
-    return repaired, 'replaced'
-  if bad_text == 'skip':
-    return None, 'skipped'
-  raise DataError(f"{where}: {problem}; text must be UTF-8; fix it, or set data.bad_text to 'replace' or 'skip'")
+  if bad_text == 'raise':
+    raise DataError(f"{where}: {problem}; text must be UTF-8; fix it, or set data.bad_text to 'replace' or 'skip'")
+  return (repaired, 'replaced') if bad_text == 'replace' else (None, 'skipped')
