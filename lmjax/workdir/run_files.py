@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from typing import IO
 
 from lmjax.errors import ConfigError
 from lmjax.workdir import files, upload
@@ -27,7 +28,8 @@ class RunFiles:
     self._name, self.writes = os.path.basename(workdir), writes
     self._upload = upload.Upload(workdir)
     self.folder = self._upload.folder
-    self._metrics = self._tensorboard = self._wandb = None
+    self._metrics: IO[str] | None = None
+    self._tensorboard = self._wandb = None
 
   def begin(self, last_step: int, tensorboard: bool, wandb_project: str | None) -> None:
     """Opens metrics.jsonl and samples.md, and TensorBoard and Weights & Biases where they are wanted.

@@ -10,8 +10,8 @@ import numpy as np
 from lmjax.data.config import MaskingConfig
 from lmjax.data.tokens.tokenizer import JOINS_WORD, STARTS_WORD, Tokenizer, WordClasses
 
-# Random tries to place spans before a row is left with fewer masks than asked: a row of very short segments
-# may have no room for a span.
+# Random tries to place spans before a row is left with fewer masks than asked: a row of very short segments may have
+# no place for a span.
 _TRIES_A_SLOT = 16
 
 
@@ -68,11 +68,7 @@ class MaskVocabulary:
 
 
 def masked_example(
-  row: dict[str, np.ndarray],
-  rng: np.random.Generator,
-  slots: int,
-  masking: MaskingConfig,
-  vocabulary: MaskVocabulary,
+  row: dict[str, np.ndarray], rng: np.random.Generator, slots: int, masking: MaskingConfig, vocabulary: MaskVocabulary
 ) -> dict[str, np.ndarray]:
   """Hides some tokens of a row (Devlin et al., BERT, 2019) and lists them in a fixed number of slots.
 
@@ -89,7 +85,7 @@ def masked_example(
     rng: draws the tokens and what is shown for them.
     slots: K (`masking.slots`).
     masking: rate, unit, shares and spans.
-    vocabulary: facts of the tokenizer.
+    vocabulary: of the tokenizer.
 
   Returns:
     inputs, segments, positions: int32 [T]. slots: int32 [K], places of hidden tokens in ascending order, then 0 for
@@ -107,18 +103,19 @@ def masked_example(
   else:
     places = _draw_spans(rng, segments_T, maskable_T, wanted, slots, masking)
   places_N = np.sort(places).astype(np.int32)
-  used = len(places_N)
-
   inputs_T, is_mask_N = _replaced(rng, tokens_T, places_N, masking, vocabulary)
-  slots_K, targets_K = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
-  weights_K, shown_K = np.zeros(slots, np.float32), np.zeros(slots, np.float32)
-  slots_K[:used], targets_K[:used], weights_K[:used], shown_K[:used] = (places_N, tokens_T[places_N], 1, is_mask_N)
+
+  def in_slots(values_N, dtype) -> np.ndarray:
+    values_K = np.zeros(slots, dtype)
+    values_K[: len(places_N)] = values_N
+    return values_K
+
   return {
     'inputs': inputs_T,
-    'slots': slots_K,
-    'targets': targets_K,
-    'weights': weights_K,
-    'shown': shown_K,
+    'slots': in_slots(places_N, np.int32),
+    'targets': in_slots(tokens_T[places_N], np.int32),
+    'weights': in_slots(1, np.float32),
+    'shown': in_slots(is_mask_N, np.float32),
     'segments': segments_T,
     'positions': np.asarray(row['positions'], np.int32),
   }
@@ -158,29 +155,25 @@ def word_numbers(ids: np.ndarray, segments: np.ndarray, classes: WordClasses) ->
 
 def _draw_words(rng, words_T, maskable_T, wanted: int, slots: int) -> np.ndarray:
   """Places of whole words in a random order until `wanted` tokens are reached, never more than `slots`."""
-  if not wanted:
-    return np.zeros(0, np.int64)
+  hidden_T, count = np.zeros(len(maskable_T), bool), 0
   places = np.flatnonzero(maskable_T)
   # Runs of equal word numbers: a special token has a word of its own, so none stands inside a word.
   bounds = np.concatenate([[0], np.flatnonzero(np.diff(words_T[places])) + 1, [len(places)]])
-  chosen, count = [], 0
   for word in rng.permutation(len(bounds) - 1):
     run = places[bounds[word] : bounds[word + 1]]
-    if count + len(run) > slots:
-      continue
-    chosen.append(run)
-    count += len(run)
+    if count + len(run) <= slots:
+      hidden_T[run] = True
+      count += len(run)
     if count >= wanted:
       break
-  return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+  return np.flatnonzero(hidden_T)
 
 
 def _draw_spans(rng, segments_T, maskable_T, wanted: int, slots: int, masking: MaskingConfig) -> np.ndarray:
-  """Places of spans of geometric length (Joshi et al., SpanBERT, 2020), which neither overlap nor touch
-  padding, special tokens or another segment."""
+  """Places of spans of geometric length (Joshi et al., SpanBERT, 2020), which neither overlap nor touch padding,
+  special tokens or another segment."""
   starts = np.flatnonzero(maskable_T)
-  hidden_T = np.zeros(len(maskable_T), bool)
-  count = 0
+  hidden_T, count = np.zeros(len(maskable_T), bool), 0
   for _ in range(_TRIES_A_SLOT * wanted):
     if count >= wanted:
       break

@@ -28,6 +28,7 @@ _LINE_AFTER = 16_384
 _LONGEST_LINE = 1 << 20
 _LONGEST_RECORD = 1 << 28
 csv.field_size_limit(_LONGEST_RECORD)  # the module's own 128 KiB is less than a long legal document
+_UNPACKERS: dict[str, Callable] = {'.xz': lzma.open, '.gz': gzip.open}
 _BOM = b'\xef\xbb\xbf'
 
 
@@ -78,8 +79,7 @@ def _opened(name: str, unpack: bool = True) -> Iterator[IO[bytes]]:
       if not unpack:
         yield raw
         return
-      opener: Callable | None = {'xz': lzma.open, 'gz': gzip.open}.get(name.rpartition('.')[2])
-      with opener(raw) if opener else raw as file:
+      with _UNPACKERS.get(os.path.splitext(name)[1], contextlib.nullcontext)(raw) as file:
         if file.read(len(_BOM)) != _BOM:
           file.seek(0)
         yield file

@@ -87,10 +87,9 @@ def _scan() -> tuple[str, ...]:
 def _library() -> str:
   folder = sysconfig.get_paths()['stdlib']
   if not os.path.isfile(os.path.join(folder, 'ast.py')):
+    problem = f"Python's standard library is not at {folder} as source files"
     rule = 'the embedded corpus is read from them'
-    raise DataError(
-      f"pydoc: Python's standard library is not at {folder} as source files; {rule}; name another source in data.sources"
-    )
+    raise DataError(f'pydoc: {problem}; {rule}; name another source in data.sources')
   return folder
 
 

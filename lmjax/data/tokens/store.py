@@ -102,7 +102,7 @@ class _CorruptError(Exception):
 def open_or_build(name: str, config: DataConfig, tokenizer: Tokenizer, progress: bool = False) -> TokenStore:
   """Opens the store of a source, or tokenises the source first if there is none or it is corrupt.
 
-  A document is held out if its digest is below `_held_out_below`. Exact duplicates are dropped before that, and counted.
+  A document is held out by its digest, see `_held_out_below`. Exact duplicates are dropped before that, and counted.
 
   Args:
     name: the source's name.

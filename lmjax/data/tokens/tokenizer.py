@@ -108,7 +108,7 @@ class Tokenizer:
 
   @functools.cached_property
   def byte_level(self) -> bool:
-    """Whether this is a byte-level BPE, such as GPT-2's and those trained here: a token is a sequence of UTF-8 bytes."""
+    """Whether this is a byte-level BPE, such as GPT-2's and those trained here: a token is some UTF-8 bytes."""
     parts = self._json()
     return parts['model'].get('type') == 'BPE' and '"ByteLevel"' in json.dumps(parts['pre_tokenizer'])
 
@@ -227,7 +227,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, sample_bytes: int, lo
 
 
 def untrained(vocab_size: int) -> Tokenizer:
-  """A byte-level tokenizer of a size, where only sizes matter: a text becomes its bytes; no other entry is ever used."""
+  """A byte-level tokenizer for those who ask for sizes alone: a text becomes its bytes, no other entry is used."""
   entries = [*SPECIAL_TOKENS, *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
   entries += [f'<{i}>' for i in range(len(entries), vocab_size)]
   backend = _byte_level(tokenizers.models.BPE({entry: i for i, entry in enumerate(entries)}, []))
