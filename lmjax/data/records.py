@@ -95,16 +95,11 @@ def read(
   """The records of one source; see `load`.
 
   Args:
-    path: as in RecordsConfig, and so are `fields` and `bad_text`.
-    split: chooses among those of 'demo'.
+    path, fields, bad_text: see RecordsConfig.
     task: decides what a record holds.
-    fields: names; None: the usual ones.
-    bad_text: the policy.
+    split: chooses among those of 'demo'.
     counts: filled with what is skipped.
     labelled: whether labels and summaries must be there; without them, `fields` does not name them either.
-
-  Raises:
-    DataError: see `load`.
   """
   if path == 'demo':
     yield from (_complete(record, task, i) for i, record in enumerate(demo.records(task, split)))
@@ -131,15 +126,12 @@ def read_alone(path: str, config: RecordsConfig, task: Task, fields, labelled: b
   """All records of one source, and a line about what was skipped ('' for nothing).
 
   Args:
-    path: as in RecordsConfig.
+    path, task, labelled: see `read`.
     config: of the run; its fields and policy hold here too.
-    task: decides what a record holds.
     fields: names in place of config.fields; None: those.
-    labelled: see `read`.
 
   Raises:
-    ConfigError: so many fields the task does not have.
-    DataError: see `load`.
+    ConfigError: so many fields the task does not have; DataError: see `load`.
   """
   roles, fixed = _roles(task, labelled), task == 'extractive_qa'
   if fields is None and config.fields is not None:

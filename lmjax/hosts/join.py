@@ -38,7 +38,7 @@ def join(
   if given and not 0 <= process_id < num_processes:
     rule = f'must be from 0 to {num_processes - 1}'
     raise ConfigError(f'--process_id = {process_id}: {rule}; give the number of this host')
-  hosts = tuple(given.values()) if given else _surroundings(config.start_seconds)
+  hosts = (coordinator, num_processes, process_id) if given else _surroundings(config.start_seconds)
   if hosts is None or hosts[1] == 1:  # a TPU VM of one host is found too
     return
   meet(*hosts, config.start_seconds)

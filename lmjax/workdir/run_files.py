@@ -84,11 +84,7 @@ class RunFiles:
       files.write_json(os.path.join(self.folder, name), value)
 
   def read_json(self, name: str):
-    """What a file holds.
-
-    Raises:
-      OSError, ValueError: it is not there, or damaged.
-    """
+    """What a file holds; OSError or ValueError where it is not there, or damaged."""
     with open(os.path.join(self.folder, name), encoding='utf-8') as file:
       return json.load(file)
 
@@ -99,7 +95,7 @@ class RunFiles:
   def earlier(self, split: str, last_step: int) -> dict[int, dict[str, float]]:
     """{step: metrics} of every line of a split up to a step."""
     lines = [line for line in self.lines() if line['split'] == split and line['step'] <= last_step]
-    return {line.pop('step'): {k: v for k, v in line.items() if k != 'split'} for line in lines}
+    return {line['step']: {k: v for k, v in line.items() if k not in ('step', 'split')} for line in lines}
 
   def sync(self) -> None:
     """Puts all on disk, or into the object store: before a checkpoint of step N, the lines up to N must be there."""

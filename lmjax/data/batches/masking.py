@@ -29,14 +29,9 @@ def causal_example(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     inputs, targets, segments, positions: int32 [T]. weights: float32 [T], 0 or 1.
   """
   tokens, segments, positions = (np.asarray(row[key], np.int32) for key in ('tokens', 'segments', 'positions'))
-  weights_T = (segments[1:] == segments[:-1]) & (segments[1:] > 0)
-  return {
-    'inputs': tokens[:-1],
-    'targets': tokens[1:],
-    'weights': weights_T.astype(np.float32),
-    'segments': segments[:-1],
-    'positions': positions[:-1],
-  }
+  weights_T = ((segments[1:] == segments[:-1]) & (segments[1:] > 0)).astype(np.float32)
+  example = {'inputs': tokens[:-1], 'targets': tokens[1:], 'weights': weights_T}
+  return example | {'segments': segments[:-1], 'positions': positions[:-1]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,11 +52,7 @@ class MaskVocabulary:
 
   @classmethod
   def of(cls, tokenizer: Tokenizer) -> 'MaskVocabulary':
-    """Reads it off a tokenizer.
-
-    Raises:
-      DataError: the tokenizer has no mask token.
-    """
+    """Reads it off a tokenizer; DataError where that has no mask token."""
     special_V = np.zeros(tokenizer.vocab_size, bool)
     special_V[tokenizer.special_ids] = True
     return cls(tokenizer.require('mask'), special_V, tokenizer.random_ids(), tokenizer.word_classes())
@@ -84,8 +75,7 @@ def masked_example(
     row: tokens, segments and positions, int32 [T].
     rng: draws the tokens and what is shown for them.
     slots: K (`masking.slots`).
-    masking: rate, unit, shares and spans.
-    vocabulary: of the tokenizer.
+    masking, vocabulary: the settings, and the tokenizer's.
 
   Returns:
     inputs, segments, positions: int32 [T]. slots: int32 [K], places of hidden tokens in ascending order, then 0 for
@@ -135,9 +125,8 @@ def _replaced(rng, tokens_T, places_N, masking: MaskingConfig, vocabulary: MaskV
 def word_starts(ids: np.ndarray, classes: WordClasses) -> np.ndarray:
   """Where words begin among tokens [T]; bool [T].
 
-  A token begins a word if it begins with white space, or if the class (letter, digit, other) of its first
-  character is not that of the last character before it; a WordPiece token that begins with '##' never does.
-
+  A token begins a word if it begins with white space, or if the class (letter, digit, other) of its first character is
+  not that of the last character before it; a WordPiece token that begins with '##' never does.
   Tokens ' un', 'help', 'ful', '!', '!', ' 3', '4' give True False False True False True False.
   """
   first_T, last_T = classes.first[ids], classes.last[ids]

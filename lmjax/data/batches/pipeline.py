@@ -8,7 +8,7 @@ batch needs no state but its number, and a run is resumed by the step alone.
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -27,16 +27,8 @@ _PREFETCHED_BATCHES = 4
 _WEIGHTS = ('weights', 'shown')
 
 
-class Transform(Protocol):
-  """What a task does to a row. Must be pure but for `rng`: grain calls it from several threads."""
-
-  def __call__(self, row: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Makes an example.
-
-    Args:
-      row: tokens, segments and positions, int32 [spec.size].
-      rng: keyed by the row; the only randomness.
-    """
+# Makes an example of a row. Must be pure but for the generator, which the row keys: grain calls it from several threads.
+Transform = Callable[[dict[str, np.ndarray], np.random.Generator], dict[str, np.ndarray]]
 
 
 class Layout(Protocol):
@@ -127,16 +119,11 @@ class Pipeline:
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_PREFETCHED_BATCHES)
     return iter(batches.to_iter_dataset(options))
 
-  def document_of(self, name: str, row: int) -> list[tuple[int, int]]:
-    """(document, where it begins in the row) for each document of a source's row; for display."""
-    return self.layouts[name].documents_of(row)
-
   @functools.cached_property
   def fingerprint(self) -> str:
     """Hex sha256 of all that decides which rows a batch holds: stores, weights, layout, batch size and seed.
 
-    What the transform does (masking rates, say) is the task's, and not in it; nor is the number of steps, so
-    that a run can be made longer.
+    What the transform does (masking rates, say) is not in it, nor the number of steps: a run can be made longer.
     """
     return json_digest({**self._contents, 'batch_size': self._batch_size, 'seed': self._seed})
 
@@ -148,15 +135,7 @@ class Pipeline:
 def make(
   config: DataConfig, stores: dict[str, TokenStore], spec: RowSpec, transform: Transform, *, seed: int, **run: int
 ) -> Pipeline:
-  """The training batches as a function of (seed, step).
-
-  Args:
-    config: the data slice of the config.
-    stores: a token store for each source, all of one tokenizer.
-    spec: the shape of a row.
-    transform: makes an example of a row.
-    seed: orders the documents and rows and keys the masks.
-    **run: total_steps, hosts and host; see `Pipeline`.
+  """The training batches of text, from stores of one tokenizer; `run` is total_steps, hosts and host of `Pipeline`.
 
   Raises:
     DataError: a source has too little text for one row, or the batch cannot be shared equally.
@@ -223,15 +202,7 @@ class ValidBatches:
 def valid_batches(
   config: DataConfig, store: TokenStore, spec: RowSpec, transform: Transform, **run: int
 ) -> ValidBatches:
-  """The evaluation batches of a source: its held-out documents in the order of their digests.
-
-  Args:
-    config: the data slice of the config.
-    store: of the source.
-    spec: the shape of a row.
-    transform: makes an example of a row.
-    **run: batch_size, hosts and host; see `ValidBatches`, and for what it raises.
-  """
+  """The held-out documents of a source, by their digests; `run` is batch_size, hosts and host of `ValidBatches`."""
   documents, order = held_out(config, store)
   layout = RowLayout(documents, order, config.rows, spec, keep_tail=True)
   return ValidBatches(store.name, layout, transform, vocab_size=store.meta['vocab_size'], **run)

@@ -1,8 +1,7 @@
 """Demonstration data for the fine-tuning tasks: labelled sentences, questions and summaries, with no download.
 
-They show that a task runs and learns; they are no benchmark (`demo_records/README.md`). The sentences and the questions
-lie next to this module. The texts that the questions are about, and those that are summarized, are docstrings of
-the standard library, read where Python is installed: a few of them differ between Python versions.
+They show that a task runs and learns; they are no benchmark (`demo_records/README.md`). The texts that are asked about,
+and those that are summarized, are docstrings of the standard library: a few of them differ between Python versions.
 """
 
 import functools
@@ -24,10 +23,6 @@ _SHORTEST_DOCUMENT = 80
 def records(task: str, split: str) -> list[dict]:
   """The records of one split, in a fixed order.
 
-  Args:
-    task: 'classification', 'extractive_qa' or 'summarization'.
-    split: 'train', 'valid' or 'test'.
-
   Returns:
     One dict a record, of strings unless noted:
       classification: text; label, 'positive' or 'negative'.
@@ -45,15 +40,13 @@ def records(task: str, split: str) -> list[dict]:
   >>> record['context'][answer['answer_start'] :].startswith(answer['text'])
   True
   """
-  return list({'classification': _sentences, 'extractive_qa': _questions, 'summarization': _summaries}[task](split))
+  if task == 'classification':
+    return [{'text': record['text'], 'label': record['label']} for _, record in _lines(task, split)]
+  return list(_questions(split) if task == 'extractive_qa' else _summaries(split))
 
 
 def identity(task: str) -> dict:
-  """JSON-able; changes when the records of a task do.
-
-  Raises:
-    DataError: the standard library is not there as source files.
-  """
+  """JSON-able; changes when the records of a task do. Raises as `records` does."""
   made_of: dict = {'kind': 'demo', 'task': task}
   if task in _FILES:
     made_of['file'] = hashlib.blake2b(_file(task), digest_size=16).hexdigest()
@@ -63,7 +56,7 @@ def identity(task: str) -> dict:
 
 
 def _file(task: str) -> bytes:
-  return (importlib.resources.files('lmjax.data.sources') / 'demo_records' / _FILES[task]).read_bytes()
+  return (importlib.resources.files(__package__) / 'demo_records' / _FILES[task]).read_bytes()
 
 
 def _lines(task: str, split: str) -> Iterator[tuple[int, dict]]:
@@ -72,11 +65,6 @@ def _lines(task: str, split: str) -> Iterator[tuple[int, dict]]:
     record = json.loads(line)
     if record['split'] == split:
       yield number, record
-
-
-def _sentences(split: str) -> Iterator[dict]:
-  for _, record in _lines('classification', split):
-    yield {'text': record['text'], 'label': record['label']}
 
 
 def _questions(split: str) -> Iterator[dict]:

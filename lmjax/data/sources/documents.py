@@ -1,7 +1,7 @@
 """Where text comes from: Python's own documentation, files, or a TFDS data set; one document at a time.
 
-A source is read as a stream in a fixed order, so the corpus need not fit in memory. What cannot be read is an
-error (`DataError`); what may be skipped (empty documents, bad UTF-8 by policy) is counted, never silent.
+A source is read as a stream, so the corpus need not fit in memory. What cannot be read is an error (`DataError`); what
+may be skipped (empty documents, bad UTF-8 by policy) is counted, never silent.
 """
 
 import collections
@@ -20,16 +20,18 @@ def documents(source: SourceConfig, bad_text: BadText, counts: collections.Count
 
   Args:
     source: the corpus.
-    bad_text: what to do about bytes that are not UTF-8 and about lone surrogates: 'raise' an error, 'replace'
-      them by U+FFFD, or 'skip' the document.
+    bad_text: about bytes that are not UTF-8 and lone surrogates: 'raise' an error, 'replace' them by U+FFFD, or 'skip'
+      the document.
     counts: filled as the stream is read: 'documents' and 'bytes' (UTF-8) given out, 'empty' ones skipped,
       'replaced' ones repaired, 'skipped' ones left out for bad text.
 
   Raises:
     DataError: nothing to read (missing path, empty files, no documents) or something that cannot be read.
   """
-  before = counts['documents']
-  for where, text in _raw_documents(source):
+  before, kind = counts['documents'], tfds if source.path.startswith('tfds:') else files
+  # `where` names the place in an error; bytes are decoded by `clean`
+  raw = pydoc.documents() if source.path == 'pydoc' else kind.documents(source.path, source.field)
+  for where, text in raw:
     text, verdict = clean(text, where, bad_text)
     if verdict:
       counts[verdict] += 1
@@ -56,13 +58,6 @@ def identity(path: str) -> dict:
   if path == 'pydoc':
     return pydoc.identity()
   return tfds.identity(path) if path.startswith('tfds:') else files.identity(path)
-
-
-def _raw_documents(source: SourceConfig) -> Iterator[tuple[str, str | bytes]]:
-  """Yields (where, text): `where` names the place in an error; bytes are decoded by `clean`."""
-  if source.path == 'pydoc':
-    return pydoc.documents()
-  return (tfds if source.path.startswith('tfds:') else files).documents(source.path, source.field)
 
 
 def clean(text: str | bytes, where: str, bad_text: BadText) -> tuple[str | None, str | None]:

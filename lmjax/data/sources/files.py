@@ -134,24 +134,18 @@ def _expand_url(path: str) -> list[str]:
 def identity(path: str) -> dict:
   """Names (relative to their common folder), sizes and content digests of the files, wherever they lie."""
   names = [name if '://' in name else os.path.abspath(name) for name in expand(path)]
-  folder = os.path.commonpath([os.path.dirname(name) for name in names])
-  return {'kind': 'files', 'files': [[os.path.relpath(name, folder), *_size_and_digest(name)] for name in names]}
-
-
-def _size_and_digest(name: str) -> tuple[int, str]:
-  digest, size = hashlib.blake2b(digest_size=16), 0
-  with _opened(name, unpack=False) as file:
-    while piece := file.read(_LONGEST_LINE):
-      digest.update(piece)
-      size += len(piece)
-  return size, digest.hexdigest()
+  folder, rows = os.path.commonpath([os.path.dirname(name) for name in names]), []
+  for name in names:
+    digest = hashlib.blake2b(digest_size=16)
+    with _opened(name, unpack=False) as file:
+      while piece := file.read(_LONGEST_LINE):
+        digest.update(piece)
+      rows.append([os.path.relpath(name, folder), file.tell(), digest.hexdigest()])
+  return {'kind': 'files', 'files': rows}
 
 
 def _text_documents(name: str, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-  """Cuts plain text at the first blank line after 4,096 bytes, or else the first line end after 16,384.
-
-  Nothing is dropped: the documents of a file, joined, are the file (but for a byte order mark).
-  """
+  """Cuts plain text at the first blank line after 4,096 bytes, or else the first line end after 16,384; drops none."""
   parts, size, number = [], 0, 1
   for line in _lines(file):
     parts.append(line)

@@ -5,6 +5,7 @@ standard library opens browsers (`antigravity`) and prints poems (`this`); and p
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib
@@ -60,8 +61,7 @@ def docstrings() -> tuple[tuple[str, str], ...]:
   """The (qualified name, docstring) pairs of the standard library's source files, in a fixed order.
 
   Names are those of the source, `textwrap.wrap` or `random.Random.shuffle`, nested functions included; one that
-  is defined twice, under `if` and `else`, occurs twice. Docstrings are as `inspect.cleandoc` gives them, of any
-  length. Kept, about 2.5 MB: a process parses the library once.
+  is defined twice, under `if` and `else`, occurs twice. Kept, about 2.5 MB: a process parses the library once.
 
   Raises:
     DataError: the library is not there as source files.
@@ -80,7 +80,12 @@ def docstrings() -> tuple[tuple[str, str], ...]:
 @functools.cache
 def _scan() -> tuple[str, ...]:
   """All documents, each once. Kept, since the tokenizer's sample and the token store both read them."""
-  texts = [*_topics(), *_prose(text for _, text in docstrings()), *_prose(_extension_docstrings())]
+  texts = []
+  with contextlib.suppress(ImportError):  # some distributions leave it out
+    from pydoc_data import topics
+
+    texts += [text.strip() + '\n' for _, text in sorted(topics.topics.items())]
+  texts += [*_prose(text for _, text in docstrings()), *_prose(_extension_docstrings())]
   return tuple(dict.fromkeys(texts))
 
 
@@ -101,14 +106,6 @@ def _module_files(folder: str) -> list[str]:
     modules = [name for name in names if name.endswith('.py') and not name.startswith('_sysconfigdata')]
     found += [os.path.join(root, name) for name in modules]
   return sorted(found)
-
-
-def _topics() -> list[str]:
-  try:
-    from pydoc_data import topics
-  except ImportError:  # some distributions leave it out
-    return []
-  return [text.strip() + '\n' for _, text in sorted(topics.topics.items())]
 
 
 def _docstrings(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:

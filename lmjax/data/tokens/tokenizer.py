@@ -75,11 +75,7 @@ class Tokenizer:
 
   @classmethod
   def load(cls, path: str) -> 'Tokenizer':
-    """Reads a tokenizer.json.
-
-    Raises:
-      DataError: no such file, or not a tokenizer.
-    """
+    """Reads a tokenizer.json; DataError where there is none, or something else."""
     try:
       text = epath.Path(path).expanduser().read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
@@ -113,11 +109,7 @@ class Tokenizer:
     return parts['model'].get('type') == 'BPE' and '"ByteLevel"' in json.dumps(parts['pre_tokenizer'])
 
   def require(self, role: str) -> int:
-    """The id of a special token by its role: 'pad', 'bos', 'eos', 'mask', 'cls', 'sep' or 'unk'.
-
-    Raises:
-      DataError: the tokenizer has no such token.
-    """
+    """The id of a special token by its role: 'pad', 'bos', ...; DataError where there is none."""
     index, aliases = getattr(self, role), _ALIASES[role]
     if index is None:
       rule = f'has no {role} token (looked for {", ".join(aliases)}); this objective needs one'

@@ -161,7 +161,7 @@ def test_a_mixture_keeps_its_weights_and_names_its_rows(run):
   for (name, _, row), inputs in zip(made.rows(3), batch['inputs']):
     text = run.tokenizer.decode(inputs)
     assert set(text) <= set('abcd ' if name == 'near' else 'wxyz ')
-    documents = made.document_of(name, row)
+    documents = made.layouts[name].documents_of(row)
     assert documents[0][1] == 0
     store = run.stores[name].train
     last, place = documents[-1]
