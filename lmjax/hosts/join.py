@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import time
+from typing import Any
 
 import jax
 
@@ -28,8 +29,9 @@ def join(
   """
   flags = {'coordinator': coordinator, 'num_processes': num_processes, 'process_id': process_id}
   given = {name: value for name, value in flags.items() if value is not None}
-  if given and len(given) < len(flags):
-    flag, missing = next(iter(given)), [name for name in flags if name not in given]
+  missing = [name for name in flags if name not in given]
+  if given and missing:
+    flag = next(iter(given))
     raise ConfigError(f'--{flag} = {given[flag]}: needs the other two as well; add --{" and --".join(missing)}')
   if given and re.fullmatch(r'\[?[\w.:-]+\]?:\d+', coordinator) is None:
     raise ConfigError(f'--coordinator = {coordinator}: must be HOST:PORT of process 0; add a free port, as :1234')
@@ -44,13 +46,11 @@ def join(
   meet(*hosts, config.start_seconds)
   _abort_as_stalled()
   jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM from us; see preemption.StopSignal
+  lost = config.lost_seconds + BACKSTOP_SECONDS
+  timeouts: dict[str, Any] = dict(heartbeat_timeout_seconds=lost, shutdown_timeout_seconds=lost)
+  timeouts['initialization_timeout'] = config.start_seconds + BACKSTOP_SECONDS
   # JAX is left to find again what it finds by itself: with it comes which devices are this process's
-  jax.distributed.initialize(
-    *(hosts if given else ()),
-    initialization_timeout=config.start_seconds + BACKSTOP_SECONDS,
-    heartbeat_timeout_seconds=config.lost_seconds + BACKSTOP_SECONDS,
-    shutdown_timeout_seconds=config.lost_seconds + BACKSTOP_SECONDS,
-  )
+  jax.distributed.initialize(*(hosts if given else ()), **timeouts)
 
 
 def _surroundings(seconds: int) -> tuple[str, int, int] | None:

@@ -8,7 +8,7 @@ import dataclasses
 import numpy as np
 
 from lmjax.data.config import MaskingConfig
-from lmjax.data.tokens.tokenizer import JOINS_WORD, STARTS_WORD, Tokenizer, WordClasses
+from lmjax.data.tokens.tokenizer import JOINS_WORD, STARTS_WORD, Tokenizer
 
 # Random tries to place spans before a row is left with fewer masks than asked: a row of very short segments may have
 # no place for a span.
@@ -42,20 +42,21 @@ class MaskVocabulary:
     mask: id of [MASK].
     special: bool [V], tokens that are never masked.
     random_ids: int64 [R], ids that random replacement draws from.
-    classes: what words look like.
+    first, last: uint8 [V], classes of each token's first and last character; see `Tokenizer.word_classes`.
   """
 
   mask: int
   special: np.ndarray
   random_ids: np.ndarray
-  classes: WordClasses
+  first: np.ndarray
+  last: np.ndarray
 
   @classmethod
   def of(cls, tokenizer: Tokenizer) -> 'MaskVocabulary':
     """Reads it off a tokenizer; DataError where that has no mask token."""
     special_V = np.zeros(tokenizer.vocab_size, bool)
     special_V[tokenizer.special_ids] = True
-    return cls(tokenizer.require('mask'), special_V, tokenizer.random_ids(), tokenizer.word_classes())
+    return cls(tokenizer.require('mask'), special_V, tokenizer.random_ids(), *tokenizer.word_classes())
 
 
 def masked_example(
@@ -89,7 +90,9 @@ def masked_example(
   if masking.unit == 'token':
     places = rng.permutation(np.flatnonzero(maskable_T))[:wanted]
   elif masking.unit == 'word':
-    places = _draw_words(rng, word_numbers(tokens_T, segments_T, vocabulary.classes), maskable_T, wanted, slots)
+    places = _draw_words(
+      rng, word_numbers(tokens_T, segments_T, vocabulary.first, vocabulary.last), maskable_T, wanted, slots
+    )
   else:
     places = _draw_spans(rng, segments_T, maskable_T, wanted, slots, masking)
   places_N = np.sort(places).astype(np.int32)
@@ -122,24 +125,18 @@ def _replaced(rng, tokens_T, places_N, masking: MaskingConfig, vocabulary: MaskV
   return inputs_T, is_mask_N
 
 
-def word_starts(ids: np.ndarray, classes: WordClasses) -> np.ndarray:
-  """Where words begin among tokens [T]; bool [T].
+def word_numbers(ids_T: np.ndarray, segments_T: np.ndarray, first_V: np.ndarray, last_V: np.ndarray) -> np.ndarray:
+  """Numbers the words of a row 0, 1, ...; int64 [T]. No word continues from one segment into the next.
 
   A token begins a word if it begins with white space, or if the class (letter, digit, other) of its first character is
   not that of the last character before it; a WordPiece token that begins with '##' never does.
-  Tokens ' un', 'help', 'ful', '!', '!', ' 3', '4' give True False False True False True False.
+  Tokens ' un', 'help', 'ful', '!', '!', ' 3', '4' give 0 0 0 1 1 2 2.
   """
-  first_T, last_T = classes.first[ids], classes.last[ids]
-  starts_T = np.ones(len(first_T), bool)
+  first_T, last_T = first_V[ids_T], last_V[ids_T]
+  starts_T = np.zeros(len(ids_T), bool)
   starts_T[1:] = (first_T[1:] == STARTS_WORD) | ((first_T[1:] != last_T[:-1]) & (first_T[1:] != JOINS_WORD))
-  return starts_T
-
-
-def word_numbers(ids: np.ndarray, segments: np.ndarray, classes: WordClasses) -> np.ndarray:
-  """Numbers the words of a row 0, 1, ...; int64 [T]. No word continues from one segment into the next."""
-  starts_T = word_starts(ids, classes)
-  starts_T[1:] |= segments[1:] != segments[:-1]
-  return np.cumsum(starts_T) - 1
+  starts_T[1:] |= segments_T[1:] != segments_T[:-1]
+  return np.cumsum(starts_T)
 
 
 def _draw_words(rng, words_T, maskable_T, wanted: int, slots: int) -> np.ndarray:

@@ -96,25 +96,15 @@ class RowLayout:
       segments: 0 for padding, 1 and up for the documents of the row (all 1 unless packed).
       positions: what position embeddings see; starts again with each segment of a packed row.
     """
-    spec = self.spec
+    spec, items = self.spec, [self._item(*span) for span in self._spans(index)]
+    content = np.concatenate([np.array(spec.prefix, np.int32), *items, np.array(spec.suffix, np.int32)])
     tokens_T = np.full(spec.size, spec.pad, np.int32)
-    segments_T = np.zeros(spec.size, np.int32)
-    positions_T = np.arange(spec.size, dtype=np.int32)
-    place = len(spec.prefix)
-    tokens_T[:place] = spec.prefix
-    for number, (document, low, high) in enumerate(self._spans(index)):
-      stop = place + high - low
-      tokens_T[place:stop] = self._item(document, low, high)
-      if self.kind == 'packed':
-        segments_T[place:stop] = number + 1
-        positions_T[place:] = np.arange(spec.size - place)
-      place = stop
-    tokens_T[place : place + len(spec.suffix)] = spec.suffix
-    place += len(spec.suffix)
-    if self.kind == 'packed':
-      positions_T[place:] = np.arange(spec.size - place)
-    else:
-      segments_T[:place] = 1
+    tokens_T[: len(content)] = content
+    lengths = [len(item) for item in items] if self.kind == 'packed' else [len(content)]
+    lengths.append(spec.size - len(content))  # padding
+    segments_T = np.repeat(np.array([*range(1, len(lengths)), 0], np.int32), lengths)
+    runs = lengths if self.kind == 'packed' else [spec.size]
+    positions_T = np.concatenate([np.arange(length, dtype=np.int32) for length in runs])
     return {'tokens': tokens_T, 'segments': segments_T, 'positions': positions_T}
 
   def documents_of(self, index: int) -> list[tuple[int, int]]:

@@ -27,7 +27,7 @@ _PREFETCHED_BATCHES = 4
 _WEIGHTS = ('weights', 'shown')
 
 
-# Makes an example of a row. Must be pure but for the generator, which the row keys: grain calls it from several threads.
+# Makes an example of a row; pure but for the generator, which the row keys, as grain calls it from several threads.
 Transform = Callable[[dict[str, np.ndarray], np.random.Generator], dict[str, np.ndarray]]
 
 

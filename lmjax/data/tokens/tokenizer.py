@@ -1,6 +1,5 @@
 """Hugging Face `tokenizers` behind the few calls that lmjax makes: load or train, encode, decode, look inside."""
 
-import dataclasses
 import functools
 import hashlib
 import heapq
@@ -35,19 +34,6 @@ _LOOK_AHEAD = 32
 _SAMPLE_PIECE = 8_192
 # Before a single space between two words every byte-level pre-tokenizer ends a token anyway.
 _SAFE_CUT = re.compile(r'(?<=\S) (?=\w)')
-
-
-@dataclasses.dataclass(frozen=True)
-class WordClasses:
-  """What whole-word masking needs to know of each token; see `masking.word_starts`.
-
-  Attributes:
-    first: uint8 [V], class of the token's first character; STARTS_WORD for a space, JOINS_WORD for WordPiece's '##'.
-    last: uint8 [V], class of its last character.
-  """
-
-  first: np.ndarray
-  last: np.ndarray
 
 
 class Tokenizer:
@@ -160,8 +146,11 @@ class Tokenizer:
     """int64: the ids of all tokens that are not special, sorted; what random replacement draws from."""
     return np.array(sorted(set(self._tokens) - set(self.special_ids)), np.int64)
 
-  def word_classes(self) -> WordClasses:
-    """Classes of each token's first and last character."""
+  def word_classes(self) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [V] each: classes of each token's first and last character, for whole-word masking.
+
+    The first is STARTS_WORD for a space, JOINS_WORD for WordPiece's '##'.
+    """
     model = self._json()['model']
     first_V = np.full(self.vocab_size, STARTS_WORD, np.uint8)
     last_V = np.full(self.vocab_size, OTHER, np.uint8)
@@ -174,7 +163,7 @@ class Tokenizer:
       else:
         text = _bytes_of(token).decode('utf-8', 'surrogateescape') if self.byte_level else token
         first_V[index], last_V[index] = _character_class(text[:1]), _character_class(text[-1:])
-    return WordClasses(first_V, last_V)
+    return first_V, last_V
 
   @functools.cached_property
   def _may_be_cut(self) -> bool:
