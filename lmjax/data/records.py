@@ -34,17 +34,11 @@ _DROPPED = 'train examples dropped, which stand in another split'
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-  """The records of a run.
+  """The records of a run."""
 
-  Attributes:
-    splits: 'train', 'valid' and, where there is one, 'test': lists of records.
-    facts: JSON-able, change when the content does.
-    said: one line for people: counts, and what was skipped.
-  """
-
-  splits: dict[str, list[dict]]
-  facts: dict
-  said: str
+  splits: dict[str, list[dict]]  # 'train', 'valid' and, where there is one, 'test'
+  facts: dict  # JSON-able, change when the content does
+  said: str  # one line for people: counts, and what was skipped
 
 
 def load(config: RecordsConfig, task: Task, seed: int) -> Records:

@@ -34,9 +34,7 @@ def acquire(file, wait: bool) -> bool | None:
 def holding(folder: str, log) -> Iterator[None]:
   """Holds WORKDIR/.lock, which names process and host; the system lets go of it when the process ends, however.
 
-  Args:
-    folder: a local folder.
-    log: called where the lock is that of a process that was killed.
+  `log` is called where the lock is that of a process that was killed.
 
   Raises:
     ConfigError: another run holds it.

@@ -13,15 +13,8 @@ class RunFiles:
   """Writes a run's files; a context that closes and copies all at its end, whichever way it ends.
 
   Args:
-    workdir: the run's folder, or a URL, to which the files are copied whenever a checkpoint is made.
+    workdir: see `Upload`, also for the attribute `folder` and for what is raised.
     writes: whether this host writes; on another one all calls that write do nothing.
-
-  Attributes:
-    folder: the local folder.
-    writes: as given.
-
-  Raises:
-    CheckpointError: what an earlier run left in the object store cannot be read.
   """
 
   def __init__(self, workdir: str, writes: bool = True):

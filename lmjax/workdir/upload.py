@@ -17,13 +17,7 @@ READ_AGAIN = ('metrics.jsonl', 'samples.md', 'results.json', 'config.json')
 
 
 class Upload:
-  """Where a run writes.
-
-  Args:
-    workdir: a local folder, in which all is written at once and the rest of this does nothing, or a URL.
-
-  Attributes:
-    folder: the local folder.
+  """Where a run writes: `folder`, which is the workdir itself, or a copy where that is a URL.
 
   Raises:
     CheckpointError: what an earlier run left in the object store cannot be read.
@@ -50,11 +44,7 @@ class Upload:
     self._copied[name] = _stamp(path)
 
   def push(self) -> None:
-    """Copies every file that has changed since the last time.
-
-    Raises:
-      CheckpointError: the object store did not take one; all are in the local folder still.
-    """
+    """Copies every file that has changed since the last time; CheckpointError where the object store fails."""
     if self._remote is None:
       return
     for above, _, names in os.walk(self.folder):

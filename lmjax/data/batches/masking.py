@@ -36,20 +36,13 @@ def causal_example(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class MaskVocabulary:
-  """What masking needs to know of a tokenizer.
+  """What masking needs to know of a tokenizer."""
 
-  Attributes:
-    mask: id of [MASK].
-    special: bool [V], tokens that are never masked.
-    random_ids: int64 [R], ids that random replacement draws from.
-    first, last: uint8 [V], classes of each token's first and last character; see `Tokenizer.word_classes`.
-  """
-
-  mask: int
-  special: np.ndarray
-  random_ids: np.ndarray
-  first: np.ndarray
-  last: np.ndarray
+  mask: int  # id of [MASK]
+  special: np.ndarray  # bool [V], tokens that are never masked
+  random_ids: np.ndarray  # int64 [R], ids that random replacement draws from
+  first: np.ndarray  # uint8 [V], class of each token's first character; see `Tokenizer.word_classes`
+  last: np.ndarray  # uint8 [V], of its last
 
   @classmethod
   def of(cls, tokenizer: Tokenizer) -> 'MaskVocabulary':

@@ -20,23 +20,15 @@ class RowSpec:
   A causal row has one token more than the model's length, and the next row begins with that token
   (`size = length + 1, stride = length`), so each token of the stream is predicted once. A masked row has
   `size = length`, and `stride = size` less prefix and suffix.
-
-  Attributes:
-    size: tokens of a row, prefix and suffix included.
-    stride: tokens of the stream (or of a long document) from the beginning of one row to that of the next.
-    begin: ids before each document ('packed' and 'padded' rows).
-    end: ids after each document.
-    prefix, suffix: ids around the content of each row, such as [CLS] and [SEP]; not for 'packed' rows.
-    pad: id that fills what is left.
   """
 
-  size: int
-  stride: int
-  begin: tuple[int, ...]
-  end: tuple[int, ...]
-  prefix: tuple[int, ...]
-  suffix: tuple[int, ...]
-  pad: int
+  size: int  # tokens of a row, prefix and suffix included
+  stride: int  # tokens of the stream (or of a long document) from the beginning of one row to that of the next
+  begin: tuple[int, ...]  # ids before each document ('packed' and 'padded' rows)
+  end: tuple[int, ...]  # ids after each document
+  prefix: tuple[int, ...]  # ids before the content of each row, such as [CLS]; not for 'packed' rows
+  suffix: tuple[int, ...]  # ids after it, such as [SEP]
+  pad: int  # id that fills what is left
 
   @property
   def content(self) -> int:

@@ -156,16 +156,7 @@ class ValidBatches:
   """The evaluation batches of one source: the same rows and masks at each evaluation, whatever the seed.
 
   The rows of all batches together are those of the layout, in order; the last batch is filled up with rows of
-  weight 0. `len` and the shapes are the same on every host.
-
-  Args:
-    name: keys the masks.
-    layout: the rows.
-    transform: makes an example of a row.
-    vocab_size: ids must lie below.
-    batch_size: rows of a batch, over all hosts.
-    hosts: processes that share each batch.
-    host: which of them this is.
+  weight 0. `len` and the shapes are the same on every host. `name` keys the masks; the rest as of `Pipeline`.
 
   Raises:
     DataError: no row, or a batch that cannot be shared equally.

@@ -46,25 +46,15 @@ _PIECE_CHARACTERS = 16_384
 
 @dataclasses.dataclass(frozen=True)
 class StoredDocuments:
-  """The documents of one split; D of them, in the order of the source.
+  """The documents of one split; D of them, in the order of the source."""
 
-  Attributes:
-    tokens: uint16 or uint32 [N], memory-mapped.
-    lengths: int64 [D], tokens of each document.
-    starts: int64 [D], where each begins in `tokens`.
-    n_bytes: int64 [D], UTF-8 bytes of each.
-    digests: uint64 [D], blake2b of each one's text.
-    text_starts: int64 [D], where each begins in text.bin.
-    folder: where its files are.
-  """
-
-  tokens: np.ndarray
-  lengths: np.ndarray
-  starts: np.ndarray
-  n_bytes: np.ndarray
-  digests: np.ndarray
-  text_starts: np.ndarray
-  folder: str
+  tokens: np.ndarray  # uint16 or uint32 [N], memory-mapped
+  lengths: np.ndarray  # int64 [D], tokens of each document
+  starts: np.ndarray  # int64 [D], where each begins in `tokens`
+  n_bytes: np.ndarray  # int64 [D], UTF-8 bytes of each
+  digests: np.ndarray  # uint64 [D], blake2b of each one's text
+  text_starts: np.ndarray  # int64 [D], where each begins in text.bin
+  folder: str  # where its files are
 
   def text(self, index: int) -> bytes:
     """The UTF-8 text of a held-out document (training text is not kept)."""
@@ -79,18 +69,11 @@ class StoredDocuments:
 
 @dataclasses.dataclass(frozen=True)
 class TokenStore:
-  """A tokenised source.
+  """A tokenised source."""
 
-  Attributes:
-    name: the source's name in the config.
-    fingerprint: hex; changes with the source's content, the tokenizer and the settings.
-    meta: the content of meta.json: counts, bytes, vocab_size, ...
-    train, valid: the two splits.
-  """
-
-  name: str
-  fingerprint: str
-  meta: dict
+  name: str  # in the config
+  fingerprint: str  # hex; changes with the source's content, the tokenizer and the settings
+  meta: dict  # the content of meta.json: counts, bytes, vocab_size, ...
   train: StoredDocuments
   valid: StoredDocuments
 
@@ -105,8 +88,8 @@ def open_or_build(name: str, config: DataConfig, tokenizer: Tokenizer, progress:
   A document is held out by its digest, see `_held_out_below`. Exact duplicates are dropped before that, and counted.
 
   Args:
-    name: the source's name.
-    config: its sources, `valid_fraction`, `bad_text` and `cache_dir` are read.
+    name: of the source.
+    config: its `sources`, `valid_fraction`, `bad_text` and `cache_dir` are read.
     tokenizer: turns text into ids.
     progress: whether to print what is done; on a terminal with a bar.
 
