@@ -70,7 +70,7 @@ def show_batch(flags) -> None:
   batch = data.batch(step)
   print(f'batch {step}: ' + ', '.join(f'{name} {a.dtype}{list(a.shape)}' for name, a in batch.items()))
   for i, (name, epoch, row) in enumerate(data.rows(step)):
-    begins = data.document_of(name, row)
+    begins = data.layouts[name].documents_of(row)
     places = ', '.join(f'{document} from {place}' for document, place in begins)
     print(f'\nrow {i}: source {name}, epoch {epoch}, row {row}; documents: {places}')
     print(row_as_text(task, {key: a[i] for key, a in batch.items()}))

@@ -24,19 +24,16 @@ def group_of(path: str) -> str:
 def group_norms(tree) -> dict[str, jax.Array]:
   """The L2 norm of each group of a tree like the parameters."""
   squares = {}
-  for path, leaf in paths.flatten(tree).items():
-    square = jnp.sum(jnp.square(leaf.astype(jnp.float32)))
+  for path, array in paths.flatten(tree).items():
+    square = jnp.sum(jnp.square(array.astype(jnp.float32)))
     squares[group_of(path)] = squares.get(group_of(path), 0.0) + square
   return {group: jnp.sqrt(square) for group, square in sorted(squares.items())}
 
 
 def means(pairs: dict[str, tuple]) -> dict[str, float]:
-  """(sum, weight) pairs -> means; a weight of 0 gives NaN, which is said and not hidden."""
-  out = {}
-  for name, (total, weight) in pairs.items():
-    total, weight = float(np.asarray(total)), float(np.asarray(weight))
-    out[name] = total / weight if weight else math.nan
-  return out
+  """(sum, weight) pairs -> means; a weight of 0 gives NaN, which is reported and not hidden."""
+  floats = {name: (float(np.asarray(total)), float(np.asarray(weight))) for name, (total, weight) in pairs.items()}
+  return {name: total / weight if weight else math.nan for name, (total, weight) in floats.items()}
 
 
 def add_pairs(first: dict | None, second: dict) -> dict:
@@ -59,4 +56,4 @@ def derive(values: dict[str, float]) -> dict[str, float]:
 
 def count(params) -> int:
   """Number of parameters."""
-  return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+  return sum(math.prod(array.shape) for array in jax.tree.leaves(params))

@@ -11,12 +11,7 @@ from lmjax.schema.slices import ProfileConfig
 
 
 class Tracer:
-  """Begins and ends the trace of a run.
-
-  Args:
-    config: a ProfileConfig.
-    folder: where the run writes; every host writes its own file.
-  """
+  """Begins and ends the trace of a run, in `folder`/profile; every host writes its own file."""
 
   def __init__(self, config: ProfileConfig, folder: str):
     self._config, self._folder = config, os.path.join(folder, 'profile')
@@ -50,8 +45,8 @@ class Tracer:
 _compilations = 0
 
 
-def _count(event: str, duration_secs: float, **facts) -> None:
-  del duration_secs, facts
+def _count(event: str, duration_secs: float, **metadata) -> None:
+  del duration_secs, metadata
   global _compilations
   _compilations += event == '/jax/core/compile/backend_compile_duration'
 

@@ -6,7 +6,6 @@ data_fingerprint, batch_size, seed, init_from, hand_off, config (the whole of it
 """
 
 import functools
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -16,6 +15,7 @@ from etils import epath
 
 import lmjax
 from lmjax.errors import CheckpointError
+from lmjax.workdir import files
 
 SCHEMA = 2
 
@@ -70,7 +70,7 @@ def make_manifest(step: int, best: dict, facts: dict, arrays: dict[str, dict]) -
 def checksum(manifest: dict) -> str:
   """Hex sha256 of all of a manifest but its checksum, in canonical JSON."""
   rest = {name: value for name, value in manifest.items() if name != 'checksum'}
-  return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+  return files.json_digest(rest)
 
 
 def read_manifest(directory: epath.Path, step: int) -> dict:

@@ -42,12 +42,7 @@ class SourceConfig:
       if not self.field:
         yield 'field', self.field, f'must name the text field of {self.path}', "give a name, such as 'text'"
     elif self.field is not None:
-      yield (
-        'field',
-        self.field,
-        f'must be None, since {self.path} is plain text without fields',
-        'set it to None',
-      )
+      yield 'field', self.field, f'must be None, since {self.path} is plain text without fields', 'set it to None'
 
 
 @section
@@ -73,11 +68,12 @@ class TokenizerConfig:
         yield setting, value, 'must be given, since no tokenizer path is', 'give it, or a path'
       if self.path is not None and value is not None:
         yield setting, value, f'must be None, since {self.path} is loaded, not trained', 'set it to None'
-    if self.path is None and self.vocab_size is not None and self.vocab_size < SMALLEST_VOCABULARY:
+    size = self.vocab_size
+    if size is not None and self.path is None and size < SMALLEST_VOCABULARY:
       rule = f'must be {SMALLEST_VOCABULARY} or more: 256 bytes and {len(SPECIAL_TOKENS)} special tokens'
-      yield 'vocab_size', self.vocab_size, rule, f'set it to {SMALLEST_VOCABULARY} or more'
-    if self.vocab_size is not None and self.vocab_size > _LARGEST_VOCABULARY:
-      yield 'vocab_size', self.vocab_size, f'must be at most {_LARGEST_VOCABULARY:,}', 'set it to less, such as 32768'
+      yield 'vocab_size', size, rule, f'set it to {SMALLEST_VOCABULARY} or more'
+    if size is not None and size > _LARGEST_VOCABULARY:
+      yield 'vocab_size', size, f'must be at most {_LARGEST_VOCABULARY:,}', 'set it to less, such as 32768'
 
 
 @section
@@ -113,15 +109,9 @@ class DataConfig:
       yield 'valid_fraction', self.valid_fraction, 'must be below 1, or nothing is trained on', 'set it to 0.1, say'
     if not self.sources:
       yield 'sources', self.sources, 'must name at least one corpus', "add one, such as data='pydoc'"
-    for name in self.sources:
-      if not name.isidentifier():
-        yield (
-          'sources',
-          name,
-          'must have names of letters, digits and _ (they name folders)',
-          'rename the source',
-        )
     for name, source in self.sources.items():
+      if not name.isidentifier():
+        yield 'sources', name, 'must have names of letters, digits and _ (they name folders)', 'rename the source'
       if len(self.sources) == 1 and source.weight != 1:
         yield f'sources.{name}.weight', source.weight, 'has no effect with one source', 'set it to 1.0'
     if self.cls_sep and self.rows == 'packed':
@@ -170,9 +160,7 @@ class RecordsConfig:
   def problems(self) -> Iterator[tuple[str, object, str, str]]:
     """Either a validation set or a share."""
     if (self.valid is None) == (self.valid_fraction is None):
-      rule = (
-        'is needed with data.valid = None' if self.valid is None else f'has no effect with data.valid = {self.valid}'
-      )
+      rule = f'{"is needed" if self.valid is None else "has no effect"} with data.valid = {self.valid}'
       yield 'valid_fraction', self.valid_fraction, rule, 'give one of the two'
 
 
@@ -210,12 +198,7 @@ class MaskingConfig:
       if self.unit != 'span' and value is not None:
         yield setting, value, f'must be None with unit {self.unit!r}', 'set it to None'
     if self.unit == 'span' and self.mean_span is not None and self.mean_span < 1:
-      yield (
-        'mean_span',
-        self.mean_span,
-        'must be 1 or more: no span is shorter than a token',
-        'set it to 1 or more',
-      )
+      yield 'mean_span', self.mean_span, 'must be 1 or more: no span is shorter than a token', 'set it to 1 or more'
 
   def slots(self, length: int) -> int:
     """K, the slots of an example of `length` tokens: ceil(rate * length)."""

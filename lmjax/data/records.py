@@ -7,8 +7,6 @@ summarization id, document and summary. All values are strings but for the answe
 
 import collections
 import dataclasses
-import itertools
-import json
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
@@ -19,6 +17,7 @@ from lmjax.data.config import ROLES, BadText, RecordsConfig
 from lmjax.data.sources import demo, documents, files, tfds
 from lmjax.data.tokens.tokenizer import digest64
 from lmjax.errors import ConfigError, DataError
+from lmjax.workdir.files import canonical_json
 
 Task = Literal['classification', 'extractive_qa', 'summarization']
 
@@ -35,17 +34,11 @@ _DROPPED = 'train examples dropped, which stand in another split'
 
 @dataclasses.dataclass(frozen=True)
 class Records:
-  """The records of a run.
+  """The records of a run."""
 
-  Attributes:
-    splits: 'train', 'valid' and, where there is one, 'test': lists of records.
-    facts: JSON-able, change when the content does.
-    said: one line for people: counts, and what was skipped.
-  """
-
-  splits: dict[str, list[dict]]
-  facts: dict
-  said: str
+  splits: dict[str, list[dict]]  # 'train', 'valid' and, where there is one, 'test'
+  facts: dict  # JSON-able, change when the content does
+  said: str  # one line for people: counts, and what was skipped
 
 
 def load(config: RecordsConfig, task: Task, seed: int) -> Records:
@@ -60,37 +53,34 @@ def load(config: RecordsConfig, task: Task, seed: int) -> Records:
     DataError: a source is missing, broken or empty, or has other fields.
   """
   counts: collections.Counter = collections.Counter()
-  paths = {'train': config.train, 'valid': config.valid, 'test': config.test}
+  given = {'train': config.train, 'valid': config.valid, 'test': config.test}
+  paths = {split: path for split, path in given.items() if path is not None}
   splits = {
-    split: list(read(path, split, task, config.fields, config.bad_text, counts))
-    for split, path in paths.items()
-    if path is not None
+    split: list(read(path, split, task, config.fields, config.bad_text, counts)) for split, path in paths.items()
   }
   if config.valid is None:
     limit = int(config.valid_fraction * 2.0**64)
-    # all questions about a context on one side
-    held = [digest64(record.get('context', '').encode() or _key(record)) < limit for record in splits['train']]
-    splits['valid'] = [record for record, out in zip(splits['train'], held) if out]
-    splits['train'] = [record for record, out in zip(splits['train'], held) if not out]
+    sides: dict[bool, list[dict]] = {False: [], True: []}
+    for record in splits['train']:  # all questions about a context on one side
+      sides[digest64(record.get('context', '').encode() or _key(record)) < limit].append(record)
+    splits['train'], splits['valid'] = sides[False], sides[True]
   seen = {_key(record) for split in ('valid', 'test') for record in splits.get(split, ())}
   kept = [record for record in splits['train'] if _key(record) not in seen]
   counts[_DROPPED] = len(splits['train']) - len(kept)
   splits['train'] = _drawn(kept, max(1, round(config.train_share * len(kept))), key_of('share', seed))
   splits['valid'] = _drawn(splits['valid'], config.valid_examples, key_of('valid'))
-  for split, found in splits.items():
+  for split, items in splits.items():
     if task == 'extractive_qa':
-      _check_ids(f'data.{split}', found)
-    if not found:
-      held_out = split == 'valid' and config.valid is None
-      where = f'data.valid_fraction = {config.valid_fraction}' if held_out else f'data.{split} = {paths[split]}'
+      _check_ids(f'data.{split}', items)
+    if not items:
+      where = f'data.{split} = {paths[split]}' if split in paths else f'data.valid_fraction = {config.valid_fraction}'
       twice = split == 'train' and counts[_DROPPED]
       why = 'each example stands in another split as well' if twice else 'no example'
       raise DataError(f'{where}: {why}; a split must have some of its own; add examples, or name another file')
-  shown = [f'{len(splits[split]):,} {split}' for split in ('train', 'valid', 'test') if split in splits]
-  shown += counted(counts)
-  facts = {split: identity(path, task) for split, path in paths.items() if path is not None}
+  shown = [f'{len(splits[split]):,} {split}' for split in given if split in splits]
+  facts = {split: _identity(path, task) for split, path in paths.items()}
   facts |= {name: getattr(config, name) for name in ('fields', 'train_share', 'valid_fraction', 'bad_text')}
-  return Records(splits, facts, ', '.join(shown))
+  return Records(splits, facts, ', '.join(shown + counted(counts)))
 
 
 def read(
@@ -99,44 +89,28 @@ def read(
   """The records of one source; see `load`.
 
   Args:
-    path: as in RecordsConfig.
-    split: chooses among those of 'demo'.
+    path, fields, bad_text: see RecordsConfig.
     task: decides what a record holds.
-    fields: as in RecordsConfig.
-    bad_text: as in RecordsConfig.
+    split: chooses among those of 'demo'.
     counts: filled with what is skipped.
     labelled: whether labels and summaries must be there; without them, `fields` does not name them either.
-
-  Raises:
-    DataError: see `load`.
   """
   if path == 'demo':
     yield from (_complete(record, task, i) for i, record in enumerate(demo.records(task, split)))
     return
-  raw = tfds.records(path, fields or ()) if path.startswith('tfds:') else files.records(path)
-  options = ROLES[task] if labelled or task == 'extractive_qa' else [names[:-1] for names in ROLES[task]]
-  names = options[0]
-  if task == 'extractive_qa':
-    raw, fields = _questions(raw), names
-  elif fields is None:
-    raw = iter(raw)
-    first = next(raw, None)
-    fields = names if first is None else tuple(_usual(first[1], name) for name in names)
-    raw = itertools.chain([] if first is None else [first], raw)
-  else:
-    names = next(names for names in options if len(names) == len(fields))
-  for number, (where, record) in enumerate(raw):
-    found: dict = {'id': str(number)}
-    for name, field in zip(names, fields):
-      found[name] = _value(record, field, name, where, bad_text, counts)
-    empty = [name for name in names if found[name] is not None and not found[name].strip()]
+  is_tfds, options = path.startswith('tfds:'), _roles(task, labelled)
+  names = options[0] if fields is None else next(names for names in options if len(names) == len(fields))
+  raw = tfds.records(path, fields or ()) if is_tfds else files.records(path)
+  for number, (where, record) in enumerate(_questions(raw) if task == 'extractive_qa' else raw):
+    fields = fields or tuple(_usual(record, name) for name in names)  # as they are called in the first record
+    found: dict = {name: _value(record, field, name, where, bad_text, counts) for name, field in zip(names, fields)}
     if task == 'extractive_qa':
       found['answers'] = _answers(record, where, bad_text)
-    if path.startswith('tfds:') and found.get('label') == '-1':
+    if is_tfds and found.get('label') == '-1':
       raise DataError(f'{where}: label -1, which stands for a hidden one; labels must be known; choose another split')
     if None in found.values():
-      continue  # bad text, counted by `sources.clean`'s verdict
-    if empty:
+      continue  # bad text, counted by `_value`
+    if empty := [name for name in names if not found[name].strip()]:
       counts[f'examples with an empty {empty[0]} skipped'] += 1
       continue
     yield _complete(found, task, number)
@@ -146,30 +120,27 @@ def read_alone(path: str, config: RecordsConfig, task: Task, fields, labelled: b
   """All records of one source, and a line about what was skipped ('' for nothing).
 
   Args:
-    path: as in RecordsConfig.
+    path, task, labelled: see `read`.
     config: of the run; its fields and policy hold here too.
-    task: decides what a record holds.
     fields: names in place of config.fields; None: those.
-    labelled: see `read`.
 
   Raises:
-    ConfigError: so many fields the task does not have.
-    DataError: see `load`.
+    ConfigError: so many fields the task does not have; DataError: see `load`.
   """
-  names = [role if labelled or task == 'extractive_qa' else role[:-1] for role in ROLES[task]]
+  roles, fixed = _roles(task, labelled), task == 'extractive_qa'
   if fields is None and config.fields is not None:
     fields = config.fields if labelled else config.fields[:-1]
-  elif fields is not None and (task == 'extractive_qa' or len(fields) not in map(len, names)):
-    wanted = "SQuAD's own names" if task == 'extractive_qa' else ' or '.join(', '.join(role) for role in names)
+  elif fields is not None and (fixed or len(fields) not in map(len, roles)):
+    wanted = "SQuAD's own names" if fixed else ' or '.join(', '.join(names) for names in roles)
     raise ConfigError(f'--fields = {",".join(fields)}: must name {wanted}; correct it')
   counts: collections.Counter = collections.Counter()
-  found = list(read(path, 'test', task, fields, config.bad_text, counts, labelled))
-  said = ', '.join(counted(counts))
-  if not found:
-    raise DataError(f'{path}: no example{f" ({said})" if said else ""}; it must hold some; name another file')
-  if task == 'extractive_qa':
-    _check_ids(path, found)
-  return found, said
+  items = list(read(path, 'test', task, fields, config.bad_text, counts, labelled))
+  skipped = ', '.join(counted(counts))
+  if not items:
+    raise DataError(f'{path}: no example{f" ({skipped})" if skipped else ""}; it must hold some; name another file')
+  if fixed:
+    _check_ids(path, items)
+  return items, skipped
 
 
 def counted(counts: Mapping[str, int]) -> list[str]:
@@ -177,31 +148,33 @@ def counted(counts: Mapping[str, int]) -> list[str]:
   return [f'{n:,} {what}' for what, n in counts.items() if n]
 
 
-def identity(path: str, task: Task) -> dict:
-  """JSON-able facts that change when the content of a source does."""
-  if path == 'demo':
-    return demo.identity(task)
-  return tfds.identity(path) if path.startswith('tfds:') else files.identity(path)
+def _identity(path: str, task: Task) -> dict:
+  return demo.identity(task) if path == 'demo' else documents.identity(path)
 
 
-def _drawn(found: list[dict], count: int | None, key: int) -> list[dict]:
+def _roles(task: Task, labelled: bool) -> list[tuple[str, ...]]:
+  """The fields that a record may have, without labels and summaries where they need not be there."""
+  return ROLES[task] if labelled or task == 'extractive_qa' else [names[:-1] for names in ROLES[task]]
+
+
+def _drawn(items: list[dict], count: int | None, key: int) -> list[dict]:
   """A sample of `count` records, in their order; a smaller one is part of a larger one. None: all.
 
   Not the first so many: files are often sorted by label.
   """
-  digests = np.array([digest64(_key(record)) for record in found], np.uint64)
+  digests = np.array([digest64(_key(record)) for record in items], np.uint64)
   order = np.argsort(mix(digests, key), kind='stable')[:count]
-  return [found[i] for i in sorted(order.tolist())]
+  return [items[i] for i in sorted(order.tolist())]
 
 
 def _usual(record: dict, role: str) -> str:
   """The field that usually holds a role, of those there are; the role itself where none does."""
-  return next((name for name in _USUAL[role] if name in record), role)
+  return next((name for name in _USUAL.get(role, ()) if name in record), role)
 
 
-def _check_ids(where: str, found: list[dict]) -> None:
+def _check_ids(where: str, items: list[dict]) -> None:
   """Predictions of questions are told apart by their ids."""
-  [(most, count)] = collections.Counter(record['id'] for record in found).most_common(1) or [(None, 0)]
+  [(most, count)] = collections.Counter(record['id'] for record in items).most_common(1) or [(None, 0)]
   if count > 1:
     raise DataError(f'{where}: {count} questions have the id {most!r}; ids must differ; give each its own')
 
@@ -214,7 +187,7 @@ def _complete(record: dict, task: Task, number: int) -> dict:
 def _key(record: dict) -> bytes:
   """What makes two records the same example: all that a model is given."""
   given = {name: value for name, value in record.items() if name not in ('id', 'label', 'summary', 'answers')}
-  return json.dumps(given, sort_keys=True).encode('utf-8')
+  return canonical_json(given)
 
 
 def _value(record: dict, field: str, role: str, where: str, bad_text: BadText, counts) -> str | None:
@@ -245,13 +218,11 @@ def _questions(raw: Iterator[tuple[str, dict]]) -> Iterator[tuple[str, dict]]:
       for article in record['data']:
         for paragraph in article['paragraphs']:
           for question in paragraph['qas']:
-            given = {'is_impossible': False, 'answers': []} | question
-            yield f'{where}, question {given["id"]}', {**given, 'context': paragraph['context']}
+            yield f'{where}, question {question["id"]}', {**question, 'context': paragraph['context']}
     except (KeyError, TypeError) as error:
-      raise DataError(
-        f"{where}: not in SQuAD's format ({type(error).__name__}: {error}); it must be data[].paragraphs[].qas[] with "
-        'id, question and answers; see rajpurkar.github.io/SQuAD-explorer'
-      ) from None
+      problem = f"not in SQuAD's format ({type(error).__name__}: {error})"
+      rule = 'it must be data[].paragraphs[].qas[] with id, question and answers'
+      raise DataError(f'{where}: {problem}; {rule}; see rajpurkar.github.io/SQuAD-explorer') from None
 
 
 def _answers(record: dict, where: str, bad_text: BadText) -> list[dict] | None:
@@ -272,6 +243,5 @@ def _answers(record: dict, where: str, bad_text: BadText) -> list[dict] | None:
   except DataError:
     raise
   except (KeyError, TypeError, ValueError, OverflowError) as error:
-    raise DataError(
-      f'{where}: answers: {type(error).__name__}: {error}; each must have text and answer_start; fix the record'
-    ) from None
+    rule = 'each must have text and answer_start'
+    raise DataError(f'{where}: answers: {type(error).__name__}: {error}; {rule}; fix the record') from None

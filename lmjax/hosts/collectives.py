@@ -6,31 +6,30 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from lmjax.errors import ConfigError, LmjaxError
 
 
 def on_every_host(read: Callable[[], Any], kind: type[LmjaxError]) -> Any:
-  """What `read()` returns; where it fails on one host it fails on all, so that all go on the same way.
+  """What `read()` returns; where it fails on one host it fails on all, so that all take the same way.
 
   Args:
     read: must not wait for other hosts.
     kind: the errors that count, raised where another host met one.
   """
-  found = error = None
+  result = error = None
   try:
-    found = read()
+    result = read()
   except kind as met:
     error = met
   if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
     failed = np.flatnonzero(multihost_utils.process_allgather(np.array([error is not None])))
     if error is None and len(failed):
       error = kind(f'host {failed[0]} of {jax.process_count()} cannot read it; look at what it says')
   if error is not None:
     raise error
-  return found
+  return result
 
 
 def check_shared(folder) -> None:
@@ -44,8 +43,6 @@ def check_shared(folder) -> None:
   """
   if jax.process_count() == 1:
     return
-  from jax.experimental import multihost_utils
-
   nonce = int(multihost_utils.broadcast_one_to_all(np.int32(int.from_bytes(os.urandom(3), 'big'))))
   file = folder / f'.probe-{nonce}'
   if jax.process_index() == 0:
@@ -55,7 +52,7 @@ def check_shared(folder) -> None:
   multihost_utils.sync_global_devices('probe seen')
   if jax.process_index() == 0:
     file.unlink()
-  blind = [host for host, seen in enumerate(np.asarray(sees).reshape(-1)) if not seen]
-  if blind:
+  blind = np.flatnonzero(~np.asarray(sees).reshape(-1))
+  if len(blind):
     who = f'host{"s" if len(blind) > 1 else ""} {", ".join(map(str, blind))}'
     raise ConfigError(f'--workdir = {folder}: {who} cannot see what host 0 writes there; name a folder that all share')

@@ -28,33 +28,29 @@ def join(
     Stalled: naming the hosts that did not come.
   """
   flags = {'coordinator': coordinator, 'num_processes': num_processes, 'process_id': process_id}
-  given = [name for name, value in flags.items() if value is not None]
-  if given and len(given) < 3:
-    missing = [name for name in flags if name not in given]
-    raise ConfigError(f'--{given[0]} = {flags[given[0]]}: needs the other two as well; add --{" and --".join(missing)}')
-  timeouts: dict[str, Any] = dict(
-    initialization_timeout=config.start_seconds + BACKSTOP_SECONDS,
-    heartbeat_timeout_seconds=config.lost_seconds + BACKSTOP_SECONDS,
-    shutdown_timeout_seconds=config.lost_seconds + BACKSTOP_SECONDS,
-  )
-  if given:
-    if re.fullmatch(r'\[?[\w.:-]+\]?:\d+', coordinator) is None:
-      raise ConfigError(f'--coordinator = {coordinator}: must be HOST:PORT of process 0; add a free port, as :1234')
-    if num_processes < 1:
-      raise ConfigError(f'--num_processes = {num_processes}: must be at least 1; give the number of hosts')
-    if not 0 <= process_id < num_processes:
-      rule = f'must be from 0 to {num_processes - 1}'
-      raise ConfigError(f'--process_id = {process_id}: {rule}; give the number of this host')
-    found = coordinator, num_processes, process_id
-  else:
-    found = _surroundings(config.start_seconds)
-  if found is None or found[1] == 1:  # a TPU VM of one host says so too
+  given = {name: value for name, value in flags.items() if value is not None}
+  missing = [name for name in flags if name not in given]
+  if given and missing:
+    flag = next(iter(given))
+    raise ConfigError(f'--{flag} = {given[flag]}: needs the other two as well; add --{" and --".join(missing)}')
+  if given and re.fullmatch(r'\[?[\w.:-]+\]?:\d+', coordinator) is None:
+    raise ConfigError(f'--coordinator = {coordinator}: must be HOST:PORT of process 0; add a free port, as :1234')
+  if given and num_processes < 1:
+    raise ConfigError(f'--num_processes = {num_processes}: must be at least 1; give the number of hosts')
+  if given and not 0 <= process_id < num_processes:
+    rule = f'must be from 0 to {num_processes - 1}'
+    raise ConfigError(f'--process_id = {process_id}: {rule}; give the number of this host')
+  hosts = (coordinator, num_processes, process_id) if given else _surroundings(config.start_seconds)
+  if hosts is None or hosts[1] == 1:  # a TPU VM of one host is found too
     return
-  meet(*found, config.start_seconds)
+  meet(*hosts, config.start_seconds)
   _abort_as_stalled()
-  jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM from us; see preemption.Agreement
-  # what JAX finds by itself it is left to find again: with it comes which devices are this process's
-  jax.distributed.initialize(*(found if given else ()), **timeouts)
+  jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM from us; see preemption.StopSignal
+  lost = config.lost_seconds + BACKSTOP_SECONDS
+  timeouts: dict[str, Any] = dict(heartbeat_timeout_seconds=lost, shutdown_timeout_seconds=lost)
+  timeouts['initialization_timeout'] = config.start_seconds + BACKSTOP_SECONDS
+  # JAX is left to find again what it finds by itself: with it comes which devices are this process's
+  jax.distributed.initialize(*(hosts if given else ()), **timeouts)
 
 
 def _surroundings(seconds: int) -> tuple[str, int, int] | None:
@@ -66,13 +62,12 @@ def _surroundings(seconds: int) -> tuple[str, int, int] | None:
   from jax._src import clusters  # there is no public way to it
 
   try:
-    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)[:3]
+    hosts = clusters.ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, seconds)[:3]
   except RuntimeError as error:  # the name of host 0 is unknown for so long
-    raise Stalled(
-      f'host 0: {error} in hosts.start_seconds = {seconds}; start the command on every host again'
-    ) from error
-  if None not in found:
-    return found
+    rule = f'{error} in hosts.start_seconds = {seconds}'
+    raise Stalled(f'host 0: {rule}; start the command on every host again') from error
+  if None not in hosts:
+    return hosts
   if tasks > 1:
     rule = 'JAX does not find where task 0 of this job is'
     raise ConfigError(f'SLURM_NTASKS = {tasks}: {rule}; add --coordinator, --num_processes and --process_id')
@@ -91,7 +86,7 @@ def _abort_as_stalled() -> None:
 def meet(coordinator: str, processes: int, process: int, seconds: float) -> None:
   """Waits until every host is there. JAX waits as well, but ends by aborting, and names nobody.
 
-  Host 0 listens where its coordinator will; each other one sends its number, and is told who is missing, if any.
+  Host 0 listens where its coordinator will; each other one sends its number, and is sent who is missing, if any.
 
   Raises:
     Stalled: naming the hosts that did not come.
@@ -99,11 +94,20 @@ def meet(coordinator: str, processes: int, process: int, seconds: float) -> None
   host, _, port = coordinator.rpartition(':')
   ends = time.monotonic() + seconds
   if process:
-    raise_missing(_ask(host.strip('[]'), int(port), process, ends), processes, seconds)
-    return
+    missing = _ask(host.strip('[]'), int(port), process, ends)
+  else:
+    missing = _gather(coordinator, host, int(port), processes, ends)
+  if missing:
+    who = f'host{"s" if len(missing) > 1 else ""} {", ".join(map(str, missing))} of {processes}'
+    rule = f'did not come within hosts.start_seconds = {seconds}'
+    raise Stalled(f'{who}: {rule}; look at what they say, and start the command on every host again')
+
+
+def _gather(coordinator: str, host: str, port: int, processes: int, ends: float) -> list[int]:
+  """The hosts that are missing, as host 0 sees it and sends to all that came."""
   try:
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
-    opened = socket.create_server(('', int(port)), family=family, backlog=processes)
+    opened = socket.create_server(('', port), family=family, backlog=processes)
   except (OSError, OverflowError) as error:
     raise ConfigError(f'--coordinator = {coordinator}: {error}; choose a free port of this host') from error
   with opened as server:
@@ -118,27 +122,17 @@ def meet(coordinator: str, processes: int, process: int, seconds: float) -> None
     for other in came.values():
       with contextlib.suppress(OSError), other:
         other.sendall(json.dumps(missing).encode())
-  raise_missing(missing, processes, seconds)
-
-
-def raise_missing(missing: list[int], processes: int, seconds: float) -> None:
-  """Raises Stalled if there are any."""
-  if missing:
-    who = f'host{"s" if len(missing) > 1 else ""} {", ".join(map(str, missing))} of {processes}'
-    rule = f'did not come within hosts.start_seconds = {seconds}'
-    raise Stalled(f'{who}: {rule}; look at what they say, and start the command on every host again')
+  return missing
 
 
 def _ask(host: str, port: int, process: int, ends: float) -> list[int]:
-  """The hosts that are missing, as host 0 says; itself, where it does not answer."""
+  """The hosts that are missing, as host 0 answers; itself, where it does not."""
   while (left := ends - time.monotonic()) > 0:
-    try:
+    with contextlib.suppress(OSError, OverflowError, ValueError):
       with socket.create_connection((host, port), timeout=left) as opened:
         opened.sendall(str(process).encode())
         opened.settimeout(max(ends - time.monotonic(), 0) + 5.0)
         if answer := opened.recv(1 << 16):
           return json.loads(answer)
-    except (OSError, OverflowError, ValueError):
-      pass
     time.sleep(0.2)
   return [0]

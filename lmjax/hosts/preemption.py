@@ -21,7 +21,7 @@ from lmjax.errors import Stopped
 
 # Ctrl-C, a machine that is taken away, and a terminal that is gone.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# The column of a batch, and the entry of a report, that says whether to stop: a signal's number, or 0.
+# The column of a batch, and the entry of a report, with a signal's number where the run is to stop, else 0.
 FLAG = 'stop'
 
 
@@ -33,9 +33,9 @@ class StopSignal:
   """Whether a run has been asked to stop.
 
   Of several hosts each puts its own flag into its rows of every batch, of evaluations and generations too; the program
-  reduces them, and all hosts read the same flag of the same batch: so all stop at one step. JAX has
-  `multihost_utils.reached_preemption_sync_point` for that, with one count alone; Orbax gives it another, of its own,
-  when it saves, and a SIGTERM that came before the next call of ours was never heeded.
+  reduces them, and all hosts read the same flag of the same batch: so all stop at one step. JAX's own
+  `multihost_utils.reached_preemption_sync_point` has one count alone; Orbax advances it too, when it saves, and a
+  SIGTERM that came before the next call of ours was never heeded.
 
   Attributes:
     signal: name of the signal, None before it; with several hosts, of the first one that this host knows of.
@@ -54,12 +54,11 @@ class StopSignal:
 
   def read(self, report: dict) -> None:
     """Takes the reduced flag out of what a program returned, on several hosts."""
-    number = int(report[FLAG]) if self._several else 0
-    if number:
+    if self._several and (number := int(report[FLAG])):
       self.signal, self._all_stop = self.signal or signal.Signals(number).name, True
 
   def asked(self) -> bool:
-    """Whether to stop now; on several hosts, as of the batch that was read last."""
+    """Whether to stop now; on several hosts, as of the newest batch that was read."""
     return self._all_stop if self._several else self.signal is not None
 
   def interrupt(self) -> None:
@@ -85,7 +84,7 @@ _has_command = False
 
 @contextlib.contextmanager
 def command() -> Iterator[None]:
-  """For a process that trains, before anything else: while no run listens a signal ends it at once, and says so.
+  """For a process that trains, before anything else: while no run listens a signal ends it at once, with a message.
 
   Python runs handlers between two of its own instructions, so none inside a long compilation: the signal's number goes
   through a socket to a thread (`signal.set_wakeup_fd`). It ends the process itself, with the exit code of `Stopped`.
@@ -119,11 +118,9 @@ def _watch(reader: socket.socket) -> None:
       continue
     name = signal.Signals(data[0]).name
     if _run is None or _run.signal is not None:
-      if _run is None:
-        said = f'{name}: ends at once, since there is nothing to save yet; the same command starts again, or'
-      else:
-        said = f'{name}: ends at once; the same command'
-      tell(f'lmjax: {said} continues from the newest checkpoint', sys.stderr)
+      why, or_again = (', since there is nothing to save yet', 'starts again, or ') if _run is None else ('', '')
+      remedy = f'the same command {or_again}continues from the newest checkpoint'
+      tell(f'lmjax: {name}: ends at once{why}; {remedy}', sys.stderr)
       os._exit(Stopped.exit_code)
     _run.signal = name
     tell(f'lmjax: {name}: saving at the next step; once more ends at once', sys.stderr)
@@ -139,8 +136,7 @@ def _several_hosts() -> bool:
 def listening(stop: StopSignal) -> Iterator[None]:
   """While it lasts, the first of SIGNALS is noted in `stop`; a second one acts as it would have without this.
 
-  In another thread than the main one signals are left alone; and one that is ignored (a job in the background ignores
-  SIGINT) stays so.
+  Outside the main thread signals are left alone; and one that is ignored (SIGINT in the background) stays so.
   """
   global _run
   before = {}

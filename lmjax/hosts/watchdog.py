@@ -18,24 +18,24 @@ from lmjax.console import redact, tell
 from lmjax.errors import LmjaxError, Stalled, Stopped, reason
 from lmjax.hosts.config import BACKSTOP_SECONDS, HostsConfig
 
-_has_told = False  # whether this host has failed, and told the others
+_has_reported = False  # whether this host has failed, and reported it to the others
 _REMEDY = 'the same command on every host continues from the newest checkpoint'
 
 
 def leave(code: int) -> None:
   """Lets a host that has failed end with its own exit code.
 
-  At its end JAX waits for the other hosts: those that fail alike come at once; those that were told of this one's
-  failure end without, whereupon JAX would abort.
+  At its end JAX waits for the other hosts: those that fail alike come at once; those that heard of this one's failure
+  end without, whereupon JAX would abort.
   """
-  if _has_told:
+  if _has_reported:
     timer = threading.Timer(2.0, os._exit, (code,))
     timer.daemon = True
     timer.start()
 
 
 class Watchdog:
-  """Says that this host lives and how far it is, and ends it when another one is lost, or when none goes on.
+  """Reports that this host lives and how far it is, and ends it when another one is lost, or when none goes on.
 
   Attributes:
     heartbeats: how often this host went on: steps, and batches of evaluations.
@@ -47,14 +47,14 @@ class Watchdog:
     self._me, self._count = jax.process_index(), jax.process_count()
     self._store = Store('watch') if self._count > 1 else None
     self._moved = self._answered = time.monotonic()
-    # what each other host said last, and since when it says that
+    # what each other host reported last, and since when
     self._heard = {host: ('', self._moved) for host in range(self._count) if host != self._me}
-    self._told: str | None = None  # by another host, which ends
+    self._failure: str | None = None  # of another host, which ends
     self._closed = threading.Event()
     self._pause = min(max(config.lost_seconds / 8, 0.2), 5.0)
     self._threads = [threading.Thread(target=self._watch, name='watch', daemon=True)]
     if self._store is not None:
-      self._threads.append(threading.Thread(target=self._talk, name='hosts', daemon=True))
+      self._threads.append(threading.Thread(target=self._exchange, name='hosts', daemon=True))
     for thread in self._threads:
       thread.start()
 
@@ -72,19 +72,18 @@ class Watchdog:
 
   def _watch(self) -> None:
     while not self._closed.wait(self._pause):
-      found = self._verdict(time.monotonic())
-      if found is not None:
-        self._end(found)
+      if (why := self._verdict(time.monotonic())) is not None:
+        self._end(why)
 
-  def _talk(self) -> None:
-    """Says and hears, in a thread of its own: where host 0 is lost, its store may never answer."""
+  def _exchange(self) -> None:
+    """Reports and reads, in a thread of its own: where host 0 is lost, its store may never answer."""
     while not self._closed.wait(self._pause):
       with contextlib.suppress(Exception):  # of jaxlib's own kinds; what counts is when it last went well
         self._store.put(f'alive/{self._me}', f'{time.monotonic()} {self.heartbeats} {self.phase}')
-        said = self._store.read()
+        reports = self._store.read()
         now = self._answered = time.monotonic()
-        self._told = said.pop('end', None)
-        for key, text in said.items():
+        self._failure = reports.pop('end', None)
+        for key, text in reports.items():
           host = int(key.removeprefix('alive/'))
           if host != self._me and self._heard[host][0] != text:
             self._heard[host] = (text, now)
@@ -92,8 +91,8 @@ class Watchdog:
   def _verdict(self, now: float) -> str | None:
     """Why this host ends, or None."""
     lost, hang = self._config.lost_seconds, self._config.hang_seconds
-    if self._told is not None:
-      return self._told
+    if self._failure is not None:
+      return self._failure
     if self._store is not None:
       silent = [host for host, (text, since) in self._heard.items() if text != 'done' and now - since > lost]
       if now - self._answered > lost:
@@ -112,30 +111,30 @@ class Watchdog:
       return 'the run hangs'
     beats = {host: int(text.split()[1]) for host, (text, _) in self._heard.items() if text not in ('', 'done')}
     beats[self._me] = self.heartbeats
-    behind = min(beats, key=beats.get)
-    same = len(set(beats.values())) < 2
-    return f'all of {self._count} hosts hang' if same else f'host {behind} of {self._count} hangs'
+    if len(set(beats.values())) < 2:
+      return f'all of {self._count} hosts hang'
+    return f'host {min(beats, key=beats.get)} of {self._count} hangs'
 
-  def _end(self, said: str) -> None:
-    tell(f'lmjax: {said}', sys.__stderr__)
+  def _end(self, why: str) -> None:
+    tell(f'lmjax: {why}', sys.__stderr__)
     if self._store is not None:
-      threading.Thread(target=self._store.put, args=('end', said), daemon=True).start()  # for those who do not see it
+      threading.Thread(target=self._store.put, args=('end', why), daemon=True).start()  # for those who do not see it
       time.sleep(3 * self._pause if self._me == 0 else self._pause)  # the store goes with host 0
     os._exit(Stalled.exit_code)
 
   def failed(self, error: BaseException) -> None:
-    """This host has met an error: its own, of which the others are told; or that of an operation that another host did
-    not take part in, whose end this then waits for."""
+    """Reports an error of this host's own to the others; where it is that of an operation that another host did not
+    take part in, waits for that one's end instead."""
     if self._store is None or isinstance(error, Stopped):
       return
     if isinstance(error, RuntimeError | ValueError) and not isinstance(error, LmjaxError):
-      said = f'{reason(error)[:200]}; waiting up to {self._config.lost_seconds} s to hear which host is lost'
-      tell(f'lmjax: {said}', sys.__stderr__)
+      waiting = f'waiting up to {self._config.lost_seconds} s to hear which host is lost'
+      tell(f'lmjax: {reason(error)[:200]}; {waiting}', sys.__stderr__)
       self._threads[0].join(self._config.lost_seconds + 3 * self._pause)
-    global _has_told
-    _has_told = True
+    global _has_reported
+    _has_reported = True
     self._closed.set()  # from here on it ends by its own error
-    time.sleep(self._pause)  # an error that all hosts meet is told by each
+    time.sleep(self._pause)  # an error that all hosts meet is reported by each
     with contextlib.suppress(Exception):
       self._store.put('end', redact(f'host {self._me} of {self._count} ended: {reason(error)}'))
       time.sleep(3 * self._pause if self._me == 0 else 0)
@@ -145,7 +144,7 @@ class Watchdog:
     self._closed.set()
     faulthandler.cancel_dump_traceback_later()
     if self._store is not None:
-      self._threads[-1].join(1.0)  # what it says now would come after this
+      self._threads[-1].join(1.0)  # a later report would replace this one
       with contextlib.suppress(Exception):  # host 0 may have gone by now
         self._store.put(f'alive/{self._me}', 'done')
 

@@ -9,18 +9,10 @@ MOST_WRITTEN_CLASSES = 20
 
 
 def confusion(gold: Sequence[int], predicted: Sequence[int], classes: int) -> np.ndarray:
-  """How often each class was taken for each.
-
-  Args:
-    gold: N labels from 0 to classes - 1.
-    predicted: N labels of the same range.
-    classes: C.
-
-  Returns:
-    int64 [C, C]: the row is the gold label, the column the predicted one.
+  """How often each class was taken for each: int64 [C, C], a row a gold label, a column a predicted one.
 
   Raises:
-    ValueError: lists of different lengths, or a label outside the range.
+    ValueError: lists of different lengths, or a label outside [0, classes).
 
   >>> confusion([0, 0, 1], [0, 1, 1], classes=2)
   array([[1, 1],

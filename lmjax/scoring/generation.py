@@ -1,6 +1,7 @@
 """Generated text against references: ROUGE, BLEU, chrF and the lead baseline. All scores lie in [0, 1].
 
-The libraries are imported where they are used: they take seconds to load.
+No text at all, or lists of different lengths, are a ValueError. The libraries are imported where they are used: they
+take seconds to load.
 """
 
 import re
@@ -29,17 +30,17 @@ def sentences(text: str) -> list[str]:
   >>> sentences('See Sec. 2 of the U.S. Code. It is short.')
   ['See Sec. 2 of the U.S. Code.', 'It is short.']
   """
-  found = []
+  parts = []
   for line in text.splitlines():
     start, words = 0, list(re.finditer(r'\S+', line))
     for word, following in zip(words, words[1:]):
       first = following[0][0]
       begins = first.isupper() or first.isdigit() or first in _OPENING
       if begins and _ENDS.search(word[0]) and not _is_abbreviation(word[0]):
-        found.append(line[start : word.end()].strip())
+        parts.append(line[start : word.end()])
         start = word.end()
-    found.append(line[start:].strip())
-  return [sentence for sentence in found if sentence]
+    parts.append(line[start:])
+  return [part.strip() for part in parts if part.strip()]
 
 
 def lead(document: str, sentences_count: int) -> str:
@@ -52,9 +53,6 @@ def rouge_each(predictions: Sequence[str], references: Sequence[str]) -> dict[st
 
   Returns:
     'rouge1', 'rouge2', 'rougeL' and 'rougeLsum' (over `sentences`): float64 [N].
-
-  Raises:
-    ValueError: no text, or lists of different lengths.
   """
   _check(predictions, references)
   from rouge_score import rouge_scorer, tokenizers
@@ -62,8 +60,8 @@ def rouge_each(predictions: Sequence[str], references: Sequence[str]) -> dict[st
   # a tokenizer of our own making: the scorer would log a line about its default one
   scorer = rouge_scorer.RougeScorer(list(ROUGE_TYPES), tokenizer=tokenizers.DefaultTokenizer(use_stemmer=True))
   pairs = zip(references, predictions)
-  found = [scorer.score(*('\n'.join(sentences(text)) for text in pair)) for pair in pairs]
-  return {name: np.array([result[name].fmeasure for result in found]) for name in ROUGE_TYPES}
+  results = [scorer.score(*('\n'.join(sentences(text)) for text in pair)) for pair in pairs]
+  return {name: np.array([result[name].fmeasure for result in results]) for name in ROUGE_TYPES}
 
 
 def rouge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
@@ -72,11 +70,7 @@ def rouge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, fl
 
 
 def bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
-  """BLEU of the whole corpus with sacreBLEU's defaults (Post 2018, https://aclanthology.org/W18-6319/).
-
-  Raises:
-    ValueError: no text, or lists of different lengths.
-  """
+  """BLEU of the whole corpus with sacreBLEU's defaults (Post 2018, https://aclanthology.org/W18-6319/)."""
   _check(predictions, references)
   import sacrebleu
 
@@ -84,11 +78,7 @@ def bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
 
 
 def chrf(predictions: Sequence[str], references: Sequence[str]) -> float:
-  """chrF2 of the whole corpus with sacreBLEU's defaults (Popović 2015, https://aclanthology.org/W15-3049/).
-
-  Raises:
-    ValueError: no text, or lists of different lengths.
-  """
+  """chrF2 of the whole corpus with sacreBLEU's defaults (Popović 2015, https://aclanthology.org/W15-3049/)."""
   _check(predictions, references)
   import sacrebleu
 
@@ -96,20 +86,10 @@ def chrf(predictions: Sequence[str], references: Sequence[str]) -> float:
 
 
 def scores(names: Sequence[str], predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-  """The scores of the named families: 'rouge' gives four, 'bleu' and 'chrf' one each.
-
-  Raises:
-    ValueError: another name, no text, or lists of different lengths.
-  """
-  single = {'bleu': bleu, 'chrf': chrf}
-  found: dict[str, float] = {}
+  """The scores of the named families: 'rouge' gives four, 'bleu' and 'chrf' one each."""
+  single, found = {'bleu': bleu, 'chrf': chrf}, {}
   for name in names:
-    if name == 'rouge':
-      found |= rouge(predictions, references)
-    elif name in single:
-      found[name] = single[name](predictions, references)
-    else:
-      raise ValueError(f'{name}: no such score; give rouge, bleu or chrf')
+    found |= rouge(predictions, references) if name == 'rouge' else {name: single[name](predictions, references)}
   return found
 
 
@@ -126,16 +106,11 @@ def rouge_by_length(
 
   Returns:
     A row for each group that has documents: {'from', 'below' (None: no limit), 'examples', 'rougeL'}.
-
-  Raises:
-    ValueError: no text, or lists of different lengths.
   """
   if len(lengths) != len(predictions):
     raise ValueError(f'{len(lengths)} lengths for {len(predictions)} predictions: they must be as many')
   values = rouge_each(predictions, references)['rougeL']
-  group = np.searchsorted(edges, lengths, side='right')
-  limits = [0, *edges, None]
-  rows = []
+  group, limits, rows = np.searchsorted(edges, lengths, side='right'), [0, *edges, None], []
   for number in np.unique(group).tolist():
     mine = values[group == number]
     limit = {'from': limits[number], 'below': limits[number + 1]}

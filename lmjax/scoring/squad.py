@@ -24,12 +24,7 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-  """1.0 where the prediction equals one of the gold answers after `normalize_answer`, else 0.0.
-
-  Args:
-    prediction: text; '' says that there is no answer.
-    answers: gold answers; [] or [''] where there is none.
-  """
+  """1.0 where the prediction ('': none) equals one of the gold answers ([] or ['']: none) as normalized, else 0.0."""
   return float(normalize_answer(prediction) in _compared(answers))
 
 
@@ -56,17 +51,14 @@ def scores(predictions: Mapping[str, str], gold: Mapping[str, Sequence[str]]) ->
   _check(predictions, gold, 'prediction')
   answerable = [question for question, answers in gold.items() if any(answers)]
   unanswerable = [question for question, answers in gold.items() if not any(answers)]
-  groups = {'': list(gold)}
-  if unanswerable:
-    groups |= {'has_answer_': answerable, 'no_answer_': unanswerable}
-  metrics = {'exact_match': exact_match, 'f1': f1}
-  found = {}
+  groups = {'': list(gold)} | ({'has_answer_': answerable, 'no_answer_': unanswerable} if unanswerable else {})
+  means = {}
   for prefix, questions in groups.items():
-    for name, metric in metrics.items():
+    for name, metric in (('exact_match', exact_match), ('f1', f1)):
       values = [metric(predictions[question], gold[question]) for question in questions]
       if values:
-        found[prefix + name] = math.fsum(values) / len(values)
-  return found
+        means[prefix + name] = math.fsum(values) / len(values)
+  return means
 
 
 def best_threshold(
@@ -109,7 +101,7 @@ def best_threshold(
 
 
 def _compared(answers):
-  """Gold answers as they are compared; those of which nothing is left do not count, and none at all is ''."""
+  """Gold answers as they are compared: those of which nothing is left do not count; where none is left, ''."""
   return [text for text in map(normalize_answer, answers) if text] or ['']
 
 
@@ -120,9 +112,9 @@ def _words_f1(predicted, answer):
   return 2 * shared / (len(predicted) + len(answer))
 
 
-def _check(found, gold, what):
+def _check(given, gold, what):
   if not gold:
     raise ValueError('no question to score')
-  missing = [question for question in gold if question not in found]
+  missing = [question for question in gold if question not in given]
   if missing:
     raise ValueError(f'{len(missing)} of {len(gold)} questions lack a {what}; the first is {missing[0]}')

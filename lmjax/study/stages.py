@@ -5,7 +5,6 @@ import dataclasses
 import difflib
 import graphlib
 import hashlib
-import json
 import os
 import re
 import time
@@ -137,7 +136,7 @@ def prepare_stage(name: str, config: StageConfig, source: Stage | None, workdir:
   settings = describe.settings(built)
   if source is not None:
     settings['init_from.path'] = source.digest  # not its folder, so that the workdir can be moved
-  digest = hashlib.blake2b(json.dumps(describe.to_dict(settings), sort_keys=True).encode(), digest_size=16).hexdigest()
+  digest = hashlib.blake2b(files.canonical_json(describe.to_dict(settings)), digest_size=16).hexdigest()
   if digest != digest_when_it_ran(os.path.join(workdir, name), digest):
     remedy = f'remove its folder in {workdir} to run it again, or choose a new --workdir'
     problems += (f'it, or a stage that it builds on, is not what it was when it ran; {remedy}',)

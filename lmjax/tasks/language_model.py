@@ -1,9 +1,7 @@
 """What both pre-training tasks share. Legend: B batch, T length."""
 
 import functools
-import os
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -38,15 +36,9 @@ class LanguageModelTask(Task):
   def read(cls, data: DataConfig, tokenizer: Tokenizer | None, seed: int, progress: bool):
     """(tokenizer, {source name: TokenStore}) of a data slice; see `Task.read`."""
     del seed  # which documents are held out is a property of their text
-    cache_dir = os.path.expanduser(data.cache_dir)
-    settings: dict[str, Any] = dict(valid_fraction=data.valid_fraction, bad_text=data.bad_text, cache_dir=cache_dir)
     if tokenizer is None:
-      tokenizer = store_lib.prepare_tokenizer(data.tokenizer, data.sources, **settings)
-    stores = {
-      name: store_lib.open_or_build(name, source, tokenizer, progress=progress, **settings)
-      for name, source in data.sources.items()
-    }
-    return tokenizer, stores
+      tokenizer = store_lib.prepare_tokenizer(data)
+    return tokenizer, {name: store_lib.open_or_build(name, data, tokenizer, progress) for name in data.sources}
 
   def load(self, stores):
     """The token stores are what the run works with."""

@@ -1,6 +1,7 @@
-"""Files written whole or not at all, JSON, and the lines of metrics.jsonl."""
+"""JSON and its digests, files written whole or not at all, and the lines of metrics.jsonl."""
 
 import glob
+import hashlib
 import json
 import math
 import os
@@ -9,6 +10,16 @@ import tempfile
 from etils import epath
 
 from lmjax.console import redacted
+
+
+def canonical_json(value) -> bytes:
+  """JSON with sorted keys: equal values give equal bytes."""
+  return json.dumps(value, sort_keys=True).encode()
+
+
+def json_digest(value) -> str:
+  """Hex sha256 of the canonical JSON."""
+  return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def write_atomically(path: str, data: str | bytes) -> None:
@@ -39,7 +50,7 @@ def write_json(path: str, value) -> None:
 
 
 def read_metrics(workdir) -> list[dict]:
-  """The lines of metrics.jsonl; one that is cut short or damaged is left out."""
+  """The lines of metrics.jsonl, without those that are cut short or damaged."""
   file, lines = epath.Path(workdir) / 'metrics.jsonl', []
   if not file.exists():
     return lines
@@ -51,12 +62,6 @@ def read_metrics(workdir) -> list[dict]:
     if isinstance(line, dict) and isinstance(line.get('step'), int) and 'split' in line:
       lines.append(line)
   return lines
-
-
-def values_until(workdir: str, split: str, step: int) -> dict[int, dict[str, float]]:
-  """{step: metrics} of every line of a split up to a step."""
-  lines = [line for line in read_metrics(workdir) if line['split'] == split and line['step'] <= step]
-  return {line.pop('step'): {k: v for k, v in line.items() if k != 'split'} for line in lines}
 
 
 def without_non_finite(value):

@@ -1,4 +1,4 @@
-"""One run at a time in a workdir: two would mix their metrics, and remove each other's checkpoints."""
+"""Locks on files; one run at a time in a workdir: two would mix their metrics, and remove each other's checkpoints."""
 
 import contextlib
 import os
@@ -10,21 +10,31 @@ from lmjax.errors import ConfigError
 
 try:
   import fcntl
-except ImportError:  # not on Windows, where only the process number tells
+except ImportError:  # not on Windows
   fcntl = None
 
 NAME = '.lock'
+
+
+def acquire(file, wait: bool) -> bool | None:
+  """Locks an open file until it is closed; False: another process holds it; None: there are no locks here.
+
+  Some network filesystems have none.
+  """
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  except (OSError, AttributeError):
+    return None
+  return True
 
 
 @contextlib.contextmanager
 def holding(folder: str, log) -> Iterator[None]:
   """Holds WORKDIR/.lock, which names process and host; the system lets go of it when the process ends, however.
 
-  Where a filesystem has no locks the process number decides, on the host that it is of.
-
-  Args:
-    folder: a local folder.
-    log: called where the lock is that of a process that was killed.
+  `log` is called where the lock is that of a process that was killed.
 
   Raises:
     ConfigError: another run holds it.
@@ -33,8 +43,8 @@ def holding(folder: str, log) -> Iterator[None]:
   with open(path, 'a+', encoding='utf-8', errors='replace') as file:
     file.seek(0)
     before = file.read(200).split()
-    held = _is_held(file, before)
-    if held:
+    locked = acquire(file, wait=False)
+    if locked is False or locked is None and _is_running(before):
       who = f'process {before[0]} on {before[1]}, since {" ".join(before[2:])}' if len(before) > 2 else 'another run'
       raise ConfigError(f'--workdir = {folder}: in use by {who}; wait for it, stop it, or choose another --workdir')
     if before:
@@ -48,21 +58,16 @@ def holding(folder: str, log) -> Iterator[None]:
       file.truncate(0)
 
 
-def _is_held(file, before: list[str]) -> bool:
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+def _is_running(holder: list[str]) -> bool:
+  """Whether the process that the lock file names is another one that may be running: all there is without locks."""
+  if len(holder) < 2 or not holder[0].isdigit():
     return False
-  except BlockingIOError:
+  if holder[1] != socket.gethostname():
     return True
-  except (OSError, AttributeError):  # no locks here
-    if len(before) < 2 or not before[0].isdigit():
-      return False
-    if before[1] != socket.gethostname():
-      return True
-    try:
-      os.kill(int(before[0]), 0)
-    except ProcessLookupError:
-      return False
-    except PermissionError:
-      pass
-    return int(before[0]) != os.getpid()
+  try:
+    os.kill(int(holder[0]), 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:
+    pass
+  return int(holder[0]) != os.getpid()

@@ -12,18 +12,12 @@ from etils import epath
 
 from lmjax.errors import CheckpointError, reason
 
-# What a run that goes on reads of the one before it.
+# What a run that resumes reads of the one before it.
 READ_AGAIN = ('metrics.jsonl', 'samples.md', 'results.json', 'config.json')
 
 
 class Upload:
-  """Where a run writes; a context that copies all at its end, whichever way it ends.
-
-  Args:
-    workdir: a local folder, in which all is written at once and the rest of this does nothing, or a URL.
-
-  Attributes:
-    folder: the local folder.
+  """Where a run writes: `folder`, which is the workdir itself, or a copy where that is a URL.
 
   Raises:
     CheckpointError: what an earlier run left in the object store cannot be read.
@@ -36,13 +30,13 @@ class Upload:
     for name in READ_AGAIN if self._remote is not None else ():
       self._pull(name)
 
-  def _pull(self, name):
+  def _pull(self, name: str) -> None:
     try:
       data = (self._remote / name).read_bytes()
     except FileNotFoundError:
       return
     except Exception as error:  # each library of object stores raises errors of its own
-      self._remove()
+      shutil.rmtree(self.folder, ignore_errors=True)
       raise CheckpointError(f'{self._remote / name}: cannot be read ({reason(error)}); try again') from error
     path = os.path.join(self.folder, name)
     with open(path, 'wb') as file:
@@ -50,16 +44,11 @@ class Upload:
     self._copied[name] = _stamp(path)
 
   def push(self) -> None:
-    """Copies every file that has changed since the last time.
-
-    Raises:
-      CheckpointError: the object store did not take one; all are in the local folder still.
-    """
+    """Copies every file that has changed since the last time; CheckpointError where the object store fails."""
     if self._remote is None:
       return
     for above, _, names in os.walk(self.folder):
-      for name in names:
-        path = os.path.join(above, name)
+      for path in [os.path.join(above, name) for name in names]:
         relative, stamp = os.path.relpath(path, self.folder), _stamp(path)
         if self._copied.get(relative) == stamp:
           continue
@@ -72,24 +61,19 @@ class Upload:
           raise CheckpointError(f'{target}: cannot be written ({reason(error)}); {where}') from error
         self._copied[relative] = stamp
 
-  def __enter__(self):
-    return self
-
-  def __exit__(self, kind, error, traceback):
+  def close(self, error: BaseException | None) -> None:
+    """Copies all, and removes the local folder; `error` is what ended the run, which is reported first."""
     try:
       self.push()
     except CheckpointError as failed:
       if error is None:
         raise
-      error.add_note(str(failed))  # what ended the run is told first
+      error.add_note(str(failed))
     else:
-      self._remove()
-
-  def _remove(self):
-    if self._remote is not None:
-      shutil.rmtree(self.folder, ignore_errors=True)
+      if self._remote is not None:
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _stamp(path: str) -> tuple[int, int]:
-  found = os.stat(path)
-  return found.st_size, found.st_mtime_ns
+  status = os.stat(path)
+  return status.st_size, status.st_mtime_ns

@@ -110,12 +110,14 @@ def test_the_host_that_is_behind_hangs(make_watch):
 
 
 def test_a_failing_host_tells_the_others(make_watch, monkeypatch):
-  monkeypatch.setattr(watchdog, '_has_told', False)  # put back afterwards: else the next command would end this process
+  monkeypatch.setattr(
+    watchdog, '_has_reported', False
+  )  # put back afterwards: else the next command would end this process
   store = Store()
   watch, ended = make_watch(lost_seconds=2, store=store)
   watch.failed(ConfigError('data.path = x: no such file; fix it'))
   assert store['end'] == 'host 1 of 3 ended: ConfigError: data.path = x: no such file; fix it'
-  assert watchdog._has_told and not ended  # by its own error
+  assert watchdog._has_reported and not ended  # by its own error
 
 
 def test_a_host_ends_by_what_another_one_told(make_watch):

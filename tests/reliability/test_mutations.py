@@ -11,7 +11,7 @@ import pytest
 
 from lmjax.checkpoint import checkpoints as checkpoint
 from lmjax.checkpoint import locate
-from lmjax.data.sources import documents
+from lmjax.data.config import DataConfig, SourceConfig, TokenizerConfig
 from lmjax.data.tokens import store
 from lmjax.errors import CheckpointError
 from tests.checkpoint.test_checkpoints import KEEP, abstract, state_of
@@ -146,9 +146,9 @@ def test_one_element_of_any_array_is_seen(saved):
 
 @pytest.mark.parametrize('way', WAYS)
 def test_no_mutation_of_a_token_store_is_read(way, corpus, tokenizer, tmp_path, capsys):
-  source = documents.SourceConfig(corpus, 'text', 1.0)
-  settings = dict(valid_fraction=0.1, bad_text='raise', cache_dir=str(tmp_path / 'cache'))
-  whole = store.open_or_build('main', source, tokenizer, **settings)
+  sources, trained = {'main': SourceConfig(corpus, 'text', 1.0)}, TokenizerConfig(None, 320, 1000, False)
+  config = DataConfig(sources, trained, 'concat', 32, 8, False, 0.1, None, 'raise', str(tmp_path / 'cache'))
+  whole = store.open_or_build('main', config, tokenizer)
   tokens = {split: np.array(getattr(whole, split).tokens) for split in ('train', 'valid')}
   [folder] = [path for path in (tmp_path / 'cache').iterdir() if path.is_dir()]
   shutil.copytree(folder, tmp_path / 'kept')
@@ -156,7 +156,7 @@ def test_no_mutation_of_a_token_store_is_read(way, corpus, tokenizer, tmp_path, 
   assert len(names) == 11
   for i, name in enumerate(names):
     mutate(folder / name, way, folder / names[i - 1])
-    found = store.open_or_build('main', source, tokenizer, **settings)
+    found = store.open_or_build('main', config, tokenizer)
     assert found.fingerprint == whole.fingerprint
     for split, expected in tokens.items():
       np.testing.assert_array_equal(getattr(found, split).tokens, expected)

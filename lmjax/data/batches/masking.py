@@ -8,10 +8,10 @@ import dataclasses
 import numpy as np
 
 from lmjax.data.config import MaskingConfig
-from lmjax.data.tokens.tokenizer import JOINS_WORD, STARTS_WORD, Tokenizer, WordClasses
+from lmjax.data.tokens.tokenizer import JOINS_WORD, STARTS_WORD, Tokenizer
 
-# Random tries to place spans before a row is left with fewer masks than asked: a row of very short segments
-# may have no room for a span.
+# Random tries to place spans before a row is left with fewer masks than asked: a row of very short segments may have
+# no place for a span.
 _TRIES_A_SLOT = 16
 
 
@@ -29,50 +29,31 @@ def causal_example(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     inputs, targets, segments, positions: int32 [T]. weights: float32 [T], 0 or 1.
   """
   tokens, segments, positions = (np.asarray(row[key], np.int32) for key in ('tokens', 'segments', 'positions'))
-  weights_T = (segments[1:] == segments[:-1]) & (segments[1:] > 0)
-  return {
-    'inputs': tokens[:-1],
-    'targets': tokens[1:],
-    'weights': weights_T.astype(np.float32),
-    'segments': segments[:-1],
-    'positions': positions[:-1],
-  }
+  weights_T = ((segments[1:] == segments[:-1]) & (segments[1:] > 0)).astype(np.float32)
+  example = {'inputs': tokens[:-1], 'targets': tokens[1:], 'weights': weights_T}
+  return example | {'segments': segments[:-1], 'positions': positions[:-1]}
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskVocabulary:
-  """What masking needs to know of a tokenizer.
+  """What masking needs to know of a tokenizer."""
 
-  Attributes:
-    mask: id of [MASK].
-    special: bool [V], tokens that are never masked.
-    random_ids: int64 [R], ids that random replacement draws from.
-    classes: what words look like.
-  """
-
-  mask: int
-  special: np.ndarray
-  random_ids: np.ndarray
-  classes: WordClasses
+  mask: int  # id of [MASK]
+  special: np.ndarray  # bool [V], tokens that are never masked
+  random_ids: np.ndarray  # int64 [R], ids that random replacement draws from
+  first: np.ndarray  # uint8 [V], class of each token's first character; see `Tokenizer.word_classes`
+  last: np.ndarray  # uint8 [V], of its last
 
   @classmethod
   def of(cls, tokenizer: Tokenizer) -> 'MaskVocabulary':
-    """Reads it off a tokenizer.
-
-    Raises:
-      DataError: the tokenizer has no mask token.
-    """
+    """Reads it off a tokenizer; DataError where that has no mask token."""
     special_V = np.zeros(tokenizer.vocab_size, bool)
     special_V[tokenizer.special_ids] = True
-    return cls(tokenizer.require('mask'), special_V, tokenizer.random_ids(), tokenizer.word_classes())
+    return cls(tokenizer.require('mask'), special_V, tokenizer.random_ids(), *tokenizer.word_classes())
 
 
 def masked_example(
-  row: dict[str, np.ndarray],
-  rng: np.random.Generator,
-  slots: int,
-  masking: MaskingConfig,
-  vocabulary: MaskVocabulary,
+  row: dict[str, np.ndarray], rng: np.random.Generator, slots: int, masking: MaskingConfig, vocabulary: MaskVocabulary
 ) -> dict[str, np.ndarray]:
   """Hides some tokens of a row (Devlin et al., BERT, 2019) and lists them in a fixed number of slots.
 
@@ -88,8 +69,7 @@ def masked_example(
     row: tokens, segments and positions, int32 [T].
     rng: draws the tokens and what is shown for them.
     slots: K (`masking.slots`).
-    masking: rate, unit, shares and spans.
-    vocabulary: facts of the tokenizer.
+    masking, vocabulary: the settings, and the tokenizer's.
 
   Returns:
     inputs, segments, positions: int32 [T]. slots: int32 [K], places of hidden tokens in ascending order, then 0 for
@@ -103,22 +83,25 @@ def masked_example(
   if masking.unit == 'token':
     places = rng.permutation(np.flatnonzero(maskable_T))[:wanted]
   elif masking.unit == 'word':
-    places = _draw_words(rng, word_numbers(tokens_T, segments_T, vocabulary.classes), maskable_T, wanted, slots)
+    places = _draw_words(
+      rng, word_numbers(tokens_T, segments_T, vocabulary.first, vocabulary.last), maskable_T, wanted, slots
+    )
   else:
     places = _draw_spans(rng, segments_T, maskable_T, wanted, slots, masking)
   places_N = np.sort(places).astype(np.int32)
-  used = len(places_N)
-
   inputs_T, is_mask_N = _replaced(rng, tokens_T, places_N, masking, vocabulary)
-  slots_K, targets_K = np.zeros(slots, np.int32), np.zeros(slots, np.int32)
-  weights_K, shown_K = np.zeros(slots, np.float32), np.zeros(slots, np.float32)
-  slots_K[:used], targets_K[:used], weights_K[:used], shown_K[:used] = (places_N, tokens_T[places_N], 1, is_mask_N)
+
+  def in_slots(values_N, dtype) -> np.ndarray:
+    values_K = np.zeros(slots, dtype)
+    values_K[: len(places_N)] = values_N
+    return values_K
+
   return {
     'inputs': inputs_T,
-    'slots': slots_K,
-    'targets': targets_K,
-    'weights': weights_K,
-    'shown': shown_K,
+    'slots': in_slots(places_N, np.int32),
+    'targets': in_slots(tokens_T[places_N], np.int32),
+    'weights': in_slots(1, np.float32),
+    'shown': in_slots(is_mask_N, np.float32),
     'segments': segments_T,
     'positions': np.asarray(row['positions'], np.int32),
   }
@@ -135,52 +118,41 @@ def _replaced(rng, tokens_T, places_N, masking: MaskingConfig, vocabulary: MaskV
   return inputs_T, is_mask_N
 
 
-def word_starts(ids: np.ndarray, classes: WordClasses) -> np.ndarray:
-  """Where words begin among tokens [T]; bool [T].
+def word_numbers(ids_T: np.ndarray, segments_T: np.ndarray, first_V: np.ndarray, last_V: np.ndarray) -> np.ndarray:
+  """Numbers the words of a row 0, 1, ...; int64 [T]. No word continues from one segment into the next.
 
-  A token begins a word if it begins with white space, or if the class (letter, digit, other) of its first
-  character is not that of the last character before it; a WordPiece token that begins with '##' never does.
-
-  Tokens ' un', 'help', 'ful', '!', '!', ' 3', '4' give True False False True False True False.
+  A token begins a word if it begins with white space, or if the class (letter, digit, other) of its first character is
+  not that of the last character before it; a WordPiece token that begins with '##' never does.
+  Tokens ' un', 'help', 'ful', '!', '!', ' 3', '4' give 0 0 0 1 1 2 2.
   """
-  first_T, last_T = classes.first[ids], classes.last[ids]
-  starts_T = np.ones(len(first_T), bool)
+  first_T, last_T = first_V[ids_T], last_V[ids_T]
+  starts_T = np.zeros(len(ids_T), bool)
   starts_T[1:] = (first_T[1:] == STARTS_WORD) | ((first_T[1:] != last_T[:-1]) & (first_T[1:] != JOINS_WORD))
-  return starts_T
-
-
-def word_numbers(ids: np.ndarray, segments: np.ndarray, classes: WordClasses) -> np.ndarray:
-  """Numbers the words of a row 0, 1, ...; int64 [T]. No word continues from one segment into the next."""
-  starts_T = word_starts(ids, classes)
-  starts_T[1:] |= segments[1:] != segments[:-1]
-  return np.cumsum(starts_T) - 1
+  starts_T[1:] |= segments_T[1:] != segments_T[:-1]
+  return np.cumsum(starts_T)
 
 
 def _draw_words(rng, words_T, maskable_T, wanted: int, slots: int) -> np.ndarray:
   """Places of whole words in a random order until `wanted` tokens are reached, never more than `slots`."""
-  if not wanted:
-    return np.zeros(0, np.int64)
+  hidden_T, count = np.zeros(len(maskable_T), bool), 0
   places = np.flatnonzero(maskable_T)
   # Runs of equal word numbers: a special token has a word of its own, so none stands inside a word.
   bounds = np.concatenate([[0], np.flatnonzero(np.diff(words_T[places])) + 1, [len(places)]])
-  chosen, count = [], 0
   for word in rng.permutation(len(bounds) - 1):
     run = places[bounds[word] : bounds[word + 1]]
-    if count + len(run) > slots:
-      continue
-    chosen.append(run)
-    count += len(run)
+    if count + len(run) <= slots:
+      hidden_T[run] = True
+      count += len(run)
     if count >= wanted:
       break
-  return np.concatenate(chosen) if chosen else np.zeros(0, np.int64)
+  return np.flatnonzero(hidden_T)
 
 
 def _draw_spans(rng, segments_T, maskable_T, wanted: int, slots: int, masking: MaskingConfig) -> np.ndarray:
-  """Places of spans of geometric length (Joshi et al., SpanBERT, 2020), which neither overlap nor touch
-  padding, special tokens or another segment."""
+  """Places of spans of geometric length (Joshi et al., SpanBERT, 2020), which neither overlap nor touch padding,
+  special tokens or another segment."""
   starts = np.flatnonzero(maskable_T)
-  hidden_T = np.zeros(len(maskable_T), bool)
-  count = 0
+  hidden_T, count = np.zeros(len(maskable_T), bool), 0
   for _ in range(_TRIES_A_SLOT * wanted):
     if count >= wanted:
       break

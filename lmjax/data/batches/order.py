@@ -1,11 +1,20 @@
-"""Orders that are computed, not stored: a keyed permutation of row numbers and the quota of a mixture."""
+"""Orders that are computed, not stored: a keyed permutation of row numbers and the quota of a mixture.
 
-import hashlib
-import json
+A stored permutation takes 8 bytes a row, on every host, and is made again in every epoch and after every restart: 8 GB
+for 10^9 rows. Here any row of any epoch is found alone, so a batch needs no state but its number.
+"""
 
 import numpy as np
 
+from lmjax.data.tokens.tokenizer import digest64
+from lmjax.workdir.files import canonical_json
+
+# Weights are kept to 1 in 65,536 (times the number of sources), source numbers fit in 16 bits; a pattern of two sources
+# takes 0.05 s to make, of ten 0.1 s (one core of a 2-core Xeon VM).
 _SLOTS = 65_536
+# Of 50 rows under 4,000 keys, how often each goes to each place: chi-squared per degree of freedom 2.35 with 2 rounds,
+# 0.96 to 1.02 with 3, 4, 6 and 8. Neighbours stay neighbours 2.5, 1.0, 1.2, 1.0 and 1.0 times as often as by chance. So
+# 4 rounds are too few, and 8 leave a margin: a batch of 512 rows of 10^6 or 10^12 takes 0.15 or 0.19 ms.
 _ROUNDS = 8
 
 
@@ -15,8 +24,8 @@ def key_of(*parts: int | str) -> int:
   >>> key_of(0, 'pydoc') == key_of(0, 'pydoc'), key_of(1, 23) == key_of(12, 3)
   (True, False)
   """
-  text = json.dumps([int(part) if isinstance(part, np.integer) else part for part in parts])
-  return int.from_bytes(hashlib.blake2b(text.encode('utf-8'), digest_size=8).digest(), 'little')
+  # JSON keeps parts apart, and 1 from '1'. Python's own `hash` of a string differs between two processes.
+  return digest64(canonical_json([int(part) if isinstance(part, np.integer) else part for part in parts]))
 
 
 def mix(values: np.ndarray, key: int) -> np.ndarray:
@@ -62,6 +71,7 @@ def _feistel(values: np.ndarray, half: int, key: int) -> np.ndarray:
   bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
   left, right = values >> bits, values & mask
   for number in range(_ROUNDS):
+    # 2^64 over the golden ratio: multiples of it are spread evenly, so no two rounds have similar keys.
     round_key = (key + number * 0x9E3779B97F4A7C15) % (1 << 64)
     left, right = right, left ^ (mix(right, round_key) & mask)
   return (left << bits) | right
@@ -70,8 +80,9 @@ def _feistel(values: np.ndarray, half: int, key: int) -> np.ndarray:
 class MixtureSchedule:
   """Which source each row of a mixture comes from, and its number there, in O(1).
 
-  A pattern of 65,536 slots is repeated forever; in it each source has its share of slots, spread so evenly
-  that after any number of rows every source is within one row of its share. Memory: 5 bytes a slot.
+  A pattern of 65,536 slots is repeated forever; in it each source has its share of slots, spread so evenly that after
+  any number of rows every source is within one row of its share: drawn at random, a source would be off by some
+  hundred rows after 100,000, and a row's number in its source would depend on all draws before. 6 bytes a slot.
 
   Attributes:
     counts: int64 [sources], slots of each source in a pattern.
@@ -87,8 +98,7 @@ class MixtureSchedule:
       self._rank[self._source == source] = np.arange(count)
 
   def locate(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maps rows of the mixture (int64 [N]) to (source index, row number within that source), int64 [N]
-    each."""
+    """Maps rows of the mixture (int64 [N]) to (source index, row number within that source), int64 [N] each."""
     cycle, slot = np.divmod(np.asarray(row, np.int64), self.slots)
     source = self._source[slot].astype(np.int64)
     return source, cycle * self.counts[source] + self._rank[slot]
@@ -106,8 +116,7 @@ def mixture_schedule(weights: list[float]) -> MixtureSchedule:
   exact = np.array(weights, np.float64) / np.sum(weights) * (_SLOTS - len(weights))
   counts = np.floor(exact).astype(np.int64) + 1
   # Largest remainders take the slots that rounding down has left over.
-  for source in np.argsort(counts - 1 - exact, kind='stable')[: _SLOTS - int(counts.sum())]:
-    counts[source] += 1
+  counts[np.argsort(counts - 1 - exact, kind='stable')[: _SLOTS - int(counts.sum())]] += 1
   return MixtureSchedule(counts.tolist())
 
 
@@ -115,14 +124,12 @@ def _spread(counts: list[int]) -> np.ndarray:
   """uint16 [sum(counts)]: source of each slot, earliest deadline first.
 
   The k-th slot of a source with share p may come from floor(k / p) on and must come before ceil((k + 1) / p);
-  serving the most urgent one that may come meets every deadline (Baruah et al., Proportionate Progress,
-  1996).
+  serving the most urgent one that may come meets every deadline (Baruah et al., Proportionate Progress, 1996).
   """
-  slots = sum(counts)
+  slots, served = sum(counts), [0] * len(counts)
   pattern = np.zeros(slots, np.uint16)
-  served = [0] * len(counts)
   for slot in range(slots):
-    # -(-a // b) is ceil(a / b)
+    # In integers, as floats would round deadlines; -(-a // b) is ceil(a / b).
     _, source = min(
       (-(-(served[i] + 1) * slots // count), i)
       for i, count in enumerate(counts)

@@ -1,16 +1,14 @@
 """Batches as a pure function of (seed, step): mixture, order, masks; the same on any number of hosts.
 
-Row j of the run belongs to batch j // batch_size. `order.MixtureSchedule` says which source it comes from and
-which of that source's rows it is; a keyed permutation says which row of the layout that is in its epoch. So a
+Row j of the run belongs to batch j // batch_size. `order.MixtureSchedule` decides which source it comes from and
+which of that source's rows it is; a keyed permutation decides which row of the layout that is in its epoch. So a
 batch needs no state but its number, and a run is resumed by the step alone.
 """
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -20,24 +18,17 @@ from lmjax.data.batches.packing import RowLayout, RowSpec
 from lmjax.data.config import DataConfig
 from lmjax.data.tokens.store import StoredDocuments, TokenStore
 from lmjax.errors import DataError
+from lmjax.workdir.files import json_digest
 
 _THREADS = 2
 _PREFETCHED_BATCHES = 4
 
-# What says how much a prediction counts: zero for the rows that fill up the last evaluation batch.
+# What decides how much a prediction counts: zero for the rows that fill up the last evaluation batch.
 _WEIGHTS = ('weights', 'shown')
 
 
-class Transform(Protocol):
-  """What a task does to a row. Must be pure but for `rng`: grain calls it from several threads."""
-
-  def __call__(self, row: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Makes an example.
-
-    Args:
-      row: tokens, segments and positions, int32 [spec.size].
-      rng: keyed by the row; the only randomness.
-    """
+# Makes an example of a row; pure but for the generator, which the row keys, as grain calls it from several threads.
+Transform = Callable[[dict[str, np.ndarray], np.random.Generator], dict[str, np.ndarray]]
 
 
 class Layout(Protocol):
@@ -56,10 +47,24 @@ class Layout(Protocol):
 class Pipeline:
   """The training batches of a run.
 
+  Args:
+    layouts: the rows of each source.
+    weights: of the sources, in the same order.
+    transform: makes an example of a row.
+    contents: JSON-able, all that decides what the rows hold.
+    batch_size: rows of a batch, over all hosts.
+    vocab_size: ids must lie below.
+    seed: orders the rows and keys the masks.
+    total_steps: steps of the run, after which `iterate` ends.
+    hosts: processes that share each batch.
+    host: which of them this is.
+
   Attributes:
     layouts: the rows of each source, by name.
     rows_per_epoch: how many rows each source has, by name.
-    rows_per_host: rows of this host's part of a batch.
+
+  Raises:
+    DataError: the batch cannot be shared equally.
   """
 
   def __init__(
@@ -67,7 +72,7 @@ class Pipeline:
     layouts: Mapping[str, Layout],
     weights: list[float],
     transform: Transform,
-    facts: dict,
+    contents: dict,
     *,
     batch_size: int,
     vocab_size: int,
@@ -76,58 +81,32 @@ class Pipeline:
     hosts: int = 1,
     host: int = 0,
   ):
-    """Batches of the rows of `layouts`, drawn from each by its weight.
-
-    Args:
-      layouts: the rows of each source.
-      weights: of the sources, in the same order.
-      transform: makes an example of a row.
-      facts: JSON-able, all that decides what the rows hold.
-      batch_size: rows of a batch, over all hosts.
-      vocab_size: ids must lie below.
-      seed: orders the rows and keys the masks.
-      total_steps: steps of the run, after which `iterate` ends.
-      hosts: processes that share each batch.
-      host: which of them this is.
-
-    Raises:
-      DataError: the batch cannot be shared equally.
-    """
-    if batch_size % hosts:
-      raise DataError(
-        f'data.batch_size = {batch_size}: must be a multiple of the {hosts} hosts; set it to '
-        f'{-(-batch_size // hosts) * hosts}'
-      )
-    self.layouts, self._transform, self._facts = dict(layouts), transform, facts
+    self.layouts, self._transform, self._contents = dict(layouts), transform, contents
     self._batch_size, self._vocab_size = batch_size, vocab_size
-    self._seed, self._total_steps, self._host = seed, total_steps, host
-    self.rows_per_host = batch_size // hosts
-    self._names = list(layouts)
+    self._seed, self._total_steps = seed, total_steps
+    self._part = _part(batch_size, hosts, host)
     self._mixture = mixture_schedule(weights)
     self.rows_per_epoch = {name: len(layout) for name, layout in self.layouts.items()}
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
-    """Batch `step` (from 0): this host's part, arrays of [rows_per_host, ...].
+    """Batch `step` (from 0): this host's part, arrays of [batch_size / hosts, ...].
 
     Raises:
       DataError: a token id is outside the vocabulary.
     """
-    first = self._host * self.rows_per_host
-    rows = self.rows(step)[first : first + self.rows_per_host]
-    examples = [self._example(*row) for row in rows]
-    return _stack(examples, self._vocab_size, f'batch {step}')
+    return _stack([self._example(*row) for row in self.rows(step)[self._part]], self._vocab_size, f'batch {step}')
 
   def rows(self, step: int) -> list[tuple[str, int, int]]:
     """(source, epoch, row of its layout) of each row of the whole batch; host h has the h-th equal part."""
     size = self._batch_size
     sources, numbers = self._mixture.locate(step * size + np.arange(size, dtype=np.int64))
     found: list[tuple[str, int, int]] = [('', 0, 0)] * size
-    for source, name in enumerate(self._names):
+    for source, (name, per_epoch) in enumerate(self.rows_per_epoch.items()):
       places = np.flatnonzero(sources == source)
-      epochs, indices = np.divmod(numbers[places], self.rows_per_epoch[name])
+      epochs, indices = np.divmod(numbers[places], per_epoch)
       for epoch in np.unique(epochs):
         here = epochs == epoch
-        rows = permute(indices[here], self.rows_per_epoch[name], key_of('rows', self._seed, name, int(epoch)))
+        rows = permute(indices[here], per_epoch, key_of('rows', self._seed, name, int(epoch)))
         for place, row in zip(places[here], rows):
           found[place] = (name, int(epoch), int(row))
     return found
@@ -136,23 +115,17 @@ class Pipeline:
     """Batches start_step, start_step + 1, ... up to the last step, made ahead of time by grain's threads."""
     import grain  # takes JAX along: a second and a half that reading a config should not cost
 
-    batches = grain.MapDataset.source(_Batches(self, self._total_steps)).slice(slice(start_step, None))
+    batches = grain.MapDataset.range(start_step, self._total_steps).map(self.batch)
     options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_PREFETCHED_BATCHES)
     return iter(batches.to_iter_dataset(options))
-
-  def document_of(self, name: str, row: int) -> list[tuple[int, int]]:
-    """(document, where it begins in the row) for each document of a source's row; for display."""
-    return self.layouts[name].documents_of(row)
 
   @functools.cached_property
   def fingerprint(self) -> str:
     """Hex sha256 of all that decides which rows a batch holds: stores, weights, layout, batch size and seed.
 
-    What the transform does (masking rates, say) is the task's, and not in it; nor is the number of steps, so
-    that a run can be made longer.
+    What the transform does (masking rates, say) is not in it, nor the number of steps: a run can be made longer.
     """
-    facts = {**self._facts, 'batch_size': self._batch_size, 'seed': self._seed}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode('utf-8')).hexdigest()
+    return json_digest({**self._contents, 'batch_size': self._batch_size, 'seed': self._seed})
 
   def _example(self, name: str, epoch: int, row: int) -> dict[str, np.ndarray]:
     rng = _generator('transform', self._seed, name, epoch, row)
@@ -160,78 +133,40 @@ class Pipeline:
 
 
 def make(
-  config: DataConfig,
-  stores: dict[str, TokenStore],
-  spec: RowSpec,
-  transform: Transform,
-  *,
-  seed: int,
-  total_steps: int,
-  hosts: int = 1,
-  host: int = 0,
+  config: DataConfig, stores: dict[str, TokenStore], spec: RowSpec, transform: Transform, *, seed: int, **run: int
 ) -> Pipeline:
-  """The training batches as a function of (seed, step).
-
-  Args:
-    config: the data slice of the config.
-    stores: a token store for each source, all of one tokenizer.
-    spec: the shape of a row.
-    transform: makes an example of a row.
-    seed: orders the documents and rows and keys the masks.
-    total_steps: steps of the run, after which `iterate` ends.
-    hosts: processes that share each batch.
-    host: which of them this is.
+  """The training batches of text, from stores of one tokenizer; `run` is total_steps, hosts and host of `Pipeline`.
 
   Raises:
     DataError: a source has too little text for one row, or the batch cannot be shared equally.
   """
-  [vocab_size] = {store.meta['vocab_size'] for store in stores.values()}
-  assert len({store.meta['tokenizer'] for store in stores.values()}) == 1, 'one tokenizer for all sources'
-  return Pipeline(
-    {name: _training_layout(config, stores[name], spec, seed) for name in config.sources},
-    [source.weight for source in config.sources.values()],
-    transform,
-    {
-      'sources': [[name, stores[name].fingerprint, source.weight] for name, source in config.sources.items()],
-      'rows': config.rows,
-      'spec': dataclasses.asdict(spec),
-    },
-    batch_size=config.batch_size,
-    vocab_size=vocab_size,
-    seed=seed,
-    total_steps=total_steps,
-    hosts=hosts,
-    host=host,
-  )
+  [(vocab_size, _)] = {(store.meta['vocab_size'], store.meta['tokenizer']) for store in stores.values()}
+  contents = {
+    'sources': [[name, stores[name].fingerprint, source.weight] for name, source in config.sources.items()],
+    'rows': config.rows,
+    'spec': dataclasses.asdict(spec),
+  }
+  layouts = {name: _training_layout(config, stores[name], spec, seed) for name in config.sources}
+  weights = [source.weight for source in config.sources.values()]
+  sizes = {'batch_size': config.batch_size, 'vocab_size': vocab_size}
+  return Pipeline(layouts, weights, transform, contents, seed=seed, **sizes, **run)
 
 
 class ValidBatches:
   """The evaluation batches of one source: the same rows and masks at each evaluation, whatever the seed.
 
   The rows of all batches together are those of the layout, in order; the last batch is filled up with rows of
-  weight 0. `len` and the shapes are the same on every host.
-
-  Args:
-    name: keys the masks.
-    layout: the rows.
-    transform: makes an example of a row.
-    vocab_size: ids must lie below.
-    batch_size: rows of a batch, over all hosts.
-    hosts: processes that share each batch.
-    host: which of them this is.
+  weight 0. `len` and the shapes are the same on every host. `name` keys the masks; the rest as of `Pipeline`.
 
   Raises:
     DataError: no row, or a batch that cannot be shared equally.
   """
 
   def __init__(self, name, layout: Layout, transform: Transform, *, vocab_size, batch_size, hosts=1, host=0):
-    if batch_size % hosts:
-      raise DataError(f'batch size {batch_size}: must be a multiple of the {hosts} hosts; change it')
     if not len(layout):
       raise DataError(f'{name}: its held-out documents make no row; raise data.valid_fraction or add text')
     self.layout, self._name, self._vocab_size = layout, name, vocab_size
-    self._transform, self._batch_size = transform, batch_size
-    self._part = slice(host * batch_size // hosts, (host + 1) * batch_size // hosts)
+    self._transform, self._batch_size, self._part = transform, batch_size, _part(batch_size, hosts, host)
 
   def __len__(self):
     return math.ceil(len(self.layout) / self._batch_size)
@@ -239,15 +174,13 @@ class ValidBatches:
   def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
     return (self.batch(index) for index in range(len(self)))
 
-  def rows(self, index: int) -> list[int]:
-    """Rows of the layout in this host's part of a batch; beyond `len(self.layout)` for those that fill it
-    up."""
-    return list(range(index * self._batch_size, (index + 1) * self._batch_size))[self._part]
+  def rows(self, index: int) -> range:
+    """Rows of the layout in this host's part of a batch; beyond `len(self.layout)` for those that fill it up."""
+    return range(index * self._batch_size, (index + 1) * self._batch_size)[self._part]
 
   def batch(self, index: int) -> dict[str, np.ndarray]:
     """This host's part of batch `index`, arrays of [batch_size / hosts, ...]."""
-    examples = [self._example(row) for row in self.rows(index)]
-    return _stack(examples, self._vocab_size, f'validation batch {index}')
+    return _stack([self._example(row) for row in self.rows(index)], self._vocab_size, f'validation batch {index}')
 
   def _example(self, row: int) -> dict[str, np.ndarray]:
     if row >= len(self.layout):
@@ -258,26 +191,12 @@ class ValidBatches:
 
 
 def valid_batches(
-  config: DataConfig,
-  store: TokenStore,
-  spec: RowSpec,
-  transform: Transform,
-  *,
-  batch_size: int,
-  hosts: int = 1,
-  host: int = 0,
+  config: DataConfig, store: TokenStore, spec: RowSpec, transform: Transform, **run: int
 ) -> ValidBatches:
-  """The evaluation batches of a source: its held-out documents in the order of their digests.
-
-  Raises:
-    DataError: no row, or a batch that cannot be shared equally.
-  """
+  """The held-out documents of a source, by their digests; `run` is batch_size, hosts and host of `ValidBatches`."""
   documents, order = held_out(config, store)
   layout = RowLayout(documents, order, config.rows, spec, keep_tail=True)
-  vocab_size = store.meta['vocab_size']
-  return ValidBatches(
-    store.name, layout, transform, vocab_size=vocab_size, batch_size=batch_size, hosts=hosts, host=host
-  )
+  return ValidBatches(store.name, layout, transform, vocab_size=store.meta['vocab_size'], **run)
 
 
 def valid_text(config: DataConfig, store: TokenStore) -> bytes:
@@ -287,8 +206,7 @@ def valid_text(config: DataConfig, store: TokenStore) -> bytes:
 
 
 def valid_bytes_per_token(config: DataConfig, store: TokenStore) -> float:
-  """UTF-8 bytes per token of the evaluated text: for bits per byte where tokens have no bytes of their
-  own."""
+  """UTF-8 bytes per token of the evaluated text: for bits per byte where tokens have no bytes of their own."""
   documents, order = held_out(config, store)
   return float(documents.n_bytes[order].sum() / documents.lengths[order].sum())
 
@@ -306,10 +224,10 @@ def held_out(config: DataConfig, store: TokenStore) -> tuple[StoredDocuments, np
   ends = np.cumsum(valid.n_bytes[order])
   whole = int(np.searchsorted(ends, config.valid_bytes, 'right'))
   last = order[whole]
-  room = config.valid_bytes - (int(ends[whole - 1]) if whole else 0)
+  left = config.valid_bytes - (int(ends[whole - 1]) if whole else 0)
   pieces = valid.pieces()
   _, tokens, n_bytes = np.cumsum(pieces[pieces[:, 0] == last], axis=0).T
-  fitting = int(np.searchsorted(n_bytes, room, 'right'))
+  fitting = int(np.searchsorted(n_bytes, left, 'right'))
   if not fitting and whole:
     return valid, order[:whole]
   lengths, sizes = valid.lengths.copy(), valid.n_bytes.copy()
@@ -317,28 +235,21 @@ def held_out(config: DataConfig, store: TokenStore) -> tuple[StoredDocuments, np
   return dataclasses.replace(valid, lengths=lengths, n_bytes=sizes), order[: whole + 1]
 
 
-class _Batches:
-  """A random-access view of the batches, for grain."""
-
-  def __init__(self, pipeline: Pipeline, steps: int):
-    self._pipeline, self._steps = pipeline, steps
-
-  def __len__(self):
-    return self._steps
-
-  def __getitem__(self, step):
-    return self._pipeline.batch(int(step))
+def _part(batch_size: int, hosts: int, host: int) -> slice:
+  """A host's rows of each batch."""
+  if batch_size % hosts:
+    remedy = f'set it to {-(-batch_size // hosts) * hosts}'
+    raise DataError(f'data.batch_size = {batch_size}: must be a multiple of the {hosts} hosts; {remedy}')
+  size = batch_size // hosts
+  return slice(host * size, (host + 1) * size)
 
 
 def _training_layout(config: DataConfig, store: TokenStore, spec: RowSpec, seed: int) -> RowLayout:
   order = np.argsort(mix(store.train.digests, key_of('documents', seed)), kind='stable')
   layout = RowLayout(store.train, order, config.rows, spec, keep_tail=False)
   if not len(layout):
-    raise DataError(
-      f'{store.name}: {len(store.train.tokens):,} tokens of training text; one row takes {spec.size:,}; add '
-      'text, or '
-      'lower data.length'
-    )
+    given = f'{len(store.train.tokens):,} tokens of training text; one row takes {spec.size:,}'
+    raise DataError(f'{store.name}: {given}; add text, or lower data.length')
   return layout
 
 
@@ -348,16 +259,13 @@ def _generator(*parts: int | str) -> np.random.Generator:
 
 
 def _stack(examples: list[dict[str, np.ndarray]], vocab_size: int, where: str) -> dict[str, np.ndarray]:
-  """Stacks examples and checks ids: on the device an id out of range would be clamped, wrapped or NaN
-  (facts)."""
+  """Stacks examples and checks ids: on the device an id out of range would be clamped, wrapped or NaN."""
   batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
   for key in ('inputs', 'targets'):
     if key in batch and batch[key].size:
       low, high = int(batch[key].min()), int(batch[key].max())
       if low < 0 or high >= vocab_size:
-        raise DataError(
-          f'{where}: {key} hold id {low if low < 0 else high}; ids must lie in [0, {vocab_size}); the '
-          'tokenizer and '
-          'the token store do not belong together: delete the store'
-        )
+        rule = f'ids must lie in [0, {vocab_size})'
+        remedy = 'the tokenizer and the token store do not belong together: delete the store'
+        raise DataError(f'{where}: {key} hold id {low if low < 0 else high}; {rule}; {remedy}')
   return batch

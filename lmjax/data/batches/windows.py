@@ -6,17 +6,16 @@ Pure functions. Legend: N tokens of a context.
 import numpy as np
 
 
-def windows(n: int, room: int, stride: int) -> list[tuple[int, int]]:
+def windows(n: int, size: int, stride: int) -> list[tuple[int, int]]:
   """(first, end) of each window over n tokens; each begins `stride` after the one before.
 
-  Every run of `room - stride + 1` tokens or fewer lies whole in at least one of them.
+  Every run of `size - stride + 1` tokens or fewer lies whole in at least one of them.
 
   >>> windows(10, 6, 4)
   [(0, 6), (4, 10)]
   """
-  assert 1 <= stride <= room, (stride, room)
-  starts = range(0, max(n - room + stride, 1), stride)
-  return [(start, min(start + room, n)) for start in starts]
+  assert 1 <= stride <= size, (stride, size)
+  return [(start, min(start + size, n)) for start in range(0, max(n - size + stride, 1), stride)]
 
 
 def token_span(offsets_N2: np.ndarray, begin: int, end: int) -> tuple[int, int] | None:
@@ -48,5 +47,5 @@ def locate(text: str, answer: str, start: int) -> int | None:
   if text[start : start + len(answer)] == answer:
     return start
   before, after = text.rfind(answer, 0, max(start, 0) + len(answer)), text.find(answer, max(start, 0))
-  found = [place for place in (before, after) if place >= 0]
-  return min(found, key=lambda place: abs(place - start)) if found and answer else None
+  places = [place for place in (before, after) if place >= 0]
+  return min(places, key=lambda place: abs(place - start)) if places and answer else None

@@ -1,7 +1,7 @@
 """Where text comes from: Python's own documentation, files, or a TFDS data set; one document at a time.
 
-A source is read as a stream in a fixed order, so the corpus need not fit in memory. What cannot be read is an
-error (`DataError`); what may be skipped (empty documents, bad UTF-8 by policy) is counted, never silent.
+A source is read as a stream, so the corpus need not fit in memory. What cannot be read is an error (`DataError`); what
+may be skipped (empty documents, bad UTF-8 by policy) is counted, never silent.
 """
 
 import collections
@@ -20,16 +20,18 @@ def documents(source: SourceConfig, bad_text: BadText, counts: collections.Count
 
   Args:
     source: the corpus.
-    bad_text: what to do about bytes that are not UTF-8 and about lone surrogates: 'raise' an error, 'replace'
-      them by U+FFFD, or 'skip' the document.
+    bad_text: about bytes that are not UTF-8 and lone surrogates: 'raise' an error, 'replace' them by U+FFFD, or 'skip'
+      the document.
     counts: filled as the stream is read: 'documents' and 'bytes' (UTF-8) given out, 'empty' ones skipped,
       'replaced' ones repaired, 'skipped' ones left out for bad text.
 
   Raises:
     DataError: nothing to read (missing path, empty files, no documents) or something that cannot be read.
   """
-  found = counts['documents']
-  for where, text in _raw_documents(source):
+  before, kind = counts['documents'], tfds if source.path.startswith('tfds:') else files
+  # `where` names the place in an error; bytes are decoded by `clean`
+  raw = pydoc.documents() if source.path == 'pydoc' else kind.documents(source.path, source.field)
+  for where, text in raw:
     text, verdict = clean(text, where, bad_text)
     if verdict:
       counts[verdict] += 1
@@ -41,38 +43,21 @@ def documents(source: SourceConfig, bad_text: BadText, counts: collections.Count
     counts['documents'] += 1
     counts['bytes'] += len(text.encode('utf-8'))
     yield text
-  if counts['documents'] == found:
-    raise DataError(
-      f'{source.path}: holds no document with text ({counts["empty"]} empty, {counts["skipped"]} skipped for '
-      'bad '
-      'text); a source must hold some; check the path, the field and data.bad_text'
-    )
+  if counts['documents'] == before:
+    found = f'holds no document with text ({counts["empty"]} empty, {counts["skipped"]} skipped for bad text)'
+    remedy = 'check the path, the field and data.bad_text'
+    raise DataError(f'{source.path}: {found}; a source must hold some; {remedy}')
 
 
-def identity(source: SourceConfig) -> dict:
-  """JSON-able facts that change when the content of the source changes; what it costs is one read of the
-  files.
-
-  Files are named relative to their common folder and digested whole, so a corpus may be moved, but not
-  edited, without its token store being built again.
+def identity(path: str) -> dict:
+  """JSON-able; changes when the content of a source does. Files are read once for it; a corpus may be moved.
 
   Raises:
     DataError: the source is missing.
   """
-  if source.path == 'pydoc':
+  if path == 'pydoc':
     return pydoc.identity()
-  if source.path.startswith('tfds:'):
-    return tfds.identity(source.path)
-  return files.identity(source.path)
-
-
-def _raw_documents(source: SourceConfig) -> Iterator[tuple[str, str | bytes]]:
-  """Yields (where, text): `where` names the place in an error; bytes are decoded by `clean`."""
-  if source.path == 'pydoc':
-    return pydoc.documents()
-  if source.path.startswith('tfds:'):
-    return tfds.documents(source.path, source.field)
-  return files.documents(source.path, source.field)
+  return tfds.identity(path) if path.startswith('tfds:') else files.identity(path)
 
 
 def clean(text: str | bytes, where: str, bad_text: BadText) -> tuple[str | None, str | None]:
@@ -96,8 +81,6 @@ def clean(text: str | bytes, where: str, bad_text: BadText) -> tuple[str | None,
     # tokenizers would raise TypeError on these: JSON may carry half a surrogate pair, UTF-8 cannot.
     problem = f'character {match.start()} is the lone surrogate U+{ord(match.group()):04X}'
     repaired = _SURROGATE.sub('\ufffd', text)
-  if bad_text == 'replace':
-    return repaired, 'replaced'
-  if bad_text == 'skip':
-    return None, 'skipped'
-  raise DataError(f"{where}: {problem}; text must be UTF-8; fix it, or set data.bad_text to 'replace' or 'skip'")
+  if bad_text == 'raise':
+    raise DataError(f"{where}: {problem}; text must be UTF-8; fix it, or set data.bad_text to 'replace' or 'skip'")
+  return (repaired, 'replaced') if bad_text == 'replace' else (None, 'skipped')

@@ -1,5 +1,6 @@
 """Documents from .txt and .jsonl files, and records from .jsonl, .csv and .tsv, plain or compressed, as a stream."""
 
+import contextlib
 import csv
 import glob
 import gzip
@@ -27,6 +28,7 @@ _LINE_AFTER = 16_384
 _LONGEST_LINE = 1 << 20
 _LONGEST_RECORD = 1 << 28
 csv.field_size_limit(_LONGEST_RECORD)  # the module's own 128 KiB is less than a long legal document
+_UNPACKERS: dict[str, Callable] = {'.xz': lzma.open, '.gz': gzip.open}
 _BOM = b'\xef\xbb\xbf'
 
 
@@ -35,16 +37,14 @@ def documents(path: str, field: str | None) -> Iterator[tuple[str, str | bytes]]
 
   Args:
     path: a file, or a glob (`**` goes into folders); also on `gs://`.
-    field: the field of a JSONL line that holds the text.
+    field: the field of a JSONL line that holds the text; not read for .txt.
 
   Raises:
     DataError: no such file, an unknown ending, a corrupt archive, broken JSON, a field that is not there.
   """
-
-  def read(name, file):
-    return _text_documents(name, file) if name.endswith(TEXT_ENDINGS) else _field_texts(name, file, field)
-
-  return _read(path, TEXT_ENDINGS + JSONL_ENDINGS, read)
+  for name in _files(path, TEXT_ENDINGS + JSONL_ENDINGS):
+    with _opened(name) as file:
+      yield from _text_documents(name, file) if name.endswith(TEXT_ENDINGS) else _field_texts(name, file, field)
 
 
 def records(path: str) -> Iterator[tuple[str, dict]]:
@@ -53,38 +53,46 @@ def records(path: str) -> Iterator[tuple[str, dict]]:
   Raises:
     DataError: as `documents`, or a row with more or fewer fields than its first line.
   """
+  for name in _files(path, JSONL_ENDINGS + TABLE_ENDINGS + JSON_ENDINGS):
+    with _opened(name) as file:
+      if name.endswith(JSON_ENDINGS):
+        yield name, _object(file.read(), name, unit='the file')
+      else:
+        yield from _table_rows(name, file) if name.endswith(TABLE_ENDINGS) else _objects(name, file)
 
-  def read(name, file):
-    if name.endswith(JSON_ENDINGS):
-      return iter([(name, _object(file.read(), name, unit='the file'))])
-    return _table_rows(name, file) if name.endswith(TABLE_ENDINGS) else _objects(name, file)
 
-  return _read(path, JSONL_ENDINGS + TABLE_ENDINGS + JSON_ENDINGS, read)
-
-
-def _read(path: str, endings: tuple[str, ...], read: Callable) -> Iterator:
-  """What `read(name, file)` yields for each file, with the errors of files turned into DataError."""
+def _files(path: str, endings: tuple[str, ...]) -> list[str]:
   names = expand(path)
   for name in names:
     if not name.endswith(endings):
       known = ', '.join(endings)
       raise DataError(f'{name}: unknown ending; a source must end in one of {known}; rename or convert the file')
-  for name in names:
-    try:
-      with _open(name) as raw, _unpacked(name, raw) as file:
+  return names
+
+
+@contextlib.contextmanager
+def _opened(name: str, unpack: bool = True) -> Iterator[IO[bytes]]:
+  """A file, unpacked and after its byte order mark unless its very bytes are wanted; its errors become DataError."""
+  try:
+    # a file of an object store has no `readline(limit)`
+    with io.BufferedReader(epath.Path(name).open('rb')) if '://' in name else open(name, 'rb') as raw:
+      if not unpack:
+        yield raw
+        return
+      with _UNPACKERS.get(os.path.splitext(name)[1], contextlib.nullcontext)(raw) as file:
         if file.read(len(_BOM)) != _BOM:
           file.seek(0)
-        yield from read(name, file)
-    except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
-      raise DataError(f'{name}: {error}; a compressed file must be whole; download or compress it again') from None
-    except OSError as error:
-      raise DataError(f'{name}: {error.strerror or error}; a source must be readable; check the file') from None
-    except DataError:
+        yield file
+  except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
+    raise DataError(f'{name}: {error}; a compressed file must be whole; download or compress it again') from None
+  except OSError as error:
+    raise DataError(f'{name}: {error.strerror or error}; a source must be readable; check the file') from None
+  except DataError:
+    raise
+  except Exception as error:  # each library of object stores raises errors of its own
+    if '://' not in name:
       raise
-    except Exception as error:  # each library of object stores raises errors of its own
-      if '://' not in name:
-        raise
-      raise DataError(f'{name}: cannot be read ({reason(error)}); {GCS_REMEDY}') from error
+    raise DataError(f'{name}: cannot be read ({reason(error)}); {GCS_REMEDY}') from error
 
 
 def expand(path: str) -> list[str]:
@@ -93,18 +101,21 @@ def expand(path: str) -> list[str]:
   Raises:
     DataError: there is none.
   """
-  if '://' in path:
-    return _expand_url(path)
-  path = os.path.expanduser(path)
-  if os.path.isfile(path):
-    return [path]
-  if os.path.isdir(path):
-    raise DataError(f'{path}: is a folder; a source is a file or a glob; write {os.path.join(path, "*.txt")}')
-  names = sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
+  is_url = '://' in path
+  names = _expand_url(path) if is_url else _expand_local(os.path.expanduser(path))
   if not names:
     rule = 'the glob matches no file' if glob.has_magic(path) else 'there is no such file'
-    raise DataError(f'{path}: {rule}; a source must exist; check the path (relative to {os.getcwd()})')
+    place = '' if is_url else f' (relative to {os.getcwd()})'
+    raise DataError(f'{path}: {rule}; a source must exist; check the path{place}')
   return names
+
+
+def _expand_local(path: str) -> list[str]:
+  if os.path.isdir(path):
+    raise DataError(f'{path}: is a folder; a source is a file or a glob; write {os.path.join(path, "*.txt")}')
+  if os.path.isfile(path):
+    return [path]
+  return sorted(name for name in glob.glob(path, recursive=True) if os.path.isfile(name))
 
 
 def _expand_url(path: str) -> list[str]:
@@ -114,51 +125,27 @@ def _expand_url(path: str) -> list[str]:
     raise DataError(f'{path}: ** cannot be searched for on {scheme}://; name the folder, with * for its files')
   try:
     if glob.has_magic(inside):
-      names = sorted(str(found) for found in epath.Path(f'{scheme}://{bucket}').glob(inside))
-    else:
-      names = [path] if epath.Path(path).exists() else []
+      return sorted(str(name) for name in epath.Path(f'{scheme}://{bucket}').glob(inside))
+    return [path] if epath.Path(path).exists() else []
   except Exception as error:  # each library of object stores raises errors of its own
     raise DataError(f'{path}: cannot be reached ({reason(error)}); {GCS_REMEDY}') from error
-  if not names:
-    rule = 'the glob matches no file' if glob.has_magic(inside) else 'there is no such file'
-    raise DataError(f'{path}: {rule}; a source must exist; check the path')
-  return names
 
 
 def identity(path: str) -> dict:
   """Names (relative to their common folder), sizes and content digests of the files, wherever they lie."""
   names = [name if '://' in name else os.path.abspath(name) for name in expand(path)]
-  folder = os.path.commonpath([os.path.dirname(name) for name in names])
-  return {'kind': 'files', 'files': [[os.path.relpath(name, folder), *_size_and_digest(name)] for name in names]}
-
-
-def _size_and_digest(name: str) -> tuple[int, str]:
-  digest, size = hashlib.blake2b(digest_size=16), 0
-  try:
-    with _open(name) as file:
+  folder, rows = os.path.commonpath([os.path.dirname(name) for name in names]), []
+  for name in names:
+    digest = hashlib.blake2b(digest_size=16)
+    with _opened(name, unpack=False) as file:
       while piece := file.read(_LONGEST_LINE):
         digest.update(piece)
-        size += len(piece)
-  except OSError as error:
-    raise DataError(f'{name}: {error.strerror or error}; a source must be readable; check its permissions') from None
-  return size, digest.hexdigest()
-
-
-def _open(name: str) -> IO[bytes]:
-  # a file of an object store has no `readline(limit)`
-  return io.BufferedReader(epath.Path(name).open('rb')) if '://' in name else open(name, 'rb')
-
-
-def _unpacked(name: str, raw: IO[bytes]) -> IO[bytes]:
-  opener: Callable | None = lzma.open if name.endswith('.xz') else gzip.open if name.endswith('.gz') else None
-  return raw if opener is None else opener(raw, 'rb')
+      rows.append([os.path.relpath(name, folder), file.tell(), digest.hexdigest()])
+  return {'kind': 'files', 'files': rows}
 
 
 def _text_documents(name: str, file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-  """Cuts plain text at the first blank line after 4,096 bytes, or else the first line end after 16,384.
-
-  Nothing is dropped: the documents of a file, joined, are the file (but for a byte order mark).
-  """
+  """Cuts plain text at the first blank line after 4,096 bytes, or else the first line end after 16,384; drops none."""
   parts, size, number = [], 0, 1
   for line in _lines(file):
     parts.append(line)
@@ -174,8 +161,7 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
   """Lines with their ends; one longer than 1 MB comes in pieces, cut after white space if there is any."""
   rest = b''
   while line := file.readline(_LONGEST_LINE - len(rest)):
-    line = rest + line
-    rest = b''
+    line, rest = rest + line, b''
     if len(line) == _LONGEST_LINE and not line.endswith(b'\n'):
       cut = _soft_cut(line)
       line, rest = line[:cut], line[cut:]
@@ -187,8 +173,7 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
 def _soft_cut(line: bytes) -> int:
   """Where to cut a piece of an endless line: before its last space, else before its last UTF-8 character."""
   half = len(line) // 2
-  cut = max(line.rfind(b' ', half), line.rfind(b'\t', half))
-  if cut > 0:
+  if (cut := max(line.rfind(b' ', half), line.rfind(b'\t', half))) > 0:
     return cut
   cut = len(line) - 1
   while cut > half and line[cut] & 0xC0 == 0x80:  # a continuation byte: go back to the character's first byte
@@ -196,10 +181,8 @@ def _soft_cut(line: bytes) -> int:
   return cut
 
 
-def _field_texts(name: str, file: IO[bytes], field: str | None) -> Iterator[tuple[str, str | bytes]]:
+def _field_texts(name: str, file: IO[bytes], field: str) -> Iterator[tuple[str, str | bytes]]:
   """The text of each JSONL line."""
-  if field is None:
-    raise DataError(f'{name}: data field None; JSONL text stands in a named field; set field, such as "text"')
   for where, record in _objects(name, file, f'{{"{field}": ...}}'):
     if field not in record:
       raise DataError(f'{where}: no field {field!r}; it must hold the text; fields there: {listed(sorted(record))}')
@@ -218,9 +201,7 @@ def listed(names: list[str]) -> str:
 
 def _objects(name: str, file: IO[bytes], example: str = '{"text": ...}') -> Iterator[tuple[str, dict]]:
   """The object of each JSONL line, which ends at \\n alone: some texts hold U+2028, where str.splitlines would cut."""
-  number = 0
-  while line := file.readline(_LONGEST_RECORD):
-    number += 1
+  for number, line in enumerate(iter(lambda: file.readline(_LONGEST_RECORD), b''), 1):
     where = f'{name}, line {number}'
     if len(line) == _LONGEST_RECORD:
       raise DataError(f'{where}: more than {_LONGEST_RECORD:,} bytes; a record must be shorter; is this JSONL?')
@@ -229,11 +210,7 @@ def _objects(name: str, file: IO[bytes], example: str = '{"text": ...}') -> Iter
 
 
 def _object(data: bytes, where: str, example: str = '{"data": ...}', unit: str = 'each line') -> dict:
-  """One JSON object.
-
-  Bytes that are not UTF-8 are let through as lone surrogates when they stand inside the text, so that the one
-  policy on bad text (`sources`) sees them with the rest.
-  """
+  """One JSON object; bytes that are not UTF-8 become lone surrogates, which `documents.clean` treats by policy."""
   try:
     record = json.loads(data.decode('utf-8', 'surrogateescape'))
   except (ValueError, RecursionError) as error:

@@ -1,20 +1,21 @@
 """The embedded corpus: the language reference of `pydoc` and the docstrings of the standard library.
 
-It is there wherever Python is, so a first run needs no download. Modules are parsed, not imported: importing
-the standard library opens browsers (`antigravity`) and prints poems (`this`); and parsing finds docstrings
-under -OO.
+It is there wherever Python is, so a first run needs no download. Modules are parsed, not imported: importing the
+standard library opens browsers (`antigravity`) and prints poems (`this`); and parsing finds docstrings under -OO.
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib
 import inspect
 import os
+import pathlib
 import platform
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lmjax.errors import DataError
 
@@ -22,7 +23,7 @@ from lmjax.errors import DataError
 _SHORTEST = 80
 
 _SKIPPED_FOLDERS = frozenset(
-  'site-packages dist-packages __pycache__ test tests idle_test turtledemo lib2to3 ensurepip'.split()
+  'site-packages dist-packages __pycache__ test tests idle_test turtledemo lib2to3 ensurepip pydoc_data'.split()
 )
 
 # Extension modules whose import has no side effects; one that a build lacks is skipped.
@@ -36,16 +37,14 @@ _EXTENSIONS = """
 
 
 def documents() -> Iterator[tuple[str, str]]:
-  """Yields (where, text): the topics of the language reference, then each docstring once, in a fixed
-  order."""
+  """Yields (where, text): the topics of the language reference, then each docstring once, in a fixed order."""
   for index, text in enumerate(_scan()):
     yield f'pydoc, document {index}', text
 
 
 def identity() -> dict:
   """The Python version and the sizes of the standard library's files (distributions patch them)."""
-  sizes = hashlib.blake2b(digest_size=16)
-  folder = _library()
+  sizes, folder = hashlib.blake2b(digest_size=16), _library()
   for name in _module_files(folder):
     sizes.update(f'{os.path.relpath(name, folder)} {os.path.getsize(name)}\n'.encode())
   return {
@@ -57,24 +56,20 @@ def identity() -> dict:
   }
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def docstrings() -> tuple[tuple[str, str], ...]:
   """The (qualified name, docstring) pairs of the standard library's source files, in a fixed order.
 
   Names are those of the source, `textwrap.wrap` or `random.Random.shuffle`, nested functions included; one that
-  is defined twice, under `if` and `else`, occurs twice. Docstrings are as `inspect.cleandoc` gives them, of any
-  length. Kept, about 2.5 MB: a process parses the library once.
+  is defined twice, under `if` and `else`, occurs twice. Kept, about 2.5 MB: a process parses the library once.
 
   Raises:
     DataError: the library is not there as source files.
   """
-  found = []
-  folder = _library()
+  found, folder = [], _library()
   for name in _module_files(folder):
-    with open(name, 'rb') as file:
-      code = file.read()
     try:
-      tree = ast.parse(code)
+      tree = ast.parse(pathlib.Path(name).read_bytes())
     except (SyntaxError, ValueError):  # templates and test data may stand among the modules
       continue
     parts = os.path.relpath(name, folder).removesuffix('.py').split(os.sep)
@@ -82,66 +77,52 @@ def docstrings() -> tuple[tuple[str, str], ...]:
   return tuple(found)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.cache
 def _scan() -> tuple[str, ...]:
-  """All documents. Kept, since the tokenizer's sample and the token store both read them."""
-  texts = dict.fromkeys(_topics())
-  texts.update(dict.fromkeys(_prose(text for _, text in docstrings())))
-  texts.update(dict.fromkeys(_prose(_extension_docstrings())))
-  return tuple(texts)
+  """All documents, each once. Kept, since the tokenizer's sample and the token store both read them."""
+  texts = []
+  with contextlib.suppress(ImportError):  # some distributions leave it out
+    from pydoc_data import topics
+
+    texts += [text.strip() + '\n' for _, text in sorted(topics.topics.items())]
+  texts += [*_prose(text for _, text in docstrings()), *_prose(_extension_docstrings())]
+  return tuple(dict.fromkeys(texts))
 
 
 def _library() -> str:
   folder = sysconfig.get_paths()['stdlib']
   if not os.path.isfile(os.path.join(folder, 'ast.py')):
-    raise DataError(
-      f"pydoc: Python's standard library is not at {folder} as source files; the embedded corpus is read "
-      'from them; '
-      'name another source in data.sources'
-    )
+    problem = f"Python's standard library is not at {folder} as source files"
+    rule = 'the embedded corpus is read from them'
+    raise DataError(f'pydoc: {problem}; {rule}; name another source in data.sources')
   return folder
 
 
 def _module_files(folder: str) -> list[str]:
   found = []
   for root, folders, names in os.walk(folder):
+    # pydoc_data and _sysconfigdata are generated: the one is read as topics, the other is a dict of paths.
     folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS and not name.startswith('config-')]
-    # _sysconfigdata and pydoc_data are generated: the one is a dict of paths, the other is read as topics.
-    found += [
-      os.path.join(root, name)
-      for name in names
-      if name.endswith('.py') and not name.startswith('_sysconfigdata') and os.path.basename(root) != 'pydoc_data'
-    ]
+    modules = [name for name in names if name.endswith('.py') and not name.startswith('_sysconfigdata')]
+    found += [os.path.join(root, name) for name in modules]
   return sorted(found)
-
-
-def _topics() -> list[str]:
-  try:
-    from pydoc_data import topics
-  except ImportError:  # some distributions leave it out
-    return []
-  return [text.strip() + '\n' for _, text in sorted(topics.topics.items())]
 
 
 def _docstrings(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
   """The docstrings of a module, its classes and functions, in the order of the source."""
+  definitions = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
   stack: list[tuple[ast.AST, str]] = [(tree, module)]
   while stack:
     node, name = stack.pop()
-    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+    if isinstance(node, definitions):
       name = f'{name}.{node.name}'
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+    if isinstance(node, ast.Module | definitions):
       if text := ast.get_docstring(node):
         yield name, text
     # Definitions also stand under `if` and `try`; nothing else that holds statements is looked into.
     for block in ('finalbody', 'handlers', 'orelse', 'body'):
-      stack.extend(
-        (child, name)
-        for child in reversed(getattr(node, block, None) or [])
-        if isinstance(
-          child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.If | ast.Try | ast.ExceptHandler
-        )
-      )
+      inner = [n for n in getattr(node, block, ()) if isinstance(n, definitions | ast.If | ast.Try | ast.ExceptHandler)]
+      stack += [(child, name) for child in reversed(inner)]
 
 
 def _extension_docstrings() -> Iterator[str | None]:
@@ -154,12 +135,11 @@ def _extension_docstrings() -> Iterator[str | None]:
     for _, value in sorted(vars(module).items()):
       if inspect.isclass(value):
         yield from (getattr(member, '__doc__', None) for _, member in sorted(vars(value).items()) if callable(member))
-        yield value.__doc__ if inspect.isclass(value) else None
-      elif inspect.isbuiltin(value):
+      if inspect.isclass(value) or inspect.isbuiltin(value):
         yield value.__doc__
 
 
-def _prose(docstrings) -> Iterator[str]:
+def _prose(docstrings: Iterable[str | None]) -> Iterator[str]:
   for text in docstrings:
     if isinstance(text, str) and len(text := inspect.cleandoc(text)) >= _SHORTEST:
       yield text + '\n'

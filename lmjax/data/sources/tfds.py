@@ -21,8 +21,7 @@ def documents(path: str, field: str) -> Iterator[tuple[str, bytes | str]]:
   """Yields (where, text) of a split's examples, in the order of its shards; TFDS gives text as bytes.
 
   Raises:
-    DataError: an unknown data set, split or field; not prepared and no network; a builder that needs
-      TensorFlow.
+    DataError: an unknown data set, split or field; not prepared and no network; a builder that needs TensorFlow.
   """
   builder, split = _prepared(path)
   for where, example in _examples(builder, split, path, (field,)):
@@ -86,16 +85,17 @@ def _prepared(path: str):
   except ImportError as error:
     raise DataError(f'{path}: {error}; a tfds: source needs tensorflow-datasets; pip install lmjax again') from None
   name, split = parse(path)
+  if not name:
+    raise DataError(f'{path}: no data set named; write tfds:NAME[/CONFIG][@SPLIT], such as tfds:wiki40b/en')
   builder = _builder(tfds, path, name)
   if not builder.info.splits:
     _prepare(path, builder)
-  if builder.info.file_format is None or builder.info.file_format.value != 'array_record':
-    kind = builder.info.file_format.value if builder.info.file_format else 'unknown'
-    raise DataError(
-      f'{path}: prepared in the {kind} format; without TensorFlow only array_record can be read; convert it with '
-      '`python -m tensorflow_datasets.scripts.convert_format` or prepare it again with '
-      'file_format="array_record"'
-    )
+  kind = builder.info.file_format.value if builder.info.file_format else 'unknown'
+  if kind != 'array_record':
+    rule = 'without TensorFlow only array_record can be read'
+    remedy = 'convert it with `python -m tensorflow_datasets.scripts.convert_format`'
+    again = 'prepare it again with file_format="array_record"'
+    raise DataError(f'{path}: prepared in the {kind} format; {rule}; {remedy} or {again}')
   # 'train[:10%]' and 'train+test' are splits too: TFDS judges those itself.
   if split.isidentifier() and split not in builder.info.splits:
     raise DataError(f'{path}: no split {split!r}; splits there: {", ".join(builder.info.splits)}; name one after @')
@@ -103,30 +103,25 @@ def _prepared(path: str):
 
 
 def _builder(tfds, path: str, name: str):
-  if not name:
-    raise DataError(f'{path}: no data set named; write tfds:NAME[/CONFIG][@SPLIT], such as tfds:wiki40b/en')
+  options = {'file_format': 'array_record', 'try_gcs': False}
   try:
-    return tfds.builder(name, file_format='array_record', try_gcs=False)
-  except tfds.core.DatasetNotFoundError:
-    pass
-  except Exception as error:
-    raise _needs(path, error, 'cannot be opened') from None
-  # glue, wikipedia, c4, wiki40b and others are registered by this import alone (facts measured on 4.9.10).
-  try:
-    import tensorflow_datasets.text  # noqa: F401
+    try:
+      return tfds.builder(name, **options)
+    except tfds.core.DatasetNotFoundError:
+      # glue, wikipedia, c4, wiki40b and others are registered by this import alone (as of TFDS 4.9.10).
+      import tensorflow_datasets.text  # noqa: F401
 
-    return tfds.builder(name, file_format='array_record', try_gcs=False)
+      return tfds.builder(name, **options)
   except tfds.core.DatasetNotFoundError:
-    close = difflib.get_close_matches(
-      name.split('/')[0].split(':')[0], tfds.list_builders(with_community_datasets=False)
-    )
+    known = tfds.list_builders(with_community_datasets=False)
+    close = difflib.get_close_matches(name.split('/')[0].split(':')[0], known)
     hint = f'did you mean {", ".join(close)}?' if close else 'see tensorflow.org/datasets/catalog'
     raise DataError(f'{path}: TFDS knows no data set {name!r}; the name must be one of its catalogue; {hint}') from None
   except Exception as error:
     raise _needs(path, error, 'cannot be opened') from None
 
 
-def _prepare(path: str, builder):
+def _prepare(path: str, builder) -> None:
   """Downloads and prepares; asks first whether there is a network, since TFDS retries for minutes."""
   if not network_reachable():
     raise DataError(
@@ -142,12 +137,11 @@ def _prepare(path: str, builder):
 
 def _needs(path: str, error: Exception, what: str) -> DataError:
   line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+  remedy = 'prepare it with TFDS by hand, then run again'
   if any(word in str(error).lower() for word in ('tensorflow', 'apache_beam', 'tf.io')):
-    return DataError(
-      f'{path}: {what} ({line}); TensorFlow or Apache Beam is needed to prepare it; pip install '
-      "'lmjax[tfds]' once, after which it is read without them"
-    )
-  return DataError(f'{path}: {what} ({line}); prepare it with TFDS by hand, then run again')
+    needed = 'TensorFlow or Apache Beam is needed to prepare it'
+    remedy = f"{needed}; pip install 'lmjax[tfds]' once, after which it is read without them"
+  return DataError(f'{path}: {what} ({line}); {remedy}')
 
 
 def network_reachable() -> bool:

@@ -17,9 +17,9 @@ import collections
 import contextlib
 import dataclasses
 import glob
-import hashlib
 import json
 import os
+import pathlib
 import secrets
 import shutil
 import sys
@@ -31,42 +31,30 @@ import numpy as np
 from tqdm import tqdm
 
 from lmjax.console import tell
-from lmjax.data.config import BadText, SourceConfig, TokenizerConfig
+from lmjax.data.config import DataConfig, SourceConfig
 from lmjax.data.sources import documents
-from lmjax.data.tokens.split import held_out_below
 from lmjax.data.tokens.store_writer import SplitWriter, unseen_documents
 from lmjax.data.tokens.tokenizer import Tokenizer, digest64, sample, train_tokenizer
 from lmjax.errors import DataError
-
-try:
-  import fcntl
-except ImportError:  # not on Windows, where the rename alone keeps stores whole
-  fcntl = None
+from lmjax.workdir import lock
+from lmjax.workdir.files import canonical_json, json_digest
 
 # Raise it when the layout on disk changes: older stores are then built again.
 FORMAT = 1
+_PIECE_CHARACTERS = 16_384
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredDocuments:
-  """The documents of one split; D of them, in the order of the source.
+  """The documents of one split; D of them, in the order of the source."""
 
-  Attributes:
-    tokens: uint16 or uint32 [N], memory-mapped.
-    lengths: int64 [D], tokens of each document.
-    starts: int64 [D], where each begins in `tokens`.
-    n_bytes: int64 [D], UTF-8 bytes of each.
-    digests: uint64 [D], blake2b of each one's text.
-    folder: where its files are.
-  """
-
-  tokens: np.ndarray
-  lengths: np.ndarray
-  starts: np.ndarray
-  n_bytes: np.ndarray
-  digests: np.ndarray
-  text_starts: np.ndarray
-  folder: str
+  tokens: np.ndarray  # uint16 or uint32 [N], memory-mapped
+  lengths: np.ndarray  # int64 [D], tokens of each document
+  starts: np.ndarray  # int64 [D], where each begins in `tokens`
+  n_bytes: np.ndarray  # int64 [D], UTF-8 bytes of each
+  digests: np.ndarray  # uint64 [D], blake2b of each one's text
+  text_starts: np.ndarray  # int64 [D], where each begins in text.bin
+  folder: str  # where its files are
 
   def text(self, index: int) -> bytes:
     """The UTF-8 text of a held-out document (training text is not kept)."""
@@ -81,145 +69,120 @@ class StoredDocuments:
 
 @dataclasses.dataclass(frozen=True)
 class TokenStore:
-  """A tokenised source.
+  """A tokenised source."""
 
-  Attributes:
-    name: the source's name in the config.
-    fingerprint: hex; changes with the source's content, the tokenizer and the settings.
-    meta: what meta.json says: counts, bytes, vocab_size, ...
-    train, valid: the two splits.
-  """
-
-  name: str
-  fingerprint: str
-  meta: dict
+  name: str  # in the config
+  fingerprint: str  # hex; changes with the source's content, the tokenizer and the settings
+  meta: dict  # the content of meta.json: counts, bytes, vocab_size, ...
   train: StoredDocuments
   valid: StoredDocuments
 
 
 class _CorruptError(Exception):
-  """A store whose files are not what its meta.json says."""
+  """A store whose files do not match its meta.json."""
 
 
-def open_or_build(
-  name: str,
-  source: SourceConfig,
-  tokenizer: Tokenizer,
-  *,
-  valid_fraction: float,
-  bad_text: BadText,
-  cache_dir: str,
-  progress: bool = False,
-) -> TokenStore:
+def open_or_build(name: str, config: DataConfig, tokenizer: Tokenizer, progress: bool = False) -> TokenStore:
   """Opens the store of a source, or tokenises the source first if there is none or it is corrupt.
 
-  A document is held out if its digest, as a share of 2^64, is below `valid_fraction` (see `split`). Exact
-  duplicates are dropped before that, and counted.
+  A document is held out by its digest, see `_held_out_below`. Exact duplicates are dropped before that, and counted.
 
   Args:
-    name: the source's name, for the folder and for messages.
-    source: the corpus.
-    tokenizer: what turns it into ids.
-    valid_fraction: share of documents held out, in (0, 1); or 1, all of them, to evaluate on.
-    bad_text: policy on text that is not UTF-8, see `sources.documents`.
-    cache_dir: where stores are kept.
-    progress: print what is done; on a terminal with a bar.
+    name: of the source.
+    config: its `sources`, `valid_fraction`, `bad_text` and `cache_dir` are read.
+    tokenizer: turns text into ids.
+    progress: whether to print what is done; on a terminal with a bar.
 
   Raises:
     DataError: the source cannot be read, a split would be empty, or the folder cannot be written.
   """
-  facts = {
+  source = config.sources[name]
+  origin = {
     'format': FORMAT,
-    'source': documents.identity(source),
+    'source': documents.identity(source.path),
     'field': source.field,
     'tokenizer': tokenizer.hash,
-    'valid_fraction': valid_fraction,
-    'bad_text': bad_text,
+    'valid_fraction': config.valid_fraction,
+    'bad_text': config.bad_text,
   }
-  fingerprint = _fingerprint(facts)
-  folder = folder_of(cache_dir, name, fingerprint)
-  with _writing(cache_dir):
+  fingerprint = json_digest(origin)
+  folder = folder_of(config.cache_dir, name, fingerprint)
+  with _writing(config.cache_dir):
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     with _lock(folder) as locked:
-      if locked:
-        # Nobody else can be writing this store: what a killed run has left is rubbish.
-        for left in glob.glob(glob.escape(folder) + '.*.tmp'):
-          shutil.rmtree(left, ignore_errors=True)
+      # Under the lock nobody else can be writing this store: what a killed run has left is rubbish.
+      for left in glob.glob(glob.escape(folder) + '.*.tmp') if locked else ():
+        shutil.rmtree(left, ignore_errors=True)
       if os.path.isdir(folder):
         try:
-          return _open(name, folder, fingerprint)
+          return _open(folder, name, fingerprint)
         except _CorruptError as error:
           tell(f'token store {folder} is corrupt ({error}); building it again', sys.stderr)
           shutil.rmtree(folder)
-      _build(name, folder, source, tokenizer, fingerprint, facts, progress)
-    return _open_whole(name, folder, fingerprint)
+      _build(folder, name, config, tokenizer, origin | {'fingerprint': fingerprint}, progress)
+    return verify(folder, name, fingerprint, 'it was written just now: check the disk, then run again')
 
 
-def prepare_tokenizer(
-  config: TokenizerConfig,
-  corpora: dict[str, SourceConfig],
-  *,
-  valid_fraction: float,
-  bad_text: BadText,
-  cache_dir: str,
-) -> Tokenizer:
+def prepare_tokenizer(config: DataConfig) -> Tokenizer:
   """Loads the tokenizer that the config names, or trains one on a sample of the training documents.
 
-  Each source gives a share of the sample by its weight; held-out documents give nothing. A trained tokenizer
-  is kept in `cache_dir`, so the next run has the same at once.
+  Each source gives a share of the sample by its weight; held-out documents give nothing. A trained tokenizer is kept
+  in `cache_dir` for the next run.
 
   Raises:
     DataError: a missing or broken tokenizer.json, or a source that cannot be read.
   """
-  if config.path is not None:
-    return Tokenizer.load(config.path)
-  facts = {
+  settings, corpora = config.tokenizer, config.sources.values()
+  if settings.path is not None:
+    return Tokenizer.load(settings.path)
+  origin = {
     'format': FORMAT,
-    'sources': [[documents.identity(source), source.field, source.weight] for source in corpora.values()],
-    'vocab_size': config.vocab_size,
-    'sample_bytes': config.sample_bytes,
-    'lowercase': config.lowercase,
-    'valid_fraction': valid_fraction,
-    'bad_text': bad_text,
+    'sources': [[documents.identity(source.path), source.field, source.weight] for source in corpora],
+    'vocab_size': settings.vocab_size,
+    'sample_bytes': settings.sample_bytes,
+    'lowercase': settings.lowercase,
+    'valid_fraction': config.valid_fraction,
+    'bad_text': config.bad_text,
   }
-  path = os.path.join(os.path.expanduser(cache_dir), f'tokenizer-{_fingerprint(facts)[:16]}.json')
-  cached = _cached_tokenizer(path)
-  if cached is not None:
-    return cached
-  total = sum(source.weight for source in corpora.values())
+  path = pathlib.Path(os.path.expanduser(config.cache_dir)) / f'tokenizer-{json_digest(origin)[:16]}.json'
+  hash_file = path.with_suffix('.json.sha256')
+  with contextlib.suppress(OSError, ValueError):
+    cached = Tokenizer.load(str(path))
+    if cached.hash == hash_file.read_text().strip():
+      return cached
+  total = sum(source.weight for source in corpora)
   texts = []
-  for source in corpora.values():
-    share = max(1, int(config.sample_bytes * source.weight / total))
-    texts += sample(_training_texts(source, valid_fraction, bad_text), share)
-  tokenizer = train_tokenizer(texts, config.vocab_size, config.sample_bytes, config.lowercase)
-  with _writing(cache_dir):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    # The hash is written last: a tokenizer without it, or with another's, is trained again.
-    tokenizer.save(path)
-    with open(path + '.sha256', 'w') as file:
-      file.write(tokenizer.hash)
+  for source in corpora:
+    texts += sample(_training_texts(source, config), max(1, int(settings.sample_bytes * source.weight / total)))
+  tokenizer = train_tokenizer(texts, settings.vocab_size, settings.sample_bytes, settings.lowercase)
+  with _writing(config.cache_dir):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(path))
+    hash_file.write_text(tokenizer.hash)  # last: a tokenizer without it, or with another's, is trained again
   return tokenizer
 
 
-def _training_texts(source: SourceConfig, valid_fraction: float, bad_text: BadText) -> Iterator[str]:
-  limit = held_out_below(source, valid_fraction, bad_text)
-  for text in documents.documents(source, bad_text, collections.Counter()):
+def _held_out_below(source: SourceConfig, config: DataConfig) -> int:
+  """The limit below which a document's 64-bit digest puts it into the held-out split: `valid_fraction` of 2^64.
+
+  So whether a document is held out depends on its text alone, whatever is added or shuffled. A small corpus (20 novels,
+  say) may have no digest below that: there the limit is just above the lowest digest, which holds out one document, and
+  that one may change when documents are added. The stream is read up to the first held-out document: a large corpus
+  costs nothing here.
+  """
+  limit, lowest = int(config.valid_fraction * 2.0**64), 1 << 64
+  for text in documents.documents(source, config.bad_text, collections.Counter()):
+    lowest = min(lowest, digest64(text.encode('utf-8')))
+    if lowest < limit:
+      return limit
+  return lowest + 1
+
+
+def _training_texts(source: SourceConfig, config: DataConfig) -> Iterator[str]:
+  limit = _held_out_below(source, config)
+  for text in documents.documents(source, config.bad_text, collections.Counter()):
     if digest64(text.encode('utf-8')) >= limit:
       yield text
-
-
-def _cached_tokenizer(path: str) -> Tokenizer | None:
-  try:
-    with open(path + '.sha256') as file:
-      wanted = file.read().strip()
-    tokenizer = Tokenizer.load(path)
-  except (OSError, UnicodeDecodeError, DataError):
-    return None
-  return tokenizer if tokenizer.hash == wanted else None
-
-
-def _fingerprint(facts: dict) -> str:
-  return hashlib.sha256(json.dumps(facts, sort_keys=True).encode('utf-8')).hexdigest()
 
 
 @contextlib.contextmanager
@@ -227,42 +190,40 @@ def _writing(cache_dir: str):
   try:
     yield
   except OSError as error:
-    raise DataError(
-      f'{cache_dir}: {error.strerror or error}; data.cache_dir must be a folder with room for the token '
-      'stores; free '
-      'some, or name another'
-    ) from None
+    rule = 'data.cache_dir must be a folder with room for the token stores'
+    raise DataError(f'{cache_dir}: {error.strerror or error}; {rule}; free some, or name another') from None
 
 
 @contextlib.contextmanager
-def _lock(folder: str):
-  """Holds an exclusive lock on a store, so that a second run waits for the first and then finds its work done.
+def _lock(folder: str) -> Iterator[bool | None]:
+  """Locks a store, so that a second run waits for the first and then finds its work done; yields whether it is locked.
 
-  Yields whether it is held: some network filesystems refuse locks, and then the rename decides who wins; and a
-  folder of finished stores may be read-only.
+  Without locks the rename decides who wins; and a folder of finished stores may be read-only.
   """
-  with contextlib.ExitStack() as stack:
-    locked = False
-    try:
-      file = stack.enter_context(open(folder + '.lock', 'a'))
-    except OSError:
-      if not os.path.isdir(folder):
-        raise
-    else:
-      if fcntl is not None:
-        with contextlib.suppress(OSError):
-          fcntl.flock(file, fcntl.LOCK_EX)
-          locked = True
-    yield locked
+  try:
+    file = open(folder + '.lock', 'a')
+  except OSError:
+    if not os.path.isdir(folder):
+      raise
+    yield False
+    return
+  with file:
+    yield lock.acquire(file, wait=True)
 
 
-def _build(name, folder, source, tokenizer, fingerprint, facts, progress):
+def _build(folder: str, name: str, config: DataConfig, tokenizer: Tokenizer, origin: dict, progress: bool) -> None:
   """Tokenises a source into `folder`, which appears whole or not at all."""
   temporary = f'{folder}.{secrets.token_hex(4)}.tmp'
   try:
-    meta = _write(name, temporary, source, tokenizer, facts, progress)
-    meta['fingerprint'] = fingerprint
-    _write_meta(temporary, meta)
+    meta = origin | _write(temporary, name, config, tokenizer, progress)
+    meta['files'] = {
+      file: {'size': os.path.getsize(path), 'crc32': _checksum(path)}
+      for file in sorted(glob.glob('*/*', root_dir=temporary))
+      for path in [os.path.join(temporary, file)]
+    }
+    meta['crc32'] = zlib.crc32(canonical_json(meta))
+    with open(os.path.join(temporary, 'meta.json'), 'w', encoding='utf-8') as file:
+      json.dump(meta, file, indent=2, sort_keys=True)
     try:
       os.rename(temporary, folder)
     except OSError:
@@ -273,49 +234,40 @@ def _build(name, folder, source, tokenizer, fingerprint, facts, progress):
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _write(name, folder, source, tokenizer, facts, progress) -> dict:
-  """Writes both splits and returns what meta.json will say."""
+def _write(folder: str, name: str, config: DataConfig, tokenizer: Tokenizer, progress: bool) -> dict:
+  """Writes both splits and returns what meta.json says of them."""
   started = time.monotonic()
-  counts = collections.Counter()
-  limit = held_out_below(source, facts['valid_fraction'], facts['bad_text'])
+  source, counts = config.sources[name], collections.Counter()
+  limit = _held_out_below(source, config)
   dtype = '<u2' if tokenizer.vocab_size <= 1 << 16 else '<u4'
   writers = [SplitWriter(os.path.join(folder, split), dtype, split == 'valid') for split in ('train', 'valid')]
-  bar = tqdm(
-    desc=f'tokenising {name}',
-    unit='B',
-    unit_scale=True,
-    disable=not (progress and sys.stderr.isatty()),
-    leave=False,
-  )
+  silent = not (progress and sys.stderr.isatty())
+  bar = tqdm(desc=f'tokenising {name}', unit='B', unit_scale=True, disable=silent, leave=False)
   with bar, writers[0] as train, writers[1] as valid:
-    for chunk in unseen_documents(documents.documents(source, facts['bad_text'], counts), counts):
+    for chunk in unseen_documents(documents.documents(source, config.bad_text, counts), counts):
       for document, pieces in zip(chunk, _encode(tokenizer, [document.text for document in chunk])):
-        if not any(len(ids) for ids, _ in pieces):
+        if not any(ids for ids, _ in pieces):
           counts['empty'] += 1  # a tokenizer may have no token for any of it
           continue
-        writer = valid if document.digest < limit else train
-        writer.add(document.digest, document.data, pieces)
+        (valid if document.digest < limit else train).add(document.digest, document.data, pieces)
         bar.update(len(document.data))
   seconds = time.monotonic() - started
-  _check_splits(name, source, facts['valid_fraction'], len(train), len(valid))
+  _check_splits(name, source, config.valid_fraction, len(train), len(valid))
   if progress:
-    rate = counts['bytes'] / 1e6 / max(seconds, 1e-9)
-    tell(
-      f'tokenised {name}: {counts["bytes"] / 1e6:.1f} MB, {train.tokens + valid.tokens:,} tokens in '
-      f'{seconds:.1f} s '
-      f'({rate:.1f} MB/s); documents: {len(train):,} train, {len(valid):,} held out, '
-      f'{counts["duplicates"]:,} duplicates dropped, {counts["empty"]:,} empty, {counts["replaced"]:,} '
-      'repaired, '
-      f'{counts["skipped"]:,} skipped'
-    )
-  names = ('documents', 'bytes', 'duplicates', 'empty', 'replaced', 'skipped')
+    megabytes = counts['bytes'] / 1e6
+    rate = f'{seconds:.1f} s ({megabytes / max(seconds, 1e-9):.1f} MB/s)'
+    kept = f'{len(train):,} train, {len(valid):,} held out'
+    names = {'duplicates': 'duplicates dropped', 'empty': 'empty', 'replaced': 'repaired', 'skipped': 'skipped'}
+    others = ', '.join(f'{counts[key]:,} {shown}' for key, shown in names.items())
+    size = f'{megabytes:.1f} MB, {train.tokens + valid.tokens:,} tokens'
+    tell(f'tokenised {name}: {size} in {rate}; documents: {kept}, {others}')
+  counted = ('documents', 'bytes', 'duplicates', 'empty', 'replaced', 'skipped')
   return {
-    **facts,
     'name': name,
     'path': source.path,
     'vocab_size': tokenizer.vocab_size,
     'dtype': dtype,
-    'counts': {key: counts[key] for key in names} | {'train': len(train), 'valid': len(valid)},
+    'counts': {key: counts[key] for key in counted} | {'train': len(train), 'valid': len(valid)},
     'tokens': {'train': train.tokens, 'valid': valid.tokens},
     'bytes': {'train': train.bytes, 'valid': valid.bytes},
     'seconds': seconds,
@@ -324,21 +276,19 @@ def _write(name, folder, source, tokenizer, facts, progress) -> dict:
 
 def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[tuple[list[int], int]]]:
   """Encodes documents on all cores; each comes back as its pieces, (ids, UTF-8 bytes)."""
-  cut = [tokenizer.pieces(text, 16_384) for text in texts]
+  cut = [tokenizer.pieces(text, _PIECE_CHARACTERS) for text in texts]
   encoded = iter(tokenizer.encode_batch([piece for pieces in cut for piece in pieces]))
   return [[(next(encoded), len(piece.encode('utf-8'))) for piece in pieces] for pieces in cut]
 
 
-def _check_splits(name, source, valid_fraction, train, valid):
+def _check_splits(name: str, source: SourceConfig, valid_fraction: float, train: int, valid: int) -> None:
   if valid and (train or valid_fraction == 1):
     return
+  given = f'{train + valid} different documents, data.valid_fraction = {valid_fraction}'
   empty = 'every document is held out' if valid else 'no document is left to hold out'
+  rule = 'training and held-out split must each have one'
   remedy = 'add documents' if train + valid < 2 else 'lower data.valid_fraction or add documents'
-  raise DataError(
-    f'{name} ({source.path}): {train + valid} different documents, data.valid_fraction = {valid_fraction}: '
-    f'{empty}; '
-    f'training and held-out split must each have one; {remedy}'
-  )
+  raise DataError(f'{name} ({source.path}): {given}: {empty}; {rule}; {remedy}')
 
 
 def folder_of(cache_dir: str, name: str, fingerprint: str) -> str:
@@ -346,16 +296,18 @@ def folder_of(cache_dir: str, name: str, fingerprint: str) -> str:
   return os.path.join(os.path.expanduser(cache_dir), f'{name}-{fingerprint[:16]}')
 
 
-def verify(folder: str, name: str, fingerprint: str) -> TokenStore:
+def verify(
+  folder: str, name: str, fingerprint: str, remedy: str = 'the next run that needs it builds it again'
+) -> TokenStore:
   """Opens a store after reading every file against its checksum.
 
   Raises:
-    DataError: it is missing or damaged; the next run that needs it builds it again.
+    DataError: it is missing or damaged.
   """
   try:
-    return _open(name, folder, fingerprint)
+    return _open(folder, name, fingerprint)
   except _CorruptError as error:
-    raise DataError(f'{folder}: {error}; the next run that needs it builds it again') from None
+    raise DataError(f'{folder}: {error}; {remedy}') from None
 
 
 def _checksum(path: str) -> int:
@@ -366,39 +318,16 @@ def _checksum(path: str) -> int:
   return crc
 
 
-def _write_meta(folder: str, meta: dict):
-  names = [
-    os.path.join(split, name) for split in ('train', 'valid') for name in os.listdir(os.path.join(folder, split))
-  ]
-  meta['files'] = {
-    name: {'size': os.path.getsize(path), 'crc32': _checksum(path)}
-    for name in sorted(names)
-    for path in [os.path.join(folder, name)]
-  }
-  meta['crc32'] = zlib.crc32(json.dumps(meta, sort_keys=True).encode('utf-8'))
-  with open(os.path.join(folder, 'meta.json'), 'w', encoding='utf-8') as file:
-    json.dump(meta, file, indent=2, sort_keys=True)
-
-
-def _open_whole(name: str, folder: str, fingerprint: str) -> TokenStore:
-  try:
-    return _open(name, folder, fingerprint)
-  except _CorruptError as error:
-    raise DataError(f'{folder}: corrupt just after it was written ({error}); check the disk, then run again') from None
-
-
-def _open(name: str, folder: str, fingerprint: str) -> TokenStore:
+def _open(folder: str, name: str, fingerprint: str) -> TokenStore:
   """Reads every file once against its checksum (about 1 GB/s), then maps them."""
   try:
     with open(os.path.join(folder, 'meta.json'), encoding='utf-8') as file:
       meta = json.load(file)
     crc = meta.pop('crc32')
-    if crc != zlib.crc32(json.dumps(meta, sort_keys=True).encode('utf-8')) or meta['fingerprint'] != fingerprint:
+    if crc != zlib.crc32(canonical_json(meta)) or meta['fingerprint'] != fingerprint:
       raise _CorruptError('meta.json does not match its checksum')
-    for file, facts in meta['files'].items():
-      if os.path.getsize(os.path.join(folder, file)) != facts['size']:
-        raise _CorruptError(f'{file} is not as long as it was written')
-      if _checksum(os.path.join(folder, file)) != facts['crc32']:
+    for file, written in meta['files'].items():
+      if _checksum(os.path.join(folder, file)) != written['crc32']:
         raise _CorruptError(f'{file} does not match its checksum')
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise _CorruptError(f'{type(error).__name__}: {error}') from None
@@ -410,6 +339,5 @@ def _map(folder: str, dtype: str) -> StoredDocuments:
   lengths, n_bytes, digests = (np.load(os.path.join(folder, f'{part}.npy')) for part in SplitWriter.TABLE)
   file = os.path.join(folder, 'tokens.bin')
   tokens = np.memmap(file, dtype, 'r') if os.path.getsize(file) else np.zeros(0, dtype)
-  return StoredDocuments(
-    tokens, lengths, np.cumsum(lengths) - lengths, n_bytes, digests, np.cumsum(n_bytes) - n_bytes, folder
-  )
+  starts, text_starts = np.cumsum(lengths) - lengths, np.cumsum(n_bytes) - n_bytes
+  return StoredDocuments(tokens, lengths, starts, n_bytes, digests, text_starts, folder)

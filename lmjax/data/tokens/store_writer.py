@@ -27,9 +27,8 @@ class Document:
 class DigestSet:
   """Which 64-bit digests were seen, at 8 bytes each (16 while two levels merge).
 
-  Sorted arrays, each at least twice as long as the next, so a look-up takes O(log^2 n). Two different
-  documents have the same digest with a probability of n^2 / 2^65: 0.03% that it happens once in 10^8
-  documents.
+  Sorted arrays, each at least twice as long as the next: a look-up takes O(log^2 n). Two different documents have the
+  same digest with a probability of n^2 / 2^65: 0.03% that it happens once in 10^8 documents.
   """
 
   def __init__(self):
@@ -79,15 +78,14 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[Document]]:
 class SplitWriter:
   """Writes one split. Text goes to disk as it comes; the table of documents, 24 bytes each, at the end."""
 
-  TABLE = ('lengths', 'n_bytes', 'digests')
+  TABLE = {'lengths': 'q', 'n_bytes': 'q', 'digests': 'Q'}  # of each column, the type as of `array`
 
   def __init__(self, folder: str, dtype: str, keep_text: bool):
     os.makedirs(folder)
-    self._folder = folder
-    self._dtype = np.dtype(dtype)
+    self._folder, self._dtype = folder, np.dtype(dtype)
     self._tokens_file = open(os.path.join(folder, 'tokens.bin'), 'wb')
     self._text_file = open(os.path.join(folder, 'text.bin'), 'wb') if keep_text else None
-    self._lengths, self._n_bytes, self._digests = array.array('q'), array.array('q'), array.array('Q')
+    self._table = {name: array.array(code) for name, code in self.TABLE.items()}
     self._pieces = array.array('q')  # document, tokens, bytes of each piece, end to end
     self.tokens = self.bytes = 0
 
@@ -99,13 +97,14 @@ class SplitWriter:
     if self._text_file:
       self._text_file.close()
     if kind is None:
-      for name, column in zip(self.TABLE, (self._lengths, self._n_bytes, self._digests)):
-        np.save(os.path.join(self._folder, f'{name}.npy'), np.array(column))
+      columns = {name: np.array(column) for name, column in self._table.items()}
       if self._text_file:
-        np.save(os.path.join(self._folder, 'pieces.npy'), np.array(self._pieces, np.int64).reshape(-1, 3))
+        columns['pieces'] = np.array(self._pieces, np.int64).reshape(-1, 3)
+      for name, column in columns.items():
+        np.save(os.path.join(self._folder, f'{name}.npy'), column)
 
   def __len__(self):
-    return len(self._lengths)
+    return len(self._table['lengths'])
 
   def add(self, digest: int, data: bytes, pieces: list[tuple[list[int], int]]):
     """Adds one document: its digest, its UTF-8 text and its pieces as (ids, bytes)."""
@@ -117,8 +116,7 @@ class SplitWriter:
       self._text_file.write(data)
       for piece, n_bytes in pieces:
         self._pieces.extend((len(self), len(piece), n_bytes))
-    self._lengths.append(len(ids))
-    self._n_bytes.append(len(data))
-    self._digests.append(digest)
+    for name, value in (('lengths', len(ids)), ('n_bytes', len(data)), ('digests', digest)):
+      self._table[name].append(value)
     self.tokens += len(ids)
     self.bytes += len(data)

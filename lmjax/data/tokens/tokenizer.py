@@ -1,14 +1,10 @@
-"""Hugging Face `tokenizers` behind the few calls that lmjax makes: load or train, encode, decode, look
-inside."""
+"""Hugging Face `tokenizers` behind the few calls that lmjax makes: load or train, encode, decode, look inside."""
 
-import dataclasses
 import functools
 import hashlib
 import heapq
 import json
-import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -17,6 +13,7 @@ from etils import epath
 
 from lmjax.data.config import SPECIAL_TOKENS
 from lmjax.errors import DataError
+from lmjax.workdir.files import write_atomically
 
 # The names that published tokenizers give to the same roles, most specific first.
 _ALIASES = {
@@ -35,20 +32,8 @@ STARTS_WORD, LETTER, DIGIT, OTHER, JOINS_WORD = range(5)
 # A sample is drawn from so many times its size of text, in pieces of so many characters.
 _LOOK_AHEAD = 32
 _SAMPLE_PIECE = 8_192
-
-
-@dataclasses.dataclass(frozen=True)
-class WordClasses:
-  """What whole-word masking needs to know of each token; see `transforms.word_starts`.
-
-  Attributes:
-    first: uint8 [V], class of the token's first character; STARTS_WORD for a space, JOINS_WORD for
-      WordPiece's '##'.
-    last: uint8 [V], class of its last character.
-  """
-
-  first: np.ndarray
-  last: np.ndarray
+# Before a single space between two words every byte-level pre-tokenizer ends a token anyway.
+_SAFE_CUT = re.compile(r'(?<=\S) (?=\w)')
 
 
 class Tokenizer:
@@ -58,8 +43,6 @@ class Tokenizer:
     vocab_size: highest id + 1.
     pad, bos, eos, mask, cls, sep, unk: ids, None where the tokenizer.json has no such token.
     special_ids: sorted ids of all special tokens.
-    byte_level: whether each token stands for a known sequence of UTF-8 bytes.
-    hash: sha256 of the canonical JSON; equal hashes encode alike.
   """
 
   def __init__(self, backend: tokenizers.Tokenizer, name: str = 'tokenizer'):
@@ -78,11 +61,7 @@ class Tokenizer:
 
   @classmethod
   def load(cls, path: str) -> 'Tokenizer':
-    """Reads a tokenizer.json.
-
-    Raises:
-      DataError: no such file, or not a tokenizer.
-    """
+    """Reads a tokenizer.json; DataError where there is none, or something else."""
     try:
       text = epath.Path(path).expanduser().read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
@@ -90,46 +69,38 @@ class Tokenizer:
     try:
       return cls(tokenizers.Tokenizer.from_str(text), path)
     except Exception as error:  # the library raises plain Exception
-      raise DataError(
-        f'{path}: not a tokenizer ({error}); it must be a tokenizer.json in Hugging Face format; save it '
-        'again with '
-        '`tokenizer.save(path)`'
-      ) from None
+      rule = 'it must be a tokenizer.json in Hugging Face format'
+      raise DataError(f'{path}: not a tokenizer ({error}); {rule}; save it again with `tokenizer.save(path)`') from None
 
   def save(self, path: str):
     """Writes a tokenizer.json, whole or not at all."""
-    temporary = f'{path}.{secrets.token_hex(4)}.tmp'
     try:
-      self._backend.save(temporary)
-      os.replace(temporary, path)
-    except Exception as error:
+      write_atomically(path, self._backend.to_str(pretty=True))
+    except OSError as error:
       raise DataError(f'{path}: cannot be written ({error}); choose a folder that can be') from None
+
+  def _json(self) -> dict:
+    return json.loads(self._backend.to_str())
 
   @functools.cached_property
   def hash(self) -> str:
-    """Hex sha256 of the tokenizer's JSON with sorted keys."""
-    canonical = json.dumps(json.loads(self._backend.to_str()), sort_keys=True, separators=(',', ':'))
+    """Hex sha256 of the tokenizer's JSON with sorted keys; equal hashes encode alike."""
+    canonical = json.dumps(self._json(), sort_keys=True, separators=(',', ':'))
     return hashlib.sha256(canonical.encode('utf-8')).hexdigest()
 
   @functools.cached_property
   def byte_level(self) -> bool:
-    """Whether this is a byte-level BPE, such as GPT-2's and those trained here."""
-    facts = json.loads(self._backend.to_str())
-    return facts['model'].get('type') == 'BPE' and '"ByteLevel"' in json.dumps(facts['pre_tokenizer'])
+    """Whether this is a byte-level BPE, such as GPT-2's and those trained here: a token is some UTF-8 bytes."""
+    parts = self._json()
+    return parts['model'].get('type') == 'BPE' and '"ByteLevel"' in json.dumps(parts['pre_tokenizer'])
 
   def require(self, role: str) -> int:
-    """The id of a special token by its role: 'pad', 'bos', 'eos', 'mask', 'cls', 'sep' or 'unk'.
-
-    Raises:
-      DataError: the tokenizer has no such token.
-    """
-    index = getattr(self, role)
+    """The id of a special token by its role: 'pad', 'bos', ...; DataError where there is none."""
+    index, aliases = getattr(self, role), _ALIASES[role]
     if index is None:
-      raise DataError(
-        f'{self._name}: has no {role} token (looked for {", ".join(_ALIASES[role])}); this objective needs one; '
-        'add it '
-        f"with `tokenizer.add_special_tokens(['{_ALIASES[role][0]}'])` of the tokenizers library and save it"
-      )
+      rule = f'has no {role} token (looked for {", ".join(aliases)}); this objective needs one'
+      remedy = f"add it with `tokenizer.add_special_tokens(['{aliases[0]}'])` of the tokenizers library and save it"
+      raise DataError(f'{self._name}: {rule}; {remedy}')
     return index
 
   def encode(self, text: str) -> list[int]:
@@ -142,8 +113,8 @@ class Tokenizer:
 
   def encode_with_offsets(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
     """(ids int32 [N], offsets int32 [N, 2]) of each text: the characters that a token stands for, as (begin, end)."""
-    found = self._backend.encode_batch(texts, add_special_tokens=False)
-    return [(np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in found]
+    encodings = self._backend.encode_batch(texts, add_special_tokens=False)
+    return [(np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in encodings]
 
   def decode(self, ids, skip_special: bool = True) -> str:
     """Text of ids; for a byte-level tokenizer `decode(encode(text)) == text`."""
@@ -175,9 +146,12 @@ class Tokenizer:
     """int64: the ids of all tokens that are not special, sorted; what random replacement draws from."""
     return np.array(sorted(set(self._tokens) - set(self.special_ids)), np.int64)
 
-  def word_classes(self) -> WordClasses:
-    """Classes of each token's first and last character."""
-    model = json.loads(self._backend.to_str())['model']
+  def word_classes(self) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [V] each: classes of each token's first and last character, for whole-word masking.
+
+    The first is STARTS_WORD for a space, JOINS_WORD for WordPiece's '##'.
+    """
+    model = self._json()['model']
     first_V = np.full(self.vocab_size, STARTS_WORD, np.uint8)
     last_V = np.full(self.vocab_size, OTHER, np.uint8)
     for index, token in self._tokens.items():
@@ -189,42 +163,30 @@ class Tokenizer:
       else:
         text = _bytes_of(token).decode('utf-8', 'surrogateescape') if self.byte_level else token
         first_V[index], last_V[index] = _character_class(text[:1]), _character_class(text[-1:])
-    return WordClasses(first_V, last_V)
+    return first_V, last_V
 
   @functools.cached_property
-  def may_be_cut(self) -> bool:
-    """Whether `pieces` of a text encode to what the whole text encodes to."""
+  def _may_be_cut(self) -> bool:
     prefixed = any(' ' in token.content.strip() for token in self._added.values())
-    return self.byte_level and not prefixed and json.loads(self._backend.to_str())['normalizer'] is None
+    return self.byte_level and not prefixed and self._json()['normalizer'] is None
 
   def pieces(self, text: str, size: int) -> list[str]:
     """Cuts a long text into pieces of `size` characters or a little more, so that all cores can share it.
 
-    The cut is before a single space between two words, where every byte-level pre-tokenizer ends a token
-    anyway: `sum(map(encode, pieces(text, n)), []) == encode(text)`. A tokenizer of another kind gets the text
-      whole.
+    `sum(map(encode, pieces(text, n)), []) == encode(text)`: where that does not hold the text stays whole.
     """
-    if not self.may_be_cut or len(text) <= size:
-      return [text]
-    cuts = [0]
-    while match := _SAFE_CUT.search(text, cuts[-1] + size):
-      cuts.append(match.start())
-    return [text[start:end] for start, end in zip(cuts, [*cuts[1:], len(text)])]
+    return list(_cut(text, size)) if self._may_be_cut and text else [text]
 
   def _role(self, role: str) -> int | None:
     return next((self._ids[alias] for alias in _ALIASES[role] if alias in self._ids), None)
-
-
-_SAFE_CUT = re.compile(r'(?<=\S) (?=\w)')
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, sample_bytes: int, lowercase: bool = False) -> Tokenizer:
   """Trains a byte-level BPE: every text can be encoded, and decoding gives it back.
 
   Args:
-    texts: the documents. `sample` draws from them; the first 32 times `sample_bytes` of them are looked at.
-    vocab_size: entries, special tokens (ids 0 to 6) and the 256 bytes among them. A small corpus may give
-      fewer.
+    texts: the documents, of which `sample` draws.
+    vocab_size: entries, special tokens (ids 0 to 6) and the 256 bytes among them. A small corpus may give fewer.
     sample_bytes: UTF-8 bytes of text to train on, at most.
     lowercase: whether it makes all text lower case first, as BERT's uncased ones do; decoding then gives that back.
 
@@ -246,8 +208,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, sample_bytes: int, lo
 
 
 def untrained(vocab_size: int) -> Tokenizer:
-  """A byte-level tokenizer of this size that has seen no text, for those who ask for sizes alone: a text becomes its
-  bytes, and no other entry is ever used."""
+  """A byte-level tokenizer for those who ask for sizes alone: a text becomes its bytes, no other entry is used."""
   entries = [*SPECIAL_TOKENS, *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
   entries += [f'<{i}>' for i in range(len(entries), vocab_size)]
   backend = _byte_level(tokenizers.models.BPE({entry: i for i, entry in enumerate(entries)}, []))
@@ -263,44 +224,42 @@ def _byte_level(model) -> tokenizers.Tokenizer:
 
 
 def sample(texts: Iterable[str], sample_bytes: int) -> list[str]:
-  """Draws pieces of documents, up to `sample_bytes` UTF-8 bytes, spread over the stream rather than its
-  beginning.
+  """Draws pieces of documents, up to `sample_bytes` UTF-8 bytes, spread over the stream rather than its beginning.
 
-  The pieces with the lowest digests are kept, so the draw has no seed and the same text gives the same
-  sample. The stream is read no further than 32 times `sample_bytes`: training must not take a pass over a
-  very large corpus. Memory is `sample_bytes` and a piece.
+  The pieces with the lowest digests are kept, so the draw has no seed and the same text gives the same sample. No more
+  than 32 times `sample_bytes` are read: training must not take a pass over a very large corpus. Memory is
+  `sample_bytes` and a piece.
 
   >>> sample(['a ' * 9, 'b ' * 9], 18)  # one of the two
   ['b b b b b b b b b ']
   """
   kept: list[tuple[int, str]] = []  # a heap, highest digest first
   seen = held = 0
-  seen_limit = _LOOK_AHEAD * sample_bytes
-  for piece in _sample_pieces(texts):
+  for piece in (piece for text in texts for piece in _cut(text, _SAMPLE_PIECE)):
     data = piece.encode('utf-8')
     seen += len(data)
     heapq.heappush(kept, (-digest64(data), piece))
     held += len(data)
     while held > sample_bytes and len(kept) > 1:
       held -= len(heapq.heappop(kept)[1].encode('utf-8'))
-    if seen > seen_limit:
+    if seen > _LOOK_AHEAD * sample_bytes:
       break
   return [piece for _, piece in sorted(kept, reverse=True)]
+
+
+def _cut(text: str, size: int) -> Iterator[str]:
+  """Pieces of `size` characters or a little more, cut before a space between two words; none of an empty text."""
+  start = 0
+  while start < len(text):
+    match = _SAFE_CUT.search(text, start + size)
+    end = match.start() if match else len(text)
+    yield text[start:end]
+    start = end
 
 
 def digest64(data: bytes) -> int:
   """The first 64 bits of blake2b: what stands for a document in the token store."""
   return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), 'little')
-
-
-def _sample_pieces(texts: Iterable[str]) -> Iterator[str]:
-  for text in texts:
-    start = 0
-    while start < len(text):
-      match = _SAFE_CUT.search(text, start + _SAMPLE_PIECE)
-      end = match.start() if match else len(text)
-      yield text[start:end]
-      start = end
 
 
 @functools.cache
@@ -320,8 +279,7 @@ def _bytes_of(token: str) -> bytes:
 
 
 def _character_class(char: str) -> int:
-  """Class of one character. Part of a character (a lone byte of UTF-8) counts as a letter, as most of them
-  are."""
+  """Class of one character. Part of one (a lone byte of UTF-8) counts as a letter, as most of them are."""
   if not char or char.isspace() or char == '▁':
     return STARTS_WORD
   if char.isnumeric():

@@ -9,9 +9,7 @@ from lmjax.data.batches.masking import (
   causal_example,
   masked_example,
   word_numbers,
-  word_starts,
 )
-from lmjax.data.tokens.tokenizer import WordClasses
 
 V, MASK, SPECIALS = 1_000, 3, 7
 # Ids from 7: every fourth token begins with a space, so words are runs of 1 to 4 tokens.
@@ -19,7 +17,7 @@ FIRST = np.where(np.arange(V) % 4 == 0, 0, 1).astype(np.uint8)
 FIRST[:SPECIALS] = 0
 LAST = np.ones(V, np.uint8)
 LAST[:SPECIALS] = 3
-VOCABULARY = MaskVocabulary(MASK, np.arange(V) < SPECIALS, np.arange(SPECIALS, V), WordClasses(FIRST, LAST))
+VOCABULARY = MaskVocabulary(MASK, np.arange(V) < SPECIALS, np.arange(SPECIALS, V), FIRST, LAST)
 
 
 def config(unit='token', rate=0.15, shares=(0.8, 0.1, 0.1), mean_span=None, max_span=None):
@@ -120,7 +118,7 @@ def test_words_are_hidden_whole_or_not_at_all():
   for row, example in examples(config('word')):
     hidden = np.zeros(128, bool)
     hidden[example['slots'][example['weights'] > 0]] = True
-    words = word_numbers(row['tokens'], row['segments'], VOCABULARY.classes)
+    words = word_numbers(row['tokens'], row['segments'], FIRST, LAST)
     for word in np.unique(words):
       assert hidden[words == word].all() or not hidden[words == word].any()
 
@@ -203,13 +201,13 @@ def test_masks_are_a_function_of_the_generator():
   assert not np.array_equal(one['slots'], other['slots'])
 
 
-def test_word_starts_worked_example():
+def test_word_numbers_worked_example():
   #                 ' un' 'help' 'ful' '!'  '!'  ' 3' '4'  '##x'
   first = np.array([0, 1, 1, 3, 3, 0, 2, 4], np.uint8)
   last = np.array([1, 1, 1, 3, 3, 2, 2, 1], np.uint8)
-  starts = word_starts(np.arange(8), WordClasses(first, last))
-  assert starts.tolist() == [True, False, False, True, False, True, False, False]
-  numbers = word_numbers(np.arange(8), np.array([1, 1, 2, 2, 2, 2, 2, 0]), WordClasses(first, last))
+  numbers = word_numbers(np.arange(8), np.ones(8), first, last)
+  assert numbers.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
+  numbers = word_numbers(np.arange(8), np.array([1, 1, 2, 2, 2, 2, 2, 0]), first, last)
   assert numbers.tolist() == [0, 0, 1, 2, 2, 3, 3, 4]
 
 

@@ -80,10 +80,10 @@ def run(tmp_path_factory):
   lines = [line for source in sources.values() for line in open(source.path)]
   tokenizer = train_tokenizer(lines, 320, 10**6)
   settings = {'valid_fraction': 0.2, 'bad_text': 'raise', 'cache_dir': str(folder / 'cache')}
-  stores = {name: open_or_build(name, source, tokenizer, **settings) for name, source in sources.items()}
   config = DataConfig(
     sources, TokenizerConfig(None, 320, 10**6, False), 'concat', LENGTH, 8, False, valid_bytes=None, **settings
   )
+  stores = {name: open_or_build(name, config, tokenizer) for name in sources}
   return Run(config, stores, tokenizer)
 
 
@@ -129,8 +129,7 @@ sources = {{name: SourceConfig(**source) for name, source in facts.pop('sources'
 config = t.DataConfig(sources, TokenizerConfig(**facts.pop('tokenizer')), **facts)
 lines = [line for source in sources.values() for line in open(source.path)]
 tokenizer = train_tokenizer(lines, 320, 10**6)
-settings = dict(valid_fraction=0.2, bad_text='raise', cache_dir=config.cache_dir)
-stores = {{name: t.open_or_build(name, source, tokenizer, **settings) for name, source in sources.items()}}
+stores = {{name: t.open_or_build(name, config, tokenizer) for name in sources}}
 print(t.digest(t.Run(config, stores, tokenizer).make('masked').batch(5)))
 """
   env = os.environ | {'PYTHONHASHSEED': '3'}
@@ -162,7 +161,7 @@ def test_a_mixture_keeps_its_weights_and_names_its_rows(run):
   for (name, _, row), inputs in zip(made.rows(3), batch['inputs']):
     text = run.tokenizer.decode(inputs)
     assert set(text) <= set('abcd ' if name == 'near' else 'wxyz ')
-    documents = made.document_of(name, row)
+    documents = made.layouts[name].documents_of(row)
     assert documents[0][1] == 0
     store = run.stores[name].train
     last, place = documents[-1]
@@ -271,9 +270,9 @@ def test_a_long_held_out_document_is_cut_at_a_piece(tmp_path, run):
   texts = [' '.join(f'{letter}{number}' for number in range(40_000)) for letter in 'abcdef']
   path = tmp_path / 'long.jsonl'
   path.write_text(''.join(json.dumps({'text': text}) + '\n' for text in texts))
-  settings = {'valid_fraction': 0.5, 'bad_text': 'raise', 'cache_dir': str(tmp_path / 'cache')}
-  store = open_or_build('long', SourceConfig(str(path), 'text', 1.0), run.tokenizer, **settings)
-  config = dataclasses.replace(run.config, valid_bytes=100_000)
+  changes = {'sources': {'long': SourceConfig(str(path), 'text', 1.0)}, 'cache_dir': str(tmp_path / 'cache')}
+  config = dataclasses.replace(run.config, valid_fraction=0.5, valid_bytes=100_000, **changes)
+  store = open_or_build('long', config, run.tokenizer)
   text = pipeline.valid_text(config, store)
   assert 80_000 < len(text) <= 100_000 and store.valid.text(np.argmin(store.valid.digests)).startswith(text)
   documents, order = pipeline.held_out(config, store)
@@ -343,10 +342,10 @@ def test_a_corpus_of_novels_comes_back_as_it_was(tmp_path):
     pytest.skip(f'{path} is not there')
   from lmjax.data.tokens.store import prepare_tokenizer
 
-  source = SourceConfig(str(path), 'text', 1.0)
-  settings = {'valid_fraction': 0.05, 'bad_text': 'raise', 'cache_dir': str(tmp_path)}
-  tokenizer = prepare_tokenizer(TokenizerConfig(None, 4_096, 1_000_000, False), {'novels': source}, **settings)
-  store = open_or_build('novels', source, tokenizer, **settings)
+  sources, trained = {'novels': SourceConfig(str(path), 'text', 1.0)}, TokenizerConfig(None, 4_096, 1_000_000, False)
+  config = DataConfig(sources, trained, 'concat', LENGTH, 8, False, 0.05, None, 'raise', str(tmp_path))
+  tokenizer = prepare_tokenizer(config)
+  store = open_or_build('novels', config, tokenizer)
   assert store.meta['counts']['documents'] == 21
   split = store.valid
   ids = split.tokens[split.starts[0] : split.starts[0] + split.lengths[0]]

@@ -158,7 +158,7 @@ def test_identity_follows_content_not_place(tmp_path):
   for folder in ('one', 'two'):
     (tmp_path / folder).mkdir()
     (tmp_path / folder / 'a.txt').write_text('text')
-  one, two = (SourceConfig(str(tmp_path / folder / '*.txt'), None, 1.0) for folder in ('one', 'two'))
+  one, two = (str(tmp_path / folder / '*.txt') for folder in ('one', 'two'))
   assert documents.identity(one) == documents.identity(two)
   stat = os.stat(tmp_path / 'two' / 'a.txt')
   (tmp_path / 'two' / 'a.txt').write_text('texT')
@@ -266,14 +266,14 @@ def test_tfds_mistakes_are_named(tfds_read):
 
 
 def test_tfds_identity_names_version_and_split(tfds_read):
-  one, two = (documents.identity(SourceConfig(f'tfds:lmjax_tiny_text{split}', 'text', 1.0)) for split in ('', '@test'))
+  one, two = (documents.identity(f'tfds:lmjax_tiny_text{split}') for split in ('', '@test'))
   assert one['name'] == 'lmjax_tiny_text/1.0.0' and one['split'] == 'train' and one != two
   assert json.loads(json.dumps(one)) == one
 
 
 def test_tfds_identity_is_the_same_on_another_machine(tfds_folder, tmp_path):
   """A copy has other times: a run that goes on on a new VM, or a second host, must know its data again."""
-  code = "from lmjax.data.sources.documents import *;print(identity(SourceConfig('tfds:lmjax_tiny_text', 'text', 1.0)))"
+  code = "from lmjax.data.sources.documents import *;print(identity('tfds:lmjax_tiny_text'))"
   shutil.copytree(tfds_folder, tmp_path / 'copy', copy_function=shutil.copyfile)
   said = [
     subprocess.run(

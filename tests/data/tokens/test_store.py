@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from lmjax.data.config import SourceConfig, TokenizerConfig
+from lmjax.data.config import DataConfig, SourceConfig, TokenizerConfig
 from lmjax.data.tokens import store as store_module
 from lmjax.data.tokens.store import open_or_build, prepare_tokenizer
 from lmjax.data.tokens.store_writer import DigestSet, SplitWriter
@@ -19,7 +19,13 @@ from lmjax.data.tokens.tokenizer import Tokenizer, digest64, train_tokenizer
 from lmjax.errors import DataError
 
 DOCUMENTS = [f'Document {number} tells of {number * number} things.\n' * (1 + number % 4) for number in range(200)]
-SETTINGS = {'valid_fraction': 0.2, 'bad_text': 'raise'}
+
+
+def config_of(cache_dir, sources, tokenizer=None, valid_fraction=0.2, bad_text='raise'):
+  rows = dict(rows='concat', length=32, batch_size=8, cls_sep=False, valid_bytes=None)
+  tokenizer = tokenizer or TokenizerConfig(None, 320, 200_000, False)
+  settings = dict(valid_fraction=valid_fraction, bad_text=bad_text, cache_dir=str(cache_dir))
+  return DataConfig(sources=sources, tokenizer=tokenizer, **rows, **settings)
 
 
 @pytest.fixture(scope='module')
@@ -33,7 +39,8 @@ def write(path, documents):
 
 
 def build(tmp_path, tokenizer, source, **settings):
-  return open_or_build('corpus', source, tokenizer, cache_dir=str(tmp_path / 'cache'), **(SETTINGS | settings))
+  progress = settings.pop('progress', False)
+  return open_or_build('corpus', config_of(tmp_path / 'cache', {'corpus': source}, **settings), tokenizer, progress)
 
 
 def ids_of(split):
@@ -183,12 +190,14 @@ def test_what_a_killed_run_left_is_removed(tmp_path, tokenizer):
 RACE = """
 import sys
 from lmjax.data.tokens import store
-from lmjax.data.config import SourceConfig
+from lmjax.data.config import DataConfig, SourceConfig, TokenizerConfig
 from lmjax.data.tokens.tokenizer import Tokenizer
+from lmjax.workdir import lock
 if sys.argv[4] == 'no locks':
-  store.fcntl = None
-made = store.open_or_build('corpus', SourceConfig(sys.argv[1], 'text', 1.0), Tokenizer.load(sys.argv[2]),
-  valid_fraction=0.2, bad_text='raise', cache_dir=sys.argv[3])
+  lock.fcntl = None
+sources, trained = {'corpus': SourceConfig(sys.argv[1], 'text', 1.0)}, TokenizerConfig(None, 320, 1, False)
+config = DataConfig(sources, trained, 'concat', 32, 8, False, 0.2, None, 'raise', sys.argv[3])
+made = store.open_or_build('corpus', config, Tokenizer.load(sys.argv[2]))
 print(made.fingerprint, int(made.train.tokens.astype('int64').sum()))
 """
 
@@ -243,9 +252,9 @@ def test_tokenizer_is_trained_on_training_documents_and_kept(tmp_path, monkeypat
   monkeypatch.setattr(
     store_module, 'train_tokenizer', lambda texts, *args: seen.append(list(texts)) or train(texts, *args)
   )
-  config, cache = TokenizerConfig(None, 320, 200_000, False), str(tmp_path / 'cache')
-  first = prepare_tokenizer(config, sources, cache_dir=cache, **SETTINGS)
-  again = prepare_tokenizer(config, sources, cache_dir=cache, **SETTINGS)
+  cache = tmp_path / 'cache'
+  config = config_of(cache, sources)
+  first, again = prepare_tokenizer(config), prepare_tokenizer(config)
   assert first.hash == again.hash and len(seen) == 1
   held_out = {text for text in DOCUMENTS if digest64(text.encode()) < 0.2 * 2**64}
   assert held_out and not held_out & set(seen[0]) and set(DOCUMENTS) - held_out <= set(seen[0])
@@ -255,11 +264,9 @@ def test_tokenizer_is_trained_on_training_documents_and_kept(tmp_path, monkeypat
     text = file.read().replace('"[MASK]"', '"[XXXX]"')
     file.seek(0)
     file.write(text)
-  assert prepare_tokenizer(config, sources, cache_dir=cache, **SETTINGS).hash == first.hash and len(seen) == 2
+  assert prepare_tokenizer(config).hash == first.hash and len(seen) == 2
   first.save(str(tmp_path / 'mine.json'))
-  mine = prepare_tokenizer(
-    TokenizerConfig(str(tmp_path / 'mine.json'), None, None, None), {}, cache_dir=cache, **SETTINGS
-  )
+  mine = prepare_tokenizer(config_of(cache, {}, TokenizerConfig(str(tmp_path / 'mine.json'), None, None, None)))
   assert mine.hash == first.hash
 
 
@@ -274,6 +281,6 @@ def test_sources_share_the_sample_by_weight(tmp_path, monkeypatch):
   train = store_module.train_tokenizer
   monkeypatch.setattr(store_module, 'train_tokenizer', lambda texts, *args: seen.extend(texts) or train(texts, *args))
   sources = {'a': corpus('a.jsonl', 'abc', 3.0), 'b': corpus('b.jsonl', 'xyz', 1.0)}
-  prepare_tokenizer(TokenizerConfig(None, 300, 40_000, False), sources, cache_dir=str(tmp_path / 'cache'), **SETTINGS)
+  prepare_tokenizer(config_of(tmp_path / 'cache', sources, TokenizerConfig(None, 300, 40_000, False)))
   sizes = [sum(len(text) for text in seen if text[0] in letters) for letters in ('abc', 'xyz')]
   assert abs(sizes[0] - 30_000) < 1_000 and abs(sizes[1] - 10_000) < 1_000

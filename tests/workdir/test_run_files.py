@@ -1,15 +1,19 @@
 """The metrics of a run as it goes on."""
 
+import contextlib
 import json
 
 import pytest
 
 from lmjax.workdir import files
-from lmjax.workdir.metric_writer import MetricWriter
+from lmjax.workdir.run_files import RunFiles
 
 
-def writer(folder, last_step=0, tensorboard=False) -> MetricWriter:
-  return MetricWriter(str(folder), tensorboard=tensorboard, wandb_project=None, start_step=last_step, name='run')
+@contextlib.contextmanager
+def writing(folder, last_step=0, tensorboard=False):
+  with RunFiles(str(folder)) as run_files:
+    run_files.begin(last_step, tensorboard=tensorboard, wandb_project=None)
+    yield run_files
 
 
 def steps(folder):
@@ -18,14 +22,13 @@ def steps(folder):
 
 @pytest.fixture
 def run(tmp_path):
-  w = writer(tmp_path)
-  for step in range(1, 7):
-    w.write(step, 'train', {'loss': 7.0 - step, 'tokens_per_second': 10.0, 'seconds': 0.1 * step})
-    if step % 3 == 0:
-      w.write(step, 'valid', {'loss': 7.1 - step, 'bits_per_byte': 3.0, 'gzip_bits_per_byte': 2.9})
-      w.write_samples(step, f'text of {step}\n')
-  w.sync()
-  w.close()
+  with writing(tmp_path) as w:
+    for step in range(1, 7):
+      w.add_metrics(step, 'train', {'loss': 7.0 - step, 'tokens_per_second': 10.0, 'seconds': 0.1 * step})
+      if step % 3 == 0:
+        w.add_metrics(step, 'valid', {'loss': 7.1 - step, 'bits_per_byte': 3.0, 'gzip_bits_per_byte': 2.9})
+        w.add_samples(step, f'text of {step}\n')
+    w.sync()
   return tmp_path
 
 
@@ -38,7 +41,8 @@ def test_lines_are_objects_with_step_and_split(run):
 def test_a_resumed_run_drops_later_lines_and_a_torn_tail(run):
   with open(run / 'metrics.jsonl', 'a') as file:
     file.write('{"step": 7, "split": "tr')
-  writer(run, 4).close()
+  with writing(run, 4):
+    pass
   assert steps(run) == [1, 2, 3, 3, 4]
   text = (run / 'samples.md').read_text()
   assert '## step 3' in text and '## step 6' not in text
@@ -53,27 +57,27 @@ def test_a_damaged_line_costs_no_other(run):
 def test_samples_that_were_cut_within_a_character_are_no_obstacle(run):
   with open(run / 'samples.md', 'ab') as file:
     file.write('## step 6\n\n…'.encode()[:-1])
-  writer(run, 6).close()
+  with writing(run, 6):
+    pass
   assert 'text of 6' in (run / 'samples.md').read_text()
 
 
 def test_a_new_run_in_an_old_folder_starts_empty(run):
-  writer(run).close()
+  with writing(run):
+    pass
   assert steps(run) == []
   assert (run / 'samples.md').read_text() == ''
 
 
 def test_a_number_that_is_not_finite_is_null(tmp_path):
-  w = writer(tmp_path)
-  w.write(1, 'train', {'loss': float('nan')})
-  w.close()
+  with writing(tmp_path) as w:
+    w.add_metrics(1, 'train', {'loss': float('nan')})
   assert json.loads((tmp_path / 'metrics.jsonl').read_text())['loss'] is None
 
 
 def test_tensorboard_events_are_written(tmp_path):
-  w = writer(tmp_path, tensorboard=True)
-  w.write(1, 'train', {'loss': 1.5})
-  w.close()
+  with writing(tmp_path, tensorboard=True) as w:
+    w.add_metrics(1, 'train', {'loss': 1.5})
   [file] = (tmp_path / 'tensorboard').iterdir()
   assert b'train/loss' in file.read_bytes()
 
@@ -89,9 +93,9 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
 
 
 def test_a_run_that_goes_on_drops_its_test_line(run):
-  w = writer(run, 6)
-  w.write(6, 'test', {'loss': 1.0})
-  w.close()
+  with writing(run, 6) as w:
+    w.add_metrics(6, 'test', {'loss': 1.0})
   assert [line['split'] for line in files.read_metrics(str(run))].count('test') == 1
-  writer(run, 6).close()
+  with writing(run, 6):
+    pass
   assert [line['split'] for line in files.read_metrics(str(run))].count('test') == 0
