@@ -3,12 +3,15 @@
 Legend: B batch, T length.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from lmjax.models.heads import HeadedModel
 
 
+@functools.lru_cache(maxsize=8)
 def make_logits(model: HeadedModel):
   """`(params, batch, key) -> float32 (start_BT, end_BT)`, -inf where no answer can begin or end.
 
@@ -26,6 +29,7 @@ def make_logits(model: HeadedModel):
   return logits
 
 
+@functools.lru_cache(maxsize=8)
 def make_loss(model: HeadedModel):
   """The jitted loss `(params, batch, key) -> (loss_sum, weight_sum, metrics)`, metrics as (sum, weight) pairs.
 

@@ -5,6 +5,7 @@ Legend: T length of a row, N tokens of a context.
 
 import collections
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -42,7 +43,7 @@ class ExtractiveQA(FineTuningTask):
     super().__init__(model, objective, samples, data, tokenizer)
     self.model = HeadedModel(self.backbone, 'span', 2)
     self.loss = spans.make_loss(self.model)
-    self._logits = spans.make_logits(self.model)
+    self.outputs = _outputs(spans.make_logits(self.model))
     self.threshold = 0.0
 
   @classmethod
@@ -132,11 +133,6 @@ class ExtractiveQA(FineTuningTask):
     start, end = row['places']
     labels = {'starts': np.array(start, np.int32), 'ends': np.array(end, np.int32), 'weights': np.ones((), np.float32)}
     return {**padded, 'candidates': candidates_T, **labels}
-
-  def outputs(self, params, batch):
-    """Logits of the beginning and of the end at each place."""
-    start_BT, end_BT = self._logits(params, batch, None)
-    return {'start': start_BT, 'end': end_BT}
 
   def answers(self, examples: Examples, outputs) -> list[dict]:
     """For each record its best answers over all windows, and how much better none is than the best (nats)."""
@@ -231,6 +227,15 @@ class ExtractiveQA(FineTuningTask):
   def load_calibration(self, calibration: dict) -> None:
     """Takes back what `calibration` gave."""
     self.threshold = calibration['no_answer_threshold']
+
+
+@functools.lru_cache(maxsize=8)
+def _outputs(logits):
+  def places(params, batch):
+    start_BT, end_BT = logits(params, batch, None)
+    return {'start': start_BT, 'end': end_BT}
+
+  return places
 
 
 def _gold(items: list[dict]) -> dict[str, list[str]]:

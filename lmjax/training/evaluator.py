@@ -1,5 +1,6 @@
 """Evaluation passes: over held-out documents, and over labelled examples; and the evaluations that a run makes."""
 
+import functools
 import gzip
 import math
 import time
@@ -13,13 +14,23 @@ from lmjax import metrics, sharding
 from lmjax.data.batches.pipeline import valid_batches, valid_text
 from lmjax.hosts.preemption import StopSignal
 from lmjax.reports import curves
-from lmjax.tasks.base import Task
+from lmjax.tasks.base import Loss, Task
 from lmjax.tasks.fine_tuning import FineTuningTask
 from lmjax.training.progress import number
 from lmjax.workdir.run_files import RunFiles
 
 # curves.png is drawn again at most this often: a drawing takes as long as many steps of a small model.
 PLOT_SECONDS = 10.0
+
+
+@functools.lru_cache(maxsize=32)
+def _program(function: Callable, mesh: jax.sharding.Mesh) -> Callable:
+  """A function of (params, batch) as it runs; compiled once for all runs of a process that share it, as seeds do."""
+
+  def run(params, batch, flags):
+    return function(params, batch), jax.tree.map(lambda flag_B: flag_B.max(), flags)
+
+  return jax.jit(run, out_shardings=sharding.replicated(mesh))
 
 
 class Runner:
@@ -31,7 +42,6 @@ class Runner:
 
   def __init__(self, mesh, stop: StopSignal | None = None, heartbeat: Callable[[], None] = lambda: None):
     self._mesh, self._stop, self._heartbeat = mesh, stop, heartbeat
-    self._compiled: dict[Callable, Callable] = {}
 
   def __call__(self, function: Callable, params, batch: dict[str, np.ndarray]):
     """The outputs of a function for this host's rows of a batch, whole on every host."""
@@ -40,14 +50,8 @@ class Runner:
     if self._stop is not None:
       self._stop.interrupt()
       flags = self._stop.flags(len(next(iter(batch.values()))))
-    if function not in self._compiled:
-
-      def run(params, batch, flags):
-        return function(params, batch), jax.tree.map(lambda flag_B: flag_B.max(), flags)
-
-      self._compiled[function] = jax.jit(run, out_shardings=sharding.replicated(self._mesh))
     placed = (sharding.shard_batch(part, self._mesh) for part in (batch, flags))
-    outputs, flags = jax.device_get(self._compiled[function](params, *placed))
+    outputs, flags = jax.device_get(_program(function, self._mesh)(params, *placed))
     if self._stop is not None:
       self._stop.read(flags)
       self._stop.interrupt()
@@ -62,11 +66,12 @@ def make(task: Task, data, run: Runner):
   return ExampleEvaluator(task, data, run) if isinstance(task, FineTuningTask) else TextEvaluator(task, data, run)
 
 
-def make_eval_step(task: Task):
+@functools.lru_cache(maxsize=8)
+def make_eval_step(loss: Loss):
   """`(params, batch) -> metrics` as (sum, weight) pairs: pure, without dropout."""
 
   def eval_step(params, batch):
-    return task.loss(params, batch, None)[2]
+    return loss(params, batch, None)[2]
 
   return eval_step
 
@@ -80,7 +85,7 @@ class TextEvaluator:
   """Evaluates on the held-out documents of every token store: always the same rows and the same masks."""
 
   def __init__(self, task, stores, run: Runner):
-    self._task, self._stores, self._run, self._step = task, stores, run, make_eval_step(task)
+    self._task, self._stores, self._run, self._step = task, stores, run, make_eval_step(task.loss)
     self._batches, self._gzip, texts = {}, {}, []
     share = dict(batch_size=task.data.batch_size, hosts=jax.process_count(), host=jax.process_index())
     for name, store in stores.items():
@@ -120,7 +125,7 @@ class ExampleEvaluator:
   """Evaluates on the labelled examples of a split: the loss, and the scores of the predictions."""
 
   def __init__(self, task, data, run: Runner):
-    self._task, self._data, self._run, self._step = task, data, run, make_eval_step(task)
+    self._task, self._data, self._run, self._step = task, data, run, make_eval_step(task.loss)
 
   def __call__(self, params, split: str = 'valid') -> tuple[dict[str, float], list]:
     """(metrics, a prediction for each record) of a split; what is chosen on predictions, on validation alone."""
