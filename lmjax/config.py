@@ -14,6 +14,8 @@ from lmjax.schema.slices import EvalConfig, MeshConfig, OptimConfig, ProfileConf
 from lmjax.schema.types import NonNegativeInt, section
 from lmjax.tasks.table import FINE_TUNING, PRE_TRAINING, TASKS
 
+_CHOSEN = ('objective', 'data', 'samples')
+
 __all__ = ['FINE_TUNING', 'PRE_TRAINING', 'Config', 'build', 'check_devices']
 
 
@@ -42,7 +44,7 @@ class Config:
   seed: NonNegativeInt
   init_from: InitFrom
   model: ModelConfig
-  objective: Any  # this one, data and samples: of a class that the task chooses, see ROOTS
+  objective: Any  # this one, data and samples: of a class that the task chooses
   data: Any
   optim: OptimConfig
   mesh: MeshConfig
@@ -55,23 +57,21 @@ class Config:
   hosts: HostsConfig = HostsConfig()
 
   @staticmethod
-  def choose(values: dict) -> type['Config']:
-    """The class for a config: its task's; while the task is wrong, the one that fits the keys given best."""
+  def chosen(values: dict) -> dict[str, type]:
+    """The classes of objective, data and samples: its task's; while the task is wrong, those that fit the keys best."""
+
+    def fitting(task: str) -> int:
+      given = ((cls, values.get(name)) for name, cls in classes[task].items())
+      return sum(key in cls.__dataclass_fields__ for cls, inner in given if isinstance(inner, dict) for key in inner)
+
+    classes = {task: {name: getattr(slices, name) for name in _CHOSEN} for task, slices in TASKS.items()}
     task = values.get('task')
-    if isinstance(task, str) and task in ROOTS:
-      return ROOTS[task]
-
-    def fitting(name: str) -> int:
-      sections = {'objective': TASKS[name].objective, 'data': TASKS[name].data, 'samples': TASKS[name].samples}
-      given = {part: values[part] for part in sections if isinstance(values.get(part), dict)}
-      return sum(key in describe.documentation(sections[part]) for part, inner in given.items() for key in inner)
-
-    return ROOTS[max(ROOTS, key=fitting)]
+    return classes[task if isinstance(task, str) and task in TASKS else max(TASKS, key=fitting)]
 
   @staticmethod
   def owners(path: str) -> list[str]:
     """The tasks that have a setting of this path."""
-    return [task for task, root in ROOTS.items() if any(node.path == path for node in describe.walk(root, {}))]
+    return [task for task in TASKS if path in describe.nodes(Config, {'task': task})]
 
   def resolved(self, rows: int | None) -> 'Config':
     """The settings that depend on the number of training rows, filled in (see TrainConfig, EvalConfig, OptimConfig).
@@ -158,16 +158,6 @@ class Config:
     for path, value, divided, divisor, name in divisions:
       if divided % divisor:
         yield path, value, f'must be divisible by {name} = {divisor}', 'change it, or the mesh'
-
-
-def _root(task: str) -> type[Config]:
-  """The class of the configs of one task."""
-  chosen = {name: getattr(TASKS[task], name) for name in ('objective', 'data', 'samples')}
-  body = {'__annotations__': chosen, '__doc__': Config.__doc__, '__module__': __name__}
-  return section(type('Config', (Config,), body))
-
-
-ROOTS = {task: _root(task) for task in TASKS}
 
 
 def load(config, problems=(), model: dict | None = None) -> tuple[Config, locate.InitCheckpoint | None]:

@@ -23,21 +23,16 @@ from lmjax.tasks import prepare
 from lmjax.tasks.fine_tuning import FineTuningData, FineTuningTask
 from lmjax.training import evaluator, progress, reopen
 
+FLAGS = {'data': str, 'step': int, 'fields': tuple[str, ...], 'mesh': PositiveInt}
+
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  return command_line.run_command(run, argv)
+  return command_line.command(run, argv, __doc__, FLAGS, bare=('json',))
 
 
-def run(argv: list[str]) -> None:
+def run(flags: command_line.CommandLine) -> None:
   """Evaluates a checkpoint and prints its metrics."""
-  extra = {'data': str, 'step': int, 'fields': tuple[str, ...], 'mesh': PositiveInt}
-  flags = command_line.parse_command_line(argv, extra, bare=('json',), config='refused')
-  if flags.help:
-    print(__doc__)
-    return
-  if flags.problems:
-    raise ConfigError(flags.problems)
   trained = reopen.open_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
   found = evaluate(trained, flags.extra['data'], flags.extra['fields'])
   if flags.extra['json']:

@@ -14,6 +14,7 @@ import sys
 
 import numpy as np
 
+from lmjax import config as config_lib
 from lmjax.errors import ConfigError, DataError
 from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
@@ -29,39 +30,28 @@ BUCKET = 32
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  return command_line.run_command(run, argv)
+  return command_line.command(run, argv, __doc__, FLAGS, root=config_lib.Config, required=False)
 
 
-def run(argv: list[str]) -> None:
+def run(flags: command_line.CommandLine) -> None:
   """Shows a batch of a config, or what a workdir has learned."""
-  flags = command_line.parse_command_line(argv, FLAGS, config='optional')
-  if flags.help:
-    print(__doc__)
-    return
-  problems = list(flags.problems)
   if (flags.file is None) == (flags.workdir is None):
-    problems.append('--config, --workdir: exactly one is needed; --config=FILE --batch=S, or --workdir=DIR')
+    flags.problems.append('--config, --workdir: exactly one is needed; --config=FILE --batch=S, or --workdir=DIR')
   elif flags.file is not None and (flags.extra['batch'] is None or flags.extra['batch'] < 0):
-    problems.append(f'--batch = {flags.extra["batch"]}: must be a step, 0 or more; add --batch=0')
-  if problems:
-    raise ConfigError(problems)
-  if flags.file is not None:
-    show_batch(flags)
+    flags.problems.append(f'--batch = {flags.extra["batch"]}: must be a step, 0 or more; add --batch=0')
+  if flags.config is not None:
+    show_batch(*config_lib.load(flags.config, flags.problems), flags.extra['batch'])
+  elif flags.problems:
+    raise ConfigError(flags.problems)
   else:
     show_run(flags)
 
 
-def show_batch(flags) -> None:
+def show_batch(config, source, step: int) -> None:
   """Prints one training batch as text, with where each row comes from."""
-  from lmjax import config as config_lib
-  from lmjax.schema import overrides
   from lmjax.tasks import prepare
   from lmjax.training import initialize
 
-  raw = command_line.load_config_file(flags.file, flags.argument)
-  raw, problems = overrides.override(config_lib.Config, raw, flags.assignments)
-  config, source = config_lib.load(raw, problems)
-  step = flags.extra['batch']
   tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
   config, task, found = prepare.prepare(config, tokenizer, progress=True)
   if step >= config.train.steps:

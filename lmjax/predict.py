@@ -18,24 +18,16 @@ from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
 from lmjax.tasks.table import PRE_TRAINING
 
+FLAGS = {'step': int, 'file': str, 'question': str, 'fields': tuple[str, ...], 'mesh': PositiveInt}
+
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  return command_line.run_command(run, argv)
+  return command_line.command(run, argv, __doc__, FLAGS, bare=('json',), words=True)
 
 
-def run(argv: list[str]) -> None:
+def run(flags: command_line.CommandLine) -> None:
   """Predicts, and prints a block, or a line of JSON, for each record."""
-  extra = {'step': int, 'file': str, 'question': str, 'fields': tuple[str, ...], 'mesh': PositiveInt}
-  flags = command_line.parse_command_line(argv, extra, bare=('json',), config='refused', words=True)
-  if flags.help:
-    print(__doc__)
-    return
-  problems = list(flags.problems)
-  if flags.words and flags.extra['file'] is not None:
-    problems.append(f'--file = {flags.extra["file"]}: not with texts on the command line; leave one of them out')
-  if problems:
-    raise ConfigError(problems)
   from lmjax.training import reopen
 
   trained = reopen.open_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
@@ -55,7 +47,7 @@ def predict(trained, items: list[dict]) -> list:
     return trained.task.predict(trained.params, trained.task.rows_of(items), evaluator.Runner(trained.mesh))
 
 
-def read(config, words: tuple[str, ...], file: str | None, question: str | None, fields=None) -> list[dict]:
+def read(config, words: list[str], file: str | None, question: str | None, fields=None) -> list[dict]:
   """The records to predict, from the command line, a file or standard input; an id is the place among those given.
 
   Raises:

@@ -14,24 +14,18 @@ from lmjax.checkpoint import checkpoints, locate
 from lmjax.checkpoint.manifest import SchemaError, read_manifest
 from lmjax.data.tokens import store
 from lmjax.data.tokens.tokenizer import Tokenizer
-from lmjax.errors import CheckpointError, ConfigError, DataError, LmjaxError
+from lmjax.errors import CheckpointError, DataError, LmjaxError
 from lmjax.schema import command_line
 from lmjax.workdir import files
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  return command_line.run_command(run, argv)
+  return command_line.command(run, argv, __doc__)
 
 
-def run(argv: list[str]) -> None:
+def run(flags: command_line.CommandLine) -> None:
   """Prints a line for each thing that was looked at; raises the worst that was found."""
-  flags = command_line.parse_command_line(argv, config='refused')
-  if flags.help:
-    print(__doc__)
-    return
-  if flags.problems:
-    raise ConfigError(flags.problems)
   folder = locate.reach('--workdir', flags.workdir)
   seeds = sorted(path for path in folder.glob('seed*') if (path / 'checkpoints').exists()) if folder.exists() else []
   if not seeds and not (folder / 'checkpoints').exists():

@@ -15,7 +15,6 @@ import os
 import re
 import sys
 import traceback
-import typing
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, Literal
@@ -25,17 +24,18 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from lmjax.console import SHOWN, silence, tell
 from lmjax.errors import ConfigError, LmjaxError
 from lmjax.schema import common_file
-from lmjax.schema.describe import parts_of
-from lmjax.schema.overrides import Refusal, read
+from lmjax.schema.describe import describe, parts_of
+from lmjax.schema.overrides import Refusal, override, read
 from lmjax.schema.validate import line
 
 # Earlier names of flags, of which some are too unlike the new ones to be found by spelling.
 RENAMED = {'processes': 'num_processes', 'process': 'process_id', 'words': 'neighbors', 'pairs': 'minimal_pairs'}
 _LONGEST_NAME = 80
+_NUMBERS = {int, float, bool, type(None)}
 _serial = itertools.count()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class CommandLine:
   """A parsed command line.
 
@@ -48,89 +48,53 @@ class CommandLine:
     words: what is no flag, where that is allowed.
     help: whether `--help` or `-h` is there.
     problems: one line each.
+    argv: as it was typed.
+    config: what the file holds, with the assignments; see `command`.
   """
 
   file: str | None
   argument: str | None
   workdir: str | None
-  assignments: tuple
+  assignments: list
   extra: dict
-  words: tuple
+  words: list
   help: bool
-  problems: tuple
+  problems: list
+  argv: list
+  config: ConfigDict | None = None
 
 
-def parse_command_line(
-  argv, extra=None, bare=(), config: Literal['required', 'optional', 'refused'] = 'required', words=False
-):
-  """Parses the arguments after the program's name. Never raises on what a user types.
+def command(run, argv, doc: str, extra=None, bare=(), root=None, required: bool = True, words: bool = False) -> int:
+  """Runs `run(flags)` of a command with its CommandLine, or prints help; see `run_command`.
+
+  A command without a config is not run where its flags have problems; one with a config reports them with its own.
 
   Args:
-    argv: `--flag=value` or `--flag value` each.
-    extra: name -> annotation of further flags that take a value, as in a config dataclass.
-    bare: names of further flags that need none: `--dry_run`, or `--dry_run=TEXT`.
-    config: whether `--config` is required, optional or refused, with its settings; refused: `--workdir` is required.
-    words: whether there may be arguments that are no flags.
-
-  Returns:
-    A `CommandLine`; its `problems` are meant to be reported along with those of the config.
+    argv: as `parse_command_line` takes it, with `extra`, `bare` and `words`; None: those of this process.
+    doc: printed for `--help`.
+    root: the class of its config; None: it has none, and `--workdir` is required.
+    required: whether `--config` is, where there is a root.
   """
-  kinds = {'config': str, 'workdir': str, **(extra or {})}
-  values, assignments, problems, texts = dict.fromkeys(kinds) | dict.fromkeys(bare, False), [], [], []
-  wants_help = False
-  for flag, text in _flags(argv, bare):
-    name = flag.removeprefix('--').replace('-', '_')
-    if flag in ('--help', '-h'):
-      wants_help = True
-    elif flag.startswith('--config.'):
-      path = flag.removeprefix('--config.')
-      if text is None:
-        problems.append(line(flag, None, 'has no value', f'give {flag}=VALUE'))
-      else:
-        assignments.append((path, text))
-    elif words and not flag.startswith('-'):
-      texts.append(flag if text is None else f'{flag}={text}')
-    elif not flag.startswith('--') or name not in values:
-      problems.append(_unknown_flag(flag, text, values))
-    elif name in bare:
-      values[name] = {None: True, '': True, 'true': True, 'false': False}.get(text, text)
-    elif not text:
-      problems.append(line(flag, None, 'has no value', f'give {flag}=VALUE'))
-      values[name] = values[name] or ''
+
+  config: Literal['required', 'optional', 'refused'] = 'optional' if root is not None else 'refused'
+  config = 'required' if required and root is not None else config
+
+  def run_parsed(argv):
+    flags = parse_command_line(argv, extra, bare, config, words)
+    if flags.help and flags.file is None:
+      print(doc)
+      return
+    if root is None and flags.problems:
+      raise ConfigError(flags.problems)
+    if root is not None and (flags.file is not None or required):
+      flags.config, problems = override(root, load_config(flags), flags.assignments)
+      flags.problems += problems
+    if flags.help:
+      print(f'{flags.file}\n\n{describe(root, flags.config)}')
     else:
-      try:
-        values[name] = read(kinds[name], text)
-      except Refusal as refusal:
-        problems.append(line(flag, text, refusal.rule, refusal.remedy))
-  file, workdir = values.pop('config'), values.pop('workdir')
-  if config == 'refused' and (file is not None or assignments):
-    given = '--config' if file is not None else f'--config.{assignments[0][0]}'
-    problems.append(line(given, file or assignments[0][1], 'has no effect: a run has its own config', 'leave it out'))
-  if config == 'refused' and not workdir and not wants_help:
-    problems.append('--workdir: missing; name the folder of a run')
-  if values.get('config_json') is not None and file is not None:
-    problems.append(
-      line('--config_json', values['config_json'], f'--config = {file} is given as well', 'leave one out')
-    )
-  if file is None and config == 'required' and not wants_help and values.get('config_json') is None:
-    problems.insert(0, '--config: missing; name a config file, such as --config=configs/pretrain_clm.py')
-  file, argument = split_config_flag(file) if file else (None, None)
-  flags = tuple(assignments), values, tuple(texts)
-  return CommandLine(file, argument, workdir or None, *flags, wants_help, tuple(problems))
+      run(flags)
 
-
-def load_config(flags: CommandLine) -> ConfigDict:
-  """The ConfigDict of the file that `--config` names.
-
-  Raises:
-    ConfigError: no `--config`, or a file that cannot be loaded, with the problems of the command line before it.
-  """
-  if flags.file is None:
-    raise ConfigError(flags.problems)
-  try:
-    return load_config_file(flags.file, flags.argument)
-  except ConfigError as error:
-    raise ConfigError([*flags.problems, *error.problems]) from error
+  return run_command(run_parsed, argv)
 
 
 def run_command(run, argv) -> int:
@@ -152,6 +116,69 @@ def run_command(run, argv) -> int:
   except BrokenPipeError:
     silence(sys.stdout)  # the reader has seen enough (`| head`)
     return 0
+
+
+def parse_command_line(
+  argv, extra=None, bare=(), config: Literal['required', 'optional', 'refused'] = 'required', words=False
+) -> CommandLine:
+  """Parses the arguments after the program's name. Never raises on what a user types.
+
+  Args:
+    argv: `--flag=value` or `--flag value` each.
+    extra: name -> annotation of further flags that take a value, as in a config dataclass.
+    bare: names of further flags that need none: `--dry_run`, or `--dry_run=TEXT`.
+    config: whether `--config` is required, optional or refused, with its settings; refused: `--workdir` is required.
+    words: whether there may be arguments that are no flags.
+  """
+  kinds = {'config': str, 'workdir': str, **(extra or {})}
+  values, assignments, problems, texts = dict.fromkeys(kinds) | dict.fromkeys(bare, False), [], [], []
+  wants_help = False
+  for flag, text in _flags(argv, bare):
+    name = flag.removeprefix('--').replace('-', '_')
+    if flag in ('--help', '-h'):
+      wants_help = True
+    elif flag.startswith('--config.') and text is not None:
+      assignments.append((flag.removeprefix('--config.'), text))
+    elif words and not flag.startswith('-'):
+      texts.append(flag if text is None else f'{flag}={text}')
+    elif flag.startswith('--') and name in bare:
+      values[name] = {None: True, '': True, 'true': True, 'false': False}.get(text, text)
+    elif flag.startswith('--config.'):
+      _read(flag, flag, str, text, problems)
+    elif flag.startswith('--') and name in kinds:
+      values[name] = _read(flag, flag, kinds[name], text, problems)
+    else:
+      problems.append(_unknown_flag(flag, text, values))
+  file, workdir, saved = values.pop('config'), values.pop('workdir'), values.get('config_json')
+  if config == 'refused' and (file is not None or assignments):
+    name, text = ('--config', file) if file is not None else (f'--config.{assignments[0][0]}', assignments[0][1])
+    problems.append(line(name, text, 'has no effect: a run has its own config', 'leave it out'))
+  if config == 'refused' and not workdir:
+    problems.append('--workdir: missing; name the folder of a run')
+  if saved is not None and file is not None:
+    problems.append(line('--config_json', saved, f'--config = {file} is given as well', 'leave one out'))
+  if config == 'required' and file is None and saved is None:
+    problems.insert(0, '--config: missing; name a config file, such as --config=configs/pretrain_clm.py')
+  if texts and values.get('file') is not None:
+    problems.append(line('--file', values['file'], 'not with texts on the command line', 'leave one of them out'))
+  file, argument = split_config_flag(file) if file else (None, None)
+  return CommandLine(file, argument, workdir or None, assignments, values, texts, wants_help, problems, argv)
+
+
+def load_config(flags: CommandLine) -> ConfigDict | dict:
+  """What the file of `--config` or `--config_json` holds.
+
+  Raises:
+    ConfigError: neither is given, or it cannot be loaded, with the problems of the command line before it.
+  """
+  try:
+    if flags.file is not None:
+      return load_config_file(flags.file, flags.argument)
+    if flags.extra.get('config_json') is not None:
+      return load_json(flags.extra['config_json'])
+  except ConfigError as error:
+    raise ConfigError([*flags.problems, *error.problems]) from error
+  raise ConfigError(flags.problems)
 
 
 def split_config_flag(flag):
@@ -178,24 +205,32 @@ def parse_argument(argument, **declared):
   Raises:
     ConfigError: with every problem.
   """
-  typed = {name: _declaration(default) for name, default in declared.items()}
-  values = {name: default for name, (_, default) in typed.items()}
-  problems = []
-  for name, text in _arguments(argument or '', typed):
-    if name not in typed:
-      close = difflib.get_close_matches(name, typed, 1)
-      remedy = f'did you mean {close[0]}?' if close else f'this config takes {", ".join(typed) or "none"}'
-      problems.append(line(f'argument {name}', text, 'unknown argument', remedy))
-    elif not text:
-      problems.append(line(f'argument {name}', None, 'has no value', f'give {name}=VALUE'))
+  kinds: dict[Any, Any] = {type(None): str | None, tuple: tuple[str, ...]}
+  # a tuple with something in it is (annotation, default)
+  pairs = {name: d if isinstance(d, tuple) and d else (kinds.get(type(d), type(d)), d) for name, d in declared.items()}
+  annotations, values = ({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
+  problems: list[str] = []
+  for name, text in _arguments(argument or '', annotations):
+    if name in annotations:
+      values[name] = _read(f'argument {name}', name, annotations[name], text, problems)
     else:
-      try:
-        values[name] = read(typed[name][0], text)
-      except Refusal as refusal:
-        problems.append(line(f'argument {name}', text, refusal.rule, refusal.remedy))
+      close = difflib.get_close_matches(name, annotations, 1)
+      remedy = f'did you mean {close[0]}?' if close else f'this config takes {", ".join(annotations) or "none"}'
+      problems.append(line(f'argument {name}', text, 'unknown argument', remedy))
   if problems:
     raise ConfigError(problems)
   return SimpleNamespace(**values)
+
+
+def _read(shown: str, flag: str, annotation, text: str | None, problems: list[str]) -> Any:
+  """The value of a flag or an argument; '' where it has none, or a wrong one, which is a problem."""
+  try:
+    if text:
+      return read(annotation, text)
+    problems.append(line(shown, None, 'has no value', f'give {flag}=VALUE'))
+  except Refusal as refusal:
+    problems.append(line(shown, text, refusal.rule, refusal.remedy))
+  return ''
 
 
 def load_config_file(path, argument=None):
@@ -211,7 +246,7 @@ def load_config_file(path, argument=None):
   """
   file = Path(path)
   if file.suffix != '.py' or not os.path.isfile(path):
-    raise ConfigError(_no_file(path, file))
+    raise ConfigError(line(path, None, *_no_file(path, file)))
   module = ModuleType(f'_lmjax_config_{next(_serial)}')
   module.__file__ = str(path)
   sys.modules[module.__name__] = module  # Where dataclasses look up the annotations of the file's classes.
@@ -220,8 +255,12 @@ def load_config_file(path, argument=None):
     _guarded(path, lambda: exec(compile(file.read_bytes(), str(path), 'exec'), module.__dict__))
     get_config = getattr(module, 'get_config', None)
     if not callable(get_config):
-      raise ConfigError(_no_config(path, file))
-    config = _guarded(path, lambda: get_config(*_call_arguments(path, get_config, argument)))
+      raise ConfigError(line(path, None, *_no_config(file)))
+    parameters = inspect.signature(get_config).parameters.values()
+    if argument is not None and not parameters:
+      raise ConfigError(line(path, None, f'takes no argument, but got {argument!r}', f'give --config={path}'))
+    passed = argument is not None or any(parameter.default is parameter.empty for parameter in parameters)
+    config = _guarded(path, lambda: get_config(*([argument] if passed else [])))
   if not isinstance(config, ConfigDict):
     rule = f'get_config returned a {type(config).__name__}'
     raise ConfigError(line(path, None, rule, 'return an ml_collections.ConfigDict'))
@@ -234,18 +273,20 @@ def load_json(path: str) -> dict:
   Raises:
     ConfigError: no such file, or not what a run writes.
   """
-  flag = '--config_json'
+
+  def problem(rule: str, remedy: str = 'name the config.json of a run') -> ConfigError:
+    return ConfigError(line('--config_json', path, rule, remedy))
+
   try:
     values = json.loads(Path(path).read_bytes())
   except OSError as error:
-    raise ConfigError(line(flag, path, error.strerror or 'cannot be read', 'name WORKDIR/config.json')) from error
+    raise problem(error.strerror or 'cannot be read', 'name WORKDIR/config.json') from error
   except ValueError as error:
-    raise ConfigError(line(flag, path, f'not JSON ({error})', 'name the config.json of a run')) from error
+    raise problem(f'not JSON ({error})') from error
   if not isinstance(values, dict):
-    raise ConfigError(line(flag, path, 'holds no object', 'name the config.json of a run'))
+    raise problem('holds no object')
   if SHOWN in json.dumps(values):
-    rule = f'a secret in it is {SHOWN}'
-    raise ConfigError(line(flag, path, rule, 'run the config file that it came from'))
+    raise problem(f'a secret in it is {SHOWN}', 'run the config file that it came from')
   return values
 
 
@@ -288,70 +329,48 @@ def _unknown_flag(flag, text, known):
     typed = flag if text is None else f'{flag}={text}'
     return line(typed, None, 'not a flag', f'did you mean --config={typed}?')
   if '.' in name:
-    path = name.partition('.')[2] if close == ['config'] else name
-    return line(flag, text, 'unknown flag', f'did you mean --config.{path}?')
-  if close:
-    return line(flag, text, 'unknown flag', f'did you mean --{close[0]}?')
-  flags = ', '.join(f'--{other}' for other in known)
-  return line(flag, text, 'unknown flag', f'the flags are {flags}, and --config.PATH=VALUE for a setting')
+    remedy = f'did you mean --config.{name.partition(".")[2] if close == ["config"] else name}?'
+  elif close:
+    remedy = f'did you mean --{close[0]}?'
+  else:
+    remedy = f'the flags are {", ".join(f"--{other}" for other in known)}, and --config.PATH=VALUE for a setting'
+  return line(flag, text, 'unknown flag', remedy)
 
 
-def _declaration(default):
-  """(annotation, default) of one declared argument."""
-  if isinstance(default, tuple) and len(default) == 2:
-    annotation, value = default
-    if isinstance(annotation, type) or typing.get_origin(annotation) is not None:
-      return annotation, value
-  if isinstance(default, tuple):
-    return tuple[str, ...], default
-  return str | None if default is None else type(default), default
-
-
-def _arguments(argument, typed):
+def _arguments(argument, annotations):
   """(name, text or None) of each argument; a piece that begins none belongs to the text before it."""
-  found, open_text = [], False
+  found: list[list] = []
+  open_text = False
   for piece in argument.split(','):
     name, equals, text = piece.partition('=')
     word = name.strip()
-    known = word in typed
-    is_bool = known and typed[word][0] is bool
-    slip = word.isidentifier() and not known and difflib.get_close_matches(word, typed, 1, 0.8)
+    known = word in annotations
+    is_bool = known and annotations[word] is bool
+    slip = word.isidentifier() and not known and difflib.get_close_matches(word, annotations, 1, 0.8)
     if open_text and not (equals and known or is_bool and not equals or slip):
       found[-1][1] += f',{piece}'
     elif piece.strip():
       found.append([word, text if equals else 'true' if is_bool else None])
       # A number ends at its comma, a text may go on.
-      open_text = bool(equals) and not (known and {int, float, bool, type(None)}.issuperset(parts_of(typed[word][0])))
+      open_text = bool(equals) and not (known and _NUMBERS.issuperset(parts_of(annotations[word])))
   return found
 
 
-def _no_file(path, file):
-  """Why a path is no config file, with the likeliest one that is."""
-  around = [folder for folder in (file.parent, Path('configs')) if os.path.isdir(folder)]
-  found = [other for folder in around for other in folder.glob('*.py') if other.is_file()]
-  others = {str(other) for other in found if other.stem not in ('__init__', common_file.NAME)}
-  stems = {Path(other).stem: other for other in sorted(others, reverse=True)}
-  close = difflib.get_close_matches(file.stem, stems, 1)
+def _no_file(path, file: Path) -> tuple[str, str]:
+  """(rule, remedy) of a path that is no config file."""
+  folders = [folder for folder in (Path('configs'), file.parent) if os.path.isdir(folder)]
+  stems = {other.stem: other for folder in folders for other in folder.glob('*.py')}
+  close = difflib.get_close_matches(file.stem, stems.keys() - {'__init__', common_file.NAME}, 1)
   rule = 'no such file' if file.suffix == '.py' and not os.path.isdir(path) else 'must be a .py file'
-  remedy = f'did you mean {stems[close[0]]}?' if close else 'give --config=FILE.py[:arg]'
-  return line(path, None, rule, remedy)
+  return rule, f'did you mean {stems[close[0]]}?' if close else 'give --config=FILE.py[:arg]'
 
 
-def _no_config(path, file):
-  """Why a file that can be executed is no config."""
+def _no_config(file: Path) -> tuple[str, str]:
+  """(rule, remedy) of a file that can be executed and is no config."""
   if file.stem != common_file.NAME:
-    return line(path, None, 'has no get_config', 'define get_config(argument)')
+    return 'has no get_config', 'define get_config(argument)'
   others = sorted(str(other) for other in file.parent.glob('*.py') if other.stem != file.stem)
-  remedy = f'name one of them, such as {others[0]}' if others else 'name a config'
-  return line(path, None, 'is no run but what the configs next to it share', remedy)
-
-
-def _call_arguments(path, get_config, argument):
-  parameters = inspect.signature(get_config).parameters.values()
-  if argument is not None and not parameters:
-    raise ConfigError(line(path, None, f'takes no argument, but got {argument!r}', f'give --config={path}'))
-  required = [parameter for parameter in parameters if parameter.default is parameter.empty]
-  return (argument,) if argument is not None or required else ()
+  return 'is no run but what the configs next to it share', f'name one of them, such as {[*others, "FILE.py"][0]}'
 
 
 def _guarded(path, call) -> Any:
@@ -367,6 +386,5 @@ def _guarded(path, call) -> Any:
     message = str(error)
     if isinstance(error, SyntaxError) and error.filename in files:
       places, message = [f'{error.filename}:{error.lineno}'], error.msg
-    where = places[-1] if places else path
-    rule = f'{type(error).__name__}: {" ".join(message.split())}'
+    where, rule = [path, *places][-1], f'{type(error).__name__}: {" ".join(message.split())}'
     raise ConfigError(line(where, None, rule, 'fix the config file')) from error

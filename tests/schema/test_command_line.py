@@ -11,6 +11,7 @@ import pytest
 
 from lmjax.errors import ConfigError
 from lmjax.schema.command_line import (
+  command,
   default_workdir,
   load_config_file,
   parse_argument,
@@ -136,7 +137,7 @@ def test_both_forms_of_a_flag_are_read():
     bare=('dry_run',),
   )
   assert (line.file, line.argument, line.workdir) == ('c.py', 'data=tfds:x', 'w')
-  assert line.assignments == (('a.b', '-5'), ('c', 'x=y'))
+  assert line.assignments == [('a.b', '-5'), ('c', 'x=y')]
   assert line.extra == {'batch': 10, 'seed': 3, 'other': None, 'dry_run': True}
   assert not line.problems and not line.help
 
@@ -147,10 +148,11 @@ def test_a_bare_flag_takes_a_text_only_after_an_equals_sign():
   assert parse_command_line(['--config=c.py'], bare=('dry_run',)).extra == {'dry_run': False}
 
 
-def test_help_needs_no_config():
-  for flag in ('--help', '-h'):
-    line = parse_command_line([flag])
-    assert line.help and not line.problems and line.file is None
+def test_help_needs_no_config(capsys):
+  for root in (None, object):
+    for flag in ('--help', '-h'):
+      assert command(pytest.fail, [flag], 'What it does.', root=root) == 0
+      assert capsys.readouterr() == ('What it does.\n', '')
 
 
 @pytest.mark.parametrize(
