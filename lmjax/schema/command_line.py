@@ -359,7 +359,7 @@ def _arguments(argument, annotations):
 def _no_file(path, file: Path) -> tuple[str, str]:
   """(rule, remedy) of a path that is no config file."""
   folders = [folder for folder in (Path('configs'), file.parent) if os.path.isdir(folder)]
-  stems = {other.stem: other for folder in folders for other in folder.glob('*.py')}
+  stems = {other.stem: other for folder in folders for other in folder.glob('*.py') if other.is_file()}
   close = difflib.get_close_matches(file.stem, stems.keys() - {'__init__', common_file.NAME}, 1)
   rule = 'no such file' if file.suffix == '.py' and not os.path.isdir(path) else 'must be a .py file'
   return rule, f'did you mean {stems[close[0]]}?' if close else 'give --config=FILE.py[:arg]'
