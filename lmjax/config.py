@@ -12,11 +12,7 @@ from lmjax.models.config import ModelConfig
 from lmjax.schema import describe, validate
 from lmjax.schema.slices import EvalConfig, MeshConfig, OptimConfig, ProfileConfig, TrainConfig, WriterConfig
 from lmjax.schema.types import NonNegativeInt, section
-from lmjax.tasks.table import FINE_TUNING, PRE_TRAINING, TASKS
-
-_CHOSEN = ('objective', 'data', 'samples')
-
-__all__ = ['FINE_TUNING', 'PRE_TRAINING', 'Config', 'build', 'check_devices']
+from lmjax.tasks.table import TASKS
 
 
 @section
@@ -59,14 +55,14 @@ class Config:
   @staticmethod
   def chosen(values: dict) -> dict[str, type]:
     """The classes of objective, data and samples: its task's; while the task is wrong, those that fit the keys best."""
-
-    def fitting(task: str) -> int:
-      given = ((cls, values.get(name)) for name, cls in classes[task].items())
-      return sum(key in cls.__dataclass_fields__ for cls, inner in given if isinstance(inner, dict) for key in inner)
-
-    classes = {task: {name: getattr(slices, name) for name in _CHOSEN} for task, slices in TASKS.items()}
-    task = values.get('task')
-    return classes[task if isinstance(task, str) and task in TASKS else max(TASKS, key=fitting)]
+    classes: dict[str, dict[str, Any]] = {
+      task: {'objective': t.objective, 'data': t.data, 'samples': t.samples} for task, t in TASKS.items()
+    }
+    if isinstance(task := values.get('task'), str) and task in classes:
+      return classes[task]
+    inside = {name: values[name] for name in ('objective', 'data', 'samples') if isinstance(values.get(name), dict)}
+    given = [(name, key) for name, section in inside.items() for key in section]
+    return max(classes.values(), key=lambda found: sum(key in found[name].__dataclass_fields__ for name, key in given))
 
   @staticmethod
   def owners(path: str) -> list[str]:
@@ -136,25 +132,21 @@ class Config:
     m, d = self.model, self.data
     sizes = sharding.mesh_shape(self.mesh, devices)
     if sizes is None:
-      rule = f'must make {devices} devices with the other axes'
-      nearest = ', '.join(
-        f'{axis}={size}' for axis, size in zip(sharding.AXES, sharding.nearest_mesh(self.mesh, devices))
-      )
+      nearest = zip(sharding.AXES, sharding.nearest_mesh(self.mesh, devices))
+      shown = ', '.join(f'{axis}={size}' for axis, size in nearest)
       axis = next((name for name in sharding.AXES if getattr(self.mesh, name) not in (None, 1)), 'data')
-      remedy = f'the nearest mesh is {nearest}; None takes what the others leave'
+      rule = f'must make {devices} devices with the other axes'
+      remedy = f'the nearest mesh is {shown}; None takes what the others leave'
       yield f'mesh.{axis}', getattr(self.mesh, axis), rule, remedy
       return
     data, fsdp, tensor = sizes
     rows = d.batch_size // self.train.accumulate
     shared = 'mesh.data x mesh.fsdp' if self.train.accumulate == 1 else 'mesh.data x mesh.fsdp, after train.accumulate'
-    divisions = [
-      ('data.batch_size', d.batch_size, rows, data * fsdp, shared),
-      ('model.width', m.width, m.width, fsdp, 'mesh.fsdp'),
-      ('model.heads', m.heads, m.heads, tensor, 'mesh.tensor'),
-      ('model.kv_heads', m.kv_heads, m.kv_heads, tensor, 'mesh.tensor'),
-      ('model.mlp_width', m.mlp_width, m.mlp_width, tensor, 'mesh.tensor'),
-      ('model.vocab_multiple', m.vocab_multiple, m.vocab_multiple, tensor, 'mesh.tensor'),
-    ]
+    divisions = [('data.batch_size', d.batch_size, rows, data * fsdp, shared)]
+    divisions.append(('model.width', m.width, m.width, fsdp, 'mesh.fsdp'))
+    for name in ('heads', 'kv_heads', 'mlp_width', 'vocab_multiple'):
+      size = getattr(m, name)
+      divisions.append((f'model.{name}', size, size, tensor, 'mesh.tensor'))
     for path, value, divided, divisor, name in divisions:
       if divided % divisor:
         yield path, value, f'must be divisible by {name} = {divisor}', 'change it, or the mesh'
@@ -175,25 +167,19 @@ def load(config, problems=(), model: dict | None = None) -> tuple[Config, locate
   """
   problems, values, source = list(problems), describe.to_dict(config), None
   asked = values.get('model')
-  try:
-    init_from = validate.build(InitFrom, values.get('init_from') or {})
-  except ConfigError:
-    init_from = None  # reported with its full path by the check of the whole
-  if init_from is not None and isinstance(asked, dict):
+  init_from, wrong = validate.check(InitFrom, values.get('init_from') or {})
+  if not wrong and isinstance(asked, dict):  # what is wrong there is reported with its full path by the last line
     if init_from.path is None and 'layers' not in asked:
       rule = 'must be given in full with init_from.path = None'
       remedy = 'name a checkpoint, or give preset=NAME to the config file'
-      raise ConfigError([*problems, validate.line('model', validate.show(asked), rule, remedy)])
+      raise ConfigError([*problems, *validate.lines([('model', asked, rule, remedy)])])
     if init_from.path is not None:
       if model is None:
         source = locate.open_source(init_from)
         model = source.manifest['model']
       values['model'], refused = handoff.adapt_model(model, asked, init_from.convert)
-      problems += [validate.line(path, validate.show(value), *rest) for path, value, *rest in refused]
-  built, found = validate.check(Config, values)
-  if problems or found:
-    raise ConfigError([*problems, *found])
-  return built, source
+      problems += validate.lines(refused)
+  return validate.build(Config, values, problems), source
 
 
 def build(config) -> Config:
@@ -207,9 +193,5 @@ def check_devices(config: Config, devices: int) -> None:
   Raises:
     ConfigError: with every problem.
   """
-  problems = [
-    validate.line(path, validate.show(value), rule, remedy)
-    for path, value, rule, remedy in config.device_problems(devices)
-  ]
-  if problems:
+  if problems := validate.lines(config.device_problems(devices)):
     raise ConfigError(problems)

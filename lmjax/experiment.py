@@ -16,7 +16,7 @@ from lmjax.study.config import ExperimentConfig
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  return command_line.command(run, argv, __doc__, root=ExperimentConfig)
+  return command_line.command(run, argv, __doc__, config='required', root=ExperimentConfig)
 
 
 def run(flags: command_line.CommandLine) -> None:

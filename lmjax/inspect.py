@@ -30,7 +30,7 @@ BUCKET = 32
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  return command_line.command(run, argv, __doc__, FLAGS, root=config_lib.Config, required=False)
+  return command_line.command(run, argv, __doc__, FLAGS, config='optional', root=config_lib.Config)
 
 
 def run(flags: command_line.CommandLine) -> None:

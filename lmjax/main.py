@@ -26,7 +26,7 @@ FLAGS = {'coordinator': str, 'num_processes': int, 'process_id': int, 'config_js
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   with preemption.command():
-    code = command_line.command(run, argv, __doc__, FLAGS, bare=('dry_run',), root=config_lib.Config)
+    code = command_line.command(run, argv, __doc__, FLAGS, bare=('dry_run',), config='required', root=config_lib.Config)
   hosts = sys.modules.get('lmjax.hosts.watchdog')
   if code and hosts is not None:
     hosts.leave(code)

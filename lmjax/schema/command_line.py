@@ -34,6 +34,8 @@ _LONGEST_NAME = 80
 _NUMBERS = {int, float, bool, type(None)}
 _serial = itertools.count()
 
+UseOfConfig = Literal['required', 'optional', 'refused']
+
 
 @dataclasses.dataclass
 class CommandLine:
@@ -64,29 +66,25 @@ class CommandLine:
   config: ConfigDict | None = None
 
 
-def command(run, argv, doc: str, extra=None, bare=(), root=None, required: bool = True, words: bool = False) -> int:
+def command(run, argv, doc: str, extra=None, bare=(), config: UseOfConfig = 'refused', root=None, words=False) -> int:
   """Runs `run(flags)` of a command with its CommandLine, or prints help; see `run_command`.
 
-  A command without a config is not run where its flags have problems; one with a config reports them with its own.
+  A command that has no config is not run where its flags have problems; one that has reports them with its own.
 
   Args:
-    argv: as `parse_command_line` takes it, with `extra`, `bare` and `words`; None: those of this process.
+    argv: as `parse_command_line` takes it, with `extra`, `bare`, `config` and `words`; None: those of this process.
     doc: printed for `--help`.
-    root: the class of its config; None: it has none, and `--workdir` is required.
-    required: whether `--config` is, where there is a root.
+    root: the class of its config.
   """
-
-  config: Literal['required', 'optional', 'refused'] = 'optional' if root is not None else 'refused'
-  config = 'required' if required and root is not None else config
 
   def run_parsed(argv):
     flags = parse_command_line(argv, extra, bare, config, words)
     if flags.help and flags.file is None:
       print(doc)
       return
-    if root is None and flags.problems:
+    if config == 'refused' and flags.problems:
       raise ConfigError(flags.problems)
-    if root is not None and (flags.file is not None or required):
+    if config == 'required' or flags.file is not None:
       flags.config, problems = override(root, load_config(flags), flags.assignments)
       flags.problems += problems
     if flags.help:
@@ -118,9 +116,7 @@ def run_command(run, argv) -> int:
     return 0
 
 
-def parse_command_line(
-  argv, extra=None, bare=(), config: Literal['required', 'optional', 'refused'] = 'required', words=False
-) -> CommandLine:
+def parse_command_line(argv, extra=None, bare=(), config: UseOfConfig = 'required', words=False) -> CommandLine:
   """Parses the arguments after the program's name. Never raises on what a user types.
 
   Args:

@@ -19,7 +19,6 @@ class _Finder(MetaPathFinder, Loader):
     self._config, self._file = config, config.parent / f'{NAME}.py'
 
   def find_spec(self, name, path=None, target=None):
-    """The module of that file; nothing for other names."""
     if name != NAME:
       return None
     if not self._file.is_file():
@@ -28,7 +27,6 @@ class _Finder(MetaPathFinder, Loader):
     return ModuleSpec(name, self, origin=str(self._file))
 
   def exec_module(self, module):
-    """Executes the file."""
     module.__file__ = str(self._file)
     exec(compile(self._file.read_bytes(), str(self._file), 'exec'), module.__dict__)
 

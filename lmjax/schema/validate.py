@@ -42,15 +42,11 @@ def shorten(text: str) -> str:
   return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + '...'
 
 
-def build(cls, config: Mapping | ConfigDict):
-  """The sections that a config describes.
-
-  Raises:
-    ConfigError: see `check`.
-  """
-  instance, problems = check(cls, config)
-  if problems:
-    raise ConfigError(problems)
+def build(cls, config: Mapping | ConfigDict, problems: Iterable[str] = ()):
+  """The sections that a config describes. Raises ConfigError with the problems given and those that `check` finds."""
+  instance, found = check(cls, config)
+  if found or problems:
+    raise ConfigError([*problems, *found])
   return instance
 
 
@@ -138,8 +134,8 @@ def _remedy(node: Node, value) -> str:
 
 def unknown(path: str, tree: Mapping[str, Node], cls) -> tuple[str, str]:
   """(rule, remedy) of an unknown key: the closest path of the whole tree, or what its section holds."""
-  above = path
-  while above not in tree or above == path:
+  above = path.rpartition('.')[0]
+  while above not in tree:
     above = above.rpartition('.')[0]
   owners = cls.owners(path) if hasattr(cls, 'owners') else ()
   best = max(tree.values(), key=lambda node: _closeness(path, node))

@@ -23,6 +23,7 @@ from lmjax.errors import ConfigError, DataError, LmjaxError
 from lmjax.schema import command_line, describe, overrides, validate
 from lmjax.study import comparison
 from lmjax.study.config import ComparisonConfig, ExperimentConfig, StageConfig
+from lmjax.tasks.table import PRE_TRAINING
 from lmjax.workdir import files
 
 # Of the lines of a stage, those that a person should see at once; all are in its log.txt.
@@ -174,7 +175,7 @@ def missing_files(stages) -> list[str]:
     if stage.config is None:
       continue
     data: Any = stage.config.data
-    if stage.config.task in config_lib.PRE_TRAINING:
+    if stage.config.task in PRE_TRAINING:
       paths = [source.path for source in data.sources.values()]
     else:
       paths = [path for path in (data.train, data.valid, data.test) if path is not None]

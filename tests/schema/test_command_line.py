@@ -149,9 +149,9 @@ def test_a_bare_flag_takes_a_text_only_after_an_equals_sign():
 
 
 def test_help_needs_no_config(capsys):
-  for root in (None, object):
+  for use in ('required', 'optional', 'refused'):
     for flag in ('--help', '-h'):
-      assert command(pytest.fail, [flag], 'What it does.', root=root) == 0
+      assert command(pytest.fail, [flag], 'What it does.', config=use) == 0
       assert capsys.readouterr() == ('What it does.\n', '')
 
 
