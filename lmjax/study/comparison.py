@@ -131,14 +131,11 @@ def rows_of(config: ComparisonConfig, stages: dict[str, Stage]) -> list[dict]:
     for i, name in enumerate(config.arms[label].stages):
       stage, candidate = stages[name], stages[config.arms[config.candidate].stages[i]]
       values, valid = stage.values(config.metric), 'valid/' + config.metric.partition('/')[2]
-      row = {
-        'arm': label,
-        'x': config.x and config.x[i],
-        'stage': name,
-        'values': values,
+      row: dict[str, Any] = {'arm': label, 'x': config.x and config.x[i], 'stage': name, 'values': values}
+      row |= {
         'mean': float(np.mean(values)),
+        'standard_deviation': None if len(values) < 2 else float(np.std(values, ddof=1)),
       }
-      row['standard_deviation'] = float(np.std(values, ddof=1)) if len(values) > 1 else None
       row |= {'seconds': stage.seconds, 'valid': stage.results['metrics'].get(valid), 'difference': None}
       if label != config.candidate:
         found = difference(candidate, stage, config.metric)
