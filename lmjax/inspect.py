@@ -9,6 +9,7 @@ python -m lmjax.inspect --workdir=DIR                        parameters by group
     --mesh=N                on N devices; default: all, laid out as in training
 """
 
+import collections
 import functools
 import sys
 
@@ -118,13 +119,13 @@ def parameter_table(params) -> str:
   """Parameters by group: how many, and their root mean square."""
   from lmjax import metrics, paths
 
-  groups = {}
-  for path, leaf in paths.flatten(params).items():
-    total, square = groups.get(metrics.group_of(path), (0, 0.0))
-    groups[metrics.group_of(path)] = (total + leaf.size, square + float((np.asarray(leaf, np.float64) ** 2).sum()))
+  groups = collections.defaultdict(list)
+  for path, array in paths.flatten(params).items():
+    groups[metrics.group_of(path)].append((array.size, float((np.asarray(array, np.float64) ** 2).sum())))
+  sums = {name: np.sum(pairs, axis=0) for name, pairs in sorted(groups.items())}
   rows = [f'{"group":12} {"parameters":>14} {"rms":>10}']
-  rows += [f'{name:12} {n:14,} {(square / n) ** 0.5:10.4f}' for name, (n, square) in sorted(groups.items())]
-  rows.append(f'{"all":12} {sum(n for n, _ in groups.values()):14,}')
+  rows += [f'{name:12} {int(n):14,} {(square / n) ** 0.5:10.4f}' for name, (n, square) in sums.items()]
+  rows.append(f'{"all":12} {int(sum(n for n, _ in sums.values())):14,}')
   return '\n'.join(rows)
 
 
@@ -209,27 +210,15 @@ def minimal_pairs(trained, file: str) -> str:
   return '\n'.join([f'{"good":>10} {"bad":>10}', *rows, f'{right} of {len(pairs)} right ({right / len(pairs):.3f})'])
 
 
-def read_pairs(file: str) -> list[tuple[str, str]]:
+def read_pairs(file: str) -> list[tuple[str, ...]]:
   """The tab-separated pairs of a file; empty lines are skipped."""
-  try:
-    with open(file, encoding='utf-8') as opened:
-      lines = [(number, line.rstrip('\r\n')) for number, line in enumerate(opened, 1)]
-  except OSError as error:
-    raise DataError(f'--minimal_pairs = {file}: {error.strerror}; give a readable file') from error
-  except UnicodeDecodeError as error:
-    raise DataError(
-      f'--minimal_pairs = {file}: not UTF-8 ({error.reason} at byte {error.start}); convert it'
-    ) from error
   pairs = []
-  for number, line in lines:
-    if not line.strip():
-      continue
-    pair = tuple(part.strip() for part in line.split('\t'))
-    if len(pair) != 2 or not all(pair):
-      raise DataError(
-        f'{file}:{number} = {line[:60]!r}: must be a good and a bad sentence separated by one tab; fix it'
-      )
-    pairs.append(pair)
+  for number, line in enumerate(command_line.read_text('--minimal_pairs', file).split('\n'), 1):
+    if line.strip():
+      pairs.append(tuple(part.strip() for part in line.split('\t')))
+      if len(pairs[-1]) != 2 or not all(pairs[-1]):
+        rule = 'must be a good and a bad sentence separated by one tab; fix it'
+        raise DataError(f'{file}:{number} = {line[:60]!r}: {rule}')
   if not pairs:
     raise DataError(f'{file}: no pairs; write a good and a bad sentence a line, separated by a tab')
   return pairs

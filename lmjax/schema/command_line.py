@@ -22,7 +22,7 @@ from typing import Any, Literal
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from lmjax.console import SHOWN, silence, tell
-from lmjax.errors import ConfigError, LmjaxError
+from lmjax.errors import ConfigError, DataError, LmjaxError
 from lmjax.schema import common_file
 from lmjax.schema.describe import describe, parts_of
 from lmjax.schema.overrides import Refusal, override, read
@@ -284,6 +284,20 @@ def load_json(path: str) -> dict:
   if SHOWN in json.dumps(values):
     raise problem(f'a secret in it is {SHOWN}', 'run the config file that it came from')
   return values
+
+
+def read_text(flag: str, file: str | None) -> str:
+  """The text of the file that a flag names, or of standard input. Raises DataError where it cannot be read."""
+  try:
+    if file is None:
+      return sys.stdin.buffer.read().decode('utf-8')
+    with open(file, encoding='utf-8') as opened:
+      return opened.read()
+  except OSError as error:
+    raise DataError(f'{flag} = {file}: {error.strerror}; give a readable file') from error
+  except UnicodeDecodeError as error:
+    where = 'standard input' if file is None else f'{flag} = {file}'
+    raise DataError(f'{where}: not UTF-8 ({error.reason} at byte {error.start}); convert it') from error
 
 
 def default_workdir(file, argument):
