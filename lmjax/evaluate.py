@@ -23,19 +23,19 @@ from lmjax.tasks import prepare
 from lmjax.tasks.fine_tuning import FineTuningData, FineTuningTask
 from lmjax.training import evaluator, progress, reopen
 
-FLAGS = {'data': str, 'step': int, 'fields': tuple[str, ...], 'mesh': PositiveInt}
+FLAGS = {'data': str, 'step': int, 'fields': tuple[str, ...], 'mesh': PositiveInt, 'json': bool}
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  return command_line.command(run, argv, __doc__, FLAGS, bare=('json',))
+  return command_line.command(run, argv, __doc__, FLAGS)
 
 
 def run(flags: command_line.CommandLine) -> None:
   """Evaluates a checkpoint and prints its metrics."""
-  trained = reopen.open_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
-  values = evaluate(trained, flags.extra['data'], flags.extra['fields'])
-  if flags.extra['json']:
+  trained = reopen.open_run(flags.workdir, flags.values['step'], flags.values['mesh'])
+  values = evaluate(trained, flags.values['data'], flags.values['fields'])
+  if flags.values['json']:
     print(json.dumps({'workdir': flags.workdir, 'step': trained.step, 'metrics': values}))
     return
   print(f'{flags.workdir}: {trained.config.task}, step {trained.step}')

@@ -36,16 +36,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(flags: command_line.CommandLine) -> None:
   """Shows a batch of a config, or what a workdir has learned."""
-  if (flags.file is None) == (flags.workdir is None):
-    flags.problems.append('--config, --workdir: exactly one is needed; --config=FILE --batch=S, or --workdir=DIR')
-  elif flags.file is not None and (flags.extra['batch'] is None or flags.extra['batch'] < 0):
-    flags.problems.append(f'--batch = {flags.extra["batch"]}: must be a step, 0 or more; add --batch=0')
-  if flags.config is not None:
-    show_batch(*config_lib.load(flags.config, flags.problems), flags.extra['batch'])
-  elif flags.problems:
-    raise ConfigError(flags.problems)
-  else:
+  if flags.config is None:
     show_run(flags)
+    return
+  step = flags.values['batch']
+  if step is None or step < 0:
+    flags.problems.append(f'--batch = {step}: must be a step, 0 or more; add --batch=0')
+  show_batch(*config_lib.load(flags.config, flags.problems), step)
 
 
 def show_batch(config, source, step: int) -> None:
@@ -102,17 +99,17 @@ def show_run(flags) -> None:
   from lmjax import sharding
   from lmjax.training import reopen
 
-  trained = reopen.open_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
+  trained = reopen.open_run(flags.workdir, flags.values['step'], flags.values['mesh'])
   print(f'{flags.workdir}: {trained.config.task}, step {trained.step}')
   print(parameter_table(trained.params))
   with sharding.using(trained.mesh):
-    if flags.extra['neighbors'] is not None:
-      for word in flags.extra['neighbors'].split(','):
+    if flags.values['neighbors'] is not None:
+      for word in flags.values['neighbors'].split(','):
         print(neighbors(trained, word))
-    if flags.extra['prompt'] is not None:
-      print(answer(trained, flags.extra['prompt']))
-    if flags.extra['minimal_pairs'] is not None:
-      print(minimal_pairs(trained, flags.extra['minimal_pairs']))
+    if flags.values['prompt'] is not None:
+      print(answer(trained, flags.values['prompt']))
+    if flags.values['minimal_pairs'] is not None:
+      print(minimal_pairs(trained, flags.values['minimal_pairs']))
 
 
 def parameter_table(params) -> str:

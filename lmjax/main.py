@@ -20,13 +20,13 @@ from lmjax import config as config_lib
 from lmjax.hosts import preemption
 from lmjax.schema import command_line
 
-FLAGS = {'coordinator': str, 'num_processes': int, 'process_id': int, 'config_json': str}
+FLAGS = {'coordinator': str, 'num_processes': int, 'process_id': int, 'config_json': str, 'dry_run': bool | str}
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   with preemption.command():
-    code = command_line.command(run, argv, __doc__, FLAGS, bare=('dry_run',), config='required', root=config_lib.Config)
+    code = command_line.command(run, argv, __doc__, FLAGS, config='required', root=config_lib.Config)
   hosts = sys.modules.get('lmjax.hosts.watchdog')
   if code and hosts is not None:
     hosts.leave(code)
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(flags: command_line.CommandLine) -> None:
   """Checks the config, reports all of its problems at once, and trains."""
-  saved, target = flags.extra.pop('config_json'), flags.extra.pop('dry_run')
+  saved, target = flags.values.pop('config_json'), flags.values.pop('dry_run')
   config, source = config_lib.load(flags.config, flags.problems)
   # jax and what needs it take seconds to import: a mistake above is reported without them
   if target:
@@ -47,7 +47,7 @@ def run(flags: command_line.CommandLine) -> None:
     return
   from lmjax.hosts import join
 
-  join.join(config.hosts, **flags.extra)
+  join.join(config.hosts, **flags.values)
   from lmjax.train import run as train
 
   if flags.workdir is None and saved is not None:

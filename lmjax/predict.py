@@ -18,24 +18,24 @@ from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
 from lmjax.tasks.table import PRE_TRAINING
 
-FLAGS = {'step': int, 'file': str, 'question': str, 'fields': tuple[str, ...], 'mesh': PositiveInt}
+FLAGS = {'step': int, 'file': str, 'question': str, 'fields': tuple[str, ...], 'mesh': PositiveInt, 'json': bool}
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  return command_line.command(run, argv, __doc__, FLAGS, bare=('json',), words=True)
+  return command_line.command(run, argv, __doc__, FLAGS, words=True)
 
 
 def run(flags: command_line.CommandLine) -> None:
   """Predicts, and prints a block, or a line of JSON, for each record."""
   from lmjax.training import reopen
 
-  trained = reopen.open_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
-  given = (flags.extra[name] for name in ('file', 'question', 'fields'))
+  trained = reopen.open_run(flags.workdir, flags.values['step'], flags.values['mesh'])
+  given = (flags.values[name] for name in ('file', 'question', 'fields'))
   items = read(trained.config, flags.words, *given)
   for item, prediction in zip(items, predict(trained, items)):
     report = trained.task.report(prediction)
-    print(json.dumps({'id': item['id'], **report}, ensure_ascii=False) if flags.extra['json'] else shown(item, report))
+    print(json.dumps({'id': item['id'], **report}, ensure_ascii=False) if flags.values['json'] else shown(item, report))
 
 
 def predict(trained, items: list[dict]) -> list:

@@ -5,8 +5,10 @@
 absl's flags are not used: they stop at the first mistake, with a traceback around those of a config file.
 """
 
+import builtins
 import dataclasses
 import difflib
+import functools
 import hashlib
 import inspect
 import itertools
@@ -23,13 +25,13 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from lmjax.console import SHOWN, silence, tell
 from lmjax.errors import ConfigError, DataError, LmjaxError
-from lmjax.schema import common_file
 from lmjax.schema.describe import describe, parts_of
 from lmjax.schema.overrides import Refusal, override, read
 from lmjax.schema.validate import line
 
 # Earlier names of flags, of which some are too unlike the new ones to be found by spelling.
 RENAMED = {'processes': 'num_processes', 'process': 'process_id', 'words': 'neighbors', 'pairs': 'minimal_pairs'}
+COMMON = 'common'  # what the configs of a folder share
 _LONGEST_NAME = 80
 _NUMBERS = {int, float, bool, type(None)}
 _serial = itertools.count()
@@ -42,11 +44,9 @@ class CommandLine:
   """A parsed command line.
 
   Attributes:
-    file: the config file, None where it is not given.
-    argument: what follows the first `:` of the flag, None where there is no `:`.
-    workdir: None where it is not given.
+    file: the config file; argument: what follows the first `:` of its flag; workdir: each None where it is not given.
     assignments: (path, text) of every `--config.PATH=TEXT`, in order.
-    extra: the other flags by name; None where not given, False or True (or a text) for a bare one.
+    values: of the other flags by name, None where not given.
     words: what is no flag, where that is allowed.
     help: whether `--help` or `-h` is there.
     problems: one line each.
@@ -58,7 +58,7 @@ class CommandLine:
   argument: str | None
   workdir: str | None
   assignments: list
-  extra: dict
+  values: dict
   words: list
   help: bool
   problems: list
@@ -66,41 +66,43 @@ class CommandLine:
   config: ConfigDict | None = None
 
 
-def command(run, argv, doc: str, extra=None, bare=(), config: UseOfConfig = 'refused', root=None, words=False) -> int:
-  """Runs `run(flags)` of a command with its CommandLine, or prints help; see `run_command`.
+def command(run, argv, doc: str, flags=None, config: UseOfConfig = 'refused', root=None, words=False) -> int:
+  """Runs `run(CommandLine)` of a command, or prints help; see `run_command`.
 
   A command that has no config is not run where its flags have problems; one that has reports them with its own.
 
   Args:
-    argv: as `parse_command_line` takes it, with `extra`, `bare`, `config` and `words`; None: those of this process.
+    argv: as `parse_command_line` takes it, with `flags`, `config` and `words`; None: those of this process.
     doc: printed for `--help`.
     root: the class of its config.
   """
 
   def run_parsed(argv):
-    flags = parse_command_line(argv, extra, bare, config, words)
-    if flags.help and flags.file is None:
+    given = parse_command_line(argv, flags, config, words)
+    saved = given.values.get('config_json')
+    has_config = given.file is not None or saved is not None
+    if given.help and given.file is None:
       print(doc)
       return
-    if config == 'refused' and flags.problems:
-      raise ConfigError(flags.problems)
-    if config == 'required' or flags.file is not None:
-      flags.config, problems = override(root, load_config(flags), flags.assignments)
-      flags.problems += problems
-    if flags.help:
-      print(f'{flags.file}\n\n{describe(root, flags.config)}')
+    if given.problems and (config == 'refused' or not has_config):
+      raise ConfigError(given.problems)
+    if has_config:
+      try:
+        raw = load_json(saved) if given.file is None else load_config_file(given.file, given.argument)
+      except ConfigError as error:
+        raise ConfigError([*given.problems, *error.problems]) from error
+      given.config, problems = override(root, raw, given.assignments)
+      given.problems += problems
+    if given.help:
+      print(f'{given.file}\n\n{describe(root, given.config)}')
     else:
-      run(flags)
+      run(given)
 
   return run_command(run_parsed, argv)
 
 
 def run_command(run, argv) -> int:
-  """Runs `run(argv)`; what a user can fix becomes lines on stderr and an exit code, without a traceback.
-
-  Returns:
-    0, the exit code of an LmjaxError, or 130 for Ctrl-C.
-  """
+  """Runs `run(argv)`; returns 0, the exit code of an LmjaxError, whose lines go to stderr, or 130 for Ctrl-C."""
   try:
     run(sys.argv[1:] if argv is None else argv)
     return 0
@@ -116,19 +118,18 @@ def run_command(run, argv) -> int:
     return 0
 
 
-def parse_command_line(argv, extra=None, bare=(), config: UseOfConfig = 'required', words=False) -> CommandLine:
+def parse_command_line(argv, flags=None, config: UseOfConfig = 'required', words=False) -> CommandLine:
   """Parses the arguments after the program's name. Never raises on what a user types.
 
   Args:
     argv: `--flag=value` or `--flag value` each.
-    extra: name -> annotation of further flags that take a value, as in a config dataclass.
-    bare: names of further flags that need none: `--dry_run`, or `--dry_run=TEXT`.
-    config: whether `--config` is required, optional or refused, with its settings; refused: `--workdir` is required.
+    flags: name -> annotation of further flags, as in a config dataclass; those that may be a bool need no value.
+    config: whether `--config` and its settings are required, optional (in place of `--workdir`) or refused.
     words: whether there may be arguments that are no flags.
   """
-  kinds = {'config': str, 'workdir': str, **(extra or {})}
-  values, assignments, problems, texts = dict.fromkeys(kinds) | dict.fromkeys(bare, False), [], [], []
-  wants_help = False
+  kinds = {'config': str, 'workdir': str, **(flags or {})}
+  bare = {name for name, annotation in kinds.items() if bool in parts_of(annotation)}
+  values, assignments, problems, texts, wants_help = dict.fromkeys(kinds), [], [], [], False
   for flag, text in _flags(argv, bare):
     name = flag.removeprefix('--').replace('-', '_')
     if flag in ('--help', '-h'):
@@ -137,44 +138,27 @@ def parse_command_line(argv, extra=None, bare=(), config: UseOfConfig = 'require
       assignments.append((flag.removeprefix('--config.'), text))
     elif words and not flag.startswith('-'):
       texts.append(flag if text is None else f'{flag}={text}')
-    elif flag.startswith('--') and name in bare:
-      values[name] = {None: True, '': True, 'true': True, 'false': False}.get(text, text)
-    elif flag.startswith('--config.'):
-      _read(flag, flag, str, text, problems)
-    elif flag.startswith('--') and name in kinds:
-      values[name] = _read(flag, flag, kinds[name], text, problems)
+    elif flag.startswith('--config.') or flag.startswith('--') and name in kinds:
+      text = 'true' if name in bare and not text else text
+      values[name] = _read(flag, flag, kinds.get(name), text, problems)
     else:
-      problems.append(_unknown_flag(flag, text, values))
+      problems.append(_unknown_flag(flag, text, kinds))
   file, workdir, saved = values.pop('config'), values.pop('workdir'), values.get('config_json')
   if config == 'refused' and (file is not None or assignments):
     name, text = ('--config', file) if file is not None else (f'--config.{assignments[0][0]}', assignments[0][1])
     problems.append(line(name, text, 'has no effect: a run has its own config', 'leave it out'))
   if config == 'refused' and not workdir:
     problems.append('--workdir: missing; name the folder of a run')
-  if saved is not None and file is not None:
-    problems.append(line('--config_json', saved, f'--config = {file} is given as well', 'leave one out'))
+  if config == 'optional' and (file is None) == (workdir is None):
+    problems.append('--config, --workdir: exactly one is needed; --config=FILE --batch=S, or --workdir=DIR')
   if config == 'required' and file is None and saved is None:
     problems.insert(0, '--config: missing; name a config file, such as --config=configs/pretrain_clm.py')
+  if saved is not None and file is not None:
+    problems.append(line('--config_json', saved, f'--config = {file} is given as well', 'leave one out'))
   if texts and values.get('file') is not None:
     problems.append(line('--file', values['file'], 'not with texts on the command line', 'leave one of them out'))
   file, argument = split_config_flag(file) if file else (None, None)
   return CommandLine(file, argument, workdir or None, assignments, values, texts, wants_help, problems, argv)
-
-
-def load_config(flags: CommandLine) -> ConfigDict | dict:
-  """What the file of `--config` or `--config_json` holds.
-
-  Raises:
-    ConfigError: neither is given, or it cannot be loaded, with the problems of the command line before it.
-  """
-  try:
-    if flags.file is not None:
-      return load_config_file(flags.file, flags.argument)
-    if flags.extra.get('config_json') is not None:
-      return load_json(flags.extra['config_json'])
-  except ConfigError as error:
-    raise ConfigError([*flags.problems, *error.problems]) from error
-  raise ConfigError(flags.problems)
 
 
 def split_config_flag(flag):
@@ -192,11 +176,7 @@ def parse_argument(argument, **declared):
   Args:
     argument: text after the first `:` of the flag, or None. A comma begins a new argument only before
       `name=` of a declared name or before a bare word declared as a bool; each splits at its first `=`.
-    **declared: name=default. The type is that of the default, `str | None` for None; or write
-      name=(annotation, default), such as `(int | None, None)`.
-
-  Returns:
-    SimpleNamespace with a value for every declared name.
+    **declared: name=default, of the type of the default (`str | None` for None); or name=(annotation, default).
 
   Raises:
     ConfigError: with every problem.
@@ -230,11 +210,7 @@ def _read(shown: str, flag: str, annotation, text: str | None, problems: list[st
 
 
 def load_config_file(path, argument=None):
-  """The ConfigDict of a config file's `get_config`.
-
-  Args:
-    path: a .py file, relative to the current directory.
-    argument: passed to `get_config`; None where there is none.
+  """The ConfigDict that `get_config` of a .py file returns, called with the argument if there is one.
 
   Raises:
     ConfigError: no such file, no `get_config`, or an exception in it, with the line where it happened.
@@ -244,23 +220,39 @@ def load_config_file(path, argument=None):
   if file.suffix != '.py' or not os.path.isfile(path):
     raise ConfigError(line(path, None, *_no_file(path, file)))
   module = ModuleType(f'_lmjax_config_{next(_serial)}')
-  module.__file__ = str(path)
+  module.__dict__['__builtins__'] = vars(builtins) | {'__import__': functools.partial(_import, file)}
   sys.modules[module.__name__] = module  # Where dataclasses look up the annotations of the file's classes.
-  with common_file.importable(file):
-    # Compiled here, not imported: bytecode cached by time stamp can be that of an earlier version.
-    _guarded(path, lambda: exec(compile(file.read_bytes(), str(path), 'exec'), module.__dict__))
-    get_config = getattr(module, 'get_config', None)
-    if not callable(get_config):
-      raise ConfigError(line(path, None, *_no_config(file)))
-    parameters = inspect.signature(get_config).parameters.values()
-    if argument is not None and not parameters:
-      raise ConfigError(line(path, None, f'takes no argument, but got {argument!r}', f'give --config={path}'))
-    passed = argument is not None or any(parameter.default is parameter.empty for parameter in parameters)
-    config = _guarded(path, lambda: get_config(*([argument] if passed else [])))
+  _guarded(path, lambda: _execute(path, module))
+  get_config = getattr(module, 'get_config', None)
+  if not callable(get_config):
+    raise ConfigError(line(path, None, *_no_config(file)))
+  parameters = inspect.signature(get_config).parameters.values()
+  if argument is not None and not parameters:
+    raise ConfigError(line(path, None, f'takes no argument, but got {argument!r}', f'give --config={path}'))
+  passed = argument is not None or any(parameter.default is parameter.empty for parameter in parameters)
+  config = _guarded(path, lambda: get_config(*([argument] if passed else [])))
   if not isinstance(config, ConfigDict):
     rule = f'get_config returned a {type(config).__name__}'
     raise ConfigError(line(path, None, rule, 'return an ml_collections.ConfigDict'))
   return ConfigDict(config) if isinstance(config, FrozenConfigDict) else config
+
+
+def _execute(path, module: ModuleType) -> None:
+  """Runs a file in a module. Compiled here, not imported: cached bytecode can be that of an earlier version."""
+  module.__file__ = str(path)
+  exec(compile(Path(path).read_bytes(), str(path), 'exec'), module.__dict__)
+
+
+def _import(config: Path, name: str, *rest):
+  """`import` of a config file: `common` is the common.py next to it, in any working directory, and no other module."""
+  if name != COMMON:
+    return builtins.__import__(name, *rest)
+  file, module = config.parent / f'{COMMON}.py', ModuleType(name)
+  if not file.is_file():
+    rule = f'imports {COMMON}, and there is no {file.name} next to it'
+    raise ConfigError(f'{config}: {rule}; copy that file too, from the folder that the config came from')
+  _execute(file, module)
+  return module
 
 
 def load_json(path: str) -> dict:
@@ -370,14 +362,14 @@ def _no_file(path, file: Path) -> tuple[str, str]:
   """(rule, remedy) of a path that is no config file."""
   folders = [folder for folder in (Path('configs'), file.parent) if os.path.isdir(folder)]
   stems = {other.stem: other for folder in folders for other in folder.glob('*.py') if other.is_file()}
-  close = difflib.get_close_matches(file.stem, stems.keys() - {'__init__', common_file.NAME}, 1)
+  close = difflib.get_close_matches(file.stem, stems.keys() - {'__init__', COMMON}, 1)
   rule = 'no such file' if file.suffix == '.py' and not os.path.isdir(path) else 'must be a .py file'
   return rule, f'did you mean {stems[close[0]]}?' if close else 'give --config=FILE.py[:arg]'
 
 
 def _no_config(file: Path) -> tuple[str, str]:
   """(rule, remedy) of a file that can be executed and is no config."""
-  if file.stem != common_file.NAME:
+  if file.stem != COMMON:
     return 'has no get_config', 'define get_config(argument)'
   others = sorted(str(other) for other in file.parent.glob('*.py') if other.stem != file.stem)
   return 'is no run but what the configs next to it share', f'name one of them, such as {[*others, "FILE.py"][0]}'
@@ -390,7 +382,7 @@ def _guarded(path, call) -> Any:
   except ConfigError:
     raise
   except (Exception, SystemExit) as error:
-    files = (str(path), str(Path(path).parent / f'{common_file.NAME}.py'))
+    files = (str(path), str(Path(path).parent / f'{COMMON}.py'))
     frames = traceback.extract_tb(error.__traceback__)
     places = [f'{frame.filename}:{frame.lineno}' for frame in frames if frame.filename in files]
     message = str(error)
