@@ -26,27 +26,16 @@ GIB = 2**30
 
 
 class Compiled(NamedTuple):
-  """A train step compiled for a target.
+  """A train step compiled for a target."""
 
-  Attributes:
-    config: of the run, with stand-ins for what only the data could say.
-    task: its task.
-    abstract: shapes and shardings of its TrainState.
-    mesh: of the target's devices.
-    program: None where the compiler refused it for its size.
-    needed: peak bytes of a device, by the compiler.
-    memory: bytes of a device that there are; None where that is not known.
-    seconds: that compiling took.
-  """
-
-  config: config_lib.Config
+  config: config_lib.Config  # of the run, with stand-ins for what only the data could say
   task: Task
-  abstract: state.TrainState
-  mesh: jax.sharding.Mesh
-  program: jax.stages.Compiled | None
-  needed: float
-  memory: float | None
-  seconds: float
+  abstract: state.TrainState  # shapes and shardings of its TrainState
+  mesh: jax.sharding.Mesh  # of the target's devices
+  program: jax.stages.Compiled | None  # None where the compiler refused it for its size
+  needed: float  # peak bytes of a device, by the compiler
+  memory: float | None  # bytes of a device that there are; None where that is not known
+  seconds: float  # that compiling took
 
   @property
   def fits(self) -> bool:

@@ -15,15 +15,10 @@ _BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 
 
 class Traffic(NamedTuple):
-  """What the collectives of one kind move in a run of the program.
+  """What the collectives of one kind move in a run of the program."""
 
-  Attributes:
-    times: how many are run.
-    bytes: of the whole arrays, as a device ends (all-gather) or begins (the others) with them.
-  """
-
-  times: int
-  bytes: int
+  times: int  # how many are run
+  bytes: int  # of the whole arrays, as a device ends (all-gather) or begins (the others) with them
 
 
 class _Instruction(NamedTuple):

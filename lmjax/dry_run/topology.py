@@ -28,17 +28,11 @@ _LIBTPU = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """Where a program is to run.
+  """Where a program is to run."""
 
-  Attributes:
-    name: as it is typed; None: this machine.
-    devices: JAX devices; described ones compile, and do not run.
-    memory: bytes of one device that a program may use; None where it is not known.
-  """
-
-  name: str | None
-  devices: list
-  memory: float | None
+  name: str | None  # as it is typed; None: this machine
+  devices: list  # JAX devices; described ones compile, and do not run
+  memory: float | None  # bytes of one device that a program may use; None where it is not known
 
 
 def find(name: str | None) -> Target:

@@ -41,29 +41,18 @@ UseOfConfig = Literal['required', 'optional', 'refused']
 
 @dataclasses.dataclass
 class CommandLine:
-  """A parsed command line.
+  """A parsed command line."""
 
-  Attributes:
-    file: the config file; argument: what follows the first `:` of its flag; workdir: each None where it is not given.
-    assignments: (path, text) of every `--config.PATH=TEXT`, in order.
-    values: of the other flags by name, None where not given.
-    words: what is no flag, where that is allowed.
-    help: whether `--help` or `-h` is there.
-    problems: one line each.
-    argv: as it was typed.
-    config: what the file holds, with the assignments; see `command`.
-  """
-
-  file: str | None
-  argument: str | None
-  workdir: str | None
-  assignments: list
-  values: dict
-  words: list
-  help: bool
-  problems: list
-  argv: list
-  config: ConfigDict | None = None
+  file: str | None  # what stands before the first `:` of --config
+  argument: str | None  # what follows it, None where there is no `:`
+  workdir: str | None  # None where it is not given
+  assignments: list  # (path, text) of every `--config.PATH=TEXT`, in order
+  values: dict  # of the other flags by name, None where not given
+  words: list  # what is no flag, where that is allowed
+  help: bool  # whether `--help` or `-h` is there
+  problems: list  # one line each
+  argv: list  # as it was typed
+  config: ConfigDict | None = None  # what the file holds, with the assignments; see `command`
 
 
 def command(run, argv, doc: str, flags=None, config: UseOfConfig = 'refused', root=None, words=False) -> int:

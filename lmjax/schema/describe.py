@@ -17,19 +17,12 @@ _BOUNDS = {'ge': '{} or more', 'gt': 'above {}', 'le': 'at most {}', 'lt': 'belo
 
 
 class Node(NamedTuple):
-  """A setting or a section.
+  """A setting or a section."""
 
-  Attributes:
-    path: such as `optim.learning_rate`.
-    annotation: of its field.
-    doc: its meaning, from the docstring of its class.
-    value: in the config, or its default; NOT_SET where there is neither.
-  """
-
-  path: str
-  annotation: Any
-  doc: str
-  value: Any
+  path: str  # such as `optim.learning_rate`
+  annotation: Any  # of its field
+  doc: str  # its meaning, from the docstring of its class
+  value: Any  # in the config, or its default; NOT_SET where there is neither
 
   @property
   def section(self) -> Any:

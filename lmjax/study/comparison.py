@@ -32,19 +32,12 @@ BASELINES = ('majority', 'lead', 'gzip')
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A stage that has ended.
-
-  Attributes:
-    name: its name.
-    results: of all seeds, as its results.json holds them.
-    runs: (folder, results) of each seed.
-    config: the resolved config, of the first seed.
-  """
+  """A stage that has ended."""
 
   name: str
-  results: dict
-  runs: list[tuple[str, dict]]
-  config: dict
+  results: dict  # of all seeds, as its results.json holds them
+  runs: list[tuple[str, dict]]  # (folder, results) of each seed
+  config: dict  # the resolved config, of the first seed
 
   @classmethod
   def read(cls, workdir: str, name: str) -> 'Stage':
@@ -84,20 +77,13 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """The candidate's mean minus another arm's.
+  """The candidate's mean minus another arm's."""
 
-  Attributes:
-    value: in the unit of the metric.
-    low, high: 95% interval, None where there is none.
-    examples: that it is computed over.
-    verdict: what follows for the claim that the candidate is higher.
-  """
-
-  value: float
-  low: float | None
+  value: float  # in the unit of the metric
+  low: float | None  # of a 95% interval, None where there is none
   high: float | None
-  examples: int
-  verdict: str
+  examples: int  # that it is computed over
+  verdict: str  # what follows for the claim that the candidate is higher
 
   def __str__(self):
     if self.low is None:

@@ -35,17 +35,11 @@ _CACHE_DIR = 'jax_compilation_cache_dir'
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A stage that is ready to run.
+  """A stage that is ready to run."""
 
-  Attributes:
-    name: of its folder in the workdir.
-    config: its Config; None where it has problems.
-    digest: changes when the run does, or one that it builds on; kept in its folder, so that no changed stage is taken
-      for done.
-  """
-
-  name: str
-  config: Any
+  name: str  # of its folder in the workdir
+  config: Any  # its Config; None where it has problems
+  # changes when the run does, or one that it builds on; kept in its folder, so that no changed stage is taken for done
   digest: str
 
 
