@@ -21,7 +21,14 @@ from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
 from lmjax.tasks.table import PRE_TRAINING
 
-FLAGS = {'batch': int, 'neighbors': str, 'prompt': str, 'minimal_pairs': str, 'step': int, 'mesh': PositiveInt}
+FLAGS = {
+  'batch': int,
+  'neighbors': str,
+  'prompt': str,
+  'minimal_pairs': str,
+  'step': int,
+  'mesh': PositiveInt,
+}
 NEIGHBORS = 8
 TOP = 5
 NEW_TOKENS = 64
@@ -70,27 +77,27 @@ def row_as_text(task, example: dict) -> str:
   Tokens are kept apart by `|`; a token that predicts nothing stands in parentheses, as does padding; `||` is a
   boundary between documents that do not see each other.
   """
-  tok, inputs = task.tokenizer, example['inputs']
-  shown = [_plain(tok.token(int(t))) for t in inputs]
-  segments = example.get('segments')
-  weights = example['weights'] if np.shape(example['weights']) == inputs.shape else np.ones(len(inputs))
-  out = []
-  for i, text in enumerate(shown):
-    if segments is not None and i and segments[i] != segments[i - 1]:
-      out.append('|')
-    out.append(text if weights[i] > 0 and (segments is None or segments[i] > 0) else f'({text})')
-  lines = ['  inputs   ' + '|'.join(out)]
+  shown = lambda token: _plain(task.tokenizer.token(int(token)))
+  inputs, weights = example['inputs'], example['weights']
+  segments = example.get('segments', np.ones(len(inputs)))
+  counts = (weights > 0 if np.shape(weights) == inputs.shape else True) & (segments > 0)
+  tokens = []
+  for i, token in enumerate(inputs):
+    if i and segments[i] != segments[i - 1]:
+      tokens.append('|')
+    tokens.append(shown(token) if counts[i] else f'({shown(token)})')
+  lines = ['  inputs   ' + '|'.join(tokens)]
   if 'slots' in example:
-    masks = example['shown'] if 'shown' in example else np.zeros(len(example['slots']))
-    for slot, target, weight, masked in zip(example['slots'], example['targets'], example['weights'], masks):
+    masks = example.get('shown', np.zeros(len(example['slots'])))
+    for slot, target, weight, masked in zip(example['slots'], example['targets'], weights, masks):
       if weight > 0:
-        as_what = '[MASK]' if masked else _plain(tok.token(int(inputs[slot])))
-        lines.append(f'  place {int(slot):4d}  target {_plain(tok.token(int(target)))!r}, shown as {as_what!r}')
+        as_what = '[MASK]' if masked else shown(inputs[slot])
+        lines.append(f'  place {int(slot):4d}  target {shown(target)!r}, shown as {as_what!r}')
   elif 'targets' in example:
-    lines.append('  targets  ' + '|'.join(_plain(tok.token(int(t))) for t in example['targets']))
+    lines.append('  targets  ' + '|'.join(map(shown, example['targets'])))
   # a label, or the places of an answer
   lines += [f'  {name:8} {int(value)}' for name, value in example.items() if name != 'weights' and np.ndim(value) == 0]
-  lines.append(f'  weight   {float(np.sum(example["weights"])):g} of {np.size(example["weights"])}')
+  lines.append(f'  weight   {float(np.sum(weights)):g} of {np.size(weights)}')
   return '\n'.join(lines)
 
 
@@ -102,14 +109,13 @@ def show_run(flags) -> None:
   trained = reopen.open_run(flags.workdir, flags.values['step'], flags.values['mesh'])
   print(f'{flags.workdir}: {trained.config.task}, step {trained.step}')
   print(parameter_table(trained.params))
+  words = flags.values['neighbors']
   with sharding.using(trained.mesh):
-    if flags.values['neighbors'] is not None:
-      for word in flags.values['neighbors'].split(','):
-        print(neighbors(trained, word))
-    if flags.values['prompt'] is not None:
-      print(answer(trained, flags.values['prompt']))
-    if flags.values['minimal_pairs'] is not None:
-      print(minimal_pairs(trained, flags.values['minimal_pairs']))
+    for word in words.split(',') if words else ():
+      print(neighbors(trained, word))
+    for name, show in (('prompt', answer), ('minimal_pairs', minimal_pairs)):
+      if flags.values[name] is not None:
+        print(show(trained, flags.values[name]))
 
 
 def parameter_table(params) -> str:
@@ -138,9 +144,8 @@ def neighbors(trained, word: str) -> str:
   query = table[ids].mean(axis=0)
   nearness = unit @ (query / max(np.linalg.norm(query), 1e-9))
   best = [int(i) for i in np.argsort(-nearness) if int(i) not in ids][:NEIGHBORS]
-  found = ', '.join(f'{_plain(tok.token(i)).strip()!r} {nearness[i]:.2f}' for i in best)
-  pieces = '' if len(ids) == 1 else f' (mean of {len(ids)} tokens)'
-  return f'{word}{pieces}: {found}'
+  nearest = ', '.join(f'{_plain(tok.token(i)).strip()!r} {nearness[i]:.2f}' for i in best)
+  return f'{word}{"" if len(ids) == 1 else f" (mean of {len(ids)} tokens)"}: {nearest}'
 
 
 def answer(trained, prompt: str) -> str:
@@ -151,14 +156,12 @@ def answer(trained, prompt: str) -> str:
   _check_pre_training(trained, '--prompt')
   if trained.config.task == 'causal_lm':
     first = task.row_spec().begin or task.document_end()
-    c = trained.config.samples
-    ids = [*first, *tok.encode(prompt)]
-    room = trained.config.model.max_length
-    new = NEW_TOKENS if room is None else min(NEW_TOKENS, room - len(ids))
+    c, limit, ids = trained.config.samples, trained.config.model.max_length, [*first, *tok.encode(prompt)]
+    new = NEW_TOKENS if limit is None else min(NEW_TOKENS, limit - len(ids))
     if new < 1:
-      raise ConfigError(f'--prompt: {len(ids)} tokens leave no room in a position table of {room}; shorten it')
-    sampling = dict(temperature=c.temperature, top_k=c.top_k, top_p=c.top_p)
-    [completion] = task.complete(trained.params, [ids], jax.random.key(0), new_tokens=new, **sampling)
+      raise ConfigError(f'--prompt: {len(ids)} tokens leave no room in a position table of {limit}; shorten it')
+    sampling = dict(new_tokens=new, temperature=c.temperature, top_k=c.top_k, top_p=c.top_p)
+    [completion] = task.complete(trained.params, [ids], jax.random.key(0), **sampling)
     return f'{prompt}{tok.decode(completion)}'
   row = masked_row(task, prompt)
   if task.tokenizer.mask not in row:
@@ -179,12 +182,10 @@ def masked_row(task, text: str) -> list[int]:
 
   The space before a `[MASK]` belongs to the hidden token, as in the text that the model was trained on.
   """
-  spec, tok, row = task.row_spec(), task.tokenizer, []
-  pieces = text.split('[MASK]')
-  for i, piece in enumerate(pieces):
-    row += tok.encode(piece.rstrip(' ') if i < len(pieces) - 1 else piece)
-    row += [tok.mask] if i < len(pieces) - 1 else []
-  return [*spec.prefix, *row, *spec.suffix]
+  spec, tok = task.row_spec(), task.tokenizer
+  *before, last = text.split('[MASK]')
+  row = [token for piece in before for token in (*tok.encode(piece.rstrip(' ')), tok.mask)]
+  return [*spec.prefix, *row, *tok.encode(last), *spec.suffix]
 
 
 def minimal_pairs(trained, file: str) -> str:
@@ -198,13 +199,12 @@ def minimal_pairs(trained, file: str) -> str:
   """
   _check_pre_training(trained, '--minimal_pairs')
   pairs = read_pairs(file)
-  scores = [tuple(log_likelihood(trained, sentence) for sentence in pair) for pair in pairs]
-  right = sum(good > bad for good, bad in scores)
-  rows = [
-    f'{good:10.2f} {bad:10.2f}  {"right" if good > bad else "wrong"}  {pair[0]}  |  {pair[1]}'
-    for (good, bad), pair in zip(scores, pairs)
-  ]
-  return '\n'.join([f'{"good":>10} {"bad":>10}', *rows, f'{right} of {len(pairs)} right ({right / len(pairs):.3f})'])
+  rows, right = [f'{"good":>10} {"bad":>10}'], 0
+  for pair in pairs:
+    good, bad = (log_likelihood(trained, sentence) for sentence in pair)
+    right += good > bad
+    rows.append(f'{good:10.2f} {bad:10.2f}  {"right" if good > bad else "wrong"}  {pair[0]}  |  {pair[1]}')
+  return '\n'.join([*rows, f'{right} of {len(pairs)} right ({right / len(pairs):.3f})'])
 
 
 def read_pairs(file: str) -> list[tuple[str, ...]]:

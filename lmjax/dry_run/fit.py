@@ -94,16 +94,13 @@ def compile_for(config: config_lib.Config, target: topology.Target, tokenizer=No
     abstract = state.abstract_state(task, tx, mesh)
     train_step = step.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)
     lowered = step.lower(train_step, task, mesh, abstract)
-    memory = target.memory
     try:
       program = lowered.compile()
+      needed, memory = float(peak_bytes(program, mesh)), target.memory
     except jax.errors.JaxRuntimeError as error:
-      refused = topology.memory_refused(error)
-      if refused is None:
+      if (refused := topology.memory_refused(error)) is None:
         raise
       program, (needed, memory) = None, refused
-    else:
-      needed = float(peak_bytes(program, mesh))
   return Compiled(config, task, abstract, mesh, program, needed, memory, time.perf_counter() - began)
 
 
@@ -113,11 +110,11 @@ def peak_bytes(program: jax.stages.Compiled, mesh) -> int:
   The CPU compiler's `peak_memory_in_bytes` leaves out what the program works with, so all parts are added up there; for
   GPUs too, where nobody has compared the two yet.
   """
-  found = program.memory_analysis()
+  sizes = program.memory_analysis()
   if mesh.devices.flat[0].platform == 'tpu':
-    return found.peak_memory_in_bytes
-  kept = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-  return kept + found.temp_size_in_bytes
+    return sizes.peak_memory_in_bytes
+  kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+  return kept + sizes.temp_size_in_bytes
 
 
 def search(config, target, tokenizer, first: Compiled, log) -> tuple[dict, Compiled] | None:
@@ -205,13 +202,10 @@ def sharding_table(params) -> list[str]:
 
 def memory_table(compiled: Compiled) -> list[str]:
   """Bytes of a device by what they hold."""
-  abstract = compiled.abstract
-  trainable, _ = optim.split(compiled.config.optim, abstract.params)
-  held = {
-    'parameters': sum(map(_share, jax.tree.leaves(abstract.params))),
-    'optimizer': sum(map(_share, jax.tree.leaves(abstract.opt_state))),
-    'gradients': sum(map(_share, jax.tree.leaves(trainable))),
-  }
+  params, opt_state = compiled.abstract.params, compiled.abstract.opt_state
+  trainable, _ = optim.split(compiled.config.optim, params)
+  trees = {'parameters': params, 'optimizer': opt_state, 'gradients': trainable}
+  held = {name: sum(map(_share, jax.tree.leaves(tree))) for name, tree in trees.items()}
   lines = [f'{name}: {_size(size)} a device' for name, size in held.items()]
   rest = compiled.needed - sum(held.values())
   lines.append(f'activations and what the program works with: {_size(max(rest, 0))} a device (the rest of the peak)')

@@ -194,7 +194,7 @@ def _read(shown: str, flag: str, annotation, text: str | None, problems: list[st
       return read(annotation, text)
     problems.append(line(shown, None, 'has no value', f'give {flag}=VALUE'))
   except Refusal as refusal:
-    problems.append(line(shown, text, refusal.rule, refusal.remedy))
+    problems.append(line(shown, text, *refusal.args))
   return ''
 
 

@@ -23,11 +23,7 @@ _ELEMENT = re.compile(rf"""\s*(?:'[^']*'|"[^"]*")\s*(?=,|$)|(?:{_INNER}|[^,])+""
 
 
 class Refusal(ValueError):
-  """A text that a setting does not take."""
-
-  def __init__(self, rule: str, remedy: str):
-    self.rule, self.remedy = rule, remedy
-    super().__init__(f'{rule}; {remedy}')
+  """(rule, remedy) of a text that a setting does not take."""
 
 
 def read(annotation, text: str) -> Any:
@@ -89,7 +85,7 @@ def override(cls, config: Mapping | ConfigDict, assignments) -> tuple[ConfigDict
       try:
         _assign(config, path, _value(path, texts, describe.nodes(cls, config), cls))
       except Refusal as refusal:
-        problems.append(line(path, shorten(text) if text else None, refusal.rule, refusal.remedy))
+        problems.append(line(path, shorten(text) if text else None, *refusal.args))
   return config, problems
 
 
