@@ -70,13 +70,9 @@ class Config:
     return [task for task in TASKS if path in describe.nodes(Config, {'task': task})]
 
   def resolved(self, rows: int | None) -> 'Config':
-    """The settings that depend on the number of training rows, filled in (see TrainConfig, EvalConfig, OptimConfig).
+    """The settings that depend on the number of training rows filled in; ConfigError where they break a rule.
 
-    Args:
-      rows: training rows; None where all settings are given.
-
-    Raises:
-      ConfigError: they break a rule.
+    With rows = None all of them are given already (see TrainConfig, EvalConfig, OptimConfig).
     """
     values = describe.to_dict(self)
     t, e, c, o = (values[name] for name in ('train', 'eval', 'checkpoint', 'optim'))
@@ -188,10 +184,6 @@ def build(config) -> Config:
 
 
 def check_devices(config: Config, devices: int) -> None:
-  """Refuses a mesh that does not make the devices, or divide the model and the batch.
-
-  Raises:
-    ConfigError: with every problem.
-  """
+  """Raises ConfigError where the mesh does not make the devices, or divide the model and the batch."""
   if problems := validate.lines(config.device_problems(devices)):
     raise ConfigError(problems)

@@ -46,9 +46,7 @@ def run(flags: command_line.CommandLine) -> None:
 def evaluate(trained: reopen.TrainedRun, data: str | None = None, fields=None) -> dict[str, float]:
   """{'split/name': value} of a trained run, on its own held-out data or on a file.
 
-  Raises:
-    ConfigError: `fields` without data, or where they have no meaning.
-    DataError: the data is missing or broken.
+  Raises ConfigError for `fields` that have no meaning, DataError where the data is missing or broken.
   """
   task, config = trained.task, trained.config
   if fields is not None and (data is None or not isinstance(task, FineTuningTask)):

@@ -50,9 +50,7 @@ def predict(trained, items: list[dict]) -> list:
 def read(config, words: list[str], file: str | None, question: str | None, fields=None) -> list[dict]:
   """The records to predict, from the command line, a file or standard input; an id is the place among those given.
 
-  Raises:
-    ConfigError: the run is one of pre-training, or a question, a file or fields are missing or out of place.
-    DataError: the file is missing or broken, or there is no text.
+  Raises ConfigError where a flag is missing or out of place, DataError where a file is broken or there is no text.
   """
   task = config.task
   if task in PRE_TRAINING:

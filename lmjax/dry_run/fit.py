@@ -49,9 +49,7 @@ def dry_run(
   """Logs whether a run fits on a target, and what it would cost; returns whether it fits.
 
   Args:
-    config: of the run.
-    source: the checkpoint that it starts from, or None.
-    target: where it is to run.
+    source: the checkpoint that the run starts from, or None.
     command: as it was typed, to be printed with what would make it fit.
     log: called with each line; the last one is the verdict.
 
@@ -80,11 +78,7 @@ def dry_run(
 
 
 def compile_for(config: config_lib.Config, target: topology.Target, tokenizer=None) -> Compiled:
-  """Compiles the train step of a run for a target.
-
-  Raises:
-    ConfigError: the mesh does not make the target's devices, or does not divide the model or the batch.
-  """
+  """Compiles the train step of a run for a target. Raises ConfigError where its mesh does not fit (`check_devices`)."""
   config_lib.check_devices(config, len(target.devices))
   config, task = prepare.without_data(config, tokenizer)
   mesh = sharding.make_mesh(config.mesh, target.devices)
@@ -227,11 +221,6 @@ def _time(flops, devices, peak, steps) -> str:
 
 
 def _size(count: float) -> str:
-  """Bytes for people.
-
-  >>> _size(2_500_000)
-  '2.5 MB'
-  """
   for power, unit in ((9, 'GB'), (6, 'MB'), (3, 'kB')):
     if count >= 10**power:
       return f'{count / 10**power:.1f} {unit}'

@@ -28,10 +28,9 @@ class _Instruction(NamedTuple):
 
 
 def collectives(text: str) -> dict[str, Traffic]:
-  """Traffic of each kind in KINDS that is there; the body of a loop counts as often as it runs.
+  """Traffic of each kind in KINDS that is in `compiled.as_text()`, the program of one device.
 
-  Args:
-    text: `compiled.as_text()`, the program of one device.
+  The body of a loop counts as often as it runs.
   """
   computations, entry = _read(text)
 

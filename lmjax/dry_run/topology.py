@@ -93,11 +93,7 @@ def _number(generation: str) -> int:
 
 
 def cpu_devices(count: int) -> list:
-  """So many CPU devices; must come before anything touches a device, if there are more than JAX has by itself.
-
-  Raises:
-    ConfigError: JAX is running already, with fewer.
-  """
+  """So many CPU devices. Raises ConfigError where JAX is running already, with fewer."""
   with contextlib.suppress(RuntimeError):  # running already
     jax.config.update('jax_num_cpu_devices', count)
   found = jax.devices('cpu')

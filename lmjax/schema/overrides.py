@@ -27,13 +27,10 @@ class Refusal(ValueError):
 
 
 def read(annotation, text: str) -> Any:
-  """The value that a text stands for.
+  """The value that a text stands for. Raises Refusal.
 
   >>> read(tuple[int, ...], '(1, 2)'), read(int | None, '1e3'), read(int | None, 'None'), read(str, "'None'")
   ((1, 2), 1000, None, 'None')
-
-  Raises:
-    Refusal: the text is no such value.
   """
   # strict, since plain annotations as those of a command's flags have no types of ours
   adapter = pydantic.TypeAdapter(annotation, config=pydantic.ConfigDict(strict=True, allow_inf_nan=False))
@@ -67,12 +64,9 @@ def _readings(element, text: str) -> Iterator[Any]:
 def override(cls, config: Mapping | ConfigDict, assignments) -> tuple[ConfigDict, list[str]]:
   """A copy of the config with `(path, text)` assignments applied, each read by the type of its field.
 
-  A refused assignment leaves the value of the file in place, so that `validate.build` finds every other
-  problem. A named section (`data.sources.mine`) is added when all of its settings are given. References in the config
-  stay: what is computed from an overridden setting follows it.
-
-  Returns:
-    (ConfigDict, problems as lines)
+  A refused one, of which a line is returned, leaves the value of the file in place, so that `validate.build` finds
+  every other problem. A named section (`data.sources.mine`) is added when all of its settings are given. References in
+  the config stay: what is computed from an overridden setting follows it.
   """
   try:
     config = copy.deepcopy(config) if isinstance(config, ConfigDict) else ConfigDict(config)

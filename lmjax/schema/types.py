@@ -18,7 +18,7 @@ from pydantic import AllowInfNan, BeforeValidator, Strict
 
 @dataclass_transform(frozen_default=True)
 def section(cls):
-  """Makes a class a section: frozen, without unknown keys, NaN or infinity, checked when it is constructed."""
+  """Makes a class a section: frozen, without unknown keys, checked when it is constructed."""
   return pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra='forbid'))(cls)
 
 

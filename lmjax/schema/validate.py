@@ -55,10 +55,6 @@ def check(cls, config: Mapping | ConfigDict) -> tuple[Any, list[str]]:
 
   The problems of a section: missing settings and wrong values, in the order of its fields; unknown keys, with the
   likeliest meant one of the whole tree; and, where all of its settings are right, what its `problems()` yields.
-
-  Args:
-    cls: the class of the whole tree; see `describe.Node.inside`.
-    config: ConfigDict or dict.
   """
   tree = describe.nodes(cls, config)
   problems: list[tuple] = []

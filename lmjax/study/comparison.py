@@ -1,7 +1,7 @@
-"""What the stages of an experiment say about its claims: tables, pictures, and verdicts that follow from the numbers.
+"""The report of a study: tables, pictures, and verdicts on its claims that follow from the numbers.
 
-Files are read and written here, nothing is trained. Of a stage, WORKDIR/STAGE/{results.json, config.json} are read and
-the predictions; with several seeds those of WORKDIR/STAGE/seed0, seed1, ... (see `lmjax.train`).
+Of a stage, WORKDIR/STAGE/{results.json, config.json} and the predictions are read; of several seeds those of
+WORKDIR/STAGE/seed0, seed1, ... (see `lmjax.train`).
 """
 
 import collections
@@ -212,16 +212,11 @@ def pre_training(stages: dict[str, Stage]) -> list[str]:
 
 
 def write_report(workdir: str, command: str, names: list[str], comparisons: dict[str, ComparisonConfig]) -> None:
-  """Writes WORKDIR/report.md, results.json and a picture for each comparison.
+  """Writes WORKDIR/report.md, results.json and a picture for each comparison, when all stages have ended.
 
   Args:
-    workdir: of the experiment; all stages have ended.
     command: as it was typed.
     names: of the stages, in the order in which they ran.
-    comparisons: by name.
-
-  Raises:
-    ConfigError: a stage does not have the metric of a comparison.
   """
   stages = {name: Stage.read(workdir, name) for name in names}
   seconds = sum(stage.seconds for stage in stages.values())
