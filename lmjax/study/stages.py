@@ -172,7 +172,7 @@ def missing_files(stages) -> list[str]:
 
 
 def run_stages(stages: list[Stage], workdir: str, comparisons: Mapping[str, ComparisonConfig]) -> None:
-  """Runs what is not done, in order; ends with the first stage that fails, or lacks the metric that it is compared in."""
+  """Runs what is not done, in order; ends with the first that fails, or lacks the metric that it is compared in."""
   for number, stage in enumerate(stages, 1):
     folder, place = os.path.join(workdir, stage.name), f'stage {number} of {len(stages)}: {stage.name}'
     if is_done(folder):
