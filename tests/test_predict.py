@@ -135,4 +135,4 @@ def test_an_id_is_the_place_among_what_was_given(labelled, capsys, tmp_path):
 def test_one_text_is_not_enough_for_pairs():
   config = types.SimpleNamespace(task='classification', data=types.SimpleNamespace(fields=('a', 'b', 'label')))
   with pytest.raises(ConfigError, match='this run classifies pairs; give a .jsonl, .csv or .tsv of a, b'):
-    predict.read(config, ('one',), None, None)
+    predict.read(config, ['one'], None, None)

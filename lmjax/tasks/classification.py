@@ -11,7 +11,7 @@ from lmjax.data import records
 from lmjax.errors import ConfigError, DataError
 from lmjax.models.heads import HeadedModel
 from lmjax.objectives import classification
-from lmjax.reports import confusion
+from lmjax.reports import pictures
 from lmjax.scoring import classification as scoring
 from lmjax.tasks.causal_lm import quote
 from lmjax.tasks.fine_tuning import Examples, FineTuningTask, encode, json_lines
@@ -113,7 +113,7 @@ class Classification(FineTuningTask):
     matrix, names = self._confusion(items, predictions), list(self.objective.labels)
     return {
       f'confusion_{split}.md': scoring.confusion_markdown(matrix, names) + '\n',
-      f'confusion_{split}.png': confusion.plot_confusion(matrix, names),
+      f'confusion_{split}.png': pictures.plot_confusion(matrix, names),
       f'predictions_{split}.jsonl': json_lines(items, predictions, self.per_example(items, predictions)),
     }
 

@@ -13,7 +13,7 @@ import numpy as np
 from lmjax import metrics, sharding
 from lmjax.data.batches.pipeline import valid_batches, valid_text
 from lmjax.hosts.preemption import StopSignal
-from lmjax.reports import curves
+from lmjax.reports import pictures
 from lmjax.tasks.base import Loss, Task
 from lmjax.tasks.fine_tuning import FineTuningTask
 from lmjax.training.progress import number
@@ -196,7 +196,7 @@ class Evaluations:
 
   def draw(self) -> None:
     """Draws WORKDIR/curves.png, if there is a point to draw."""
-    picture = curves.plot_curves(self._files.lines(), self._task.MAIN_METRIC, self._task.BASELINE)
+    picture = pictures.plot_curves(self._files.lines(), self._task.MAIN_METRIC, self._task.BASELINE)
     if picture is not None:
       self._files.write('curves.png', picture)
     self._drawn = time.monotonic()

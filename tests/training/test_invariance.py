@@ -21,8 +21,8 @@ from tests.conftest import FINE_TUNING, TASKS, WORDS
 
 # 1e-5 of the largest gradient of an array; losses relatively
 TOLERANCE = 1e-5
-# What is always run has every axis of a mesh, of both objectives; each axis by itself, and all of it again with the tasks
-# that fine-tune, whose backbone and gradient are those of pre-training, comes with `slow`.
+# What is always run has every axis of a mesh, for both objectives. Each axis by itself, and the tasks that fine-tune,
+# whose backbone and gradient are those of pre-training, come with `slow`.
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 TUNED = ['classification', slow('extractive_qa'), slow('summarization')]
 SETTINGS = {
