@@ -21,10 +21,8 @@ def pre_trained(raw_config, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def labelled(pre_trained, tmp_path_factory):
-  folder = tmp_path_factory.mktemp('labelled')
-  runs.train(runs.classification_config(pre_trained, folder), folder / 'run')
-  return str(folder / 'run')
+def labelled(raw_config, tmp_path_factory):
+  return str(runs.fine_tuned(raw_config, tmp_path_factory))
 
 
 def lines(capsys, *arguments):
