@@ -38,7 +38,7 @@ def run(argv: list[str]) -> None:
     return
   if flags.problems:
     raise ConfigError(flags.problems)
-  trained = reopen.open_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
+  trained = reopen.load_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
   found = evaluate(trained, flags.extra['data'], flags.extra['fields'])
   if flags.extra['json']:
     print(json.dumps({'workdir': flags.workdir, 'step': trained.step, 'metrics': found}))

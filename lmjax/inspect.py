@@ -111,7 +111,7 @@ def show_run(flags) -> None:
   from lmjax import sharding
   from lmjax.training import reopen
 
-  trained = reopen.open_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
+  trained = reopen.load_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
   print(f'{flags.workdir}: {trained.config.task}, step {trained.step}')
   print(parameter_table(trained.params))
   with sharding.using(trained.mesh):

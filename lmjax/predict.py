@@ -38,7 +38,7 @@ def run(argv: list[str]) -> None:
     raise ConfigError(problems)
   from lmjax.training import reopen
 
-  trained = reopen.open_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
+  trained = reopen.load_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
   given = (flags.extra[name] for name in ('file', 'question', 'fields'))
   items = read(trained.config, flags.words, *given)
   for item, prediction in zip(items, predict(trained, items)):

@@ -75,8 +75,8 @@ class ExtractiveQA(FineTuningTask):
         'data.train: no question has an answer that stands in its context; check answers and answer_start'
       )
     splits['train'] = Examples(train.records, [train.rows[i] for i in kept], train.owners[kept])
-    said = [found.said, f'{len(kept):,} train windows', *records.counted(counts)]
-    return FineTuningData(splits, found.facts, ', '.join(said))
+    said = [found.description, f'{len(kept):,} train windows', *records.counted(counts)]
+    return FineTuningData(splits, found.contents, ', '.join(said))
 
   def rows_of(self, items: list[dict], counts: collections.Counter | None = None) -> Examples:
     """A row a window of each record's context: the question, then the window, in their frame."""

@@ -91,8 +91,8 @@ class FineTuningTask(Task):
     """Makes rows of all records."""
     splits = {split: self.rows_of(items) for split, items in found.splits.items()}
     cut = sum(int(row.get('cut', 0)) for row in splits['train'].rows)
-    said = found.said + (f'; {cut:,} train rows cut to data.length = {self.data.length}' if cut else '')
-    return FineTuningData(splits, found.facts, said)
+    said = found.description + (f'; {cut:,} train rows cut to data.length = {self.data.length}' if cut else '')
+    return FineTuningData(splits, found.contents, said)
 
   def example_record(self) -> dict:
     """A row such as the pipeline gives to `example`, of an invented record."""
@@ -104,11 +104,11 @@ class FineTuningTask(Task):
 
   def describe(self, data: FineTuningData) -> str:
     """A line about the data, for people."""
-    return data.said
+    return data.description
 
   def pipeline(self, data: FineTuningData, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
     """The training batches."""
-    facts = {**data.facts, 'tokenizer': self.tokenizer.hash, 'length': self.data.length}
+    facts = {**data.contents, 'tokenizer': self.tokenizer.hash, 'length': self.data.length}
     share = dict(total_steps=total_steps, hosts=hosts, host=host)
     sizes = dict(batch_size=self.data.batch_size, vocab_size=self.tokenizer.vocab_size)
     return Pipeline({'train': data.splits['train']}, [1.0], self.example, facts, seed=seed, **sizes, **share)

@@ -28,7 +28,7 @@ class TrainedRun:
   step: int
 
 
-def open_run(
+def load_run(
   workdir: str, step: int | Literal['latest', 'best'] | None = None, devices: int | None = None
 ) -> TrainedRun:
   """Reads config, tokenizer and verified parameters of a workdir.

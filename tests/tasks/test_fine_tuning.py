@@ -165,7 +165,7 @@ def test_no_steps_evaluate_the_start(mlm, whole, tmp_path):
   assert all(distance == 0.0 for distance in results['moved'].values()) and results['moved']
   assert not runs.metrics_of(tmp_path / 'run', 'train')
   # it can be opened, and is not evaluated again
-  assert reopen.open_run(str(tmp_path / 'run')).step == 0
+  assert reopen.load_run(str(tmp_path / 'run')).step == 0
   before = content(tmp_path / 'run')
   assert runs.train(six_steps(mlm, tmp_path, **{'train.steps': 0}), tmp_path / 'run') == results
   assert content(tmp_path / 'run') == before
