@@ -36,16 +36,13 @@ Log = Callable[[str], None]
 
 
 def train(config, workdir: str, log: Log | None = None, devices=None) -> dict:
-  """Trains, or continues where the newest checkpoint in `workdir` stands.
+  """Trains, or continues from the newest checkpoint in `workdir`; returns what WORKDIR/results.json holds.
 
   Args:
     config: a config file's ConfigDict.
     workdir: folder of the run, local or `gs://`, made if it is not there.
     log: called with each line for people; default: print, on the first host.
     devices: what it runs on; default: every device of every host.
-
-  Returns:
-    what WORKDIR/results.json holds.
 
   Raises:
     ConfigError, DataError, CheckpointError, NonFiniteError, Stalled, Stopped: see lmjax.errors.
@@ -95,14 +92,19 @@ def _run_one(config, source: InitCheckpoint | None, workdir: str, mesh, log: Log
 
     stop = preemption.StopSignal()
     evaluate = evaluator.make(task, data, evaluator.Runner(mesh, stop, watch.evaluating))
-    evaluations = Evaluations(task, evaluate, seed, steps, config.eval.patience, files, last, log)
+    history = files.earlier('valid', last)
+    evaluations = Evaluations(task, evaluate, seed, steps, config.eval.patience, files, history, log)
     is_over = first >= steps or evaluations.has_patience_ended
     if is_over and (results := _ended_before(files, first, metadata['optim'])) is not None:
       log(progress.farewell(task, workdir, results))
       return results
 
-    _describe(config, task, files, last)
-    reporter = Progress(task, config.train, first, last, mesh.size, batches.rows, files, log)
+    files.write_json('config.json', describe.to_dict(config))
+    if files.writes:
+      task.tokenizer.save(os.path.join(files.folder, 'tokenizer.json'))
+    files.begin(last, config.writer.tensorboard, config.writer.wandb_project)
+    newest = next(reversed(files.earlier('train', last).values()), {})
+    reporter = Progress(task, config.train, first, newest, mesh.size, batches.rows, files, log)
     save = Saver(checkpoints, metadata | {'hand_off': redacted(initial.hand_off)}, files, reporter, watch)
     step_fn = None if is_over else _compiled(config, task, tx, mesh, state, reporter, log)
     intervals = Intervals(steps, config.train.log_every, config.eval.every, config.checkpoint.every)
@@ -144,6 +146,7 @@ def _evaluate_start(intervals: Intervals, evaluations: Evaluations, save: Saver,
 
 def _results(config, task, data, evaluations, save, hand_off, state, step: int, mesh, log: Log) -> dict:
   """What a run ends with; a fine-tuned one is evaluated once more with its best checkpoint, on the test set too."""
+  reporter = save.progress
   results: dict[str, Any] = {'status': 'done', 'step': step, 'metrics': {}, 'hand_off': hand_off}
   results['main_metric'] = task.MAIN_METRIC
   splits = {'valid': list(evaluations.history.values())[-1] if evaluations.history else {}}
@@ -154,8 +157,8 @@ def _results(config, task, data, evaluations, save, hand_off, state, step: int, 
     results['settings'] = task.calibration
     results['moved'] = initialize.moved(task, config.optim, mesh, config.seed, config.init_from, hand_off, params)
     if results['moved'] is not None:
-      log(progress.moved(results['moved']))
-  reporter = save.progress
+      groups = ', '.join(f'{name} {share:.3f}' for name, share in results['moved'].items())
+      log(f'{"moved":>13}  {groups}')
   results['metrics'] = {f'{split}/{k}': v for split, values in splits.items() for k, v in values.items()}
   results['metrics'] |= {f'train/{k}': v for k, v in reporter.last.items()}
   results |= {'seconds': reporter.seconds, 'parameters': metrics.count(state.params)}
@@ -195,14 +198,6 @@ def _final_evaluation(task: FineTuningTask, data, evaluations: Evaluations, file
   return splits
 
 
-def _describe(config, task: Task, files: RunFiles, last_step: int) -> None:
-  """The files that say what the run is, and its metrics opened to go on after `last_step`."""
-  if files.writes:
-    files.write_json('config.json', describe.to_dict(config))
-    task.tokenizer.save(os.path.join(files.folder, 'tokenizer.json'))
-  files.begin(last_step, config.writer.tensorboard, config.writer.wandb_project)
-
-
 def _ended_before(files: RunFiles, step: int, optim_settings: dict) -> dict | None:
   """The results of a run that was started again after its end, or None.
 
@@ -228,12 +223,11 @@ def _until_stopped(stop: preemption.StopSignal, save: Saver) -> Iterator[None]:
   """A run that is asked to stop ends once its checkpoint is whole, on every host."""
   try:
     yield
+    return
   except preemption.Interrupted:  # in the last evaluations: all steps are saved
     stopped: Stopped = stop.stopped(saved_steps(save.checkpoints.directory)[-1])
   except Stopped as error:
     stopped = error
-  else:
-    return
   save.checkpoints.wait()
   stop.wait_for_all()
   raise stopped
@@ -297,21 +291,14 @@ def _run_seeds(config, source: InitCheckpoint | None, workdir: str, log: Log, de
     runs.append(run(one, source, os.path.join(workdir, f'seed{i}'), log, devices))
   names = [name for name in runs[0]['metrics'] if all(one['metrics'].get(name) is not None for one in runs)]
   values = {name: np.array([one['metrics'][name] for one in runs], np.float64) for name in names}
-  results = {
-    'status': 'done',
-    'step': runs[0]['step'],
-    'metrics': {name: float(v.mean()) for name, v in values.items()},
-    'standard_deviation': {name: float(v.std(ddof=1)) for name, v in values.items()},
-    'seeds': seeds,
-    'hand_off': runs[0]['hand_off'],
-    'main_metric': runs[0]['main_metric'],
-  }
+  means = {name: float(v.mean()) for name, v in values.items()}
+  deviations = {name: float(v.std(ddof=1)) for name, v in values.items()}
+  results = {'status': 'done', 'step': runs[0]['step'], 'metrics': means, 'standard_deviation': deviations}
+  results |= {'seeds': seeds, 'hand_off': runs[0]['hand_off'], 'main_metric': runs[0]['main_metric']}
   with RunFiles(workdir, writes=jax.process_index() == 0) as files:
     files.write_json('results.json', results)
-  main = runs[0]['main_metric']
-  for split in ('valid', 'test'):
-    if f'{split}/{main}' in values:
-      mean, deviation = results['metrics'][f'{split}/{main}'], results['standard_deviation'][f'{split}/{main}']
-      text = f'{progress.number(mean)}, standard deviation {progress.number(deviation)}'
-      log(f'{len(seeds)} seeds: {split} {main} {text}')
+  for name in (f'{split}/{results["main_metric"]}' for split in ('valid', 'test')):
+    if name in values:
+      mean, deviation = progress.number(means[name]), progress.number(deviations[name])
+      log(f'{len(seeds)} seeds: {name.replace("/", " ")} {mean}, standard deviation {deviation}')
   return results

@@ -96,19 +96,13 @@ def _summarization_rules(config) -> Problems:
 
 
 class TaskSlices(NamedTuple):
-  """One task.
-
-  Attributes:
-    kind: whether it reads text, or labelled examples.
-    objective, data, samples: its classes of these slices.
-    rules: its rules between slices: `Config -> (path, value, rule, remedy) of each that is broken`.
-  """
+  """One task: its kind, its classes of three slices, and its rules between slices."""
 
   kind: Literal['pre-training', 'fine-tuning']
   objective: type
   data: type
   samples: type
-  rules: Callable[[Any], Problems]
+  rules: Callable[[Any], Problems]  # Config -> (path, value, rule, remedy) of each that is broken
 
 
 _masked_rules = functools.partial(_pre_training_rules, attention='bidirectional')

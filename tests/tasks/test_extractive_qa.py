@@ -152,7 +152,7 @@ def test_gold_answers_survive_windows_and_offsets(name, whole, tmp_path):
 def test_what_stands_in_question_and_context_has_a_segment_type_of_its_own(files):
   for types, highest in ((None, 0), (2, 1), (3, 2)):
     _, task, data = prepared(files['plain'], files['valid'], **{'model.segment_types': types})
-    batch = next(iter(task.batches(data.splits['valid'], 1, 0)))
+    batch = next(iter(task.batches(data.splits['valid'])))
     assert batch['segment_types'].max() == highest
   row, tokens = batch['segment_types'][0], batch['inputs'][0].tolist()
   second = data.splits['valid'].rows[0]['second']

@@ -71,7 +71,7 @@ def compiled(task, parts, mesh_shape):
   """(mesh, parameters that depend on the seed alone, their gradient)."""
   mesh = sharding.make_mesh(MeshConfig(*mesh_shape), jax.devices()[: int(np.prod(mesh_shape))])
   with sharding.using(mesh):
-    places = sharding.shardings(task.axes(), mesh)
+    places = sharding.shardings(task.model.axes(), mesh)
     params = state_lib.init_params(task, mesh, seed=7)
     return mesh, params, jax.jit(step_lib.make_gradient(task, parts), out_shardings=(places, None, None))
 
