@@ -13,7 +13,8 @@ import json
 import sys
 from typing import Any
 
-from lmjax import sharding
+import jax
+
 from lmjax.data import records
 from lmjax.data.config import SourceConfig, default_field
 from lmjax.errors import ConfigError
@@ -58,7 +59,7 @@ def evaluate(trained: reopen.TrainedRun, data: str | None = None, fields=None) -
   task, config = trained.task, trained.config
   if fields is not None and (data is None or not isinstance(task, FineTuningTask)):
     raise ConfigError(f'--fields = {",".join(fields)}: has no effect without --data of labelled examples; leave it out')
-  with sharding.using(trained.mesh):
+  with jax.set_mesh(trained.mesh):
     splits = ['valid']
     if isinstance(task, FineTuningTask):
       task, found, splits = _examples(trained, data, fields)

@@ -108,13 +108,14 @@ def row_as_text(task, example: dict) -> str:
 
 def show_run(flags) -> None:
   """Prints what a trained run holds and answers."""
-  from lmjax import sharding
+  import jax
+
   from lmjax.training import reopen
 
   trained = reopen.load_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
   print(f'{flags.workdir}: {trained.config.task}, step {trained.step}')
   print(parameter_table(trained.params))
-  with sharding.using(trained.mesh):
+  with jax.set_mesh(trained.mesh):
     if flags.extra['neighbors'] is not None:
       for word in flags.extra['neighbors'].split(','):
         print(neighbors(trained, word))

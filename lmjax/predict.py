@@ -48,10 +48,11 @@ def run(argv: list[str]) -> None:
 
 def predict(trained, items: list[dict]) -> list:
   """A prediction for each record, as its task's `predict` gives it."""
-  from lmjax import sharding
+  import jax
+
   from lmjax.training import evaluator
 
-  with sharding.using(trained.mesh):
+  with jax.set_mesh(trained.mesh):
     return trained.task.predict(trained.params, trained.task.rows_of(items), evaluator.Runner(trained.mesh))
 
 

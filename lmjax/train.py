@@ -62,7 +62,7 @@ def run(config, source: InitCheckpoint | None, workdir: str, log: Log | None = N
     if config.train.seeds > 1:
       return _run_seeds(config, source, workdir, log, devices)
     mesh = sharding.make_mesh(config.mesh, devices)
-    with watchdog.watching(config.hosts) as watch, sharding.using(mesh):
+    with watchdog.watching(config.hosts) as watch, jax.set_mesh(mesh):
       return _run_one(config, source, workdir, mesh, log, watch)
   except OSError as error:  # a full disk, above all; what reads data raises its own
     what = f'{error.filename or workdir}: cannot be written or read ({error.strerror or reason(error)})'
@@ -79,14 +79,13 @@ def _run_one(config, source: InitCheckpoint | None, workdir: str, mesh, log: Log
   metadata = initialize.metadata_of(config, task, data, batches.fingerprint)
 
   with contextlib.ExitStack() as stack:  # what is refused above this line leaves no folder behind
-    begun = stack.enter_context(_opened(workdir, log))
+    stack.enter_context(_opened(workdir, log))
     checkpoints = Checkpoints(workdir, config.checkpoint, task.RANKING_METRIC, task.HIGHER_IS_BETTER)
     stack.enter_context(contextlib.closing(checkpoints))
     files = stack.enter_context(RunFiles(workdir, writes=jax.process_index() == 0))
     seed, steps = config.seed, config.train.steps
     initial = initialize.initialize(task, tx, mesh, seed, steps, checkpoints, metadata, source, plan, log)
     state, first, last = initial.state, initial.step, initial.last_step_before
-    begun()
     log(progress.banner(task, seed, steps, mesh, state.params, data, workdir))
     log(initial.message)
 
@@ -234,15 +233,13 @@ def _until_stopped(stop: preemption.StopSignal, save: Saver) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(workdir: str, log: Log) -> Iterator[Callable[[], None]]:
-  """The folder of a run, made and locked; yields what is to be called once the run has begun.
-
-  A run that is refused before that leaves nothing of its own behind.
+def _opened(workdir: str, log: Log) -> Iterator[None]:
+  """The folder of a run, made and locked. A run that is refused before it has begun leaves nothing of its own behind.
 
   Raises:
     ConfigError: it cannot be made, is in use, or is not shared by all hosts.
   """
-  folder, has_begun = absolute(workdir), []
+  folder = absolute(workdir)
   made = [] if '://' in workdir else [path for path in (folder, *folder.parents) if not path.exists()]
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -250,7 +247,8 @@ def _opened(workdir: str, log: Log) -> Iterator[Callable[[], None]]:
     raise ConfigError(f'--workdir = {workdir}: cannot be made ({error.strerror}); name another folder') from error
 
   def leave_nothing(kind, error, traceback) -> None:
-    if isinstance(error, LmjaxError) and not has_begun and made:
+    has_begun = (folder / 'config.json').exists()
+    if isinstance(error, LmjaxError) and made and not has_begun:
       made[0].rmtree()
       with contextlib.suppress(OSError):  # of the folders above, one that another run uses by now
         for above in made[1:]:
@@ -262,7 +260,7 @@ def _opened(workdir: str, log: Log) -> Iterator[Callable[[], None]]:
       stack.push(leave_nothing)  # under the lock: another run may have made the same folder
       clear_temporary(workdir)
     collectives.check_shared(folder)
-    yield lambda: has_begun.append(True)
+    yield
 
 
 def _check_folder(workdir: str, seeds: int) -> None:

@@ -36,14 +36,7 @@ def _git_commit() -> str | None:
 
 
 def make_manifest(step: int, best: dict, metadata: dict, arrays: dict[str, dict]) -> dict:
-  """The manifest of a step.
-
-  Args:
-    step: batches seen.
-    best: {'metric', 'value', 'highest'} that checkpoints are ranked by.
-    metadata: of the run.
-    arrays: see `digests.describe_arrays`.
-  """
+  """The manifest of a step; `best` is the {'metric', 'value', 'highest'} that checkpoints are ranked by."""
   import jax  # not at the top: manifests are read before the config is known to be right
 
   versions = {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'orbax-checkpoint')}

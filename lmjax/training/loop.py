@@ -72,11 +72,8 @@ class Loop:
   def run(self, state: TrainState, first: int, step_fn, batches: Iterator[dict], key) -> tuple[TrainState, int]:
     """All training steps after `first`; returns (the state, the last step).
 
-    Args:
-      state: after `first` batches; donated.
-      step_fn: the compiled train step.
-      batches: this host's rows of each batch, from the one after `first` on.
-      key: of dropout.
+    `state` is that after `first` batches, and donated; `batches` gives this host's rows of those that follow; `key` is
+    that of dropout.
 
     Raises:
       Stopped: it was asked to, and has begun to save.

@@ -59,7 +59,7 @@ def prepared(files, **leaves):
 @pytest.fixture(scope='module')
 def runner():
   mesh = sharding.one_device_mesh()
-  with sharding.using(mesh):
+  with jax.set_mesh(mesh):
     yield evaluator.Runner(mesh)
 
 
