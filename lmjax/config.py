@@ -12,9 +12,7 @@ from lmjax.models.config import ModelConfig
 from lmjax.schema import describe, validate
 from lmjax.schema.slices import EvalConfig, MeshConfig, OptimConfig, ProfileConfig, TrainConfig, WriterConfig
 from lmjax.schema.types import NonNegativeInt, section
-from lmjax.tasks.table import FINE_TUNING, PRE_TRAINING, TASKS
-
-__all__ = ['FINE_TUNING', 'PRE_TRAINING', 'Config', 'build', 'check_devices']
+from lmjax.tasks.table import TASKS
 
 
 @section
@@ -42,7 +40,7 @@ class Config:
   seed: NonNegativeInt
   init_from: InitFrom
   model: ModelConfig
-  objective: Any  # this one, data and samples: of a class that the task chooses, see ROOTS
+  objective: Any  # this one, data and samples: of a class that the task chooses
   data: Any
   optim: OptimConfig
   mesh: MeshConfig
@@ -55,32 +53,26 @@ class Config:
   hosts: HostsConfig = HostsConfig()
 
   @staticmethod
-  def choose(values: dict) -> type['Config']:
-    """The class for a config: its task's; while the task is wrong, the one that fits the keys given best."""
-    task = values.get('task')
-    if isinstance(task, str) and task in ROOTS:
-      return ROOTS[task]
-
-    def fitting(name: str) -> int:
-      sections = {'objective': TASKS[name].objective, 'data': TASKS[name].data, 'samples': TASKS[name].samples}
-      given = {part: values[part] for part in sections if isinstance(values.get(part), dict)}
-      return sum(key in describe.documentation(sections[part]) for part, inner in given.items() for key in inner)
-
-    return ROOTS[max(ROOTS, key=fitting)]
+  def chosen(values: dict) -> dict[str, type]:
+    """The classes of objective, data and samples: its task's; while the task is wrong, those that fit the keys best."""
+    classes: dict[str, dict[str, Any]] = {
+      task: {'objective': t.objective, 'data': t.data, 'samples': t.samples} for task, t in TASKS.items()
+    }
+    if isinstance(task := values.get('task'), str) and task in classes:
+      return classes[task]
+    inside = {name: values[name] for name in ('objective', 'data', 'samples') if isinstance(values.get(name), dict)}
+    given = [(name, key) for name, section in inside.items() for key in section]
+    return max(classes.values(), key=lambda found: sum(key in found[name].__dataclass_fields__ for name, key in given))
 
   @staticmethod
   def owners(path: str) -> list[str]:
     """The tasks that have a setting of this path."""
-    return [task for task, root in ROOTS.items() if any(node.path == path for node in describe.walk(root, {}))]
+    return [task for task in TASKS if path in describe.nodes(Config, {'task': task})]
 
   def resolved(self, rows: int | None) -> 'Config':
-    """The settings that depend on the number of training rows, filled in (see TrainConfig, EvalConfig, OptimConfig).
+    """The settings that depend on the number of training rows filled in; ConfigError where they break a rule.
 
-    Args:
-      rows: training rows; None where all settings are given.
-
-    Raises:
-      ConfigError: they break a rule.
+    With rows = None all of them are given already (see TrainConfig, EvalConfig, OptimConfig).
     """
     values = describe.to_dict(self)
     t, e, c, o = (values[name] for name in ('train', 'eval', 'checkpoint', 'optim'))
@@ -136,38 +128,24 @@ class Config:
     m, d = self.model, self.data
     sizes = sharding.mesh_shape(self.mesh, devices)
     if sizes is None:
-      rule = f'must make {devices} devices with the other axes'
-      nearest = ', '.join(
-        f'{axis}={size}' for axis, size in zip(sharding.AXES, sharding.nearest_mesh(self.mesh, devices))
-      )
+      nearest = zip(sharding.AXES, sharding.nearest_mesh(self.mesh, devices))
+      shown = ', '.join(f'{axis}={size}' for axis, size in nearest)
       axis = next((name for name in sharding.AXES if getattr(self.mesh, name) not in (None, 1)), 'data')
-      remedy = f'the nearest mesh is {nearest}; None takes what the others leave'
+      rule = f'must make {devices} devices with the other axes'
+      remedy = f'the nearest mesh is {shown}; None takes what the others leave'
       yield f'mesh.{axis}', getattr(self.mesh, axis), rule, remedy
       return
     data, fsdp, tensor = sizes
     rows = d.batch_size // self.train.accumulate
     shared = 'mesh.data x mesh.fsdp' if self.train.accumulate == 1 else 'mesh.data x mesh.fsdp, after train.accumulate'
-    divisions = [
-      ('data.batch_size', d.batch_size, rows, data * fsdp, shared),
-      ('model.width', m.width, m.width, fsdp, 'mesh.fsdp'),
-      ('model.heads', m.heads, m.heads, tensor, 'mesh.tensor'),
-      ('model.kv_heads', m.kv_heads, m.kv_heads, tensor, 'mesh.tensor'),
-      ('model.mlp_width', m.mlp_width, m.mlp_width, tensor, 'mesh.tensor'),
-      ('model.vocab_multiple', m.vocab_multiple, m.vocab_multiple, tensor, 'mesh.tensor'),
-    ]
+    divisions = [('data.batch_size', d.batch_size, rows, data * fsdp, shared)]
+    divisions.append(('model.width', m.width, m.width, fsdp, 'mesh.fsdp'))
+    for name in ('heads', 'kv_heads', 'mlp_width', 'vocab_multiple'):
+      size = getattr(m, name)
+      divisions.append((f'model.{name}', size, size, tensor, 'mesh.tensor'))
     for path, value, divided, divisor, name in divisions:
       if divided % divisor:
         yield path, value, f'must be divisible by {name} = {divisor}', 'change it, or the mesh'
-
-
-def _root(task: str) -> type[Config]:
-  """The class of the configs of one task."""
-  chosen = {name: getattr(TASKS[task], name) for name in ('objective', 'data', 'samples')}
-  body = {'__annotations__': chosen, '__doc__': Config.__doc__, '__module__': __name__}
-  return section(type('Config', (Config,), body))
-
-
-ROOTS = {task: _root(task) for task in TASKS}
 
 
 def load(config, problems=(), model: dict | None = None) -> tuple[Config, locate.InitCheckpoint | None]:
@@ -185,25 +163,19 @@ def load(config, problems=(), model: dict | None = None) -> tuple[Config, locate
   """
   problems, values, source = list(problems), describe.to_dict(config), None
   asked = values.get('model')
-  try:
-    init_from = validate.build(InitFrom, values.get('init_from') or {})
-  except ConfigError:
-    init_from = None  # reported with its full path by the check of the whole
-  if init_from is not None and isinstance(asked, dict):
+  init_from, wrong = validate.check(InitFrom, values.get('init_from') or {})
+  if not wrong and isinstance(asked, dict):  # what is wrong there is reported with its full path by the last line
     if init_from.path is None and 'layers' not in asked:
       rule = 'must be given in full with init_from.path = None'
       remedy = 'name a checkpoint, or give preset=NAME to the config file'
-      raise ConfigError([*problems, validate.line('model', validate.show(asked), rule, remedy)])
+      raise ConfigError([*problems, *validate.lines([('model', asked, rule, remedy)])])
     if init_from.path is not None:
       if model is None:
         source = locate.open_source(init_from)
         model = source.manifest['model']
       values['model'], refused = handoff.adapt_model(model, asked, init_from.convert)
-      problems += [validate.line(path, validate.show(value), *rest) for path, value, *rest in refused]
-  built, found = validate.check(Config, values)
-  if problems or found:
-    raise ConfigError([*problems, *found])
-  return built, source
+      problems += validate.lines(refused)
+  return validate.build(Config, values, problems), source
 
 
 def build(config) -> Config:
@@ -212,14 +184,6 @@ def build(config) -> Config:
 
 
 def check_devices(config: Config, devices: int) -> None:
-  """Refuses a mesh that does not make the devices, or divide the model and the batch.
-
-  Raises:
-    ConfigError: with every problem.
-  """
-  problems = [
-    validate.line(path, validate.show(value), rule, remedy)
-    for path, value, rule, remedy in config.device_problems(devices)
-  ]
-  if problems:
+  """Raises ConfigError where the mesh does not make the devices, or divide the model and the batch."""
+  if problems := validate.lines(config.device_problems(devices)):
     raise ConfigError(problems)

@@ -24,53 +24,45 @@ from lmjax.tasks import prepare
 from lmjax.tasks.fine_tuning import FineTuningData, FineTuningTask
 from lmjax.training import evaluator, progress, reopen
 
+FLAGS = {'data': str, 'step': int, 'fields': tuple[str, ...], 'mesh': PositiveInt, 'json': bool}
+
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  return command_line.run_command(run, argv)
+  return command_line.command(run, argv, __doc__, FLAGS)
 
 
-def run(argv: list[str]) -> None:
+def run(flags: command_line.CommandLine) -> None:
   """Evaluates a checkpoint and prints its metrics."""
-  extra = {'data': str, 'step': int, 'fields': tuple[str, ...], 'mesh': PositiveInt}
-  flags = command_line.parse_command_line(argv, extra, bare=('json',), config='refused')
-  if flags.help:
-    print(__doc__)
-    return
-  if flags.problems:
-    raise ConfigError(flags.problems)
-  trained = reopen.load_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
-  found = evaluate(trained, flags.extra['data'], flags.extra['fields'])
-  if flags.extra['json']:
-    print(json.dumps({'workdir': flags.workdir, 'step': trained.step, 'metrics': found}))
+  trained = reopen.load_run(flags.workdir, flags.values['step'], flags.values['mesh'])
+  values = evaluate(trained, flags.values['data'], flags.values['fields'])
+  if flags.values['json']:
+    print(json.dumps({'workdir': flags.workdir, 'step': trained.step, 'metrics': values}))
     return
   print(f'{flags.workdir}: {trained.config.task}, step {trained.step}')
-  for name, value in found.items():
+  for name, value in values.items():
     print(f'  {name:32} {progress.number(value)}')
 
 
 def evaluate(trained: reopen.TrainedRun, data: str | None = None, fields=None) -> dict[str, float]:
   """{'split/name': value} of a trained run, on its own held-out data or on a file.
 
-  Raises:
-    ConfigError: `fields` without data, or where they have no meaning.
-    DataError: the data is missing or broken.
+  Raises ConfigError for `fields` that have no meaning, DataError where the data is missing or broken.
   """
   task, config = trained.task, trained.config
   if fields is not None and (data is None or not isinstance(task, FineTuningTask)):
     raise ConfigError(f'--fields = {",".join(fields)}: has no effect without --data of labelled examples; leave it out')
   with jax.set_mesh(trained.mesh):
-    splits = ['valid']
     if isinstance(task, FineTuningTask):
-      task, found, splits = _examples(trained, data, fields)
-    elif data is None:
-      found = task.load(type(task).read(config.data, trained.tokenizer, config.seed, True)[1])
+      task, loaded, splits = _examples(trained, data, fields)
     else:
-      source = SourceConfig(data, default_field(data), 1.0)
-      text = dataclasses.replace(task.data, sources={'data': source}, valid_fraction=1.0, valid_bytes=None)
-      task = prepare.build(dataclasses.replace(config, data=text), trained.tokenizer)
-      found = task.load(type(task).read(text, trained.tokenizer, config.seed, True)[1])
-    evaluate_split = evaluator.make(task, found, evaluator.Runner(trained.mesh))
+      if data is not None:
+        sources = {'data': SourceConfig(data, default_field(data), 1.0)}
+        text = dataclasses.replace(task.data, sources=sources, valid_fraction=1.0, valid_bytes=None)
+        config = dataclasses.replace(config, data=text)
+        task = prepare.build(config, trained.tokenizer)
+      loaded, splits = task.load(type(task).read(config.data, trained.tokenizer, config.seed, True)[1]), ['valid']
+    evaluate_split = evaluator.make(task, loaded, evaluator.Runner(trained.mesh))
     values = {split: evaluate_split(trained.params, split)[0] for split in splits}
   return {f'{split}/{name}': value for split, metrics_ in values.items() for name, value in metrics_.items()}
 
@@ -80,9 +72,9 @@ def _examples(trained: reopen.TrainedRun, data: str | None, fields) -> tuple[Any
   config: Any = trained.config  # its slices are those of its task
   task: Any = trained.task
   if data is None:
-    _, task, found = prepare.prepare(config, trained.tokenizer)
+    _, task, examples = prepare.prepare(config, trained.tokenizer)
     task.load_calibration(trained.task.calibration)
-    return task, found, [split for split in ('valid', 'test') if split in found.splits]
+    return task, examples, [split for split in ('valid', 'test') if split in examples.splits]
   items, skipped = records.read_alone(data, config.data, config.task, fields, True)
   if skipped:
     print(f'lmjax: {data}: {skipped}', file=sys.stderr)

@@ -9,17 +9,26 @@ python -m lmjax.inspect --workdir=DIR                        parameters by group
     --mesh=N                on N devices; default: all, laid out as in training
 """
 
+import collections
 import functools
 import sys
 
 import numpy as np
 
+from lmjax import config as config_lib
 from lmjax.errors import ConfigError, DataError
 from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
 from lmjax.tasks.table import PRE_TRAINING
 
-FLAGS = {'batch': int, 'neighbors': str, 'prompt': str, 'minimal_pairs': str, 'step': int, 'mesh': PositiveInt}
+FLAGS = {
+  'batch': int,
+  'neighbors': str,
+  'prompt': str,
+  'minimal_pairs': str,
+  'step': int,
+  'mesh': PositiveInt,
+}
 NEIGHBORS = 8
 TOP = 5
 NEW_TOKENS = 64
@@ -29,39 +38,25 @@ BUCKET = 32
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  return command_line.run_command(run, argv)
+  return command_line.command(run, argv, __doc__, FLAGS, config='optional', root=config_lib.Config)
 
 
-def run(argv: list[str]) -> None:
+def run(flags: command_line.CommandLine) -> None:
   """Shows a batch of a config, or what a workdir has learned."""
-  flags = command_line.parse_command_line(argv, FLAGS, config='optional')
-  if flags.help:
-    print(__doc__)
-    return
-  problems = list(flags.problems)
-  if (flags.file is None) == (flags.workdir is None):
-    problems.append('--config, --workdir: exactly one is needed; --config=FILE --batch=S, or --workdir=DIR')
-  elif flags.file is not None and (flags.extra['batch'] is None or flags.extra['batch'] < 0):
-    problems.append(f'--batch = {flags.extra["batch"]}: must be a step, 0 or more; add --batch=0')
-  if problems:
-    raise ConfigError(problems)
-  if flags.file is not None:
-    show_batch(flags)
-  else:
+  if flags.config is None:
     show_run(flags)
+    return
+  step = flags.values['batch']
+  if step is None or step < 0:
+    flags.problems.append(f'--batch = {step}: must be a step, 0 or more; add --batch=0')
+  show_batch(*config_lib.load(flags.config, flags.problems), step)
 
 
-def show_batch(flags) -> None:
+def show_batch(config, source, step: int) -> None:
   """Prints one training batch as text, with where each row comes from."""
-  from lmjax import config as config_lib
-  from lmjax.schema import overrides
   from lmjax.tasks import prepare
   from lmjax.training import initialize
 
-  raw = command_line.load_config_file(flags.file, flags.argument)
-  raw, problems = overrides.override(config_lib.Config, raw, flags.assignments)
-  config, source = config_lib.load(raw, problems)
-  step = flags.extra['batch']
   tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
   config, task, found = prepare.prepare(config, tokenizer, progress=True)
   if step >= config.train.steps:
@@ -82,27 +77,27 @@ def row_as_text(task, example: dict) -> str:
   Tokens are kept apart by `|`; a token that predicts nothing stands in parentheses, as does padding; `||` is a
   boundary between documents that do not see each other.
   """
-  tok, inputs = task.tokenizer, example['inputs']
-  shown = [_plain(tok.token(int(t))) for t in inputs]
-  segments = example.get('segments')
-  weights = example['weights'] if np.shape(example['weights']) == inputs.shape else np.ones(len(inputs))
-  out = []
-  for i, text in enumerate(shown):
-    if segments is not None and i and segments[i] != segments[i - 1]:
-      out.append('|')
-    out.append(text if weights[i] > 0 and (segments is None or segments[i] > 0) else f'({text})')
-  lines = ['  inputs   ' + '|'.join(out)]
+  shown = lambda token: _plain(task.tokenizer.token(int(token)))
+  inputs, weights = example['inputs'], example['weights']
+  segments = example.get('segments', np.ones(len(inputs)))
+  counts = (weights > 0 if np.shape(weights) == inputs.shape else True) & (segments > 0)
+  tokens = []
+  for i, token in enumerate(inputs):
+    if i and segments[i] != segments[i - 1]:
+      tokens.append('|')
+    tokens.append(shown(token) if counts[i] else f'({shown(token)})')
+  lines = ['  inputs   ' + '|'.join(tokens)]
   if 'slots' in example:
-    masks = example['shown'] if 'shown' in example else np.zeros(len(example['slots']))
-    for slot, target, weight, masked in zip(example['slots'], example['targets'], example['weights'], masks):
+    masks = example.get('shown', np.zeros(len(example['slots'])))
+    for slot, target, weight, masked in zip(example['slots'], example['targets'], weights, masks):
       if weight > 0:
-        as_what = '[MASK]' if masked else _plain(tok.token(int(inputs[slot])))
-        lines.append(f'  place {int(slot):4d}  target {_plain(tok.token(int(target)))!r}, shown as {as_what!r}')
+        as_what = '[MASK]' if masked else shown(inputs[slot])
+        lines.append(f'  place {int(slot):4d}  target {shown(target)!r}, shown as {as_what!r}')
   elif 'targets' in example:
-    lines.append('  targets  ' + '|'.join(_plain(tok.token(int(t))) for t in example['targets']))
+    lines.append('  targets  ' + '|'.join(map(shown, example['targets'])))
   # a label, or the places of an answer
   lines += [f'  {name:8} {int(value)}' for name, value in example.items() if name != 'weights' and np.ndim(value) == 0]
-  lines.append(f'  weight   {float(np.sum(example["weights"])):g} of {np.size(example["weights"])}')
+  lines.append(f'  weight   {float(np.sum(weights)):g} of {np.size(weights)}')
   return '\n'.join(lines)
 
 
@@ -112,30 +107,29 @@ def show_run(flags) -> None:
 
   from lmjax.training import reopen
 
-  trained = reopen.load_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
+  trained = reopen.load_run(flags.workdir, flags.values['step'], flags.values['mesh'])
   print(f'{flags.workdir}: {trained.config.task}, step {trained.step}')
   print(parameter_table(trained.params))
+  words = flags.values['neighbors']
   with jax.set_mesh(trained.mesh):
-    if flags.extra['neighbors'] is not None:
-      for word in flags.extra['neighbors'].split(','):
-        print(neighbors(trained, word))
-    if flags.extra['prompt'] is not None:
-      print(answer(trained, flags.extra['prompt']))
-    if flags.extra['minimal_pairs'] is not None:
-      print(minimal_pairs(trained, flags.extra['minimal_pairs']))
+    for word in words.split(',') if words else ():
+      print(neighbors(trained, word))
+    for name, show in (('prompt', answer), ('minimal_pairs', minimal_pairs)):
+      if flags.values[name] is not None:
+        print(show(trained, flags.values[name]))
 
 
 def parameter_table(params) -> str:
   """Parameters by group: how many, and their root mean square."""
   from lmjax import metrics, paths
 
-  groups = {}
-  for path, leaf in paths.flatten(params).items():
-    total, square = groups.get(metrics.group_of(path), (0, 0.0))
-    groups[metrics.group_of(path)] = (total + leaf.size, square + float((np.asarray(leaf, np.float64) ** 2).sum()))
+  groups = collections.defaultdict(list)
+  for path, array in paths.flatten(params).items():
+    groups[metrics.group_of(path)].append((array.size, float((np.asarray(array, np.float64) ** 2).sum())))
+  sums = {name: np.sum(pairs, axis=0) for name, pairs in sorted(groups.items())}
   rows = [f'{"group":12} {"parameters":>14} {"rms":>10}']
-  rows += [f'{name:12} {n:14,} {(square / n) ** 0.5:10.4f}' for name, (n, square) in sorted(groups.items())]
-  rows.append(f'{"all":12} {sum(n for n, _ in groups.values()):14,}')
+  rows += [f'{name:12} {int(n):14,} {(square / n) ** 0.5:10.4f}' for name, (n, square) in sums.items()]
+  rows.append(f'{"all":12} {int(sum(n for n, _ in sums.values())):14,}')
   return '\n'.join(rows)
 
 
@@ -151,9 +145,8 @@ def neighbors(trained, word: str) -> str:
   query = table[ids].mean(axis=0)
   nearness = unit @ (query / max(np.linalg.norm(query), 1e-9))
   best = [int(i) for i in np.argsort(-nearness) if int(i) not in ids][:NEIGHBORS]
-  found = ', '.join(f'{_plain(tok.token(i)).strip()!r} {nearness[i]:.2f}' for i in best)
-  pieces = '' if len(ids) == 1 else f' (mean of {len(ids)} tokens)'
-  return f'{word}{pieces}: {found}'
+  nearest = ', '.join(f'{_plain(tok.token(i)).strip()!r} {nearness[i]:.2f}' for i in best)
+  return f'{word}{"" if len(ids) == 1 else f" (mean of {len(ids)} tokens)"}: {nearest}'
 
 
 def answer(trained, prompt: str) -> str:
@@ -164,14 +157,12 @@ def answer(trained, prompt: str) -> str:
   _check_pre_training(trained, '--prompt')
   if trained.config.task == 'causal_lm':
     first = task.row_spec().begin or task.document_end()
-    c = trained.config.samples
-    ids = [*first, *tok.encode(prompt)]
-    room = trained.config.model.max_length
-    new = NEW_TOKENS if room is None else min(NEW_TOKENS, room - len(ids))
+    c, limit, ids = trained.config.samples, trained.config.model.max_length, [*first, *tok.encode(prompt)]
+    new = NEW_TOKENS if limit is None else min(NEW_TOKENS, limit - len(ids))
     if new < 1:
-      raise ConfigError(f'--prompt: {len(ids)} tokens leave no room in a position table of {room}; shorten it')
-    sampling = dict(temperature=c.temperature, top_k=c.top_k, top_p=c.top_p)
-    [completion] = task.complete(trained.params, [ids], jax.random.key(0), new_tokens=new, **sampling)
+      raise ConfigError(f'--prompt: {len(ids)} tokens leave no room in a position table of {limit}; shorten it')
+    sampling = dict(new_tokens=new, temperature=c.temperature, top_k=c.top_k, top_p=c.top_p)
+    [completion] = task.complete(trained.params, [ids], jax.random.key(0), **sampling)
     return f'{prompt}{tok.decode(completion)}'
   row = masked_row(task, prompt)
   if task.tokenizer.mask not in row:
@@ -192,12 +183,10 @@ def masked_row(task, text: str) -> list[int]:
 
   The space before a `[MASK]` belongs to the hidden token, as in the text that the model was trained on.
   """
-  spec, tok, row = task.row_spec(), task.tokenizer, []
-  pieces = text.split('[MASK]')
-  for i, piece in enumerate(pieces):
-    row += tok.encode(piece.rstrip(' ') if i < len(pieces) - 1 else piece)
-    row += [tok.mask] if i < len(pieces) - 1 else []
-  return [*spec.prefix, *row, *spec.suffix]
+  spec, tok = task.row_spec(), task.tokenizer
+  *before, last = text.split('[MASK]')
+  row = [token for piece in before for token in (*tok.encode(piece.rstrip(' ')), tok.mask)]
+  return [*spec.prefix, *row, *tok.encode(last), *spec.suffix]
 
 
 def minimal_pairs(trained, file: str) -> str:
@@ -211,36 +200,23 @@ def minimal_pairs(trained, file: str) -> str:
   """
   _check_pre_training(trained, '--minimal_pairs')
   pairs = read_pairs(file)
-  scores = [tuple(log_likelihood(trained, sentence) for sentence in pair) for pair in pairs]
-  right = sum(good > bad for good, bad in scores)
-  rows = [
-    f'{good:10.2f} {bad:10.2f}  {"right" if good > bad else "wrong"}  {pair[0]}  |  {pair[1]}'
-    for (good, bad), pair in zip(scores, pairs)
-  ]
-  return '\n'.join([f'{"good":>10} {"bad":>10}', *rows, f'{right} of {len(pairs)} right ({right / len(pairs):.3f})'])
+  rows, right = [f'{"good":>10} {"bad":>10}'], 0
+  for pair in pairs:
+    good, bad = (log_likelihood(trained, sentence) for sentence in pair)
+    right += good > bad
+    rows.append(f'{good:10.2f} {bad:10.2f}  {"right" if good > bad else "wrong"}  {pair[0]}  |  {pair[1]}')
+  return '\n'.join([*rows, f'{right} of {len(pairs)} right ({right / len(pairs):.3f})'])
 
 
-def read_pairs(file: str) -> list[tuple[str, str]]:
+def read_pairs(file: str) -> list[tuple[str, ...]]:
   """The tab-separated pairs of a file; empty lines are skipped."""
-  try:
-    with open(file, encoding='utf-8') as opened:
-      lines = [(number, line.rstrip('\r\n')) for number, line in enumerate(opened, 1)]
-  except OSError as error:
-    raise DataError(f'--minimal_pairs = {file}: {error.strerror}; give a readable file') from error
-  except UnicodeDecodeError as error:
-    raise DataError(
-      f'--minimal_pairs = {file}: not UTF-8 ({error.reason} at byte {error.start}); convert it'
-    ) from error
   pairs = []
-  for number, line in lines:
-    if not line.strip():
-      continue
-    pair = tuple(part.strip() for part in line.split('\t'))
-    if len(pair) != 2 or not all(pair):
-      raise DataError(
-        f'{file}:{number} = {line[:60]!r}: must be a good and a bad sentence separated by one tab; fix it'
-      )
-    pairs.append(pair)
+  for number, line in enumerate(command_line.read_text('--minimal_pairs', file).split('\n'), 1):
+    if line.strip():
+      pairs.append(tuple(part.strip() for part in line.split('\t')))
+      if len(pairs[-1]) != 2 or not all(pairs[-1]):
+        rule = 'must be a good and a bad sentence separated by one tab; fix it'
+        raise DataError(f'{file}:{number} = {line[:60]!r}: {rule}')
   if not pairs:
     raise DataError(f'{file}: no pairs; write a good and a bad sentence a line, separated by a tab')
   return pairs

@@ -6,8 +6,10 @@ are not found by themselves (TPU pods and SLURM are): --coordinator=HOST:PORT --
 --config_json=WORKDIR/config.json in place of --config continues a run as it was saved, without executing a config
 file; with another --workdir it makes the run again.
 
---dry_run compiles the train step and says what it needs and whether it fits, on this machine's devices, or on others:
+--dry_run compiles the train step and reports what it needs, and whether it fits on this machine's devices, or others:
 --dry_run=v5e:2x4 (any TPU topology), 2*v5e:4x4 (two slices), cpu:8. No data is read, and no workdir made.
+
+With --config=FILE --help: every setting of that config, with type and meaning.
 """
 
 import os
@@ -16,61 +18,41 @@ import sys
 
 from lmjax import config as config_lib
 from lmjax.hosts import preemption
-from lmjax.schema import command_line, describe, overrides
+from lmjax.schema import command_line
 
-FLAGS = {'coordinator': str, 'num_processes': int, 'process_id': int, 'config_json': str}
+FLAGS = {'coordinator': str, 'num_processes': int, 'process_id': int, 'config_json': str, 'dry_run': bool | str}
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   with preemption.command():
-    code = command_line.run_command(run, argv)
+    code = command_line.command(run, argv, __doc__, FLAGS, config='required', root=config_lib.Config)
   hosts = sys.modules.get('lmjax.hosts.watchdog')
   if code and hosts is not None:
     hosts.leave(code)
   return code
 
 
-def run(argv: list[str]) -> None:
-  """Reads the config, reports all of its problems at once, and trains."""
-  flags = command_line.parse_command_line(argv, FLAGS, bare=('dry_run',))
-  saved, asked = flags.extra.pop('config_json'), flags.extra.pop('dry_run')
-  if flags.help and flags.file is None:
-    print(__doc__ + '\nWith --config=FILE --help: every setting of that config, with type and meaning.')
-    return
-  config = command_line.load_config(flags) if saved is None else command_line.load_json(saved)
-  config, problems = overrides.override(config_lib.Config, config, flags.assignments)
-  problems = [*flags.problems, *problems]
-  if flags.help:
-    print(f'{flags.file}\n\n{describe.describe(config_lib.Config, config)}')
-    return
-  if asked:
-    _dry_run(asked, config, problems, argv)
-    return
-  built, source = config_lib.load(config, problems)
+def run(flags: command_line.CommandLine) -> None:
+  """Checks the config, reports all of its problems at once, and trains."""
+  saved, target = flags.values.pop('config_json'), flags.values.pop('dry_run')
+  config, source = config_lib.load(flags.config, flags.problems)
   # jax and what needs it take seconds to import: a mistake above is reported without them
+  if target:
+    from lmjax.dry_run import fit, topology
+
+    rest = [word for word in flags.argv if not word.replace('-', '_').startswith('__dry_run')]
+    command = shlex.join(['python', '-m', 'lmjax.main', *rest])
+    fit.dry_run(config, source, topology.find(None if target is True else target), command, print)
+    return
   from lmjax.hosts import join
 
-  join.join(built.hosts, **flags.extra)
+  join.join(config.hosts, **flags.values)
   from lmjax.train import run as train
 
-  if flags.workdir is not None:
-    workdir = flags.workdir
-  elif saved is None:
-    workdir = command_line.default_workdir(flags.file, flags.argument)
-  else:
-    workdir = os.path.dirname(os.path.abspath(saved))
-  train(built, source, workdir)
-
-
-def _dry_run(asked, config, problems, argv) -> None:
-  from lmjax.dry_run import topology
-  from lmjax.dry_run.fit import dry_run
-
-  built, source = config_lib.load(config, problems)
-  target = topology.find(None if asked is True else asked)
-  rest = [word for word in argv if not word.replace('-', '_').startswith('__dry_run')]
-  dry_run(built, source, target, shlex.join(['python', '-m', 'lmjax.main', *rest]), print)
+  if flags.workdir is None and saved is not None:
+    flags.workdir = os.path.dirname(os.path.abspath(saved))
+  train(config, source, flags.workdir or command_line.default_workdir(flags.file, flags.argument))
 
 
 if __name__ == '__main__':

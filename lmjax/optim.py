@@ -1,5 +1,7 @@
 """How the weights move: optax, with a learning rate that is a function of the batch number."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -52,6 +54,11 @@ def make(config: OptimConfig, shapes) -> optax.GradientTransformation:
   if config.head_learning_rate is not None and set(shapes) <= BACKBONE:
     rule = 'no parameter stands on the backbone'
     raise ConfigError(f'optim.head_learning_rate = {config.head_learning_rate}: {rule}; set it to None')
+  return _of_trainable(config)
+
+
+@functools.lru_cache(maxsize=8)
+def _of_trainable(config: OptimConfig) -> optax.GradientTransformation:
   inner = _inner(config)
   return optax.GradientTransformation(
     lambda params: inner.init(split(config, params)[0]),

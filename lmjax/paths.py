@@ -49,17 +49,17 @@ def unflatten(flat: Mapping[str, Any]) -> dict:
   return tree
 
 
-def by_layer(names: list[str]) -> list[str]:
-  """Paths of like layers as one: `layers/0..3/attention/query/kernel`."""
+def by_layer(names: list[str]) -> dict[str, str]:
+  """{paths of like layers as one, such as `layers/0..3/attention/query/kernel`: the path of the first}, sorted."""
   layers: dict[str, list[int]] = {}
   for path in names:
     if path.startswith('layers/'):
       _, number, rest = path.split('/', 2)
       layers.setdefault(rest, []).append(int(number))
-  merged = []
+  merged = {path: path for path in names if not path.startswith('layers/')}
   for rest, numbers in layers.items():
-    numbers.sort()
-    whole = numbers == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 1
-    shown = f'{numbers[0]}..{numbers[-1]}' if whole else ','.join(map(str, numbers))
-    merged.append(f'layers/{shown}/{rest}')
-  return sorted([path for path in names if not path.startswith('layers/')] + merged)
+    first, last = min(numbers), max(numbers)
+    whole = len(numbers) > 1 and len(numbers) == last - first + 1
+    shown = f'{first}..{last}' if whole else ','.join(map(str, sorted(numbers)))
+    merged[f'layers/{shown}/{rest}'] = f'layers/{first}/{rest}'
+  return dict(sorted(merged.items()))

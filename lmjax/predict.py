@@ -18,32 +18,24 @@ from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
 from lmjax.tasks.table import PRE_TRAINING
 
+FLAGS = {'step': int, 'file': str, 'question': str, 'fields': tuple[str, ...], 'mesh': PositiveInt, 'json': bool}
+
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  return command_line.run_command(run, argv)
+  return command_line.command(run, argv, __doc__, FLAGS, words=True)
 
 
-def run(argv: list[str]) -> None:
+def run(flags: command_line.CommandLine) -> None:
   """Predicts, and prints a block, or a line of JSON, for each record."""
-  extra = {'step': int, 'file': str, 'question': str, 'fields': tuple[str, ...], 'mesh': PositiveInt}
-  flags = command_line.parse_command_line(argv, extra, bare=('json',), config='refused', words=True)
-  if flags.help:
-    print(__doc__)
-    return
-  problems = list(flags.problems)
-  if flags.words and flags.extra['file'] is not None:
-    problems.append(f'--file = {flags.extra["file"]}: not with texts on the command line; leave one of them out')
-  if problems:
-    raise ConfigError(problems)
   from lmjax.training import reopen
 
-  trained = reopen.load_run(flags.workdir, flags.extra['step'], flags.extra['mesh'])
-  given = (flags.extra[name] for name in ('file', 'question', 'fields'))
+  trained = reopen.load_run(flags.workdir, flags.values['step'], flags.values['mesh'])
+  given = (flags.values[name] for name in ('file', 'question', 'fields'))
   items = read(trained.config, flags.words, *given)
   for item, prediction in zip(items, predict(trained, items)):
-    found = trained.task.report(prediction)
-    print(json.dumps({'id': item['id'], **found}, ensure_ascii=False) if flags.extra['json'] else shown(item, found))
+    report = trained.task.report(prediction)
+    print(json.dumps({'id': item['id'], **report}, ensure_ascii=False) if flags.values['json'] else shown(item, report))
 
 
 def predict(trained, items: list[dict]) -> list:
@@ -56,12 +48,10 @@ def predict(trained, items: list[dict]) -> list:
     return trained.task.predict(trained.params, trained.task.rows_of(items), evaluator.Runner(trained.mesh))
 
 
-def read(config, words: tuple[str, ...], file: str | None, question: str | None, fields=None) -> list[dict]:
+def read(config, words: list[str], file: str | None, question: str | None, fields=None) -> list[dict]:
   """The records to predict, from the command line, a file or standard input; an id is the place among those given.
 
-  Raises:
-    ConfigError: the run is one of pre-training, or a question, a file or fields are missing or out of place.
-    DataError: the file is missing or broken, or there is no text.
+  Raises ConfigError where a flag is missing or out of place, DataError where a file is broken or there is no text.
   """
   task = config.task
   if task in PRE_TRAINING:
@@ -71,10 +61,10 @@ def read(config, words: tuple[str, ...], file: str | None, question: str | None,
 
     if question is not None:
       raise ConfigError(f'--question = {question}: {file} brings its own; leave it out')
-    found, said = records.read_alone(file, config.data, task, fields, False)
-    if said:
-      print(f'lmjax: {file}: {said}', file=sys.stderr)
-    return found
+    items, skipped = records.read_alone(file, config.data, task, fields, False)
+    if skipped:
+      print(f'lmjax: {file}: {skipped}', file=sys.stderr)
+    return items
   if fields is not None:
     raise ConfigError(f'--fields = {",".join(fields)}: has no effect without --file=FILE.jsonl, .csv or .tsv')
   if task == 'classification' and len(config.data.fields or ()) == 3:
@@ -86,7 +76,10 @@ def read(config, words: tuple[str, ...], file: str | None, question: str | None,
   from lmjax.data.sources import documents
 
   texts = {}
-  for i, raw in enumerate(words or _from_file(file, task == 'classification')):
+  if not words:
+    text = command_line.read_text('--file', file)
+    words = text.split('\n') if task == 'classification' else [text]
+  for i, raw in enumerate(words):
     text, _ = documents.clean(raw, f'text {i}', config.data.bad_text)
     if text is not None and text.strip():
       texts[str(i)] = text
@@ -100,31 +93,15 @@ def read(config, words: tuple[str, ...], file: str | None, question: str | None,
   return [{'id': i, 'question': question, 'context': text} for i, text in texts.items()]
 
 
-def _from_file(file: str | None, by_line: bool) -> list[str]:
-  """The lines, or the whole, of a text file or of standard input."""
-  name = file or 'standard input'
-  try:
-    if file is None:
-      text = sys.stdin.buffer.read().decode('utf-8')
-    else:
-      with open(file, encoding='utf-8') as opened:
-        text = opened.read()
-  except OSError as error:
-    raise DataError(f'--file = {file}: {error.strerror}; give a readable file') from error
-  except UnicodeDecodeError as error:
-    raise DataError(f'{name}: not UTF-8 ({error.reason} at byte {error.start}); convert it') from error
-  return text.split('\n') if by_line else [text]
-
-
-def shown(item: dict, found: dict) -> str:
+def shown(item: dict, report: dict) -> str:
   """A prediction for people."""
-  if 'label' in found:
-    said = ', '.join(f'{name} {p:.3f}' for name, p in sorted(found['probabilities'].items(), key=lambda x: -x[1]))
-    return f'{found["label"]}\t{said}\t{item["text"]}'
-  if 'answer' in found:
-    place = '' if found['answer'] is None else f'\tcharacters {found["start"]} to {found["end"]}'
-    return f'{found["answer"] or "(no answer)"}{place}\t{item["question"]}'
-  return found['summary']
+  if 'label' in report:
+    likeliest = sorted(report['probabilities'].items(), key=lambda pair: -pair[1])
+    return f'{report["label"]}\t{", ".join(f"{name} {p:.3f}" for name, p in likeliest)}\t{item["text"]}'
+  if 'answer' in report:
+    place = '' if report['answer'] is None else f'\tcharacters {report["start"]} to {report["end"]}'
+    return f'{report["answer"] or "(no answer)"}{place}\t{item["question"]}'
+  return report['summary']
 
 
 if __name__ == '__main__':

@@ -14,24 +14,18 @@ from lmjax.checkpoint import checkpoints, locate
 from lmjax.checkpoint.manifest import SchemaError, read_manifest
 from lmjax.data.tokens import store
 from lmjax.data.tokens.tokenizer import Tokenizer
-from lmjax.errors import CheckpointError, ConfigError, DataError, LmjaxError
+from lmjax.errors import CheckpointError, DataError, LmjaxError
 from lmjax.schema import command_line
 from lmjax.workdir import files
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
-  return command_line.run_command(run, argv)
+  return command_line.command(run, argv, __doc__)
 
 
-def run(argv: list[str]) -> None:
+def run(flags: command_line.CommandLine) -> None:
   """Prints a line for each thing that was looked at; raises the worst that was found."""
-  flags = command_line.parse_command_line(argv, config='refused')
-  if flags.help:
-    print(__doc__)
-    return
-  if flags.problems:
-    raise ConfigError(flags.problems)
   folder = locate.reach('--workdir', flags.workdir)
   seeds = sorted(path for path in folder.glob('seed*') if (path / 'checkpoints').exists()) if folder.exists() else []
   if not seeds and not (folder / 'checkpoints').exists():
@@ -39,11 +33,10 @@ def run(argv: list[str]) -> None:
     raise CheckpointError(f'--workdir = {flags.workdir}: {rule}; name a folder that lmjax.main made')
   looked, damaged = 0, []
   for workdir in seeds or [folder]:
-    for what, found in look_at(workdir):
+    for what, content in look_at(workdir):
       looked += 1
-      if isinstance(found, LmjaxError):
-        damaged.append(found)
-      print(f'{"DAMAGED" if isinstance(found, LmjaxError) else "intact":8} {what}: {found}', flush=True)
+      damaged += [content] if isinstance(content, LmjaxError) else []
+      print(f'{"DAMAGED" if isinstance(content, LmjaxError) else "intact":8} {what}: {content}', flush=True)
   if damaged:
     worst = next((error for error in damaged if not isinstance(error, DataError)), damaged[0])
     rule = f'{len(damaged)} of {looked} things are damaged, marked above'
@@ -66,66 +59,62 @@ def look_at(workdir: epath.Path) -> Iterator[tuple[str, str | LmjaxError]]:
       yield f'checkpoint {step}', error
   if newest is None:
     yield 'checkpoints', CheckpointError(f'{directory}: none is intact')
-  yield 'config.json', _read_json(workdir / 'config.json')
-  yield 'tokenizer.json', _tokenizer(workdir, newest)
-  yield 'metrics.jsonl', _metrics(workdir)
+  yield 'config.json', _checked(_entries, workdir / 'config.json')
+  yield 'tokenizer.json', _checked(_tokens, workdir / 'tokenizer.json', newest)
+  yield 'metrics.jsonl', _checked(_lines, workdir / 'metrics.jsonl')
   if (workdir / 'results.json').exists():
-    yield 'results.json', _results(workdir / 'results.json', newest)
+    yield 'results.json', _checked(_results, workdir / 'results.json', newest)
   if newest is not None:
     for name, fingerprint in newest['token_stores'].items():
       yield f'token store {name}', _token_store(newest['config']['data']['cache_dir'], name, fingerprint)
 
 
-def _read_json(file: epath.Path) -> str | LmjaxError:
+def _checked(check, file: epath.Path, *rest) -> str | CheckpointError:
+  """What a file of the run holds, or how it is damaged."""
   try:
-    return f'{len(json.loads(file.read_bytes()))} entries'
+    return check(file, *rest)
+  except (CheckpointError, DataError) as error:
+    return CheckpointError(str(error))
   except (OSError, ValueError, TypeError) as error:
     return CheckpointError(f'{file}: {type(error).__name__}: {error}')
 
 
-def _results(file: epath.Path, manifest: dict | None) -> str | LmjaxError:
-  found = _read_json(file)
-  if isinstance(found, LmjaxError) or manifest is None:
-    return found
-  results, newest = json.loads(file.read_bytes()), manifest['step']
+def _entries(file: epath.Path) -> str:
+  return f'{len(json.loads(file.read_bytes()))} entries'
+
+
+def _results(file: epath.Path, manifest: dict | None) -> str:
+  entries, results = _entries(file), json.loads(file.read_bytes())
   ended = results.get('step') if isinstance(results, dict) else None
-  if not isinstance(ended, int) or ended > newest:  # a run that was made longer since may have later checkpoints
-    return CheckpointError(f'{file}: the run ended at step {ended}, the newest checkpoint that is intact is {newest}')
-  return found
+  # a run that was made longer since may have later checkpoints
+  if manifest is not None and (not isinstance(ended, int) or ended > manifest['step']):
+    newest = manifest['step']
+    raise CheckpointError(f'{file}: the run ended at step {ended}, the newest checkpoint that is intact is {newest}')
+  return entries
 
 
-def _tokenizer(workdir: epath.Path, manifest: dict | None) -> str | LmjaxError:
-  file = workdir / 'tokenizer.json'
-  try:
-    found = Tokenizer.load(str(file))
-  except DataError as error:
-    return CheckpointError(str(error))
-  if manifest is not None and found.hash != manifest['tokenizer_hash']:
-    said = manifest['tokenizer_hash']
-    return CheckpointError(f'{file}: its hash is {found.hash[:12]}, the checkpoints were made with {said[:12]}')
-  return f'{found.vocab_size:,} tokens'
+def _tokens(file: epath.Path, manifest: dict | None) -> str:
+  tokenizer = Tokenizer.load(str(file))
+  if manifest is not None and tokenizer.hash != (saved := manifest['tokenizer_hash']):
+    raise CheckpointError(f'{file}: its hash is {tokenizer.hash[:12]}, the checkpoints were made with {saved[:12]}')
+  return f'{tokenizer.vocab_size:,} tokens'
 
 
-def _metrics(workdir: epath.Path) -> str | LmjaxError:
-  file = workdir / 'metrics.jsonl'
-  try:
-    lines = sum(1 for line in file.read_bytes().split(b'\n') if line.strip())
-  except OSError as error:
-    return CheckpointError(f'{file}: {type(error).__name__}: {error}')
-  if bad := lines - len(files.read_metrics(workdir)):
-    return CheckpointError(f'{file}: {bad} of {lines} lines cannot be read')
+def _lines(file: epath.Path) -> str:
+  lines = sum(1 for line in file.read_bytes().split(b'\n') if line.strip())
+  if bad := lines - len(files.read_metrics(file.parent)):
+    raise CheckpointError(f'{file}: {bad} of {lines} lines cannot be read')
   return f'{lines} lines'
 
 
-def _token_store(cache_dir: str, name: str, fingerprint: str) -> str | LmjaxError:
+def _token_store(cache_dir: str, name: str, fingerprint: str) -> str | DataError:
   folder = store.folder_of(cache_dir, name, fingerprint)
   if not epath.Path(folder).exists():
     return f'{folder} is not on this machine'
   try:
-    found = store.verify(folder, name, fingerprint)
+    return f'{sum(store.verify(folder, name, fingerprint).meta["tokens"].values()):,} tokens in {folder}'
   except DataError as error:
     return error
-  return f'{sum(found.meta["tokens"].values()):,} tokens in {folder}'
 
 
 if __name__ == '__main__':

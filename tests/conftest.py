@@ -27,8 +27,11 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '0'
 os.environ['JAX_TRACEBACK_IN_LOCATIONS_LIMIT'] = '0'
 gc.set_threshold(200_000, 20, 20)
 
+import fcntl
+import json
 import pathlib
 import random
+from collections.abc import Callable
 
 import jax
 import pytest
@@ -69,22 +72,35 @@ def text(seed: int, words: int) -> str:
   return ' '.join(draw.choice(WORDS) + draw.choice(['', '', '', ',', '.']) for _ in range(words)) + '.'
 
 
+def shared(tmp_path_factory, name: str, make: Callable[[pathlib.Path], object]) -> pathlib.Path:
+  """The folder that `make(folder)` fills, once a pytest run: workers wait for each other, and change nothing in it."""
+  root = tmp_path_factory.getbasetemp()
+  root = root.parent if 'PYTEST_XDIST_WORKER' in os.environ else root
+  with open(root / f'{name}.lock', 'w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not (root / f'{name}.done').exists():
+      (root / name).mkdir()
+      make(root / name)
+      (root / f'{name}.done').touch()
+  return root / name
+
+
 @pytest.fixture(scope='session')
 def corpus(tmp_path_factory) -> str:
   """A JSONL file of 300 documents of 5 to 125 words."""
-  import json
 
-  file = tmp_path_factory.mktemp('corpus') / 'corpus.jsonl'
-  with open(file, 'w', encoding='utf-8') as out:
-    for i in range(300):
-      out.write(json.dumps({'text': text(i, 5 + i % 121)}) + '\n')
-  return str(file)
+  def make(folder):
+    with open(folder / 'corpus.jsonl', 'w', encoding='utf-8') as out:
+      for i in range(300):
+        out.write(json.dumps({'text': text(i, 5 + i % 121)}) + '\n')
+
+  return str(shared(tmp_path_factory, 'corpus', make) / 'corpus.jsonl')
 
 
 @pytest.fixture(scope='session')
 def cache_dir(tmp_path_factory) -> str:
-  """Token stores of this test process."""
-  return str(tmp_path_factory.mktemp('cache'))
+  """Token stores of this pytest run."""
+  return str(shared(tmp_path_factory, 'cache', lambda folder: None))
 
 
 @pytest.fixture(scope='session')

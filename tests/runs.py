@@ -16,11 +16,10 @@ from lmjax.checkpoint.manifest import read_manifest
 from lmjax.training import initialize, reopen
 from lmjax.training import state as state_lib
 from lmjax.training import step as step_lib
-from tests.conftest import FINE_TUNING, config_dict
+from tests.conftest import FINE_TUNING, config_dict, shared
 
 GOOD = 'clear quick fine'.split()
 BAD = 'broken vague poor'.split()
-_MADE: dict[str, str] = {}
 
 
 def train(raw, workdir, log=lambda line: None, devices=1) -> dict:
@@ -29,12 +28,30 @@ def train(raw, workdir, log=lambda line: None, devices=1) -> dict:
 
 
 def pre_trained(task: str, raw_config, tmp_path_factory) -> str:
-  """The workdir of a run of 6 steps with checkpoints at 3 and 6; one a task and test process."""
-  if task not in _MADE:
-    workdir = str(tmp_path_factory.mktemp(task) / 'run')
-    train(raw_config(task, **{'model.layers': 2}), workdir)
-    _MADE[task] = workdir
-  return _MADE[task]
+  """The workdir of a run of 6 steps with checkpoints at 3 and 6; what it printed is in `log.txt` next to it."""
+
+  def make(folder):
+    with open(folder / 'log.txt', 'w') as file:
+      train(raw_config(task, **{'model.layers': 2}), folder / 'run', lambda line: print(line, file=file))
+
+  return str(shared(tmp_path_factory, task, make) / 'run')
+
+
+SIX = {'train.steps': 6, 'eval.every': 3, 'optim.learning_rate': 0.01}
+
+
+def six_steps(source, folder, **leaves):
+  """The ConfigDict of a run of six steps with dropout, and a test split."""
+  return classification_config(source, folder, rows={'test': texts(9, seed=2)}, **SIX | leaves)
+
+
+def fine_tuned(raw_config, tmp_path_factory) -> pathlib.Path:
+  """The workdir of `six_steps` from the masked model, its files next to it."""
+
+  def make(folder):
+    train(six_steps(pre_trained('masked_lm', raw_config, tmp_path_factory), folder), folder / 'run')
+
+  return shared(tmp_path_factory, 'fine_tuned', make) / 'run'
 
 
 def texts(count: int, seed: int = 0) -> list[tuple[str, str]]:
@@ -52,7 +69,9 @@ def texts(count: int, seed: int = 0) -> list[tuple[str, str]]:
 def write_tsv(path, rows, header=('text', 'label')) -> str:
   """A table; returns its path."""
   lines = ['\t'.join(row) for row in [header, *rows]]
-  path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+  content = '\n'.join(lines) + '\n'
+  if not path.exists() or path.read_text(encoding='utf-8') != content:  # another worker may be reading it
+    path.write_text(content, encoding='utf-8')
   return str(path)
 
 

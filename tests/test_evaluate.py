@@ -15,11 +15,7 @@ def pre_trained(request, raw_config, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def labelled(raw_config, tmp_path_factory):
-  folder = tmp_path_factory.mktemp('labelled')
-  source = runs.pre_trained('masked_lm', raw_config, tmp_path_factory)
-  rows = {'test': runs.texts(12, seed=5)}
-  runs.train(runs.classification_config(source, folder, rows=rows), folder / 'run')
-  return folder
+  return runs.fine_tuned(raw_config, tmp_path_factory).parent
 
 
 def metrics(capsys, *arguments):
@@ -63,10 +59,10 @@ def test_a_fine_tuned_run_scores_what_it_said(labelled, capsys):
 
 
 def test_a_fine_tuned_run_on_other_examples(labelled, capsys, tmp_path):
-  file = runs.write_tsv(tmp_path / 'other.tsv', runs.texts(12, seed=5))
+  file = runs.write_tsv(tmp_path / 'other.tsv', runs.texts(9, seed=2))
   found = metrics(capsys, f'--workdir={labelled / "run"}', f'--data={file}')
   assert found['test/accuracy'] == pytest.approx(results_of(labelled / 'run')['test/accuracy'])
-  other = runs.write_tsv(tmp_path / 'named.tsv', runs.texts(12, seed=5), header=('words', 'verdict'))
+  other = runs.write_tsv(tmp_path / 'named.tsv', runs.texts(9, seed=2), header=('words', 'verdict'))
   again = metrics(capsys, f'--workdir={labelled / "run"}', f'--data={other}', '--fields=words,verdict')
   assert again == found
   wrong = runs.write_tsv(tmp_path / 'wrong.tsv', [('a text', 'so-so')])

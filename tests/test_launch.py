@@ -62,8 +62,9 @@ def test_every_script_is_known_and_can_be_run():
   assert all(os.stat(LAUNCH / name).st_mode & stat.S_IXUSR for name in scripts)
 
 
+@pytest.mark.slow
 def test_shellcheck_finds_nothing():
-  checker = pathlib.Path(sys.executable).with_name('shellcheck')  # comes with the extra `test`
+  checker = pathlib.Path(sys.executable).with_name('shellcheck')  # comes with the extra `dev`
   done = launch(str(checker), '--external-sources', *map(str, sorted(LAUNCH.glob('*.sh'))), cwd=LAUNCH)
   assert (done.returncode, done.stdout) == (0, '')
 

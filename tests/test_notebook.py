@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 
-import jupytext
 import pytest
 
 from tests.conftest import ROOT
@@ -20,7 +19,10 @@ def notebook() -> dict:
   return json.loads((FOLDER / 'lmjax_tpu.ipynb').read_text(encoding='utf-8'))
 
 
+@pytest.mark.slow  # jupytext comes with the extra `dev`
 def test_the_notebook_and_its_script_agree():
+  import jupytext
+
   script = jupytext.read(FOLDER / 'lmjax_tpu.py')
   cells = [(cell['cell_type'], ''.join(cell['source'])) for cell in notebook()['cells']]
   assert cells == [(cell.cell_type, cell.source) for cell in script.cells]

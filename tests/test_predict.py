@@ -21,10 +21,8 @@ def pre_trained(raw_config, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def labelled(pre_trained, tmp_path_factory):
-  folder = tmp_path_factory.mktemp('labelled')
-  runs.train(runs.classification_config(pre_trained, folder), folder / 'run')
-  return str(folder / 'run')
+def labelled(raw_config, tmp_path_factory):
+  return str(runs.fine_tuned(raw_config, tmp_path_factory))
 
 
 def lines(capsys, *arguments):
@@ -135,4 +133,4 @@ def test_an_id_is_the_place_among_what_was_given(labelled, capsys, tmp_path):
 def test_one_text_is_not_enough_for_pairs():
   config = types.SimpleNamespace(task='classification', data=types.SimpleNamespace(fields=('a', 'b', 'label')))
   with pytest.raises(ConfigError, match='this run classifies pairs; give a .jsonl, .csv or .tsv of a, b'):
-    predict.read(config, ('one',), None, None)
+    predict.read(config, ['one'], None, None)

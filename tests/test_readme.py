@@ -41,9 +41,9 @@ def folder(raw_config, tmp_path_factory):
 def test_configs_in_the_readme_build(line, folder, monkeypatch):
   monkeypatch.chdir(folder)
   words = shlex.split(line)
-  flags = command_line.parse_command_line(words[words.index('lmjax.main') + 1 :], main.FLAGS, bare=('dry_run',))
+  flags = command_line.parse_command_line(words[words.index('lmjax.main') + 1 :], main.FLAGS)
   assert not flags.problems
-  if saved := flags.extra['config_json']:
+  if saved := flags.values['config_json']:
     raw = command_line.load_json(saved)
   else:
     raw = command_line.load_config_file(str(ROOT / flags.file), flags.argument)

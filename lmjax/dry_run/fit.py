@@ -1,6 +1,6 @@
 """Whether a run fits on devices that need not be here: its train step is compiled for them, and nothing else happens.
 
-No data is read and no folder made. What is said of a target was compiled for it; nothing is extrapolated.
+No data is read and no folder made. What is printed of a target was compiled for it; nothing is extrapolated.
 """
 
 import dataclasses
@@ -20,33 +20,22 @@ from lmjax.tasks import prepare
 from lmjax.tasks.base import Task
 from lmjax.training import initialize, progress, state, step
 
-# Share of the devices' peak FLOP/s that the time is told for: what a well-tuned run reaches, not a prediction.
+# Share of the devices' peak FLOP/s that the time is given for: what a well-tuned run reaches, not a prediction.
 MFU = 0.4
 GIB = 2**30
 
 
 class Compiled(NamedTuple):
-  """A train step compiled for a target.
+  """A train step compiled for a target."""
 
-  Attributes:
-    config: of the run, with stand-ins for what only the data could say.
-    task: its task.
-    abstract: shapes and shardings of its TrainState.
-    mesh: of the target's devices.
-    program: None where the compiler refused it for its size.
-    needed: peak bytes of a device, by the compiler.
-    memory: bytes of a device that there are; None where that is not known.
-    seconds: that compiling took.
-  """
-
-  config: config_lib.Config
+  config: config_lib.Config  # of the run, with stand-ins for what only the data could say
   task: Task
-  abstract: state.TrainState
-  mesh: jax.sharding.Mesh
-  program: jax.stages.Compiled | None
-  needed: float
-  memory: float | None
-  seconds: float
+  abstract: state.TrainState  # shapes and shardings of its TrainState
+  mesh: jax.sharding.Mesh  # of the target's devices
+  program: jax.stages.Compiled | None  # None where the compiler refused it for its size
+  needed: float  # peak bytes of a device, by the compiler
+  memory: float | None  # bytes of a device that there are; None where that is not known
+  seconds: float  # that compiling took
 
   @property
   def fits(self) -> bool:
@@ -57,17 +46,12 @@ class Compiled(NamedTuple):
 def dry_run(
   config: config_lib.Config, source, target: topology.Target, command: str, log: Callable[[str], None]
 ) -> bool:
-  """Says whether a run fits on a target, and what it would cost.
+  """Logs whether a run fits on a target, and what it would cost; returns whether it fits.
 
   Args:
-    config: of the run.
-    source: the checkpoint that it starts from, or None.
-    target: where it is to run.
-    command: as it was typed, to be told with what would make it fit.
+    source: the checkpoint that the run starts from, or None.
+    command: as it was typed, to be printed with what would make it fit.
     log: called with each line; the last one is the verdict.
-
-  Returns:
-    whether it fits.
 
   Raises:
     ConfigError, CheckpointError: as the run itself, from metadata alone.
@@ -94,11 +78,7 @@ def dry_run(
 
 
 def compile_for(config: config_lib.Config, target: topology.Target, tokenizer=None) -> Compiled:
-  """Compiles the train step of a run for a target.
-
-  Raises:
-    ConfigError: the mesh does not make the target's devices, or does not divide the model or the batch.
-  """
+  """Compiles the train step of a run for a target. Raises ConfigError where its mesh does not fit (`check_devices`)."""
   config_lib.check_devices(config, len(target.devices))
   config, task = prepare.without_data(config, tokenizer)
   mesh = sharding.make_mesh(config.mesh, target.devices)
@@ -108,16 +88,13 @@ def compile_for(config: config_lib.Config, target: topology.Target, tokenizer=No
     abstract = state.abstract_state(task, tx, mesh)
     train_step = step.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)
     lowered = step.lower(train_step, task, mesh, abstract)
-    memory = target.memory
     try:
       program = lowered.compile()
+      needed, memory = float(peak_bytes(program, mesh)), target.memory
     except jax.errors.JaxRuntimeError as error:
-      refused = topology.memory_refused(error)
-      if refused is None:
+      if (refused := topology.memory_refused(error)) is None:
         raise
       program, (needed, memory) = None, refused
-    else:
-      needed = float(peak_bytes(program, mesh))
   return Compiled(config, task, abstract, mesh, program, needed, memory, time.perf_counter() - began)
 
 
@@ -127,11 +104,11 @@ def peak_bytes(program: jax.stages.Compiled, mesh) -> int:
   The CPU compiler's `peak_memory_in_bytes` leaves out what the program works with, so all parts are added up there; for
   GPUs too, where nobody has compared the two yet.
   """
-  found = program.memory_analysis()
+  sizes = program.memory_analysis()
   if mesh.devices.flat[0].platform == 'tpu':
-    return found.peak_memory_in_bytes
-  kept = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-  return kept + found.temp_size_in_bytes
+    return sizes.peak_memory_in_bytes
+  kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+  return kept + sizes.temp_size_in_bytes
 
 
 def search(config, target, tokenizer, first: Compiled, log) -> tuple[dict, Compiled] | None:
@@ -141,7 +118,7 @@ def search(config, target, tokenizer, first: Compiled, log) -> tuple[dict, Compi
   """
   changes: dict[str, object] = {}
   before = first
-  for path, value in moves(first):
+  for path, value in changes_to_try(first):
     asked = changes | {path: value}
     if path == 'data.batch_size':
       asked.pop('train.accumulate', None)  # a small batch need not come in parts
@@ -157,8 +134,8 @@ def search(config, target, tokenizer, first: Compiled, log) -> tuple[dict, Compi
   return None
 
 
-def moves(first: Compiled) -> Iterator[tuple[str, object]]:
-  """(leaf, value) of each change that may make a step smaller, in the order in which they are tried."""
+def changes_to_try(first: Compiled) -> Iterator[tuple[str, object]]:
+  """(setting, value) of each change that may make a step smaller, in the order in which they are tried."""
   config, devices = first.config, first.mesh.size
   if config.model.remat != 'full':
     yield 'model.remat', 'full'
@@ -186,53 +163,43 @@ def described(compiled: Compiled, target: topology.Target, known_steps: int | No
   tokens = d.batch_size * d.length
   steps = 'steps as the data says' if known_steps is None else f'{known_steps:,} steps, {known_steps * tokens:,} tokens'
   mesh = ', '.join(f'{axis} {size}' for axis, size in compiled.mesh.shape.items())
-  rows = [
+  rows: list[tuple[str, str | list[str]]] = [
     ('target', f'{target.name or "this machine"}: {devices} x {kind}, {_gib(compiled.memory)} a device; mesh {mesh}'),
     ('task', f'{config.task}; {m.attention}, {m.layers} layers, width {m.width}, {m.heads} heads, {m.dtype}'),
     ('parameters', f'{metrics.count(params):,}, vocabulary {task.model.backbone.vocab_size:,}'),
     ('batch', f'{d.batch_size} rows x {d.length} = {tokens:,} tokens a step; {steps}'),
     ('FLOPs a step', f'{flops:.3e} ({flops_lib.FLOPS_COUNT})'),
-    *(('sharding' if i == 0 else '', line) for i, line in enumerate(sharding_table(params))),
-    *(('bytes' if i == 0 else '', line) for i, line in enumerate(memory_table(compiled))),
+    ('sharding', sharding_table(params)),
+    ('bytes', memory_table(compiled)),
   ]
+  whole = sum(math.prod(array.shape) * array.dtype.itemsize for array in jax.tree.leaves(compiled.abstract))
   if compiled.program is not None:
     traffic = hlo.collectives(compiled.program.as_text())
-    said = [f'{kind}: {t.times:,} a step, {_size(t.bytes)}' for kind, t in traffic.items()] or ['none']
-    rows += [('collectives' if i == 0 else '', line) for i, line in enumerate(said)]
+    lines = [f'{kind}: {t.times:,} a step, {_size(t.bytes)}' for kind, t in traffic.items()]
+    rows.append(('collectives', lines or 'none'))
   rows.append(('time', _time(flops, devices, flops_lib.peak_flops(target.devices[0]), known_steps)))
-  rows.append(('checkpoint', f'{_size(sum(map(_whole, jax.tree.leaves(compiled.abstract))))} each, before compression'))
+  rows.append(('checkpoint', f'{_size(whole)} each, before compression'))
   rows.append(('compiled', f'in {compiled.seconds:.1f} s'))
-  return '\n'.join(f'{name:>13}  {text}' for name, text in rows)
+  separator = '\n' + ' ' * 15
+  return '\n'.join(f'{name:>13}  {text if isinstance(text, str) else separator.join(text)}' for name, text in rows)
 
 
 def sharding_table(params) -> list[str]:
   """A line for each kind of parameter: path, shape, the mesh axes that its axes are split over, bytes a device."""
-  flat = paths.flatten(params)
-  lines = []
-  for name in paths.by_layer(list(flat)):
-    leaf = flat[_first_of(name)]
-    axes = ', '.join('-' if axis is None else str(axis) for axis in leaf.sharding.spec) or '-'
-    lines.append(f'{name} {list(leaf.shape)} over ({axes}), {_size(_share(leaf))} a device')
+  arrays, lines = paths.flatten(params), []
+  for name, path in paths.by_layer(list(arrays)).items():
+    array = arrays[path]
+    axes = ', '.join('-' if axis is None else str(axis) for axis in array.sharding.spec) or '-'
+    lines.append(f'{name} {list(array.shape)} over ({axes}), {_size(_share(array))} a device')
   return lines
-
-
-def _first_of(name: str) -> str:
-  """`layers/0..3/mlp/up/kernel` -> the path of its first layer."""
-  if not name.startswith('layers/'):
-    return name
-  _, number, rest = name.split('/', 2)
-  return f'layers/{number.partition("..")[0].partition(",")[0]}/{rest}'
 
 
 def memory_table(compiled: Compiled) -> list[str]:
   """Bytes of a device by what they hold."""
-  abstract = compiled.abstract
-  trainable, _ = optim.split(compiled.config.optim, abstract.params)
-  held = {
-    'parameters': sum(map(_share, jax.tree.leaves(abstract.params))),
-    'optimizer': sum(map(_share, jax.tree.leaves(abstract.opt_state))),
-    'gradients': sum(map(_share, jax.tree.leaves(trainable))),
-  }
+  params, opt_state = compiled.abstract.params, compiled.abstract.opt_state
+  trainable, _ = optim.split(compiled.config.optim, params)
+  trees = {'parameters': params, 'optimizer': opt_state, 'gradients': trainable}
+  held = {name: sum(map(_share, jax.tree.leaves(tree))) for name, tree in trees.items()}
   lines = [f'{name}: {_size(size)} a device' for name, size in held.items()]
   rest = compiled.needed - sum(held.values())
   lines.append(f'activations and what the program works with: {_size(max(rest, 0))} a device (the rest of the peak)')
@@ -240,13 +207,9 @@ def memory_table(compiled: Compiled) -> list[str]:
   return lines
 
 
-def _share(leaf) -> int:
+def _share(array) -> int:
   """Bytes of an array that one device holds."""
-  return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-
-
-def _whole(leaf) -> int:
-  return math.prod(leaf.shape) * leaf.dtype.itemsize
+  return math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
 
 
 def _time(flops, devices, peak, steps) -> str:
@@ -258,11 +221,6 @@ def _time(flops, devices, peak, steps) -> str:
 
 
 def _size(count: float) -> str:
-  """Bytes for people.
-
-  >>> _size(2_500_000)
-  '2.5 MB'
-  """
   for power, unit in ((9, 'GB'), (6, 'MB'), (3, 'kB')):
     if count >= 10**power:
       return f'{count / 10**power:.1f} {unit}'
@@ -274,8 +232,8 @@ def _gib(count: float | None) -> str:
 
 
 def _changed(config, changes: dict[str, object]):
-  """A Config with leaves changed, {'model.remat': 'full'}."""
+  """A Config with settings changed, {'model.remat': 'full'}."""
   for path, value in changes.items():
-    section, leaf = path.split('.')
-    config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{leaf: value})})
+    section, name = path.split('.')
+    config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{name: value})})
   return config

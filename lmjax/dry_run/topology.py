@@ -7,7 +7,6 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,6 @@ from lmjax.errors import ConfigError
 
 _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 GENERATIONS = ('v2', 'v3', 'v4', 'v5e', 'v5p', 'v6e', 'tpu7x')
-_FORM = 'must be as v5e:2x4, 2*v5e:4x4 (slices), or cpu:8'
 # no question to Google's servers, no complaint that this is no TPU VM, and no lock on chips that another process uses
 _LIBTPU = {
   'TPU_SKIP_MDS_QUERY': '1',
@@ -30,17 +28,11 @@ _LIBTPU = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """Where a program is to run.
+  """Where a program is to run."""
 
-  Attributes:
-    name: as it is typed; None: this machine.
-    devices: JAX devices; described ones compile, and do not run.
-    memory: bytes of one device that a program may use; None where it is not known.
-  """
-
-  name: str | None
-  devices: list
-  memory: float | None
+  name: str | None  # as it is typed; None: this machine
+  devices: list  # JAX devices; described ones compile, and do not run
+  memory: float | None  # bytes of one device that a program may use; None where it is not known
 
 
 def find(name: str | None) -> Target:
@@ -71,39 +63,37 @@ def parse(name: str) -> tuple[str, int, tuple[int, ...]]:
   Raises:
     ConfigError: not of this form, or no such platform.
   """
+
+  def refused(rule: str) -> ConfigError:
+    return ConfigError(f'--dry_run = {name}: {rule}')
+
   found = re.fullmatch(r'(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)', name)
   if found is None:
-    raise ConfigError(f'--dry_run = {name}: {_FORM}; try v5e:2x4')
+    raise refused('must be as v5e:2x4, 2*v5e:4x4 (slices), or cpu:8; try v5e:2x4')
   slices, platform, shape = found.groups()
   if platform == 'cpu':
     if slices or not shape.isdigit() or not 1 <= int(shape) <= 1024:
-      raise ConfigError(f'--dry_run = {name}: a number of CPU devices is needed, from 1 to 1,024; the nearest is cpu:1')
+      raise refused('a number of CPU devices is needed, from 1 to 1,024; the nearest is cpu:1')
     return 'cpu', int(shape), ()
   if platform in ('gpu', 'cuda', 'rocm'):
-    raise ConfigError(f'--dry_run = {name}: GPUs must be here to be compiled for; there, give --dry_run alone')
+    raise refused('GPUs must be here to be compiled for; there, give --dry_run alone')
   sizes, many = tuple(max(int(size), 1) for size in shape.split('x')), max(int(slices or 1), 1)
   if platform not in GENERATIONS:
     close = min(GENERATIONS, key=lambda known: abs(_number(known) - _number(platform)))
     known = ', '.join(GENERATIONS)
-    nearest = _nearest(many, close, sizes)
-    raise ConfigError(f'--dry_run = {name}: no such generation; the nearest is {nearest} (there are {known})')
+    raise refused(f'no such generation; the nearest is {_nearest(many, close, sizes)} (there are {known})')
   if slices == '0' or '0' in shape.split('x'):
-    raise ConfigError(f'--dry_run = {name}: has no chip; the nearest is {_nearest(many, platform, sizes)}')
+    raise refused(f'has no chip; the nearest is {_nearest(many, platform, sizes)}')
   return platform, many, sizes
 
 
 def _number(generation: str) -> int:
   """'v5e' -> 5."""
-  found = re.search(r'\d+', generation)
-  return int(found.group()) if found else 0
+  return int((re.findall(r'\d+', generation) or [0])[0])
 
 
 def cpu_devices(count: int) -> list:
-  """So many CPU devices; must come before anything touches a device, if there are more than JAX has by itself.
-
-  Raises:
-    ConfigError: JAX is running already, with fewer.
-  """
+  """So many CPU devices. Raises ConfigError where JAX is running already, with fewer."""
   with contextlib.suppress(RuntimeError):  # running already
     jax.config.update('jax_num_cpu_devices', count)
   found = jax.devices('cpu')
@@ -127,35 +117,28 @@ def _describe(slices: int, platform: str, shape: tuple[int, ...]) -> list | None
       return None
   elif platform in ('v5e', 'v6e') and shape == (2, 4):  # is rented as one host of 8 chips, not as two of 4
     options['chips_per_host_bounds'] = [2, 4, 1]
+  name = f'{platform}:{_shown(shape)}'
   try:
-    return list(
-      topologies.get_topology_desc(platform='tpu', topology_name=f'{platform}:{_shown(shape)}', **options).devices
-    )
+    return list(topologies.get_topology_desc(platform='tpu', topology_name=name, **options).devices)
   except jax.errors.JaxRuntimeError:
     return None
 
 
 def _nearest(slices: int, platform: str, shape: tuple[int, ...]) -> str:
   """The topology of this generation whose chips are nearest in number, and then in shape."""
-  chips = math.prod(shape)
 
-  def distance(other):
-    return abs(math.log(math.prod(other) / chips)), sum(
-      abs(a - b) for a, b in itertools.zip_longest(other, shape, fillvalue=1)
-    )
+  def distance(other: tuple[int, ...]) -> tuple[float, int]:
+    sides = itertools.zip_longest(other, shape, fillvalue=1)
+    return abs(math.log(math.prod(other) / math.prod(shape))), sum(abs(a - b) for a, b in sides)
 
-  best = min(_shapes(platform), key=distance)
-  return ('' if slices == 1 else f'{slices}*') + f'{platform}:{_shown(best)}'
+  return ('' if slices == 1 else f'{slices}*') + f'{platform}:{_shown(min(_shapes(platform), key=distance))}'
 
 
-def _shapes(platform: str) -> Iterator[tuple[int, ...]]:
+def _shapes(platform: str) -> list[tuple[int, ...]]:
   """Shapes of slices that can be rented: 1, or squares and doubled squares up to 16 x 16; or blocks of 4 chips."""
   if platform in ('v5e', 'v6e', 'v2', 'v3'):
-    yield from ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
-  else:
-    sides = (2, 4, 8, 12, 16)
-    yield (2, 2, 1)
-    yield from itertools.combinations_with_replacement(sides, 3)
+    return [(1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)]
+  return [(2, 2, 1), *itertools.combinations_with_replacement((2, 4, 8, 12, 16), 3)]
 
 
 def _shown(shape) -> str:
@@ -179,8 +162,8 @@ def _memory_of(device) -> float | None:
     program = jax.jit(lambda x: x + 1, in_shardings=here, out_shardings=here).trace(far_too_many)
     program.lower(lowering_platforms=(device.platform,)).compile()
   except jax.errors.JaxRuntimeError as error:
-    refused = memory_refused(error)
-    return None if refused is None else refused[1]
+    if refused := memory_refused(error):
+      return refused[1]
   return None
 
 

@@ -3,6 +3,8 @@
 Legend: B batch, T length.
 """
 
+import functools
+
 import jax
 
 from lmjax.models.heads import LanguageModel
@@ -10,6 +12,7 @@ from lmjax.objectives.config import CausalConfig
 from lmjax.ops.cross_entropy import cross_entropy
 
 
+@functools.lru_cache(maxsize=8)
 def make_loss(model: LanguageModel, config: CausalConfig):
   """The jitted loss `(params, batch, key) -> (loss_sum, weight_sum, metrics)`, metrics as (sum, weight) pairs.
 

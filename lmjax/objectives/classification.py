@@ -3,6 +3,8 @@
 Legend: B batch, T length, D width, C classes.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -22,6 +24,7 @@ def pool(x_BTD: jax.Array, segments_BT: jax.Array, pooling: str) -> jax.Array:
   return (total_BD / count_B[:, None]).astype(x_BTD.dtype)
 
 
+@functools.lru_cache(maxsize=8)
 def make_logits(model: HeadedModel, config: ClassificationConfig):
   """`(params, batch, key) -> float32 logits_BC`; the batch holds inputs_BT, segments_BT, and segment_types_BT."""
 
@@ -36,6 +39,7 @@ def make_logits(model: HeadedModel, config: ClassificationConfig):
   return logits
 
 
+@functools.lru_cache(maxsize=8)
 def make_loss(model: HeadedModel, config: ClassificationConfig):
   """The jitted loss `(params, batch, key) -> (loss_sum, weight_sum, metrics)`, metrics as (sum, weight) pairs.
 

@@ -3,6 +3,8 @@
 Legend: B batch, T length, K slots: places whose next token counts, D width.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +13,7 @@ from lmjax.objectives.config import ConditionalConfig
 from lmjax.ops.cross_entropy import cross_entropy
 
 
+@functools.lru_cache(maxsize=8)
 def make_loss(model: LanguageModel, config: ConditionalConfig):
   """The jitted loss `(params, batch, key) -> (loss_sum, weight_sum, metrics)`, metrics as (sum, weight) pairs.
 

@@ -3,6 +3,8 @@
 Legend: B batch, T length, K slots (masked positions) a row, D width.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +13,7 @@ from lmjax.objectives.config import MaskedConfig
 from lmjax.ops.cross_entropy import cross_entropy
 
 
+@functools.lru_cache(maxsize=8)
 def make_loss(model: LanguageModel, config: MaskedConfig):
   """The jitted loss `(params, batch, key) -> (loss_sum, weight_sum, metrics)`, metrics as (sum, weight) pairs.
 

@@ -5,8 +5,10 @@
 absl's flags are not used: they stop at the first mistake, with a traceback around those of a config file.
 """
 
+import builtins
 import dataclasses
 import difflib
+import functools
 import hashlib
 import inspect
 import itertools
@@ -15,7 +17,6 @@ import os
 import re
 import sys
 import traceback
-import typing
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, Literal
@@ -23,122 +24,74 @@ from typing import Any, Literal
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from lmjax.console import SHOWN, silence, tell
-from lmjax.errors import ConfigError, LmjaxError
-from lmjax.schema import common_file
-from lmjax.schema.describe import parts_of
-from lmjax.schema.overrides import Refusal, read
+from lmjax.errors import ConfigError, DataError, LmjaxError
+from lmjax.schema.describe import describe, parts_of
+from lmjax.schema.overrides import Refusal, override, read
 from lmjax.schema.validate import line
 
 # Earlier names of flags, of which some are too unlike the new ones to be found by spelling.
 RENAMED = {'processes': 'num_processes', 'process': 'process_id', 'words': 'neighbors', 'pairs': 'minimal_pairs'}
+COMMON = 'common'  # what the configs of a folder share
 _LONGEST_NAME = 80
+_NUMBERS = {int, float, bool, type(None)}
 _serial = itertools.count()
 
+UseOfConfig = Literal['required', 'optional', 'refused']
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass
 class CommandLine:
-  """A parsed command line.
+  """A parsed command line."""
 
-  Attributes:
-    file: the config file, None where it is not given.
-    argument: what follows the first `:` of the flag, None where there is no `:`.
-    workdir: None where it is not given.
-    assignments: (path, text) of every `--config.PATH=TEXT`, in order.
-    extra: the other flags by name; None where not given, False or True (or a text) for a bare one.
-    words: what is no flag, where that is allowed.
-    help: whether `--help` or `-h` is there.
-    problems: one line each.
-  """
-
-  file: str | None
-  argument: str | None
-  workdir: str | None
-  assignments: tuple
-  extra: dict
-  words: tuple
-  help: bool
-  problems: tuple
+  file: str | None  # what stands before the first `:` of --config
+  argument: str | None  # what follows it, None where there is no `:`
+  workdir: str | None  # None where it is not given
+  assignments: list  # (path, text) of every `--config.PATH=TEXT`, in order
+  values: dict  # of the other flags by name, None where not given
+  words: list  # what is no flag, where that is allowed
+  help: bool  # whether `--help` or `-h` is there
+  problems: list  # one line each
+  argv: list  # as it was typed
+  config: ConfigDict | None = None  # what the file holds, with the assignments; see `command`
 
 
-def parse_command_line(
-  argv, extra=None, bare=(), config: Literal['required', 'optional', 'refused'] = 'required', words=False
-):
-  """Parses the arguments after the program's name. Never raises on what a user types.
+def command(run, argv, doc: str, flags=None, config: UseOfConfig = 'refused', root=None, words=False) -> int:
+  """Runs `run(CommandLine)` of a command, or prints help; see `run_command`.
+
+  A command that has no config is not run where its flags have problems; one that has reports them with its own.
 
   Args:
-    argv: `--flag=value` or `--flag value` each.
-    extra: name -> annotation of further flags that take a value, as in a config dataclass.
-    bare: names of further flags that need none: `--dry_run`, or `--dry_run=TEXT`.
-    config: whether `--config` is required, optional or refused, with its settings; refused: `--workdir` is required.
-    words: whether there may be arguments that are no flags.
-
-  Returns:
-    A `CommandLine`; its `problems` are meant to be reported along with those of the config.
+    argv: as `parse_command_line` takes it, with `flags`, `config` and `words`; None: those of this process.
+    doc: printed for `--help`.
+    root: the class of its config.
   """
-  kinds = {'config': str, 'workdir': str, **(extra or {})}
-  values, assignments, problems, texts = dict.fromkeys(kinds) | dict.fromkeys(bare, False), [], [], []
-  wants_help = False
-  for flag, text in _flags(argv, bare):
-    name = flag.removeprefix('--').replace('-', '_')
-    if flag in ('--help', '-h'):
-      wants_help = True
-    elif flag.startswith('--config.'):
-      path = flag.removeprefix('--config.')
-      if text is None:
-        problems.append(line(flag, None, 'has no value', f'give {flag}=VALUE'))
-      else:
-        assignments.append((path, text))
-    elif words and not flag.startswith('-'):
-      texts.append(flag if text is None else f'{flag}={text}')
-    elif not flag.startswith('--') or name not in values:
-      problems.append(_unknown_flag(flag, text, values))
-    elif name in bare:
-      values[name] = {None: True, '': True, 'true': True, 'false': False}.get(text, text)
-    elif not text:
-      problems.append(line(flag, None, 'has no value', f'give {flag}=VALUE'))
-      values[name] = values[name] or ''
-    else:
+
+  def run_parsed(argv):
+    given = parse_command_line(argv, flags, config, words)
+    saved = given.values.get('config_json')
+    has_config = given.file is not None or saved is not None
+    if given.help and given.file is None:
+      print(doc)
+      return
+    if given.problems and (config == 'refused' or not has_config):
+      raise ConfigError(given.problems)
+    if has_config:
       try:
-        values[name] = read(kinds[name], text)
-      except Refusal as refusal:
-        problems.append(line(flag, text, refusal.rule, refusal.remedy))
-  file, workdir = values.pop('config'), values.pop('workdir')
-  if config == 'refused' and (file is not None or assignments):
-    given = '--config' if file is not None else f'--config.{assignments[0][0]}'
-    problems.append(line(given, file or assignments[0][1], 'has no effect: a run has its own config', 'leave it out'))
-  if config == 'refused' and not workdir and not wants_help:
-    problems.append('--workdir: missing; name the folder of a run')
-  if values.get('config_json') is not None and file is not None:
-    problems.append(
-      line('--config_json', values['config_json'], f'--config = {file} is given as well', 'leave one out')
-    )
-  if file is None and config == 'required' and not wants_help and values.get('config_json') is None:
-    problems.insert(0, '--config: missing; name a config file, such as --config=configs/pretrain_clm.py')
-  file, argument = split_config_flag(file) if file else (None, None)
-  flags = tuple(assignments), values, tuple(texts)
-  return CommandLine(file, argument, workdir or None, *flags, wants_help, tuple(problems))
+        raw = load_json(saved) if given.file is None else load_config_file(given.file, given.argument)
+      except ConfigError as error:
+        raise ConfigError([*given.problems, *error.problems]) from error
+      given.config, problems = override(root, raw, given.assignments)
+      given.problems += problems
+    if given.help:
+      print(f'{given.file}\n\n{describe(root, given.config)}')
+    else:
+      run(given)
 
-
-def load_config(flags: CommandLine) -> ConfigDict:
-  """The ConfigDict of the file that `--config` names.
-
-  Raises:
-    ConfigError: no `--config`, or a file that cannot be loaded, with the problems of the command line before it.
-  """
-  if flags.file is None:
-    raise ConfigError(flags.problems)
-  try:
-    return load_config_file(flags.file, flags.argument)
-  except ConfigError as error:
-    raise ConfigError([*flags.problems, *error.problems]) from error
+  return run_command(run_parsed, argv)
 
 
 def run_command(run, argv) -> int:
-  """Runs `run(argv)`; what a user can fix becomes lines on stderr and an exit code, without a traceback.
-
-  Returns:
-    0, the exit code of an LmjaxError, or 130 for Ctrl-C.
-  """
+  """Runs `run(argv)`; returns 0, the exit code of an LmjaxError, whose lines go to stderr, or 130 for Ctrl-C."""
   try:
     run(sys.argv[1:] if argv is None else argv)
     return 0
@@ -152,6 +105,49 @@ def run_command(run, argv) -> int:
   except BrokenPipeError:
     silence(sys.stdout)  # the reader has seen enough (`| head`)
     return 0
+
+
+def parse_command_line(argv, flags=None, config: UseOfConfig = 'required', words=False) -> CommandLine:
+  """Parses the arguments after the program's name. Never raises on what a user types.
+
+  Args:
+    argv: `--flag=value` or `--flag value` each.
+    flags: name -> annotation of further flags, as in a config dataclass; those that may be a bool need no value.
+    config: whether `--config` and its settings are required, optional (in place of `--workdir`) or refused.
+    words: whether there may be arguments that are no flags.
+  """
+  kinds = {'config': str, 'workdir': str, **(flags or {})}
+  bare = {name for name, annotation in kinds.items() if bool in parts_of(annotation)}
+  values, assignments, problems, texts, wants_help = dict.fromkeys(kinds), [], [], [], False
+  for flag, text in _flags(argv, bare):
+    name = flag.removeprefix('--').replace('-', '_')
+    if flag in ('--help', '-h'):
+      wants_help = True
+    elif flag.startswith('--config.') and text is not None:
+      assignments.append((flag.removeprefix('--config.'), text))
+    elif words and not flag.startswith('-'):
+      texts.append(flag if text is None else f'{flag}={text}')
+    elif flag.startswith('--config.') or flag.startswith('--') and name in kinds:
+      text = 'true' if name in bare and not text else text
+      values[name] = _read(flag, flag, kinds.get(name), text, problems)
+    else:
+      problems.append(_unknown_flag(flag, text, kinds))
+  file, workdir, saved = values.pop('config'), values.pop('workdir'), values.get('config_json')
+  if config == 'refused' and (file is not None or assignments):
+    name, text = ('--config', file) if file is not None else (f'--config.{assignments[0][0]}', assignments[0][1])
+    problems.append(line(name, text, 'has no effect: a run has its own config', 'leave it out'))
+  if config == 'refused' and not workdir:
+    problems.append('--workdir: missing; name the folder of a run')
+  if config == 'optional' and (file is None) == (workdir is None):
+    problems.append('--config, --workdir: exactly one is needed; --config=FILE --batch=S, or --workdir=DIR')
+  if config == 'required' and file is None and saved is None:
+    problems.insert(0, '--config: missing; name a config file, such as --config=configs/pretrain_clm.py')
+  if saved is not None and file is not None:
+    problems.append(line('--config_json', saved, f'--config = {file} is given as well', 'leave one out'))
+  if texts and values.get('file') is not None:
+    problems.append(line('--file', values['file'], 'not with texts on the command line', 'leave one of them out'))
+  file, argument = split_config_flag(file) if file else (None, None)
+  return CommandLine(file, argument, workdir or None, assignments, values, texts, wants_help, problems, argv)
 
 
 def split_config_flag(flag):
@@ -169,41 +165,41 @@ def parse_argument(argument, **declared):
   Args:
     argument: text after the first `:` of the flag, or None. A comma begins a new argument only before
       `name=` of a declared name or before a bare word declared as a bool; each splits at its first `=`.
-    **declared: name=default. The type is that of the default, `str | None` for None; or write
-      name=(annotation, default), such as `(int | None, None)`.
-
-  Returns:
-    SimpleNamespace with a value for every declared name.
+    **declared: name=default, of the type of the default (`str | None` for None); or name=(annotation, default).
 
   Raises:
     ConfigError: with every problem.
   """
-  typed = {name: _declaration(default) for name, default in declared.items()}
-  values = {name: default for name, (_, default) in typed.items()}
-  problems = []
-  for name, text in _arguments(argument or '', typed):
-    if name not in typed:
-      close = difflib.get_close_matches(name, typed, 1)
-      remedy = f'did you mean {close[0]}?' if close else f'this config takes {", ".join(typed) or "none"}'
-      problems.append(line(f'argument {name}', text, 'unknown argument', remedy))
-    elif not text:
-      problems.append(line(f'argument {name}', None, 'has no value', f'give {name}=VALUE'))
+  kinds: dict[Any, Any] = {type(None): str | None, tuple: tuple[str, ...]}
+  # a tuple with something in it is (annotation, default)
+  pairs = {name: d if isinstance(d, tuple) and d else (kinds.get(type(d), type(d)), d) for name, d in declared.items()}
+  annotations, values = ({name: pair[i] for name, pair in pairs.items()} for i in (0, 1))
+  problems: list[str] = []
+  for name, text in _arguments(argument or '', annotations):
+    if name in annotations:
+      values[name] = _read(f'argument {name}', name, annotations[name], text, problems)
     else:
-      try:
-        values[name] = read(typed[name][0], text)
-      except Refusal as refusal:
-        problems.append(line(f'argument {name}', text, refusal.rule, refusal.remedy))
+      close = difflib.get_close_matches(name, annotations, 1)
+      remedy = f'did you mean {close[0]}?' if close else f'this config takes {", ".join(annotations) or "none"}'
+      problems.append(line(f'argument {name}', text, 'unknown argument', remedy))
   if problems:
     raise ConfigError(problems)
   return SimpleNamespace(**values)
 
 
-def load_config_file(path, argument=None):
-  """The ConfigDict of a config file's `get_config`.
+def _read(shown: str, flag: str, annotation, text: str | None, problems: list[str]) -> Any:
+  """The value of a flag or an argument; '' where it has none, or a wrong one, which is a problem."""
+  try:
+    if text:
+      return read(annotation, text)
+    problems.append(line(shown, None, 'has no value', f'give {flag}=VALUE'))
+  except Refusal as refusal:
+    problems.append(line(shown, text, *refusal.args))
+  return ''
 
-  Args:
-    path: a .py file, relative to the current directory.
-    argument: passed to `get_config`; None where there is none.
+
+def load_config_file(path, argument=None):
+  """The ConfigDict that `get_config` of a .py file returns, called with the argument if there is one.
 
   Raises:
     ConfigError: no such file, no `get_config`, or an exception in it, with the line where it happened.
@@ -211,21 +207,41 @@ def load_config_file(path, argument=None):
   """
   file = Path(path)
   if file.suffix != '.py' or not os.path.isfile(path):
-    raise ConfigError(_no_file(path, file))
+    raise ConfigError(line(path, None, *_no_file(path, file)))
   module = ModuleType(f'_lmjax_config_{next(_serial)}')
-  module.__file__ = str(path)
+  module.__dict__['__builtins__'] = vars(builtins) | {'__import__': functools.partial(_import, file)}
   sys.modules[module.__name__] = module  # Where dataclasses look up the annotations of the file's classes.
-  with common_file.importable(file):
-    # Compiled here, not imported: bytecode cached by time stamp can be that of an earlier version.
-    _guarded(path, lambda: exec(compile(file.read_bytes(), str(path), 'exec'), module.__dict__))
-    get_config = getattr(module, 'get_config', None)
-    if not callable(get_config):
-      raise ConfigError(_no_config(path, file))
-    config = _guarded(path, lambda: get_config(*_call_arguments(path, get_config, argument)))
+  _guarded(path, lambda: _execute(path, module))
+  get_config = getattr(module, 'get_config', None)
+  if not callable(get_config):
+    raise ConfigError(line(path, None, *_no_config(file)))
+  parameters = inspect.signature(get_config).parameters.values()
+  if argument is not None and not parameters:
+    raise ConfigError(line(path, None, f'takes no argument, but got {argument!r}', f'give --config={path}'))
+  passed = argument is not None or any(parameter.default is parameter.empty for parameter in parameters)
+  config = _guarded(path, lambda: get_config(*([argument] if passed else [])))
   if not isinstance(config, ConfigDict):
     rule = f'get_config returned a {type(config).__name__}'
     raise ConfigError(line(path, None, rule, 'return an ml_collections.ConfigDict'))
   return ConfigDict(config) if isinstance(config, FrozenConfigDict) else config
+
+
+def _execute(path, module: ModuleType) -> None:
+  """Runs a file in a module. Compiled here, not imported: cached bytecode can be that of an earlier version."""
+  module.__file__ = str(path)
+  exec(compile(Path(path).read_bytes(), str(path), 'exec'), module.__dict__)
+
+
+def _import(config: Path, name: str, *rest):
+  """`import` of a config file: `common` is the common.py next to it, in any working directory, and no other module."""
+  if name != COMMON:
+    return builtins.__import__(name, *rest)
+  file, module = config.parent / f'{COMMON}.py', ModuleType(name)
+  if not file.is_file():
+    rule = f'imports {COMMON}, and there is no {file.name} next to it'
+    raise ConfigError(f'{config}: {rule}; copy that file too, from the folder that the config came from')
+  _execute(file, module)
+  return module
 
 
 def load_json(path: str) -> dict:
@@ -234,19 +250,35 @@ def load_json(path: str) -> dict:
   Raises:
     ConfigError: no such file, or not what a run writes.
   """
-  flag = '--config_json'
+
+  def problem(rule: str, remedy: str = 'name the config.json of a run') -> ConfigError:
+    return ConfigError(line('--config_json', path, rule, remedy))
+
   try:
     values = json.loads(Path(path).read_bytes())
   except OSError as error:
-    raise ConfigError(line(flag, path, error.strerror or 'cannot be read', 'name WORKDIR/config.json')) from error
+    raise problem(error.strerror or 'cannot be read', 'name WORKDIR/config.json') from error
   except ValueError as error:
-    raise ConfigError(line(flag, path, f'not JSON ({error})', 'name the config.json of a run')) from error
+    raise problem(f'not JSON ({error})') from error
   if not isinstance(values, dict):
-    raise ConfigError(line(flag, path, 'holds no object', 'name the config.json of a run'))
+    raise problem('holds no object')
   if SHOWN in json.dumps(values):
-    rule = f'a secret in it is {SHOWN}'
-    raise ConfigError(line(flag, path, rule, 'run the config file that it came from'))
+    raise problem(f'a secret in it is {SHOWN}', 'run the config file that it came from')
   return values
+
+
+def read_text(flag: str, file: str | None) -> str:
+  """The text of the file that a flag names, or of standard input. Raises DataError where it cannot be read."""
+  try:
+    if file is None:
+      return sys.stdin.buffer.read().decode('utf-8')
+    with open(file, encoding='utf-8') as opened:
+      return opened.read()
+  except OSError as error:
+    raise DataError(f'{flag} = {file}: {error.strerror}; give a readable file') from error
+  except UnicodeDecodeError as error:
+    where = 'standard input' if file is None else f'{flag} = {file}'
+    raise DataError(f'{where}: not UTF-8 ({error.reason} at byte {error.start}); convert it') from error
 
 
 def default_workdir(file, argument):
@@ -288,70 +320,48 @@ def _unknown_flag(flag, text, known):
     typed = flag if text is None else f'{flag}={text}'
     return line(typed, None, 'not a flag', f'did you mean --config={typed}?')
   if '.' in name:
-    path = name.partition('.')[2] if close == ['config'] else name
-    return line(flag, text, 'unknown flag', f'did you mean --config.{path}?')
-  if close:
-    return line(flag, text, 'unknown flag', f'did you mean --{close[0]}?')
-  flags = ', '.join(f'--{other}' for other in known)
-  return line(flag, text, 'unknown flag', f'the flags are {flags}, and --config.PATH=VALUE for a setting')
+    remedy = f'did you mean --config.{name.partition(".")[2] if close == ["config"] else name}?'
+  elif close:
+    remedy = f'did you mean --{close[0]}?'
+  else:
+    remedy = f'the flags are {", ".join(f"--{other}" for other in known)}, and --config.PATH=VALUE for a setting'
+  return line(flag, text, 'unknown flag', remedy)
 
 
-def _declaration(default):
-  """(annotation, default) of one declared argument."""
-  if isinstance(default, tuple) and len(default) == 2:
-    annotation, value = default
-    if isinstance(annotation, type) or typing.get_origin(annotation) is not None:
-      return annotation, value
-  if isinstance(default, tuple):
-    return tuple[str, ...], default
-  return str | None if default is None else type(default), default
-
-
-def _arguments(argument, typed):
+def _arguments(argument, annotations):
   """(name, text or None) of each argument; a piece that begins none belongs to the text before it."""
-  found, open_text = [], False
+  found: list[list] = []
+  open_text = False
   for piece in argument.split(','):
     name, equals, text = piece.partition('=')
     word = name.strip()
-    known = word in typed
-    is_bool = known and typed[word][0] is bool
-    slip = word.isidentifier() and not known and difflib.get_close_matches(word, typed, 1, 0.8)
+    known = word in annotations
+    is_bool = known and annotations[word] is bool
+    slip = word.isidentifier() and not known and difflib.get_close_matches(word, annotations, 1, 0.8)
     if open_text and not (equals and known or is_bool and not equals or slip):
       found[-1][1] += f',{piece}'
     elif piece.strip():
       found.append([word, text if equals else 'true' if is_bool else None])
       # A number ends at its comma, a text may go on.
-      open_text = bool(equals) and not (known and {int, float, bool, type(None)}.issuperset(parts_of(typed[word][0])))
+      open_text = bool(equals) and not (known and _NUMBERS.issuperset(parts_of(annotations[word])))
   return found
 
 
-def _no_file(path, file):
-  """Why a path is no config file, with the likeliest one that is."""
-  around = [folder for folder in (file.parent, Path('configs')) if os.path.isdir(folder)]
-  found = [other for folder in around for other in folder.glob('*.py') if other.is_file()]
-  others = {str(other) for other in found if other.stem not in ('__init__', common_file.NAME)}
-  stems = {Path(other).stem: other for other in sorted(others, reverse=True)}
-  close = difflib.get_close_matches(file.stem, stems, 1)
+def _no_file(path, file: Path) -> tuple[str, str]:
+  """(rule, remedy) of a path that is no config file."""
+  folders = [folder for folder in (Path('configs'), file.parent) if os.path.isdir(folder)]
+  stems = {other.stem: other for folder in folders for other in folder.glob('*.py') if other.is_file()}
+  close = difflib.get_close_matches(file.stem, stems.keys() - {'__init__', COMMON}, 1)
   rule = 'no such file' if file.suffix == '.py' and not os.path.isdir(path) else 'must be a .py file'
-  remedy = f'did you mean {stems[close[0]]}?' if close else 'give --config=FILE.py[:arg]'
-  return line(path, None, rule, remedy)
+  return rule, f'did you mean {stems[close[0]]}?' if close else 'give --config=FILE.py[:arg]'
 
 
-def _no_config(path, file):
-  """Why a file that can be executed is no config."""
-  if file.stem != common_file.NAME:
-    return line(path, None, 'has no get_config', 'define get_config(argument)')
+def _no_config(file: Path) -> tuple[str, str]:
+  """(rule, remedy) of a file that can be executed and is no config."""
+  if file.stem != COMMON:
+    return 'has no get_config', 'define get_config(argument)'
   others = sorted(str(other) for other in file.parent.glob('*.py') if other.stem != file.stem)
-  remedy = f'name one of them, such as {others[0]}' if others else 'name a config'
-  return line(path, None, 'is no run but what the configs next to it share', remedy)
-
-
-def _call_arguments(path, get_config, argument):
-  parameters = inspect.signature(get_config).parameters.values()
-  if argument is not None and not parameters:
-    raise ConfigError(line(path, None, f'takes no argument, but got {argument!r}', f'give --config={path}'))
-  required = [parameter for parameter in parameters if parameter.default is parameter.empty]
-  return (argument,) if argument is not None or required else ()
+  return 'is no run but what the configs next to it share', f'name one of them, such as {[*others, "FILE.py"][0]}'
 
 
 def _guarded(path, call) -> Any:
@@ -361,12 +371,11 @@ def _guarded(path, call) -> Any:
   except ConfigError:
     raise
   except (Exception, SystemExit) as error:
-    files = (str(path), str(Path(path).parent / f'{common_file.NAME}.py'))
+    files = (str(path), str(Path(path).parent / f'{COMMON}.py'))
     frames = traceback.extract_tb(error.__traceback__)
     places = [f'{frame.filename}:{frame.lineno}' for frame in frames if frame.filename in files]
     message = str(error)
     if isinstance(error, SyntaxError) and error.filename in files:
       places, message = [f'{error.filename}:{error.lineno}'], error.msg
-    where = places[-1] if places else path
-    rule = f'{type(error).__name__}: {" ".join(message.split())}'
+    where, rule = [path, *places][-1], f'{type(error).__name__}: {" ".join(message.split())}'
     raise ConfigError(line(where, None, rule, 'fix the config file')) from error

@@ -12,25 +12,17 @@ from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import RequiredValueError
 
 NOT_SET = type('NotSet', (), {'__repr__': lambda self: '(not set)'})()
-_UNIONS = (Union, types.UnionType)
 _NAMES = {int: 'an int', float: 'a float', bool: 'a bool', str: 'a str', type(None): 'None'}
 _BOUNDS = {'ge': '{} or more', 'gt': 'above {}', 'le': 'at most {}', 'lt': 'below {}'}
 
 
 class Node(NamedTuple):
-  """A setting or a section.
+  """A setting or a section."""
 
-  Attributes:
-    path: such as `optim.learning_rate`.
-    annotation: of its field.
-    doc: its meaning, from the docstring of its class.
-    value: in the config, or its default; NOT_SET where there is neither.
-  """
-
-  path: str
-  annotation: Any
-  doc: str
-  value: Any
+  path: str  # such as `optim.learning_rate`
+  annotation: Any  # of its field
+  doc: str  # its meaning, from the docstring of its class
+  value: Any  # in the config, or its default; NOT_SET where there is neither
 
   @property
   def section(self) -> Any:
@@ -43,39 +35,44 @@ class Node(NamedTuple):
     return next((get_args(part)[1] for part in parts_of(self.annotation) if get_origin(part) is dict), None)
 
   @property
+  def element(self) -> Any:
+    """The annotation of a tuple's elements; None where it takes no tuple."""
+    return next((get_args(part)[0] for part in parts_of(self.annotation) if get_origin(part) is tuple), None)
+
+  @property
   def is_section(self) -> bool:
     """Whether it has settings inside."""
     return self.section is not None or self.entry is not None
 
+  def inside(self) -> list['Node']:
+    """What a section holds: its fields in order, or its named sections.
+
+    A class with fields that depend on a setting has a static method `chosen(values) -> {field: class}`.
+    """
+    values = self.value if isinstance(self.value, Mapping) else {}
+    if self.entry is not None:
+      return [Node(f'{self.path}.{name}', self.entry, '', value) for name, value in values.items()]
+    if (cls := self.section) is None:
+      return []
+    annotations, docs = get_type_hints(cls, include_extras=True), documentation(cls)
+    annotations |= cls.chosen(values) if hasattr(cls, 'chosen') else {}
+    nodes = []
+    for field in dataclasses.fields(cls):
+      default = NOT_SET if field.default is dataclasses.MISSING else to_dict(field.default)
+      path, value = f'{self.path}.{field.name}'.lstrip('.'), values.get(field.name, default)
+      nodes.append(Node(path, annotations[field.name], docs.get(field.name, ''), value))
+    return nodes
+
 
 def nodes(cls, config: Mapping | ConfigDict) -> dict[str, Node]:
-  """{path: Node} of a root class in the order of its fields; a dict of named sections as the config fills it.
+  """{path: Node} of a class in the order of its fields, the whole under ''; named sections as the config has them."""
 
-  A root class that depends on a setting has a static method `choose(values) -> class`.
-  """
-  values = to_dict(config)
-  return {node.path: node for node in walk(root(cls, values), values)}
-
-
-def root(cls, values: dict) -> type:
-  """The class that these values are to be read by."""
-  return cls.choose(values) if hasattr(cls, 'choose') else cls
-
-
-def walk(cls, values, prefix='') -> Iterator[Node]:
-  """Every section and setting of a class, with its value in these plain dicts; see `nodes`."""
-  hints, docs = get_type_hints(cls, include_extras=True), documentation(cls)
-  for field in dataclasses.fields(cls):
-    default = NOT_SET if field.default is dataclasses.MISSING else to_dict(field.default)
-    value = values.get(field.name, default) if isinstance(values, Mapping) else NOT_SET
-    node = Node(prefix + field.name, hints[field.name], docs.get(field.name, ''), value)
+  def walk(node: Node) -> Iterator[Node]:
     yield node
-    if node.section is not None:
-      yield from walk(node.section, value, f'{node.path}.')
-    elif node.entry is not None and isinstance(value, Mapping):
-      for name, inner in value.items():
-        yield Node(f'{node.path}.{name}', node.entry, '', inner)
-        yield from walk(node.entry, inner, f'{node.path}.{name}.')
+    for inner in node.inside():
+      yield from walk(inner)
+
+  return {node.path: node for node in walk(Node('', cls, '', to_dict(config)))}
 
 
 def to_dict(tree):
@@ -101,43 +98,28 @@ def to_dict(tree):
   return [to_dict(value) for value in tree] if isinstance(tree, tuple | list) else tree
 
 
-def settings(tree) -> dict[str, Any]:
+def settings(tree, prefix: str = '') -> dict[str, Any]:
   """Full path -> value of every setting of what `to_dict` takes; a section that is off is a None."""
   flat: dict[str, Any] = {}
   for name, value in to_dict(tree).items():
-    inner = settings(value) if isinstance(value, dict) else None
-    flat |= {name: value} if inner is None else {f'{name}.{path}': setting for path, setting in inner.items()}
+    flat |= settings(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
   return flat
 
 
 def documentation(cls) -> dict[str, str]:
   """Setting -> text, from the lines `name: text` of the docstring and their further indented continuations."""
-  texts: dict[str, str] = {}
-  name, indent = None, 0
-  for row in inspect.cleandoc(cls.__doc__ or '').splitlines():
-    depth, start = len(row) - len(row.lstrip()), re.match(r'\s*(\w+): *(.*)', row)
-    if start and start[1] in cls.__dataclass_fields__:
-      name, indent = start[1], depth
-      texts[name] = start[2].strip()
-    elif name and row.strip() and depth > indent:
-      texts[name] = f'{texts[name]} {row.strip()}'.strip()
-    else:
-      name = None
-  return texts
+  names = '|'.join(cls.__dataclass_fields__)
+  found = re.findall(rf'^( *)({names}): *(.*(?:\n\1 +.*)*)', inspect.cleandoc(cls.__doc__ or ''), re.MULTILINE)
+  return {name: ' '.join(text.split()) for _, name, text in found}
 
 
 def parts_of(annotation) -> tuple:
   """The members of a union, each without its `Annotated`; of any other annotation, itself."""
   while get_origin(annotation) is Annotated:
     annotation = get_args(annotation)[0]
-  if get_origin(annotation) in _UNIONS:
+  if get_origin(annotation) in (Union, types.UnionType):
     return tuple(inner for part in get_args(annotation) for inner in parts_of(part))
   return (annotation,)
-
-
-def element_of(annotation) -> Any:
-  """The annotation of a tuple's elements; None where there is no tuple in it."""
-  return next((get_args(part)[0] for part in parts_of(annotation) if get_origin(part) is tuple), None)
 
 
 def type_name(annotation) -> str:
@@ -155,14 +137,11 @@ def type_name(annotation) -> str:
 
 def bounds_of(annotation) -> list[str]:
   """What a value must be besides its type: ['0 or more', 'below 1']."""
-  origin, args = get_origin(annotation), get_args(annotation)
-  if origin in (*_UNIONS, tuple):
-    return [limit for arg in args for limit in bounds_of(arg)]
-  if origin is not Annotated:
-    return []
-  notes = [limit for note in args[1:] for limit in (note if isinstance(note, GroupedMetadata) else [note])]
-  limits = [(type(note).__name__.lower(), note) for note in notes if isinstance(note, Ge | Gt | Le | Lt)]
-  return bounds_of(args[0]) + [bound(name, getattr(note, name)) for name, note in limits]
+  if isinstance(annotation, Ge | Gt | Le | Lt):
+    name = type(annotation).__name__.lower()
+    return [bound(name, getattr(annotation, name))]
+  inner = annotation if isinstance(annotation, GroupedMetadata) else get_args(annotation)
+  return [limit for part in inner for limit in bounds_of(part)]
 
 
 def bound(name: str, value) -> str:
@@ -173,11 +152,11 @@ def bound(name: str, value) -> str:
 def describe(cls, config: Mapping | ConfigDict) -> str:
   """The settings as text: a line each with value, type and meaning."""
   rows = []
-  for node in nodes(cls, config).values():
+  for path, node in nodes(cls, config).items():
     if node.is_section and isinstance(node.value, Mapping):
-      rows.append((f'\n{node.path}: {node.doc}' if node.doc else f'\n{node.path}:', ''))
+      rows.append((f'\n{path}: {node.doc}'.rstrip(), ''))
     else:
       name = ', '.join([type_name(node.annotation), *bounds_of(node.annotation)])
-      rows.append((f'  {node.path} = {node.value!r}', f'{name}: {node.doc}' if node.doc else name))
+      rows.append((f'  {path} = {node.value!r}', f'{name}: {node.doc}'.removesuffix(': ')))
   width = min(44, max((len(left) for left, right in rows if right), default=0))
   return '\n'.join(f'{left:{width}}  {right}' if right else left for left, right in rows).strip('\n')

@@ -65,20 +65,17 @@ class OptimConfig:
 
   def problems(self):
     """Settings that the optimizer or the schedule does not read, or lacks."""
-    for setting in ('b1', 'b2', 'eps', 'momentum'):
+    read = SETTINGS[self.name]
+    for setting, is_read, by, remedy in (
+      *((name, name in read, self.name, 'give it a number') for name in ('b1', 'b2', 'eps', 'momentum')),
+      ('decay_steps', self.schedule == 'wsd', self.schedule, 'give a number of batches'),
+      ('final_rate', self.schedule != 'constant', self.schedule, 'give a share'),
+    ):
       value = getattr(self, setting)
-      if setting in SETTINGS[self.name]:
-        if value is None and (self.name, setting) not in OPTIONAL:
-          yield setting, None, f'is needed by {self.name}', 'give it a number'
-      elif value is not None:
-        yield setting, value, f'has no effect with {self.name}', 'set it to None'
-    if (self.schedule == 'wsd') != (self.decay_steps is not None):
-      rule = 'is needed with wsd' if self.schedule == 'wsd' else f'has no effect with {self.schedule}'
-      remedy = 'give a number of batches' if self.schedule == 'wsd' else 'set it to None'
-      yield 'decay_steps', self.decay_steps, rule, remedy
-    if (self.schedule == 'constant') != (self.final_rate is None):
-      rule = 'has no effect with constant' if self.schedule == 'constant' else f'is needed with {self.schedule}'
-      yield 'final_rate', self.final_rate, rule, 'give a share, or None with constant'
+      if is_read and value is None and (by, setting) not in OPTIONAL:
+        yield setting, None, f'is needed with {by}', remedy
+      elif not is_read and value is not None:
+        yield setting, value, f'has no effect with {by}', 'set it to None'
     if not self.weight_decay and self.no_decay:
       yield 'no_decay', self.no_decay, 'has no effect with weight_decay = 0', 'set it to ()'
 

@@ -13,14 +13,13 @@ from typing import Annotated, dataclass_transform
 
 import pydantic
 from annotated_types import Ge, Gt, Interval
-from pydantic import BeforeValidator, Strict
+from pydantic import AllowInfNan, BeforeValidator, Strict
 
 
 @dataclass_transform(frozen_default=True)
 def section(cls):
-  """Makes a class a section: frozen, without unknown keys, NaN or infinity, checked when it is constructed."""
-  config = pydantic.ConfigDict(extra='forbid', allow_inf_nan=False)
-  return pydantic.dataclasses.dataclass(frozen=True, config=config)(cls)
+  """Makes a class a section: frozen, without unknown keys, checked when it is constructed."""
+  return pydantic.dataclasses.dataclass(frozen=True, config=pydantic.ConfigDict(extra='forbid'))(cls)
 
 
 def _whole(value):
@@ -40,7 +39,7 @@ def _real(value):
 # pydantic by itself takes True and '7' for an int, 'yes' and 1 for a bool.
 Bool = Annotated[bool, Strict()]
 Int = Annotated[int, BeforeValidator(_whole), Strict()]
-Float = Annotated[float, BeforeValidator(_real), Strict()]
+Float = Annotated[float, BeforeValidator(_real), Strict(), AllowInfNan(False)]
 
 PositiveInt = Annotated[Int, Ge(1)]
 NonNegativeInt = Annotated[Int, Ge(0)]

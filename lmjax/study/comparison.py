@@ -1,12 +1,11 @@
-"""What the stages of an experiment say about its claims: tables, pictures, and verdicts that follow from the numbers.
+"""The report of a study: tables, pictures, and verdicts on its claims that follow from the numbers.
 
-Files are read and written here, nothing is trained. Of a stage, WORKDIR/STAGE/{results.json, config.json} are read and
-the predictions; with several seeds those of WORKDIR/STAGE/seed0, seed1, ... (see `lmjax.train`).
+Of a stage, WORKDIR/STAGE/{results.json, config.json} and the predictions are read; of several seeds those of
+WORKDIR/STAGE/seed0, seed1, ... (see `lmjax.train`).
 """
 
 import collections
 import dataclasses
-import io
 import json
 import os
 import textwrap
@@ -17,6 +16,7 @@ import numpy as np
 
 import lmjax
 from lmjax.errors import ConfigError, DataError
+from lmjax.reports import pictures
 from lmjax.scoring.bootstrap import bootstrap
 from lmjax.study.config import ComparisonConfig
 from lmjax.tasks import prepare
@@ -32,19 +32,12 @@ BASELINES = ('majority', 'lead', 'gzip')
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A stage that has ended.
-
-  Attributes:
-    name: its name.
-    results: of all seeds, as its results.json holds them.
-    runs: (folder, results) of each seed.
-    config: the resolved config, of the first seed.
-  """
+  """A stage that has ended."""
 
   name: str
-  results: dict
-  runs: list[tuple[str, dict]]
-  config: dict
+  results: dict  # of all seeds, as its results.json holds them
+  runs: list[tuple[str, dict]]  # (folder, results) of each seed
+  config: dict  # the resolved config, of the first seed
 
   @classmethod
   def read(cls, workdir: str, name: str) -> 'Stage':
@@ -62,78 +55,59 @@ class Stage:
     return sum(results['seconds'] for _, results in self.runs)
 
   def values(self, metric: str) -> list[float]:
-    """A metric of each seed.
-
-    Raises:
-      ConfigError: there is none of this name.
-    """
-    there = self.runs[0][1]['metrics']
-    if any(run['metrics'].get(metric) is None for _, run in self.runs):
-      names = ', '.join(sorted(name for name in there if not name.startswith('train/')))
+    """A metric of each seed. Raises ConfigError where there is none of this name."""
+    values = [results['metrics'].get(metric) for _, results in self.runs]
+    if None in values:
+      names = ', '.join(sorted(name for name in self.runs[0][1]['metrics'] if not name.startswith('train/')))
       raise ConfigError(f'metric = {metric}: stage {self.name} has no such number; it has {names}')
-    return [run['metrics'][metric] for _, run in self.runs]
+    return values
 
   def scores(self, split: str) -> dict[str, float] | None:
     """The score of each example, by its id, averaged over seeds; None where a stage predicts no examples."""
-    found = collections.defaultdict(list)
+    scores = collections.defaultdict(list)
     for folder, _ in self.runs:
       path = os.path.join(folder, f'predictions_{split}.jsonl')
       if not os.path.exists(path):
         return None
       with open(path, encoding='utf-8') as file:
         for line in map(json.loads, file):
-          found[line['id']].append(line['score'])
-    return {key: float(np.mean(scores)) for key, scores in found.items()}
+          scores[line['id']].append(line['score'])
+    return {key: float(np.mean(values)) for key, values in scores.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """The candidate's mean minus another arm's.
+  """The candidate's mean minus another arm's."""
 
-  Attributes:
-    value: in the unit of the metric.
-    low, high: 95% interval, None where there is none.
-    examples: that it is computed over.
-    verdict: what follows for the claim that the candidate is higher.
-  """
-
-  value: float
-  low: float | None
+  value: float  # in the unit of the metric
+  low: float | None  # of a 95% interval, None where there is none
   high: float | None
-  examples: int
-  verdict: str
+  examples: int  # that it is computed over
+  verdict: str  # what follows for the claim that the candidate is higher
 
   def __str__(self):
-    text = f'difference {self.value:+.4f}'
     if self.low is None:
-      return text
-    return f'{text}, 95% interval {self.low:+.4f} to {self.high:+.4f} over {self.examples:,} examples'
+      return f'difference {self.value:+.4f}'
+    interval = f'95% interval {self.low:+.4f} to {self.high:+.4f} over {self.examples:,} examples'
+    return f'difference {self.value:+.4f}, {interval}'
 
 
-def difference(first: Stage, other: Stage, metric: str) -> Difference:
+def difference(candidate: Stage, other: Stage, metric: str) -> Difference:
   """Compares two stages in a metric, by a paired bootstrap over the examples that both have scores for."""
-  split, means = metric.partition('/')[0], [float(np.mean(stage.values(metric))) for stage in (first, other)]
-  value, scores = means[0] - means[1], [stage.scores(split) for stage in (first, other)]
+  split, means = metric.partition('/')[0], [float(np.mean(stage.values(metric))) for stage in (candidate, other)]
+  value, scores = means[0] - means[1], [stage.scores(split) for stage in (candidate, other)]
   reason = None
   if None in scores:
     reason = 'there are no scores by example'
   elif scores[0].keys() != scores[1].keys():
     reason = 'the two were scored on different examples'
-  elif any(abs(np.mean(list(found.values())) - mean) > SAME for found, mean in zip(scores, means)):
+  elif any(abs(np.mean(list(by_id.values())) - mean) > SAME for by_id, mean in zip(scores, means)):
     reason = f'{metric} is not the mean of the scores by example'
   if reason is not None:
     return Difference(value, None, None, 0, f'not decided: {reason}')
-  _, low, high = bootstrap(*([found[key] for key in sorted(found)] for found in scores))
-  return Difference(value, low, high, len(scores[0]), verdict(low, high))
-
-
-def verdict(low: float, high: float) -> str:
-  """What an interval of the difference says of the claim that it is above 0.
-
-  >>> verdict(0.1, 0.2), verdict(-0.2, -0.1), verdict(0.0, 0.1)
-  ('confirmed', 'contradicted', 'not decided: the interval includes 0')
-  """
-  return 'confirmed' if low > 0 else 'contradicted' if high < 0 else 'not decided: the interval includes 0'
+  _, low, high = bootstrap(*([by_id[key] for key in sorted(by_id)] for by_id in scores))
+  verdict = 'confirmed' if low > 0 else 'contradicted' if high < 0 else 'not decided: the interval includes 0'
+  return Difference(value, low, high, len(scores[0]), verdict)
 
 
 def rows_of(config: ComparisonConfig, stages: dict[str, Stage]) -> list[dict]:
@@ -141,14 +115,16 @@ def rows_of(config: ComparisonConfig, stages: dict[str, Stage]) -> list[dict]:
   labels, rows = [config.candidate, *(label for label in config.arms if label != config.candidate)], []
   for label in labels:
     for i, name in enumerate(config.arms[label].stages):
-      stage, first = stages[name], stages[config.arms[config.candidate].stages[i]]
-      values = stage.values(config.metric)
-      row = {'arm': label, 'x': None if config.x is None else config.x[i], 'stage': name, 'values': values}
-      row |= {'mean': float(np.mean(values)), 'standard_deviation': _deviation(values), 'seconds': stage.seconds}
-      row['valid'] = stage.results['metrics'].get('valid/' + config.metric.partition('/')[2])
-      row['difference'] = None
+      stage, candidate = stages[name], stages[config.arms[config.candidate].stages[i]]
+      values, valid = stage.values(config.metric), 'valid/' + config.metric.partition('/')[2]
+      row: dict[str, Any] = {'arm': label, 'x': config.x and config.x[i], 'stage': name, 'values': values}
+      row |= {
+        'mean': float(np.mean(values)),
+        'standard_deviation': None if len(values) < 2 else float(np.std(values, ddof=1)),
+      }
+      row |= {'seconds': stage.seconds, 'valid': stage.results['metrics'].get(valid), 'difference': None}
       if label != config.candidate:
-        found = difference(first, stage, config.metric)
+        found = difference(candidate, stage, config.metric)
         row['difference'] = dataclasses.asdict(found) | {'said': str(found)}
       rows.append(row)
   return rows
@@ -158,46 +134,40 @@ def baseline_of(config: ComparisonConfig, stages: dict[str, Stage]) -> tuple[str
   """(name, value) of what the metric is without a model, where the candidate's first stage measured that too."""
   split, name = config.metric.split('/', 1)
   metrics = stages[config.arms[config.candidate].stages[0]].results['metrics']
-  for kind in BASELINES:
-    value = metrics.get(f'{split}/{kind}_{name}')
-    if value is not None:
-      return f'{kind} {name}', value
-  return None
+  values = ((f'{kind} {name}', metrics.get(f'{split}/{kind}_{name}')) for kind in BASELINES)
+  return next((pair for pair in values if pair[1] is not None), None)
 
 
 def section(name: str, config: ComparisonConfig, rows: list[dict], baseline) -> str:
   """Markdown: the claim, what follows for it against each arm, the picture and the table."""
-  lines = [f'### {config.title}', '', f'Claim: {config.claim}', '']
   means = {(row['arm'], row['x']): row['mean'] for row in rows}
-  for row in rows:
-    if row['difference'] is not None:
-      at = '' if row['x'] is None else f' at {config.x_name} {row["x"]:g}'
-      first, found = means[config.candidate, row['x']], row['difference']
-      scored = f'{config.metric} {number(first)} against {number(row["mean"])}'
-      lines.append(f'- Against {row["arm"]}{at}: **{found["verdict"]}**; {scored}, {found["said"]}.')
-  lines += ['', f'![{config.title}]({name}.png)', '']
-  if baseline is not None:
-    lines += [f'For orientation, {baseline[0]}: {number(baseline[1])}.', '']
   x_name = () if config.x is None else (config.x_name,)
   head = ('arm', *x_name, config.metric, 'validation', 'seconds', f'{config.candidate} minus this arm', '95% interval')
-  lines += [_row(head), _row('---' for _ in head)]
+  verdicts, table = [], [_row(head), _row('---' for _ in head)]
   for row in rows:
-    found, spread = row['difference'], row['standard_deviation']
-    cells = [row['arm']] + ([] if row['x'] is None else [f'{row["x"]:g}'])
-    cells.append(number(row['mean']) + ('' if spread is None else f' ± {spread:.4f}'))
-    cells += ['' if row['valid'] is None else number(row['valid']), f'{row["seconds"]:.0f}']
-    cells.append('' if found is None else f'{found["value"]:+.4f}')
-    cells.append('' if found is None or found['low'] is None else f'{found["low"]:+.4f} to {found["high"]:+.4f}')
-    lines.append(_row(cells))
-  return '\n'.join(lines)
+    found, spread, x = row['difference'], row['standard_deviation'], row['x']
+    mean = number(row['mean'])
+    change = interval = ''
+    if found is not None:
+      at = '' if x is None else f' at {config.x_name} {x:g}'
+      scored = f'{config.metric} {number(means[config.candidate, x])} against {mean}'
+      verdicts.append(f'- Against {row["arm"]}{at}: **{found["verdict"]}**; {scored}, {found["said"]}.')
+      change = f'{found["value"]:+.4f}'
+      interval = '' if found['low'] is None else f'{found["low"]:+.4f} to {found["high"]:+.4f}'
+    cells = [row['arm'], *([] if x is None else [f'{x:g}']), mean + ('' if spread is None else f' ± {spread:.4f}')]
+    cells += ['' if row['valid'] is None else number(row['valid']), f'{row["seconds"]:.0f}', change, interval]
+    table.append(_row(cells))
+  level = [] if baseline is None else [f'For orientation, {baseline[0]}: {number(baseline[1])}.', '']
+  picture = f'![{config.title}]({name}.png)'
+  return '\n'.join(
+    [f'### {config.title}', '', f'Claim: {config.claim}', '', *verdicts, '', picture, '', *level, *table]
+  )
 
 
-def plot(path: str, config: ComparisonConfig, rows: list[dict], baseline) -> None:
+def plot(config: ComparisonConfig, rows: list[dict], baseline) -> bytes:
   """A PNG: bars, or with x a curve for each arm; error bars are the standard deviation over seeds."""
-  from matplotlib.figure import Figure  # without pyplot: no display, no global state, safe in a notebook
-
-  figure = Figure(figsize=(7, 4), layout='constrained')
-  axes = figure.subplots()
+  picture = pictures.figure(7, 4)
+  axes = picture.subplots()
   for label in dict.fromkeys(row['arm'] for row in rows):
     points = [row for row in rows if row['arm'] == label]
     means, spreads = [row['mean'] for row in points], [row['standard_deviation'] for row in points]
@@ -218,62 +188,51 @@ def plot(path: str, config: ComparisonConfig, rows: list[dict], baseline) -> Non
   axes.set_title(config.title)
   axes.set_ylabel(config.metric.replace('_', ' '))
   axes.grid(alpha=0.3, axis='y')
-  picture = io.BytesIO()
-  figure.savefig(picture, format='png', dpi=120)
-  files.write_atomically(path, picture.getvalue())
+  return pictures.png(picture)
 
 
 def pre_training(stages: dict[str, Stage]) -> list[str]:
   """A table: what was pre-trained on, how long, and how good the models are on held-out documents."""
   head = ('stage', 'task', 'from', 'text', 'steps', 'tokens', 'seconds', 'on held-out documents')
-  lines = [_row(head), _row('---' for _ in head)]
+  lines = []
   for name, stage in stages.items():
-    config, metrics = stage.config, stage.results['metrics']
+    config, metrics, source = stage.config, stage.results['metrics'], stage.results['hand_off']
     if config['task'] not in PRE_TRAINING:
       continue
     task, data = prepare.CLASSES[config['task']], config['data']
+    begin = 'random weights' if source is None else os.path.basename(source['source'])
     text = ', '.join(source['path'] for source in data['sources'].values())
     steps = sum(results['step'] for _, results in stage.runs)
-    found = [f'{n.replace("_", " ")} {number(metrics[f"valid/{n}"])}' for n in (task.MAIN_METRIC, task.BASELINE)]
-    source = stage.results['hand_off']
-    begin = 'random weights' if source is None else os.path.basename(source['source'])
-    tokens = f'{steps * data["batch_size"] * data["length"]:,}'
-    cells = (name, config['task'], begin, text, f'{steps:,}', tokens, f'{stage.seconds:.0f}', ', '.join(found))
-    lines.append(_row(cells))
-  return ['## Pre-training', '', *lines, ''] if len(lines) > 2 else []
+    tokens = steps * data['batch_size'] * data['length']
+    scores = ', '.join(
+      f'{n.replace("_", " ")} {number(metrics[f"valid/{n}"])}' for n in (task.MAIN_METRIC, task.BASELINE)
+    )
+    lines.append(_row((name, config['task'], begin, text, f'{steps:,}', f'{tokens:,}', f'{stage.seconds:.0f}', scores)))
+  return ['## Pre-training', '', _row(head), _row('---' for _ in head), *lines, ''] if lines else []
 
 
-def write_report(workdir: str, command: str, names: list[str], comparisons: dict[str, ComparisonConfig]) -> dict:
-  """Writes WORKDIR/report.md, results.json and a picture for each comparison.
+def write_report(workdir: str, command: str, names: list[str], comparisons: dict[str, ComparisonConfig]) -> None:
+  """Writes WORKDIR/report.md, results.json and a picture for each comparison, when all stages have ended.
 
   Args:
-    workdir: of the experiment; all stages have ended.
-    command: that was typed.
+    command: as it was typed.
     names: of the stages, in the order in which they ran.
-    comparisons: by name.
-
-  Returns:
-    what results.json holds.
-
-  Raises:
-    ConfigError: a stage does not have the metric of a comparison.
   """
   stages = {name: Stage.read(workdir, name) for name in names}
   seconds = sum(stage.seconds for stage in stages.values())
   devices = f'{jax.device_count()} x {jax.devices()[0].device_kind}'
   results: dict[str, Any] = {'status': 'done', 'command': command, 'lmjax': lmjax.__version__, 'devices': devices}
   results |= {'seconds': seconds, 'stages': {name: stage.results for name, stage in stages.items()}, 'comparisons': {}}
-  facts = f'lmjax {lmjax.__version__} on {devices}; {len(stages)} stages, {seconds:,.0f} s of training steps.'
-  lines = [f'# {os.path.basename(os.path.abspath(workdir))}', '', f'    {command}', '', facts, '']
+  summary = f'lmjax {lmjax.__version__} on {devices}; {len(stages)} stages, {seconds:,.0f} s of training steps.'
+  lines = [f'# {os.path.basename(os.path.abspath(workdir))}', '', f'    {command}', '', summary, '']
   lines += [*pre_training(stages), '## Comparisons', '', _METHOD, '']
   for name, config in comparisons.items():
     rows, baseline = rows_of(config, stages), baseline_of(config, stages)
-    plot(os.path.join(workdir, f'{name}.png'), config, rows, baseline)
+    files.write_atomically(os.path.join(workdir, f'{name}.png'), plot(config, rows, baseline))
     results['comparisons'][name] = dataclasses.asdict(config) | {'rows': rows}
     lines += [section(name, config, rows, baseline), '']
   files.write_atomically(os.path.join(workdir, 'report.md'), '\n'.join(lines))
   files.write_json(os.path.join(workdir, 'results.json'), results)
-  return results
 
 
 _METHOD = (
@@ -284,24 +243,16 @@ _METHOD = (
 
 
 def read_json(folder: str, name: str) -> dict:
-  """FOLDER/NAME.
-
-  Raises:
-    DataError: it is missing or damaged.
-  """
+  """FOLDER/NAME. Raises DataError where it is missing or damaged."""
   try:
     with open(os.path.join(folder, name), encoding='utf-8') as file:
-      found = json.load(file)
-    if not isinstance(found, dict):
+      value = json.load(file)
+    if not isinstance(value, dict):
       raise ValueError('it holds no object')
-    return found
+    return value
   except (OSError, ValueError) as error:
     rule = f'cannot be read ({getattr(error, "strerror", None) or error})'
     raise DataError(f'{folder}/{name}: {rule}; remove its folder, and the same command makes it again') from error
-
-
-def _deviation(values) -> float | None:
-  return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def _row(cells) -> str:

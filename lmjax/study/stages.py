@@ -1,5 +1,6 @@
 """The stages of a study: their order, what each is, running those that are not done."""
 
+import collections
 import contextlib
 import dataclasses
 import difflib
@@ -22,6 +23,7 @@ from lmjax.errors import ConfigError, DataError, LmjaxError
 from lmjax.schema import command_line, describe, overrides, validate
 from lmjax.study import comparison
 from lmjax.study.config import ComparisonConfig, ExperimentConfig, StageConfig
+from lmjax.tasks.table import PRE_TRAINING
 from lmjax.workdir import files
 
 # Of the lines of a stage, those that a person should see at once; all are in its log.txt.
@@ -29,22 +31,14 @@ IMPORTANT = re.compile(r'^(seed \d|resuming from|checkpoint \d+ rejected)| skipp
 
 _CACHE_DIR = 'jax_compilation_cache_dir'
 
-_WITHOUT_FILES = ('pydoc', 'demo')
-
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """A stage that is ready to run.
+  """A stage that is ready to run."""
 
-  Attributes:
-    name: of its folder in the workdir.
-    config: its Config; None where it has problems.
-    digest: changes when the run does, or one that it builds on; kept in its folder, so that no changed stage is taken
-      for done.
-  """
-
-  name: str
-  config: Any
+  name: str  # of its folder in the workdir
+  config: Any  # its Config; None where it has problems
+  # changes when the run does, or one that it builds on; kept in its folder, so that no changed stage is taken for done
   digest: str
 
 
@@ -64,16 +58,16 @@ def prepare(raw, workdir: str, problems=()) -> tuple[ExperimentConfig, list[Stag
   problems = [*problems, *refused]
   if config is None:
     raise ConfigError(problems)
-  stages: dict[str, Stage] = {}
-  stages_with: dict[str, list[str]] = {}  # many stages may share a problem, that of their config file for one
   # not the order of the file: a ConfigDict sorts its keys
   order, refused = order_of({name: stage.init_from for name, stage in config.stages.items()})
   problems += refused
+  stages: dict[str, Stage] = {}
+  stages_with = collections.defaultdict(list)  # many stages may share a problem, that of their config file for one
   for name in order:
-    source = config.stages[name].init_from
-    stages[name], lines = prepare_stage(name, config.stages[name], stages.get(source), workdir)
-    for line in lines:
-      stages_with.setdefault(line, []).append(name)
+    source = stages.get(config.stages[name].init_from)
+    stages[name], refused = prepare_stage(name, config.stages[name], source, workdir)
+    for line in refused:
+      stages_with[line].append(name)
   problems += [f'stage {", ".join(names)}: {line}' for line, names in stages_with.items()]
   problems += comparison_problems(config, stages)
   missing = missing_files(stages.values())
@@ -90,12 +84,12 @@ def order_of(sources: Mapping[str, str | None]) -> tuple[list[str], list[str]]:
   >>> order_of({'a': 'b', 'b': None})
   (['b', 'a'], [])
   """
-  problems, graph = [], {}
-  for name, source in sources.items():
-    graph[name] = [] if source is None else [source]
-    if source is not None and source not in sources:
-      problems.append(validate.line(f'stages.{name}.init_from', source, 'no such stage', _closest(source, sources)))
-      graph[name] = []
+  graph = {name: [source] if source in sources else [] for name, source in sources.items()}
+  problems = [
+    validate.line(f'stages.{name}.init_from', source, 'no such stage', _closest(source, sources))
+    for name, source in sources.items()
+    if source is not None and source not in sources
+  ]
   while True:
     try:
       return list(graphlib.TopologicalSorter(graph).static_order()), problems
@@ -114,21 +108,18 @@ def _closest(name: str, names) -> str:
 
 def prepare_stage(name: str, config: StageConfig, source: Stage | None, workdir: str) -> tuple[Stage, list[str]]:
   """A stage, its Config built before its source has run, and its problems: one line each, without its name."""
-  unknown = Stage(name, None, '')
-  try:
-    raw = command_line.load_config_file(*command_line.split_config_flag(config.config))
-  except ConfigError as error:
-    return unknown, list(error.problems)
-  assignments = [(path, value) for path, equals, value in (text.partition('=') for text in config.overrides) if equals]
+  unknown, problems = Stage(name, None, ''), []
+  assignments = [tuple(text.split('=', 1)) for text in config.overrides if '=' in text]
   if config.init_from is not None:
     assignments.append(('init_from.path', os.path.join(workdir, config.init_from)))
-  raw, problems = overrides.override(config_lib.Config, raw, assignments)
-  if config.init_from is not None and (source is None or source.config is None):
-    return unknown, list(problems)  # what it would inherit is not known
-  if source is not None and source.config.train.seeds > 1:
-    rule, remedy = f'has train.seeds = {source.config.train.seeds}, a checkpoint each', 'set it to 1 there'
-    problems += (validate.line('init_from', source.name, rule, remedy),)
   try:
+    raw = command_line.load_config_file(*command_line.split_config_flag(config.config))
+    raw, problems = overrides.override(config_lib.Config, raw, assignments)
+    if config.init_from is not None and (source is None or source.config is None):
+      return unknown, problems  # what it would inherit is not known
+    if source is not None and source.config.train.seeds > 1:
+      rule, remedy = f'has train.seeds = {source.config.train.seeds}, a checkpoint each', 'set it to 1 there'
+      problems.append(validate.line('init_from', source.name, rule, remedy))
     built, _ = config_lib.load(raw, model=None if source is None else describe.to_dict(source.config.model))
     config_lib.check_devices(built, jax.device_count())
   except LmjaxError as error:
@@ -136,18 +127,12 @@ def prepare_stage(name: str, config: StageConfig, source: Stage | None, workdir:
   settings = describe.settings(built)
   if source is not None:
     settings['init_from.path'] = source.digest  # not its folder, so that the workdir can be moved
-  digest = hashlib.blake2b(files.canonical_json(describe.to_dict(settings)), digest_size=16).hexdigest()
-  if digest != digest_when_it_ran(os.path.join(workdir, name), digest):
+  digest = hashlib.blake2b(files.canonical_json(settings), digest_size=16).hexdigest()
+  folder = os.path.join(workdir, name)
+  if _has(folder, 'stage.json') and comparison.read_json(folder, 'stage.json').get('digest') != digest:
     remedy = f'remove its folder in {workdir} to run it again, or choose a new --workdir'
-    problems += (f'it, or a stage that it builds on, is not what it was when it ran; {remedy}',)
-  return Stage(name, built, digest), list(problems)
-
-
-def digest_when_it_ran(folder: str, default: str) -> str:
-  """That of the stage that was begun in a folder; the default where none was."""
-  if not os.path.exists(os.path.join(folder, 'stage.json')):
-    return default
-  return comparison.read_json(folder, 'stage.json').get('digest', '')
+    problems.append(f'it, or a stage that it builds on, is not what it was when it ran; {remedy}')
+  return Stage(name, built, digest), problems
 
 
 def comparison_problems(config: ExperimentConfig, stages: Mapping[str, Stage]) -> list[str]:
@@ -173,26 +158,20 @@ def missing_files(stages) -> list[str]:
     if stage.config is None:
       continue
     data: Any = stage.config.data
-    if stage.config.task in config_lib.PRE_TRAINING:
-      paths = [source.path for source in data.sources.values()]
-    else:
-      paths = [path for path in (data.train, data.valid, data.test) if path is not None]
+    is_text = stage.config.task in PRE_TRAINING
+    paths = [source.path for source in data.sources.values()] if is_text else [data.train, data.valid, data.test]
     for path in paths:
-      if path not in problems and path not in _WITHOUT_FILES and not path.startswith('tfds:'):
-        try:
-          source_files.expand(path)
-        except DataError as error:
-          problems[path] = f'stage {stage.name}: {error}'
+      if path in (None, 'pydoc', 'demo', *problems) or path.startswith('tfds:'):
+        continue
+      try:
+        source_files.expand(path)
+      except DataError as error:
+        problems[path] = f'stage {stage.name}: {error}'
   return list(problems.values())
 
 
 def run_stages(stages: list[Stage], workdir: str, comparisons: Mapping[str, ComparisonConfig]) -> None:
-  """Runs what is not done, in order.
-
-  Raises:
-    LmjaxError: of the stage that failed, with its exit code and its name.
-    ConfigError: a stage has ended and does not have the metric that it is compared in.
-  """
+  """Runs what is not done, in order; ends with the first that fails, or lacks the metric that it is compared in."""
   for number, stage in enumerate(stages, 1):
     folder, place = os.path.join(workdir, stage.name), f'stage {number} of {len(stages)}: {stage.name}'
     if is_done(folder):
@@ -218,7 +197,7 @@ def run_stage(stage: Stage, folder: str) -> None:
     init_from = stage.config.init_from
     source = None if init_from.path is None else locate.open_source(init_from)
     with open(os.path.join(folder, 'log.txt'), 'a', encoding='utf-8') as log:
-      train_lib.run(stage.config, source, folder, lambda line: _tell(line, log))
+      train_lib.run(stage.config, source, folder, lambda line: _log(line, log))
   except LmjaxError as error:
     error.args = (f'{error}\nstage {stage.name} failed; once this is fixed, the same command continues from there',)
     raise
@@ -226,15 +205,17 @@ def run_stage(stage: Stage, folder: str) -> None:
 
 def is_done(folder: str) -> bool:
   """Whether a stage has ended in this folder."""
-  needed = ('stage.json', 'results.json')
-  if not all(os.path.exists(os.path.join(folder, name)) for name in needed):
-    return False
-  return comparison.read_json(folder, 'results.json')['status'] == 'done'
+  there = _has(folder, 'stage.json') and _has(folder, 'results.json')
+  return there and comparison.read_json(folder, 'results.json')['status'] == 'done'
 
 
-def _tell(line: str, log) -> None:
-  log.write(line + '\n')
-  log.flush()
+def _has(folder: str, name: str) -> bool:
+  return os.path.exists(os.path.join(folder, name))
+
+
+def _log(line: str, file) -> None:
+  file.write(line + '\n')
+  file.flush()
   if IMPORTANT.search(line):
     print(f'  {line}', flush=True)
 
@@ -245,6 +226,12 @@ def compilation_cached(folder: str):
 
   By default JAX keeps those alone that took a second to compile; a study runs many small programs many times.
   """
+
+  def apply(settings: dict) -> None:
+    for name, value in settings.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()  # it is opened once, by the first program that is compiled
+
   settings = {
     _CACHE_DIR: getattr(jax.config, _CACHE_DIR) or os.path.abspath(folder),
     'jax_persistent_cache_min_compile_time_secs': 0.0,
@@ -252,11 +239,7 @@ def compilation_cached(folder: str):
   }
   before = {name: getattr(jax.config, name) for name in settings}
   try:
-    for name, value in settings.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()  # it is opened once, by the first program that is compiled
+    apply(settings)
     yield
   finally:
-    for name, value in before.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    apply(before)

@@ -9,6 +9,7 @@ import numpy as np
 from lmjax.data.batches.masking import causal_example
 from lmjax.data.batches.packing import RowSpec
 from lmjax.models import decode
+from lmjax.models.heads import LanguageModel
 from lmjax.objectives import causal
 from lmjax.tasks.language_model import LanguageModelTask
 
@@ -42,20 +43,11 @@ class CausalLM(LanguageModelTask):
       del example['segments'], example['positions']
     return example
 
-  @functools.cached_property
-  def _generate(self):
-    def run(params, tokens_BP, segments_BP, key, **settings):
-      length = tokens_BP.shape[1] + settings['new_tokens']
-      cache = self.model.backbone.init_cache(tokens_BP.shape[0], length)
-      return decode.generate(self.model.decode_step(params), cache, tokens_BP, segments_BP, key, **settings)
-
-    return jax.jit(run, static_argnames=('new_tokens', 'temperature', 'top_k', 'top_p', 'stop'))
-
   def complete(self, params, prompts, key, *, new_tokens, temperature, top_k, top_p) -> list[list[int]]:
     """Continues token prompts; each continuation ends before the end-of-document token."""
     stop = self.document_end()[0]
     settings = dict(new_tokens=new_tokens, temperature=float(temperature), top_k=top_k, top_p=top_p, stop=stop)
-    rows = np.asarray(self._generate(params, *decode.pad_left(prompts, self.pad), key, **settings)).tolist()
+    rows = np.asarray(_generate(self.model, params, *decode.pad_left(prompts, self.pad), key, **settings)).tolist()
     return [row[: row.index(stop)] if stop in row else row for row in rows]
 
   def samples(self, params, stores, key) -> str:
@@ -73,6 +65,12 @@ class CausalLM(LanguageModelTask):
       prompt, completion, truth = (quote(self.tokenizer.decode(ids)) for ids in texts)
       blocks.append(f'Prompt\n\n{prompt}\n\nModel\n\n{completion}\n\nThe document itself\n\n{truth}\n')
     return '\n---\n\n'.join(blocks)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'new_tokens', 'temperature', 'top_k', 'top_p', 'stop'))
+def _generate(model: LanguageModel, params, tokens_BP, segments_BP, key, **settings):
+  cache = model.backbone.init_cache(tokens_BP.shape[0], tokens_BP.shape[1] + settings['new_tokens'])
+  return decode.generate(model.decode_step(params), cache, tokens_BP, segments_BP, key, **settings)
 
 
 def quote(text: str) -> str:

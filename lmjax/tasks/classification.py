@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ from lmjax.data import records
 from lmjax.errors import ConfigError, DataError
 from lmjax.models.heads import HeadedModel
 from lmjax.objectives import classification
-from lmjax.reports import confusion
+from lmjax.reports import pictures
 from lmjax.scoring import classification as scoring
 from lmjax.tasks.causal_lm import quote
 from lmjax.tasks.fine_tuning import Examples, FineTuningTask, encode
@@ -31,7 +32,7 @@ class Classification(FineTuningTask):
     super().__init__(model, objective, samples, data, tokenizer)
     self.model = HeadedModel(self.backbone, 'classifier', len(objective.labels))
     self.loss = classification.make_loss(self.model, objective)
-    self._logits = classification.make_logits(self.model, objective)
+    self.outputs = _outputs(classification.make_logits(self.model, objective))
 
   @classmethod
   def resolve(cls, objective, read: records.Records):
@@ -82,10 +83,6 @@ class Classification(FineTuningTask):
     padded = self.padded(row['tokens'], row['second'])
     return {**padded, 'labels': np.array(row['label'], np.int32), 'weights': np.ones((), np.float32)}
 
-  def outputs(self, params, batch):
-    """Probabilities of the classes."""
-    return {'probabilities': jax.nn.softmax(self._logits(params, batch, None))}
-
   def answers(self, examples: Examples, outputs) -> list[dict[str, float]]:
     """{label: probability} of each record."""
     return [dict(zip(self.objective.labels, map(float, row))) for row in outputs['probabilities']]
@@ -115,12 +112,20 @@ class Classification(FineTuningTask):
     matrix, names = self._confusion(items, predictions), list(self.objective.labels)
     return super().report_files(split, items, predictions) | {
       f'confusion_{split}.md': scoring.confusion_markdown(matrix, names) + '\n',
-      f'confusion_{split}.png': confusion.plot_confusion(matrix, names),
+      f'confusion_{split}.png': pictures.plot_confusion(matrix, names),
     }
 
   def per_example(self, items: list[dict], predictions: list[dict]) -> list[float]:
     """1 where the label is right, for paired comparisons."""
     return [float(likeliest(p) == record['label']) for record, p in zip(items, predictions)]
+
+
+@functools.lru_cache(maxsize=8)
+def _outputs(logits):
+  def probabilities(params, batch):
+    return {'probabilities': jax.nn.softmax(logits(params, batch, None))}
+
+  return probabilities
 
 
 def likeliest(prediction: dict[str, float]) -> str:

@@ -35,7 +35,7 @@ class ExtractiveQA(FineTuningTask):
     super().__init__(model, objective, samples, data, tokenizer)
     self.model = HeadedModel(self.backbone, 'span', 2)
     self.loss = spans.make_loss(self.model)
-    self._logits = spans.make_logits(self.model)
+    self.outputs = spans.make_logits(self.model)
     # a question has no answer where none is better than the best answer by more than this
     self.threshold = 0.0
 
@@ -122,11 +122,6 @@ class ExtractiveQA(FineTuningTask):
     start, end = row['places']
     labels = {'starts': np.array(start, np.int32), 'ends': np.array(end, np.int32), 'weights': np.ones((), np.float32)}
     return {**padded, 'candidates': candidates_T, **labels}
-
-  def outputs(self, params, batch):
-    """Logits of the beginning and of the end at each place."""
-    start_BT, end_BT = self._logits(params, batch, None)
-    return {'start': start_BT, 'end': end_BT}
 
   def answers(self, examples: Examples, outputs) -> list[dict]:
     """For each record its best answers over all windows, and how much better none is than the best (nats)."""

@@ -9,6 +9,7 @@ import numpy as np
 from lmjax.data.batches.masking import MaskVocabulary, masked_example
 from lmjax.data.batches.packing import RowSpec
 from lmjax.data.batches.pipeline import valid_batches
+from lmjax.models.heads import LanguageModel
 from lmjax.objectives import masked
 from lmjax.tasks.causal_lm import quote
 from lmjax.tasks.language_model import LanguageModelTask
@@ -45,15 +46,6 @@ class MaskedLM(LanguageModelTask):
       del example['segments'], example['positions']
     return example
 
-  @functools.cached_property
-  def _fill(self):
-    def run(params, inputs_BT, segments_BT, slots_BK, top):
-      x_BTD = self.model.backbone.apply(params, inputs_BT, segments_BT=segments_BT)
-      x_BKD = jnp.take_along_axis(x_BTD, slots_BK[:, :, None], axis=1)
-      return jax.lax.top_k(jax.nn.softmax(self.model.logits(params, x_BKD)), top)
-
-    return jax.jit(run, static_argnames='top')
-
   def fill(self, params, rows: list[list[int]], top: int):
     """For each row a list, for each of its `[MASK]`, of (token id, probability), likeliest first."""
     longest = max(map(len, rows))
@@ -64,7 +56,7 @@ class MaskedLM(LanguageModelTask):
     for i, (row, slots) in enumerate(zip(rows, places)):
       inputs_BT[i, : len(row)], segments_BT[i, : len(row)] = row, 1
       slots_BK[i, : len(slots)] = slots
-    probability_BKN, ids_BKN = (np.asarray(a) for a in self._fill(params, inputs_BT, segments_BT, slots_BK, top=top))
+    probability_BKN, ids_BKN = map(np.asarray, _fill(self.model, params, inputs_BT, segments_BT, slots_BK, top))
     return [
       [list(zip(ids_BKN[i, k].tolist(), probability_BKN[i, k].tolist())) for k in range(len(slots))]
       for i, slots in enumerate(places)
@@ -95,3 +87,10 @@ class MaskedLM(LanguageModelTask):
   def _show(self, token: int) -> str:
     text = repr(self.tokenizer.token(token))[1:-1].replace('|', '\\|').replace('`', "'")
     return f'`{text}`'
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'top'))
+def _fill(model: LanguageModel, params, inputs_BT, segments_BT, slots_BK, top: int):
+  x_BTD = model.backbone.apply(params, inputs_BT, segments_BT=segments_BT)
+  x_BKD = jnp.take_along_axis(x_BTD, slots_BK[:, :, None], axis=1)
+  return jax.lax.top_k(jax.nn.softmax(model.logits(params, x_BKD)), top)

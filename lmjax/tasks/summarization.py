@@ -5,6 +5,7 @@ Legend: B batch, T length, P prompt length, K slots.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from lmjax.models import decode
 from lmjax.models.heads import LanguageModel
 from lmjax.objectives import conditional
+from lmjax.objectives.config import ConditionalConfig
 from lmjax.scoring import generation
 from lmjax.tasks.causal_lm import quote
 from lmjax.tasks.fine_tuning import SHOWN, Examples, FineTuningTask, encode
@@ -36,6 +38,7 @@ class Summarization(FineTuningTask):
     self.RANKING_METRIC = self.MAIN_METRIC = objective.best
     self.HIGHER_IS_BETTER = objective.best != 'loss'
     self.BASELINE = None if objective.lead is None else f'lead_{objective.best}'
+    self._generate = _generator(self.model, objective, self.special_tokens[2])
     self._lead: tuple[list, dict] = ([], {})  # of which records, and what it scores
 
   @property
@@ -97,27 +100,6 @@ class Summarization(FineTuningTask):
     prefix_T = (np.arange(self.data.length) < prompt).astype(np.int32)
     weights_K = (np.arange(self.predicted) < count).astype(np.float32)
     return {**padded, 'prefix': prefix_T, 'slots': slots_K, 'targets': targets_K, 'weights': weights_K}
-
-  @functools.cached_property
-  def _generate(self):
-    """`(params, batch) -> {'tokens': [B, max_summary]}`; `run` compiles it once for each length of prompts."""
-    o, end = self.objective.decoding, self.special_tokens[2]
-    shared = dict(new_tokens=self.objective.max_summary, stop=end, no_repeat_ngram=o.no_repeat_ngram)
-
-    def run(params, batch):
-      tokens_BP = batch['inputs']
-      step = self.model.decode_step(params, prefix=self.objective.prefix)
-      cache = self.backbone.init_cache(tokens_BP.shape[0], tokens_BP.shape[1] + self.objective.max_summary)
-      if o.beams > 1:
-        beams = dict(beams=o.beams, length_penalty=o.length_penalty)
-        new_BN, _ = decode.beam_search(step, cache, tokens_BP, batch['segments'], **beams, **shared)
-      else:
-        key = jax.random.fold_in(jax.random.key(0), batch['number'][0])
-        sampling = dict(temperature=o.temperature, top_k=o.top_k, top_p=o.top_p)
-        new_BN = decode.generate(step, cache, tokens_BP, batch['segments'], key, **sampling, **shared)
-      return {'tokens': new_BN}
-
-    return run
 
   def generate(self, params, prompts: list[list[int]], run: Callable) -> list[list[int]]:
     """Continues prompts, in batches of like lengths; each ends before the end-of-document token."""
@@ -209,6 +191,28 @@ class Summarization(FineTuningTask):
         rows.append(f'| {group["from"]} {above} | {group["examples"]} | {group["rougeL"]:.4f} |')
       page = '\n'.join(rows) + '\n\n' + page
     return super().report_files(split, items, predictions) | {f'summaries_{split}.md': page}
+
+
+@functools.lru_cache(maxsize=8)
+def _generator(model: LanguageModel, objective: ConditionalConfig, stop: int) -> Callable:
+  """`(params, batch) -> {'tokens': [B, max_summary]}`; `run` compiles it once for each length of prompts."""
+  o = objective.decoding
+  shared: dict[str, Any] = dict(new_tokens=objective.max_summary, stop=stop, no_repeat_ngram=o.no_repeat_ngram)
+
+  def run(params, batch):
+    tokens_BP = batch['inputs']
+    step = model.decode_step(params, prefix=objective.prefix)
+    cache = model.backbone.init_cache(tokens_BP.shape[0], tokens_BP.shape[1] + objective.max_summary)
+    if o.beams > 1:
+      beams: dict[str, Any] = dict(beams=o.beams, length_penalty=o.length_penalty)
+      new_BN, _ = decode.beam_search(step, cache, tokens_BP, batch['segments'], **beams, **shared)
+    else:
+      key = jax.random.fold_in(jax.random.key(0), batch['number'][0])
+      sampling: dict[str, Any] = dict(temperature=o.temperature, top_k=o.top_k, top_p=o.top_p)
+      new_BN = decode.generate(step, cache, tokens_BP, batch['segments'], key, **sampling, **shared)
+    return {'tokens': new_BN}
+
+  return run
 
 
 def bucket(length: int, longest: int) -> int:

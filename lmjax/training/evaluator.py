@@ -14,14 +14,24 @@ import numpy as np
 from lmjax import metrics, sharding
 from lmjax.data.batches.pipeline import valid_batches, valid_text
 from lmjax.hosts.preemption import StopSignal
-from lmjax.reports import curves
-from lmjax.tasks.base import Task
+from lmjax.reports import pictures
+from lmjax.tasks.base import Loss, Task
 from lmjax.tasks.fine_tuning import FineTuningTask
 from lmjax.training.progress import number
 from lmjax.workdir.run_files import RunFiles
 
 # curves.png is drawn again at most this often: a drawing takes as long as many steps of a small model.
 PLOT_SECONDS = 10.0
+
+
+@functools.lru_cache(maxsize=32)
+def _program(function: Callable, mesh: jax.sharding.Mesh) -> Callable:
+  """A function of (params, batch) as it runs; compiled once for all runs of a process that share it, as seeds do."""
+
+  def run(params, batch, flags):
+    return function(params, batch), jax.tree.map(lambda flag_B: flag_B.max(), flags)
+
+  return jax.jit(run, out_shardings=sharding.replicated(mesh))
 
 
 class Runner:
@@ -33,7 +43,6 @@ class Runner:
 
   def __init__(self, mesh, stop: StopSignal | None = None, heartbeat: Callable[[], None] = lambda: None):
     self._mesh, self._stop, self._heartbeat = mesh, stop, heartbeat
-    self._compiled: dict[Callable, Callable] = {}
 
   def __call__(self, function: Callable, params, batch: dict[str, np.ndarray]):
     """The outputs of a function for this host's rows of a batch, whole on every host."""
@@ -42,14 +51,8 @@ class Runner:
     if self._stop is not None:
       self._stop.interrupt()
       flags = self._stop.flags(len(next(iter(batch.values()))))
-    if function not in self._compiled:
-
-      def run(params, batch, flags):
-        return function(params, batch), jax.tree.map(lambda flag_B: flag_B.max(), flags)
-
-      self._compiled[function] = jax.jit(run, out_shardings=sharding.replicated(self._mesh))
     placed = (sharding.shard_batch(part, self._mesh) for part in (batch, flags))
-    outputs, flags = jax.device_get(self._compiled[function](params, *placed))
+    outputs, flags = jax.device_get(_program(function, self._mesh)(params, *placed))
     if self._stop is not None:
       self._stop.read(flags)
       self._stop.interrupt()
@@ -59,6 +62,16 @@ class Runner:
 def make(task: Task, data, run: Runner):
   """The evaluator of a task's kind."""
   return ExampleEvaluator(task, data, run) if isinstance(task, FineTuningTask) else TextEvaluator(task, data, run)
+
+
+@functools.lru_cache(maxsize=8)
+def make_eval_step(loss: Loss):
+  """`(params, batch) -> metrics` as (sum, weight) pairs: pure, without dropout."""
+
+  def eval_step(params, batch):
+    return loss(params, batch, None)[2]
+
+  return eval_step
 
 
 def gzip_bits_per_byte(text: bytes) -> float:
@@ -73,10 +86,7 @@ class Evaluator:
   """
 
   def __init__(self, task, data, run: Runner):
-    self._task, self._data, self._run = task, data, run
-
-  def _step(self, params, batch):
-    return self._task.loss(params, batch, None)[2]
+    self._task, self._data, self._run, self._step = task, data, run, make_eval_step(task.loss)
 
   def _sums(self, params, batches) -> dict[str, tuple]:
     """The metrics of all batches as (sum, weight) pairs, without dropout."""
@@ -176,7 +186,7 @@ class Evaluations:
 
   def draw(self) -> None:
     """Draws WORKDIR/curves.png, if there is a point to draw."""
-    picture = curves.plot_curves(self.files.lines(), self.task.MAIN_METRIC, self.task.BASELINE)
+    picture = pictures.plot_curves(self.files.lines(), self.task.MAIN_METRIC, self.task.BASELINE)
     if picture is not None:
       self.files.write('curves.png', picture)
     self.drawn = time.monotonic()

@@ -3,6 +3,8 @@
 Legend of arrays: B batch, T length.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -12,7 +14,7 @@ from lmjax.hosts.preemption import FLAG
 from lmjax.training import state as state_lib
 
 
-def make_gradient(task, microbatches: int, config: optim.OptimConfig | None = None):
+def make_gradient(loss, microbatches: int, config: optim.OptimConfig | None = None):
   """`(params, batch, key) -> (gradient, weight_sum, pairs)`: pure.
 
   The gradient of the parameters that `config` lets move (None: of all) is that of the mean loss a weighted position,
@@ -25,7 +27,7 @@ def make_gradient(task, microbatches: int, config: optim.OptimConfig | None = No
 
     def summed(trainable, batch, key):
       whole = trainable if config is None else optim.join(trainable, frozen)
-      loss_sum, weight_sum, pairs = task.loss(whole, batch, key)
+      loss_sum, weight_sum, pairs = loss(whole, batch, key)
       return loss_sum, (weight_sum, pairs)
 
     grads, (weight_sum, pairs) = accumulate(summed, trainable, batch, key, microbatches)
@@ -40,15 +42,21 @@ def make_train_step(task, tx: optax.GradientTransformation, config: optim.OptimC
 
   The key is that of the run's dropout, an argument so that runs of several seeds are one program. A batch whose loss,
   gradient or update is not finite, or in which nothing is labelled, changes nothing but the counters. The schedule is
-  that of a run of `steps`; a batch is computed in `accumulate` passes.
+  that of a run of `steps`; a batch is computed in `accumulate` passes. The same settings give the same function, which
+  the runs of a process that share them, as seeds do, trace and compile once.
   """
+  return _train_step(task.loss, task.has_dropout, tx, config, steps, accumulate)
+
+
+@functools.lru_cache(maxsize=8)
+def _train_step(loss, has_dropout: bool, tx, config: optim.OptimConfig, steps: int, accumulate: int):
   schedule = optim.learning_rate(config, steps)
-  gradient = make_gradient(task, accumulate, config)
+  gradient = make_gradient(loss, accumulate, config)
 
   def train_step(state, batch, key):
     batch = dict(batch)
     stop = {name: batch.pop(name).max() for name in (FLAG,) if name in batch}
-    key = jax.random.fold_in(key, state.step) if task.has_dropout else None
+    key = jax.random.fold_in(key, state.step) if has_dropout else None
     grads, weight_sum, pairs = gradient(state.params, batch, key)
     grad_norms = metrics.group_norms(grads)
     grad_norm = jnp.sqrt(sum(jnp.square(norm) for norm in grad_norms.values()))

@@ -142,7 +142,9 @@ CLM_TO_CLM = """
 
 def test_the_whole_plan_from_a_masked_lm_to_a_classifier(mlm, make_config, tokenizer, tmp_path):
   """With the patterns of the shipped config: the backbone is taken, BERT's transform left behind."""
-  there = facts_of(prepare.build(make_config('masked_lm', **{'model.mlm_transform': True}), tokenizer))
+  there = facts_of(
+    prepare.build(make_config('masked_lm', **{'model.mlm_transform': True, 'model.layers': 2}), tokenizer)
+  )
   config = config_lib.build(runs.classification_config(mlm, tmp_path, **LABELS))
   plan = handoff.plan(there, facts_of(prepare.build(config, tokenizer)), config.init_from)
   plan.check('a')
@@ -150,7 +152,9 @@ def test_the_whole_plan_from_a_masked_lm_to_a_classifier(mlm, make_config, token
 
 
 def test_the_whole_plan_from_a_causal_lm_to_the_same(make_config, tokenizer):
-  here = facts_of(prepare.build(make_config('causal_lm', **{'model.tied_embeddings': False}), tokenizer))
+  here = facts_of(
+    prepare.build(make_config('causal_lm', **{'model.tied_embeddings': False, 'model.layers': 2}), tokenizer)
+  )
   plan = handoff.plan(here, here, init_from('a'))
   plan.check('a')
   assert plan.table() == CLM_TO_CLM.strip('\n')

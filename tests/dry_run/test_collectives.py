@@ -42,12 +42,16 @@ def test_data_parallelism_sums_each_gradient_once(moved):
   found, K, vectors = moved(8, 1, 1, tied=False)
   assert set(found) == {'all-reduce'}
   assert 0 <= found['all-reduce'] - (K + 2 * V + vectors) <= SCALARS
-  # a tied table gets two gradients, as input and as output embedding, and the partitioner sums each over the devices
+
+
+@pytest.mark.slow
+def test_a_tied_table_has_two_gradients(moved):
+  """As input and as output embedding; the partitioner sums each over the devices."""
   tied, K, vectors = moved(8, 1, 1, tied=True)
   assert 0 <= tied['all-reduce'] - (K + 2 * V + vectors) <= SCALARS
 
 
-@pytest.mark.parametrize('tied', [False, True])
+@pytest.mark.parametrize('tied', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_fsdp_gathers_each_kernel_twice_and_sums_its_gradient_once(moved, tied):
   """ZeRO-3 (arXiv:1910.02054, section 7.2): forward and backward pass gather, then the gradients are summed.
 
@@ -62,7 +66,7 @@ def test_fsdp_gathers_each_kernel_twice_and_sums_its_gradient_once(moved, tied):
   assert not found
 
 
-@pytest.mark.parametrize('data,fsdp', [(2, 4), (4, 2)])
+@pytest.mark.parametrize('data,fsdp', [(2, 4), pytest.param(4, 2, marks=pytest.mark.slow)])
 def test_groups_of_fsdp_sum_the_shares_of_gradients_between_them(moved, data, fsdp):
   """As two slices do: within a group as above; between groups a device sums its share of each gradient alone."""
   found, K, vectors = moved(data, fsdp, 1, tied=True)

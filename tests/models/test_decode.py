@@ -187,7 +187,7 @@ def test_the_widest_beam_finds_the_best_of_all(length_penalty, no_repeat_ngram, 
   np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
 
 
-@pytest.mark.parametrize('beams', [2, 3])
+@pytest.mark.parametrize('beams', [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('length_penalty,stop', [(-0.5, 0), (0.0, 0), (1.0, 0), (2.0, 0), (1.0, None)])
 def test_narrow_beams_follow_the_definition(beams, length_penalty, stop):
   prompts = [*PROMPTS, *PAIRS]
@@ -215,7 +215,7 @@ def test_each_row_is_as_it_is_alone():
 
 
 @pytest.mark.parametrize('ngram', [1, 2, 3])
-@pytest.mark.parametrize('temperature', [0.0, 1.0])
+@pytest.mark.parametrize('temperature', [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_no_ngram_comes_twice(ngram, temperature):
   prompts, vocab = [[i] for i in range(40)], 5
   settings = dict(new_tokens=16, stop=0)

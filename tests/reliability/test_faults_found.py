@@ -82,7 +82,7 @@ def small_batch(rows):
 @pytest.mark.parametrize('parts', [1, 2])
 def test_the_gradient_is_that_of_the_mean_loss(parts):
   batch = {'x': jax.random.normal(jax.random.key(0), (4, 64)), 'weights': jnp.array([1.0, 0.0, 3.0, 2.0])}
-  found, weight, _ = step_lib.make_gradient(TASK, parts)(PARAMS, batch, None)
+  found, weight, _ = step_lib.make_gradient(TASK.loss, parts)(PARAMS, batch, None)
   expected = jax.grad(lambda p: small_loss(p, batch, None)[0] / 6.0)(PARAMS)
   assert float(weight) == 6.0
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
@@ -101,7 +101,7 @@ def test_the_norm_that_is_clipped_is_of_the_whole_gradient(make_config):
   """Two groups of parameters: the norm over both, and an update that clipping made exactly as long as the limit."""
   step, state = stepped(make_config, **{'optim.clip_norm': 0.5})
   batch = small_batch(4)
-  gradient = paths.flatten(step_lib.make_gradient(TASK, 1)(PARAMS, batch, None)[0])
+  gradient = paths.flatten(step_lib.make_gradient(TASK.loss, 1)(PARAMS, batch, None)[0])
   norm = np.sqrt(sum(np.square(np.float64(g)).sum() for g in gradient.values()))
   after, report = step(state, batch)
   np.testing.assert_allclose(report['grad_norm'], norm, rtol=1e-5)
@@ -115,7 +115,7 @@ def test_every_part_of_a_batch_draws_its_own_dropout():
   """The gradient of w is 0 where every part drops it: of 64 places half in one part, 4 in four that differ."""
   dropped = []
   for parts in (1, 4):
-    grads, _, _ = step_lib.make_gradient(TASK, parts)(PARAMS, small_batch(4), jax.random.key(0))
+    grads, _, _ = step_lib.make_gradient(TASK.loss, parts)(PARAMS, small_batch(4), jax.random.key(0))
     dropped.append(int((grads['embeddings']['w'] == 0).sum()))
   assert dropped[0] > 20 and dropped[1] < 12, dropped
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmjax.reports import curves
+from lmjax.reports import pictures
 
 
 @pytest.fixture
@@ -14,19 +14,19 @@ def lines():
 
 
 def test_curves_are_drawn(lines):
-  picture = curves.plot_curves(lines, 'bits_per_byte', 'gzip_bits_per_byte')
+  picture = pictures.plot_curves(lines, 'bits_per_byte', 'gzip_bits_per_byte')
   assert picture.startswith(b'\x89PNG') and len(picture) > 10_000
 
 
 def test_a_baseline_is_drawn_where_there_is_one(lines):
-  pictures = [curves.plot_curves(lines, 'bits_per_byte', name) for name in ('gzip_bits_per_byte', 'lead_rougeL', None)]
-  assert pictures[0] != pictures[1] == pictures[2]
+  drawn = [pictures.plot_curves(lines, 'bits_per_byte', name) for name in ('gzip_bits_per_byte', 'lead_rougeL', None)]
+  assert drawn[0] != drawn[1] == drawn[2]
 
 
 def test_a_line_without_a_finite_loss_is_left_out(lines):
-  without = curves.plot_curves([*lines, {'step': 7, 'split': 'train', 'loss': None}], 'bits_per_byte', None)
-  assert without == curves.plot_curves(lines, 'bits_per_byte', None)
+  without = pictures.plot_curves([*lines, {'step': 7, 'split': 'train', 'loss': None}], 'bits_per_byte', None)
+  assert without == pictures.plot_curves(lines, 'bits_per_byte', None)
 
 
 def test_no_points_no_picture():
-  assert curves.plot_curves([], 'accuracy', None) is None
+  assert pictures.plot_curves([], 'accuracy', None) is None

@@ -11,6 +11,7 @@ import pytest
 
 from lmjax.errors import ConfigError
 from lmjax.schema.command_line import (
+  command,
   default_workdir,
   load_config_file,
   parse_argument,
@@ -132,25 +133,27 @@ def test_both_forms_of_a_flag_are_read():
       '--dry_run',
       '--seed=3',
     ],
-    extra={'batch': PositiveInt, 'seed': int, 'other': str},
-    bare=('dry_run',),
+    {'batch': PositiveInt, 'seed': int, 'other': str, 'dry_run': bool | str},
   )
   assert (line.file, line.argument, line.workdir) == ('c.py', 'data=tfds:x', 'w')
-  assert line.assignments == (('a.b', '-5'), ('c', 'x=y'))
-  assert line.extra == {'batch': 10, 'seed': 3, 'other': None, 'dry_run': True}
+  assert line.assignments == [('a.b', '-5'), ('c', 'x=y')]
+  assert line.values == {'batch': 10, 'seed': 3, 'other': None, 'dry_run': True}
   assert not line.problems and not line.help
 
 
 def test_a_bare_flag_takes_a_text_only_after_an_equals_sign():
-  assert parse_command_line(['--config=c.py', '--dry-run', '--workdir', 'w'], bare=('dry_run',)).workdir == 'w'
-  assert parse_command_line(['--config=c.py', '--dry_run=v5e:2x4'], bare=('dry_run',)).extra == {'dry_run': 'v5e:2x4'}
-  assert parse_command_line(['--config=c.py'], bare=('dry_run',)).extra == {'dry_run': False}
+  assert parse_command_line(['--config=c.py', '--dry-run', '--workdir', 'w'], {'dry_run': bool | str}).workdir == 'w'
+  assert parse_command_line(['--config=c.py', '--dry_run=v5e:2x4'], {'dry_run': bool | str}).values == {
+    'dry_run': 'v5e:2x4'
+  }
+  assert parse_command_line(['--config=c.py'], {'dry_run': bool | str}).values == {'dry_run': None}
 
 
-def test_help_needs_no_config():
-  for flag in ('--help', '-h'):
-    line = parse_command_line([flag])
-    assert line.help and not line.problems and line.file is None
+def test_help_needs_no_config(capsys):
+  for use in ('required', 'optional', 'refused'):
+    for flag in ('--help', '-h'):
+      assert command(pytest.fail, [flag], 'What it does.', config=use) == 0
+      assert capsys.readouterr() == ('What it does.\n', '')
 
 
 @pytest.mark.parametrize(
@@ -194,7 +197,7 @@ def test_help_needs_no_config():
   ],
 )
 def test_every_problem_with_the_flags_is_collected(argv, expected):
-  assert list(parse_command_line(argv, extra={'batch': int}).problems) == expected
+  assert list(parse_command_line(argv, {'batch': int}).problems) == expected
 
 
 def test_no_command_line_raises():
@@ -219,7 +222,7 @@ def test_no_command_line_raises():
   ]
   for _ in range(500):
     argv = [''.join(choose.choices(pieces, k=choose.randrange(6))) for _ in range(choose.randrange(5))]
-    line = parse_command_line(argv, extra={'batch': int}, bare=('dry_run',))
+    line = parse_command_line(argv, {'batch': int, 'dry_run': bool | str})
     assert all(problem.isprintable() and problem for problem in line.problems)
     try:
       parse_argument(line.argument, **DECLARED)

@@ -18,6 +18,7 @@ from lmjax.errors import ConfigError
 from lmjax.schema import command_line, describe, overrides, validate
 from lmjax.schema.types import Bool, Float, Int, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Share, section
 from lmjax.study.config import ExperimentConfig
+from lmjax.tasks.table import TASKS
 from tests.conftest import CONFIGS, FINE_TUNING, ROOT
 
 
@@ -112,28 +113,16 @@ class Root:
   writer: Writer = Writer()
 
   @staticmethod
-  def choose(values):
-    return MaskedRoot if values.get('task') == 'masked_lm' else CausalRoot
+  def chosen(values):
+    return {'objective': Masked if values.get('task') == 'masked_lm' else Causal}
 
   @staticmethod
   def owners(path):
-    return [name for name, root in (('masked_lm', MaskedRoot),) if path in {n.path for n in describe.walk(root, {})}]
+    return [name for name in ('masked_lm',) if path in describe.nodes(Root, {'task': name})]
 
   def problems(self):
     if self.model.width > 1000 and self.optim.learning_rate > 0.01:
       yield 'optim.learning_rate', self.optim.learning_rate, 'must be 0.01 or less above width 1000', 'lower it'
-
-
-@section
-class CausalRoot(Root):
-  __doc__ = Root.__doc__
-  objective: Causal
-
-
-@section
-class MaskedRoot(Root):
-  __doc__ = Root.__doc__
-  objective: Masked
 
 
 def good(**changes):
@@ -331,7 +320,8 @@ OVERRIDES = {
   'width, heads, dropout, window',
   'optim.betas=0.9,x': 'optim.betas = 0.9,x: must be a tuple of float; give values separated by commas',
   'objective.share=0.2': 'objective.share = 0.2: unknown key; remove it; it is for masked_lm',
-  'sources.pydco.weight=2': 'sources.pydco: no such entry; did you mean sources.pydoc? a new one needs path, weight',
+  'sources.pydco.weight=2': 'sources.pydco.weight = 2: no such entry; did you mean sources.pydoc? '
+  'a new one needs path, weight',
   'sources..path=x': 'sources..path = x: unknown key; did you mean sources.pydoc.path?',
   'a\nb=1': 'a\\nb = 1: unknown key; remove it; the config has seed, model, optim, task, objective, sources, '
   'init_from, ema, writer',
@@ -474,9 +464,9 @@ def test_a_refused_command_imports_no_jax(file, tmp_path):
 
 def test_every_setting_is_documented():
   values = {'data': {'sources': {'main': {}}}, 'stages': {'one': {}}, 'comparisons': {'one': {'arms': {'a': {}}}}}
-  names = {'data.sources.main', 'stages.one', 'comparisons.one', 'comparisons.one.arms.a'}
-  for root in (*config_lib.ROOTS.values(), ExperimentConfig):
-    for node in describe.walk(root, values):
+  names = {'', 'data.sources.main', 'stages.one', 'comparisons.one', 'comparisons.one.arms.a'}
+  for root, task in (*((config_lib.Config, task) for task in TASKS), (ExperimentConfig, None)):
+    for node in describe.nodes(root, values | {'task': task}).values():
       assert node.doc.strip() or node.path in names, node.path
 
 

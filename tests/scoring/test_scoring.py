@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from lmjax.reports import confusion
+from lmjax.reports import pictures
 from lmjax.scoring import classification, generation, squad
 from lmjax.scoring.bootstrap import bootstrap
 
@@ -69,7 +69,7 @@ def test_confusion_is_shown():
   )
   for classes in (2, 30):
     matrix = np.zeros((classes, classes), np.int64)  # no division by the empty rows
-    assert confusion.plot_confusion(matrix, [f'class {i}' for i in range(classes)]).startswith(b'\x89PNG')
+    assert pictures.plot_confusion(matrix, [f'class {i}' for i in range(classes)]).startswith(b'\x89PNG')
 
 
 # SQuAD

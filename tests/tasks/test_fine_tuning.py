@@ -99,23 +99,15 @@ def test_layer_decay_and_the_head_s_rate_scale_each_update(mlm, tmp_path):
 # ---- whole runs
 
 
-SIX = {'train.steps': 6, 'eval.every': 3, 'optim.learning_rate': 0.01}
-
-
-def six_steps(mlm, folder, **leaves):
-  """A run with dropout, and a test split."""
-  return runs.classification_config(mlm, folder, rows={'test': runs.texts(9, seed=2)}, **SIX | leaves)
-
-
 @pytest.fixture(scope='module')
-def whole(mlm, tmp_path_factory):
+def whole(raw_config, tmp_path_factory):
   """(workdir, results) of a run that nothing stopped."""
-  folder = tmp_path_factory.mktemp('whole')
-  return folder / 'run', runs.train(six_steps(mlm, folder), folder / 'run')
+  workdir = runs.fine_tuned(raw_config, tmp_path_factory)
+  return workdir, json.loads((workdir / 'results.json').read_text())
 
 
 def test_a_killed_run_goes_on_bit_for_bit(mlm, whole, tmp_path):
-  raw = six_steps(mlm, tmp_path)
+  raw = runs.six_steps(mlm, tmp_path)
   assert raw.model.residual_dropout and raw.objective.dropout
 
   def killed(line):
@@ -156,7 +148,7 @@ def test_the_test_split_is_looked_at_once(whole):
 
 
 def test_no_steps_evaluate_the_start(mlm, whole, tmp_path):
-  results = runs.train(six_steps(mlm, tmp_path, **{'train.steps': 0}), tmp_path / 'run')
+  results = runs.train(runs.six_steps(mlm, tmp_path, **{'train.steps': 0}), tmp_path / 'run')
   start = runs.metrics_of(whole[0], 'valid')[0]
   assert start['step'] == results['step'] == results['best_step'] == 0
   assert results['metrics']['valid/loss'] == start['loss'] and results['metrics']['valid/accuracy'] == start['accuracy']
@@ -167,7 +159,7 @@ def test_no_steps_evaluate_the_start(mlm, whole, tmp_path):
   # it can be opened, and is not evaluated again
   assert reopen.load_run(str(tmp_path / 'run')).step == 0
   before = content(tmp_path / 'run')
-  assert runs.train(six_steps(mlm, tmp_path, **{'train.steps': 0}), tmp_path / 'run') == results
+  assert runs.train(runs.six_steps(mlm, tmp_path, **{'train.steps': 0}), tmp_path / 'run') == results
   assert content(tmp_path / 'run') == before
 
 
@@ -189,7 +181,7 @@ def test_the_best_checkpoint_gives_the_results_and_patience_ends_the_run(mlm, tm
 
   monkeypatch.setattr(Classification, 'scores', scores)
   workdir, said = tmp_path / 'run', []
-  raw = six_steps(mlm, tmp_path, **{'eval.every': 1, 'eval.patience': 2})
+  raw = runs.six_steps(mlm, tmp_path, **{'eval.every': 1, 'eval.patience': 2})
   results = runs.train(raw, workdir, said.append)
   by_step = {line['step']: line['loss'] for line in runs.metrics_of(workdir, 'valid')}
   assert list(by_step) == [0, 1, 2, 3] and len(set(by_step.values())) == 4
@@ -231,23 +223,23 @@ def test_another_start_or_optimizer_is_refused_in_the_same_workdir(mlm, whole):
     ({'optim.learning_rate': '0.123'}, 'optim.learning_rate = 0.123: this run has ended, with .*new --workdir'),
   ]:
     with pytest.raises(CheckpointError, match=message):
-      runs.train(six_steps(mlm, workdir.parent, **leaves), workdir)
+      runs.train(runs.six_steps(mlm, workdir.parent, **leaves), workdir)
   with pytest.raises(ConfigError, match='train.seeds = 2: .* holds one run; choose a new --workdir'):
-    runs.train(six_steps(mlm, workdir.parent, **{'train.seeds': 2}), workdir)
+    runs.train(runs.six_steps(mlm, workdir.parent, **{'train.seeds': 2}), workdir)
   assert content(workdir) == before
 
 
 def test_damaged_results_are_made_again(mlm, whole, tmp_path):
   shutil.copytree(whole[0], tmp_path / 'run')
   (tmp_path / 'run/results.json').write_text('')
-  again = runs.train(six_steps(mlm, whole[0].parent), tmp_path / 'run')
+  again = runs.train(runs.six_steps(mlm, whole[0].parent), tmp_path / 'run')
   names = [name for name in again['metrics'] if not name.startswith('train/') and not name.endswith('seconds')]
   assert {name: again['metrics'][name] for name in names} == {name: whole[1]['metrics'][name] for name in names}
 
 
 def test_how_far_it_moved_counts_from_where_it_began(mlm, tmp_path):
   """The run that it started from goes on meanwhile: its latest checkpoint is no longer that of the start."""
-  config, task, _, state, _ = prepared(six_steps(mlm, tmp_path))
+  config, task, _, state, _ = prepared(runs.six_steps(mlm, tmp_path))
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   begun = {'source': mlm, 'step': 3}
   assert runs.source_of(config)[0].step == 6
@@ -290,18 +282,18 @@ def test_a_workdir_whose_checkpoints_are_a_file_is_refused(mlm, tmp_path):
   (tmp_path / 'run').mkdir()
   (tmp_path / 'run/checkpoints').write_text('')
   with pytest.raises(ConfigError, match='--workdir = .*run: its checkpoints is a file; choose another'):
-    runs.train(six_steps(mlm, tmp_path), tmp_path / 'run')
+    runs.train(runs.six_steps(mlm, tmp_path), tmp_path / 'run')
 
 
 def test_several_seeds_make_a_run_each_and_a_summary(mlm, tmp_path):
   """Runs of no steps, which differ by the random head alone."""
   said = []
-  raw = six_steps(mlm, tmp_path, **{'train.steps': 0, 'train.seeds': 2, 'seed': 5})
+  raw = runs.six_steps(mlm, tmp_path, **{'train.steps': 0, 'train.seeds': 2, 'seed': 5})
   results = runs.train(raw, tmp_path / 'run', said.append)
   assert json.loads((tmp_path / 'run/results.json').read_text()) == results
   assert results['seeds'] == [5, 6]
   with pytest.raises(ConfigError, match='train.seeds = 1: .* holds the runs of several seeds'):
-    runs.train(six_steps(mlm, tmp_path, **{'train.steps': 0}), tmp_path / 'run')
+    runs.train(runs.six_steps(mlm, tmp_path, **{'train.steps': 0}), tmp_path / 'run')
   one, two = (json.loads((tmp_path / f'run/seed{i}/results.json').read_text()) for i in (0, 1))
   for name in ('valid/accuracy', 'valid/loss', 'test/accuracy', 'test/loss'):
     a, b = one['metrics'][name], two['metrics'][name]

@@ -21,9 +21,10 @@ from tests.conftest import FINE_TUNING, TASKS, WORDS
 
 # 1e-5 of the largest gradient of an array; losses relatively
 TOLERANCE = 1e-5
-# Of the tasks that fine-tune one is always run, the others with `slow`; one axis of each kind, since the backbone and
-# the gradient are those of pre-training.
-TUNED = ['classification', *(pytest.param(name, marks=pytest.mark.slow) for name in ('extractive_qa', 'summarization'))]
+# What is always run has every axis of a mesh, for both objectives. Each axis by itself, and the tasks that fine-tune,
+# whose backbone and gradient are those of pre-training, come with `slow`.
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+TUNED = ['classification', slow('extractive_qa'), slow('summarization')]
 SETTINGS = {
   'classification': {'objective.labels': ('a', 'b'), 'objective.class_weights': (3.0, 0.5)},
   'extractive_qa': {'objective.stride': 8},
@@ -73,7 +74,7 @@ def compiled(task, parts, mesh_shape):
   with jax.set_mesh(mesh):
     places = sharding.shardings(task.model.axes(), mesh)
     params = state_lib.init_params(task, mesh, seed=7)
-    return mesh, params, jax.jit(step_lib.make_gradient(task, parts), out_shardings=(places, None, None))
+    return mesh, params, jax.jit(step_lib.make_gradient(task.loss, parts), out_shardings=(places, None, None))
 
 
 def evaluate(task, batch, parts=1, mesh_shape=(1, 1, 1)):
@@ -106,20 +107,21 @@ def assert_same(got, expected):
 
 
 @pytest.mark.parametrize('name', TASKS)
-@pytest.mark.parametrize('mesh', [(8, 1, 1), (2, 2, 2), (1, 8, 1)], ids=str)
+@pytest.mark.parametrize('mesh', [slow((8, 1, 1)), (2, 2, 2), slow((1, 8, 1))], ids=str)
 def test_meshes(reference, name, mesh):
   task, batch, expected = reference(name)
   assert_same(evaluate(task, batch, mesh_shape=mesh), expected)
 
 
 @pytest.mark.parametrize('name', TASKS)
-@pytest.mark.parametrize('parts', [2, 4])
+@pytest.mark.parametrize('parts', [slow(2), 4])
 def test_accumulation_with_ragged_masks(reference, name, parts):
   task, batch, expected = reference(name)
   assert_same(evaluate(task, batch, parts=parts), expected)
 
 
-@pytest.mark.parametrize('name', TUNED)
+@pytest.mark.slow
+@pytest.mark.parametrize('name', FINE_TUNING)
 def test_a_mesh_accumulation_and_scanned_layers_in_fine_tuning(reference, make_config, tokenizer, name):
   task, batch, expected = reference(name)
   assert_same(evaluate(task, batch, mesh_shape=(2, 2, 2)), expected)
@@ -138,8 +140,12 @@ def test_a_mean_of_means_would_be_caught(reference, name):
   assert max(jax.tree.leaves(off)) > 1000 * TOLERANCE
 
 
-@pytest.mark.parametrize('name', TASKS)
-@pytest.mark.parametrize('change', [{'model.scan': True}, {'model.remat': 'full'}, {'model.remat': 'dots'}], ids=str)
+@pytest.mark.parametrize('name', ['causal_lm', slow('masked_lm')])
+@pytest.mark.parametrize(
+  'change',
+  [{'model.scan': True, 'model.remat': 'full'}, slow({'model.scan': True}), slow({'model.remat': 'dots'})],
+  ids=str,
+)
 def test_scan_and_remat(reference, make_config, tokenizer, name, change):
   _, batch, expected = reference(name)
   assert_same(evaluate(make_task(make_config, tokenizer, name, **change), batch), expected)
@@ -237,7 +243,7 @@ def test_the_whole_step_is_the_same_on_a_mesh(make_config, tokenizer):
   """Optimizer and schedule too: three steps on 2x2x2 move the weights as three on one device do."""
   moved = {}
   for shape in ((1, 1, 1), (2, 2, 2)):
-    config = make_config('causal_lm', **{'data.length': 24, 'optim.clip_norm': 0.5})
+    config = make_config('causal_lm', **{'data.length': 24, 'optim.clip_norm': 0.5, 'model.scan': False})
     config = dataclasses.replace(config, mesh=MeshConfig(*shape))
     task = prepare.build(config, tokenizer)
     tx = optim.make(config.optim, task.shapes())
