@@ -13,7 +13,8 @@ import json
 import sys
 from typing import Any
 
-from lmjax import sharding
+import jax
+
 from lmjax.data import records
 from lmjax.data.config import SourceConfig, default_field
 from lmjax.errors import ConfigError
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(flags: command_line.CommandLine) -> None:
   """Evaluates a checkpoint and prints its metrics."""
-  trained = reopen.open_run(flags.workdir, flags.values['step'], flags.values['mesh'])
+  trained = reopen.load_run(flags.workdir, flags.values['step'], flags.values['mesh'])
   values = evaluate(trained, flags.values['data'], flags.values['fields'])
   if flags.values['json']:
     print(json.dumps({'workdir': flags.workdir, 'step': trained.step, 'metrics': values}))
@@ -51,7 +52,7 @@ def evaluate(trained: reopen.TrainedRun, data: str | None = None, fields=None) -
   task, config = trained.task, trained.config
   if fields is not None and (data is None or not isinstance(task, FineTuningTask)):
     raise ConfigError(f'--fields = {",".join(fields)}: has no effect without --data of labelled examples; leave it out')
-  with sharding.using(trained.mesh):
+  with jax.set_mesh(trained.mesh):
     if isinstance(task, FineTuningTask):
       task, loaded, splits = _examples(trained, data, fields)
     else:

@@ -103,14 +103,15 @@ def row_as_text(task, example: dict) -> str:
 
 def show_run(flags) -> None:
   """Prints what a trained run holds and answers."""
-  from lmjax import sharding
+  import jax
+
   from lmjax.training import reopen
 
-  trained = reopen.open_run(flags.workdir, flags.values['step'], flags.values['mesh'])
+  trained = reopen.load_run(flags.workdir, flags.values['step'], flags.values['mesh'])
   print(f'{flags.workdir}: {trained.config.task}, step {trained.step}')
   print(parameter_table(trained.params))
   words = flags.values['neighbors']
-  with sharding.using(trained.mesh):
+  with jax.set_mesh(trained.mesh):
     for word in words.split(',') if words else ():
       print(neighbors(trained, word))
     for name, show in (('prompt', answer), ('minimal_pairs', minimal_pairs)):

@@ -37,30 +37,23 @@ def learning_rate(config: OptimConfig, total_steps: int):
 def make(config: OptimConfig, shapes) -> optax.GradientTransformation:
   """Gradients -> updates for a learning rate of 1; `train` multiplies them by the schedule.
 
-  So the optimizer's state holds no count of its own for the rate, and a skipped batch still counts.
-
-  Args:
-    config: an OptimConfig.
-    shapes: the parameters, or their shapes: what the patterns are checked against.
-
-  Returns:
-    a transformation whose state, gradients and updates are of the parameters that move alone, see `split`.
+  So the optimizer's state holds no count of its own for the rate, and a skipped batch still counts. State, gradients
+  and updates are of the trainable parameters alone, see `split`. The patterns are checked against the `shapes` of all.
 
   Raises:
     ConfigError: a pattern matches no parameter, no parameter moves, or there is no head for `head_learning_rate`.
   """
-  for leaf in ('no_decay', 'trainable', 'frozen'):
-    for pattern in getattr(config, leaf):
-      if not any(paths.matches(path, (pattern,)) for path in paths.flatten(shapes)):
-        raise ConfigError(f'optim.{leaf} = {pattern!r}: matches no parameter; remove it or correct it')
-  if not any(map(config.is_trainable, paths.flatten(shapes))):
-    raise ConfigError(
-      f'optim.trainable = {config.trainable}: no parameter is left to train; change it, or optim.frozen'
-    )
+  names = paths.flatten(shapes)
+  for setting in ('no_decay', 'trainable', 'frozen'):
+    for pattern in getattr(config, setting):
+      if not any(paths.matches(path, (pattern,)) for path in names):
+        raise ConfigError(f'optim.{setting} = {pattern!r}: matches no parameter; remove it or correct it')
+  if not any(map(config.is_trainable, names)):
+    rule = 'no parameter is left to train'
+    raise ConfigError(f'optim.trainable = {config.trainable}: {rule}; change it, or optim.frozen')
   if config.head_learning_rate is not None and set(shapes) <= BACKBONE:
-    raise ConfigError(
-      f'optim.head_learning_rate = {config.head_learning_rate}: no parameter stands on the backbone; set it to None'
-    )
+    rule = 'no parameter stands on the backbone'
+    raise ConfigError(f'optim.head_learning_rate = {config.head_learning_rate}: {rule}; set it to None')
   return _of_trainable(config)
 
 
@@ -74,7 +67,7 @@ def _of_trainable(config: OptimConfig) -> optax.GradientTransformation:
 
 
 def split(config: OptimConfig, params):
-  """(parameters that move, parameters that do not): two trees like `params`, with None where the other has a leaf."""
+  """(trainable, frozen): two trees like `params`, with None where the other has a parameter."""
   trainable = paths.map_with_path(lambda path, p: p if config.is_trainable(path) else None, params)
   frozen = paths.map_with_path(lambda path, p: None if config.is_trainable(path) else p, params)
   return trainable, frozen
@@ -91,9 +84,8 @@ def learning_rate_multipliers(config: OptimConfig, trainable):
   With layer_decay d and L layers, layer i has d ** (L - 1 - i), the embeddings d ** L, all else 1; what stands on the
   backbone has head_learning_rate / learning_rate.
   """
-  layers = 1 + max(
-    (int(path.split('/')[1]) for path in paths.flatten(trainable) if path.startswith('layers/')), default=0
-  )
+  numbers = (int(path.split('/')[1]) for path in paths.flatten(trainable) if path.startswith('layers/'))
+  layers = 1 + max(numbers, default=0)
   decay = 1.0 if config.layer_decay is None else config.layer_decay
   head = 1.0 if config.head_learning_rate is None else config.head_learning_rate / config.learning_rate
 
@@ -136,10 +128,9 @@ def _inner(config: OptimConfig):
 
 def _hidden_matrices(params):
   """Muon takes the kernels of the layers; embeddings, norms and the head get Adam (arXiv:2502.16982)."""
-  from optax.contrib import MuonDimensionNumbers
 
   def numbers(path, p):
-    return MuonDimensionNumbers() if path.startswith('layers/') and p.ndim == 2 else None
+    return optax.contrib.MuonDimensionNumbers() if path.startswith('layers/') and p.ndim == 2 else None
 
   return paths.map_with_path(numbers, params)
 

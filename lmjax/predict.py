@@ -30,7 +30,7 @@ def run(flags: command_line.CommandLine) -> None:
   """Predicts, and prints a block, or a line of JSON, for each record."""
   from lmjax.training import reopen
 
-  trained = reopen.open_run(flags.workdir, flags.values['step'], flags.values['mesh'])
+  trained = reopen.load_run(flags.workdir, flags.values['step'], flags.values['mesh'])
   given = (flags.values[name] for name in ('file', 'question', 'fields'))
   items = read(trained.config, flags.words, *given)
   for item, prediction in zip(items, predict(trained, items)):
@@ -40,10 +40,11 @@ def run(flags: command_line.CommandLine) -> None:
 
 def predict(trained, items: list[dict]) -> list:
   """A prediction for each record, as its task's `predict` gives it."""
-  from lmjax import sharding
+  import jax
+
   from lmjax.training import evaluator
 
-  with sharding.using(trained.mesh):
+  with jax.set_mesh(trained.mesh):
     return trained.task.predict(trained.params, trained.task.rows_of(items), evaluator.Runner(trained.mesh))
 
 

@@ -1,6 +1,5 @@
 """The mesh, and the one table that says which axis of an array lies along which axis of the mesh."""
 
-import contextlib
 import dataclasses
 import math
 
@@ -68,11 +67,8 @@ def make_mesh(config: MeshConfig, devices=None, granule: str = 'slice_index') ->
   Slices of TPUs that only the data-centre network joins are laid along `data`: of the three axes it moves least, the
   gradients once a step.
 
-  Args:
-    config: its axes.
-    devices: which; described ones too.
-    granule: attribute of a device that says which slice it belongs to ('process_index': hosts count as slices). On
-      GPUs 'slice_index' is the node, which need not be a slice: there one mesh lies over all.
+  `granule` is the attribute of a device that names its slice ('process_index': hosts count as slices). On GPUs
+  'slice_index' is the node, which need not be a slice: there one mesh lies over all.
 
   Raises:
     ConfigError: its axes do not make the number of devices, `data` the number of slices, or `tensor` leaves a host.
@@ -106,11 +102,7 @@ def make_mesh(config: MeshConfig, devices=None, granule: str = 'slice_index') ->
 
 
 def in_host_order(grid: np.ndarray) -> bool:
-  """Whether host h holds the h-th equal part of the rows of a batch: what it reads, and what a prediction stands for.
-
-  Args:
-    grid: devices [data, fsdp, tensor].
-  """
+  """Whether host h holds the h-th equal part of the rows of a batch; the grid of devices is [data, fsdp, tensor]."""
   hosts = np.vectorize(lambda device: device.process_index, otypes=[int])(grid).reshape(-1, grid.shape[2])
   rows = hosts[:, 0]
   _, counts = np.unique(rows, return_counts=True)
@@ -160,12 +152,7 @@ def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
 
 def shard_batch(batch: dict[str, np.ndarray], mesh) -> dict[str, jax.Array]:
   """This host's rows -> arrays of the whole batch, split over `data` and `fsdp`."""
-
-  def put(rows):
-    sharding = NamedSharding(mesh, spec(('batch',) + (None,) * (rows.ndim - 1)))
-    return jax.make_array_from_process_local_data(sharding, rows)
-
-  return jax.tree.map(put, batch)
+  return jax.tree.map(jax.make_array_from_process_local_data, batch_shardings(batch, mesh), batch)
 
 
 def batch_shardings(batch, mesh):
@@ -176,8 +163,3 @@ def batch_shardings(batch, mesh):
 def replicated(mesh) -> NamedSharding:
   """The sharding of what every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
-
-
-def using(mesh) -> contextlib.AbstractContextManager:
-  """`jax.set_mesh`, so that bare PartitionSpecs inside a jitted function mean this mesh."""
-  return jax.set_mesh(mesh)

@@ -36,16 +36,13 @@ Log = Callable[[str], None]
 
 
 def train(config, workdir: str, log: Log | None = None, devices=None) -> dict:
-  """Trains, or continues where the newest checkpoint in `workdir` stands.
+  """Trains, or continues from the newest checkpoint in `workdir`; returns what WORKDIR/results.json holds.
 
   Args:
     config: a config file's ConfigDict.
     workdir: folder of the run, local or `gs://`, made if it is not there.
     log: called with each line for people; default: print, on the first host.
     devices: what it runs on; default: every device of every host.
-
-  Returns:
-    what WORKDIR/results.json holds.
 
   Raises:
     ConfigError, DataError, CheckpointError, NonFiniteError, Stalled, Stopped: see lmjax.errors.
@@ -65,7 +62,7 @@ def run(config, source: InitCheckpoint | None, workdir: str, log: Log | None = N
     if config.train.seeds > 1:
       return _run_seeds(config, source, workdir, log, devices)
     mesh = sharding.make_mesh(config.mesh, devices)
-    with watchdog.watching(config.hosts) as watch, sharding.using(mesh):
+    with watchdog.watching(config.hosts) as watch, jax.set_mesh(mesh):
       return _run_one(config, source, workdir, mesh, log, watch)
   except OSError as error:  # a full disk, above all; what reads data raises its own
     what = f'{error.filename or workdir}: cannot be written or read ({error.strerror or reason(error)})'
@@ -82,27 +79,31 @@ def _run_one(config, source: InitCheckpoint | None, workdir: str, mesh, log: Log
   metadata = initialize.metadata_of(config, task, data, batches.fingerprint)
 
   with contextlib.ExitStack() as stack:  # what is refused above this line leaves no folder behind
-    begun = stack.enter_context(_opened(workdir, log))
+    stack.enter_context(_opened(workdir, log))
     checkpoints = Checkpoints(workdir, config.checkpoint, task.RANKING_METRIC, task.HIGHER_IS_BETTER)
     stack.enter_context(contextlib.closing(checkpoints))
     files = stack.enter_context(RunFiles(workdir, writes=jax.process_index() == 0))
     seed, steps = config.seed, config.train.steps
     initial = initialize.initialize(task, tx, mesh, seed, steps, checkpoints, metadata, source, plan, log)
     state, first, last = initial.state, initial.step, initial.last_step_before
-    begun()
     log(progress.banner(task, seed, steps, mesh, state.params, data, workdir))
     log(initial.message)
 
     stop = preemption.StopSignal()
     evaluate = evaluator.make(task, data, evaluator.Runner(mesh, stop, watch.evaluating))
-    evaluations = Evaluations(task, evaluate, seed, steps, config.eval.patience, files, last, log)
+    history = files.earlier('valid', last)
+    evaluations = Evaluations(task, evaluate, seed, steps, config.eval.patience, files, history, log)
     is_over = first >= steps or evaluations.has_patience_ended
     if is_over and (results := _ended_before(files, first, metadata['optim'])) is not None:
       log(progress.farewell(task, workdir, results))
       return results
 
-    _describe(config, task, files, last)
-    reporter = Progress(task, config.train, first, last, mesh.size, batches.rows, files, log)
+    files.write_json('config.json', describe.to_dict(config))
+    if files.writes:
+      task.tokenizer.save(os.path.join(files.folder, 'tokenizer.json'))
+    files.begin(last, config.writer.tensorboard, config.writer.wandb_project)
+    newest = next(reversed(files.earlier('train', last).values()), {})
+    reporter = Progress(task, config.train, first, newest, mesh.size, batches.rows, files, log)
     save = Saver(checkpoints, metadata | {'hand_off': redacted(initial.hand_off)}, files, reporter, watch)
     step_fn = None if is_over else _compiled(config, task, tx, mesh, state, reporter, log)
     intervals = Intervals(steps, config.train.log_every, config.eval.every, config.checkpoint.every)
@@ -144,6 +145,7 @@ def _evaluate_start(intervals: Intervals, evaluations: Evaluations, save: Saver,
 
 def _results(config, task, data, evaluations, save, hand_off, state, step: int, mesh, log: Log) -> dict:
   """What a run ends with; a fine-tuned one is evaluated once more with its best checkpoint, on the test set too."""
+  reporter = save.progress
   results: dict[str, Any] = {'status': 'done', 'step': step, 'metrics': {}, 'hand_off': hand_off}
   results['main_metric'] = task.MAIN_METRIC
   splits = {'valid': list(evaluations.history.values())[-1] if evaluations.history else {}}
@@ -154,8 +156,8 @@ def _results(config, task, data, evaluations, save, hand_off, state, step: int, 
     results['settings'] = task.calibration
     results['moved'] = initialize.moved(task, config.optim, mesh, config.seed, config.init_from, hand_off, params)
     if results['moved'] is not None:
-      log(progress.moved(results['moved']))
-  reporter = save.progress
+      groups = ', '.join(f'{name} {share:.3f}' for name, share in results['moved'].items())
+      log(f'{"moved":>13}  {groups}')
   results['metrics'] = {f'{split}/{k}': v for split, values in splits.items() for k, v in values.items()}
   results['metrics'] |= {f'train/{k}': v for k, v in reporter.last.items()}
   results |= {'seconds': reporter.seconds, 'parameters': metrics.count(state.params)}
@@ -195,14 +197,6 @@ def _final_evaluation(task: FineTuningTask, data, evaluations: Evaluations, file
   return splits
 
 
-def _describe(config, task: Task, files: RunFiles, last_step: int) -> None:
-  """The files that say what the run is, and its metrics opened to go on after `last_step`."""
-  if files.writes:
-    files.write_json('config.json', describe.to_dict(config))
-    task.tokenizer.save(os.path.join(files.folder, 'tokenizer.json'))
-  files.begin(last_step, config.writer.tensorboard, config.writer.wandb_project)
-
-
 def _ended_before(files: RunFiles, step: int, optim_settings: dict) -> dict | None:
   """The results of a run that was started again after its end, or None.
 
@@ -228,27 +222,24 @@ def _until_stopped(stop: preemption.StopSignal, save: Saver) -> Iterator[None]:
   """A run that is asked to stop ends once its checkpoint is whole, on every host."""
   try:
     yield
+    return
   except preemption.Interrupted:  # in the last evaluations: all steps are saved
     stopped: Stopped = stop.stopped(saved_steps(save.checkpoints.directory)[-1])
   except Stopped as error:
     stopped = error
-  else:
-    return
   save.checkpoints.wait()
   stop.wait_for_all()
   raise stopped
 
 
 @contextlib.contextmanager
-def _opened(workdir: str, log: Log) -> Iterator[Callable[[], None]]:
-  """The folder of a run, made and locked; yields what is to be called once the run has begun.
-
-  A run that is refused before that leaves nothing of its own behind.
+def _opened(workdir: str, log: Log) -> Iterator[None]:
+  """The folder of a run, made and locked. A run that is refused before it has begun leaves nothing of its own behind.
 
   Raises:
     ConfigError: it cannot be made, is in use, or is not shared by all hosts.
   """
-  folder, has_begun = absolute(workdir), []
+  folder = absolute(workdir)
   made = [] if '://' in workdir else [path for path in (folder, *folder.parents) if not path.exists()]
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -256,7 +247,8 @@ def _opened(workdir: str, log: Log) -> Iterator[Callable[[], None]]:
     raise ConfigError(f'--workdir = {workdir}: cannot be made ({error.strerror}); name another folder') from error
 
   def leave_nothing(kind, error, traceback) -> None:
-    if isinstance(error, LmjaxError) and not has_begun and made:
+    has_begun = (folder / 'config.json').exists()
+    if isinstance(error, LmjaxError) and made and not has_begun:
       made[0].rmtree()
       with contextlib.suppress(OSError):  # of the folders above, one that another run uses by now
         for above in made[1:]:
@@ -268,7 +260,7 @@ def _opened(workdir: str, log: Log) -> Iterator[Callable[[], None]]:
       stack.push(leave_nothing)  # under the lock: another run may have made the same folder
       clear_temporary(workdir)
     collectives.check_shared(folder)
-    yield lambda: has_begun.append(True)
+    yield
 
 
 def _check_folder(workdir: str, seeds: int) -> None:
@@ -297,21 +289,14 @@ def _run_seeds(config, source: InitCheckpoint | None, workdir: str, log: Log, de
     runs.append(run(one, source, os.path.join(workdir, f'seed{i}'), log, devices))
   names = [name for name in runs[0]['metrics'] if all(one['metrics'].get(name) is not None for one in runs)]
   values = {name: np.array([one['metrics'][name] for one in runs], np.float64) for name in names}
-  results = {
-    'status': 'done',
-    'step': runs[0]['step'],
-    'metrics': {name: float(v.mean()) for name, v in values.items()},
-    'standard_deviation': {name: float(v.std(ddof=1)) for name, v in values.items()},
-    'seeds': seeds,
-    'hand_off': runs[0]['hand_off'],
-    'main_metric': runs[0]['main_metric'],
-  }
+  means = {name: float(v.mean()) for name, v in values.items()}
+  deviations = {name: float(v.std(ddof=1)) for name, v in values.items()}
+  results = {'status': 'done', 'step': runs[0]['step'], 'metrics': means, 'standard_deviation': deviations}
+  results |= {'seeds': seeds, 'hand_off': runs[0]['hand_off'], 'main_metric': runs[0]['main_metric']}
   with RunFiles(workdir, writes=jax.process_index() == 0) as files:
     files.write_json('results.json', results)
-  main = runs[0]['main_metric']
-  for split in ('valid', 'test'):
-    if f'{split}/{main}' in values:
-      mean, deviation = results['metrics'][f'{split}/{main}'], results['standard_deviation'][f'{split}/{main}']
-      text = f'{progress.number(mean)}, standard deviation {progress.number(deviation)}'
-      log(f'{len(seeds)} seeds: {split} {main} {text}')
+  for name in (f'{split}/{results["main_metric"]}' for split in ('valid', 'test')):
+    if name in values:
+      mean, deviation = progress.number(means[name]), progress.number(deviations[name])
+      log(f'{len(seeds)} seeds: {name.replace("/", " ")} {mean}, standard deviation {deviation}')
   return results

@@ -120,7 +120,7 @@ def edit_manifest(workdir, step: int, change) -> None:
 
 def params_of(workdir, step='latest') -> dict[str, np.ndarray]:
   """{path: array} of a checkpoint."""
-  return {path: np.asarray(leaf) for path, leaf in paths.flatten(reopen.open_run(str(workdir), step).params).items()}
+  return {path: np.asarray(leaf) for path, leaf in paths.flatten(reopen.load_run(str(workdir), step).params).items()}
 
 
 def metrics_of(workdir, split: str) -> list[dict]:

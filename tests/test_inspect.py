@@ -65,7 +65,7 @@ def test_minimal_pairs(runs, name, tmp_path, capsys):
 
 def test_log_likelihood_is_a_probability(runs):
   """Over all continuations by one token, the probabilities of the sentences sum to that of the beginning."""
-  trained = reopen.open_run(f'{runs}/causal_lm')
+  trained = reopen.load_run(f'{runs}/causal_lm')
   task, tok = trained.task, trained.tokenizer
   prefix = tok.encode('the snow')
   apply = jax.jit(lambda rows: task.model.logits(trained.params, task.model.backbone.apply(trained.params, rows)))
@@ -75,7 +75,7 @@ def test_log_likelihood_is_a_probability(runs):
 
 
 def test_pseudo_log_likelihood_hides_one_token_at_a_time(runs):
-  trained = reopen.open_run(f'{runs}/masked_lm')
+  trained = reopen.load_run(f'{runs}/masked_lm')
   task, spec, ids = trained.task, trained.task.row_spec(), trained.tokenizer.encode('the snow falls')
   apply = jax.jit(lambda rows: task.model.logits(trained.params, task.model.backbone.apply(trained.params, rows)))
   by_hand = 0.0

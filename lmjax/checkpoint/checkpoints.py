@@ -14,6 +14,7 @@ import time
 
 import jax
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from lmjax import paths, sharding
@@ -103,16 +104,12 @@ def restore_params(workdir, step: int, abstract: dict) -> dict:
 def load_verified(directory: epath.Path, step: int, abstract: dict) -> dict:
   """Some arrays of a checkpoint's state, each verified against its digest, then converted to the dtype asked for.
 
-  Args:
-    directory: WORKDIR/checkpoints.
-    step: which.
-    abstract: a tree of shapes, dtypes and shardings; every path must be in the manifest, with that shape.
+  `abstract` is a tree of shapes, dtypes and shardings; every path must be in the manifest, with that shape.
 
   Raises:
     CheckpointError: the arrays cannot be read, or differ from their digests.
   """
   arrays, folder = read_manifest(directory, step)['arrays'], directory / str(step)
-
   # read in the dtype that was written: Orbax would convert without a word, and the digest would be another
   as_saved = paths.map_with_path(
     lambda path, a: jax.ShapeDtypeStruct(a.shape, arrays[path]['dtype'], sharding=a.sharding), abstract
@@ -174,10 +171,8 @@ class _BestN:
 def retention(config: CheckpointConfig, table: dict[int, float]):
   """Orbax's policy for what is kept: the last, and the best by `table` (see `evaluated`)."""
   policies = ocp.training.preservation_policies
-  keep = [policies.LatestN(config.keep_last)]
-  if config.keep_best:
-    keep.append(_BestN(config.keep_best, table))
-  return policies.AnyPreservationPolicy(keep)
+  best = [_BestN(config.keep_best, table)] if config.keep_best else []
+  return policies.AnyPreservationPolicy([policies.LatestN(config.keep_last), *best])
 
 
 class Checkpoints:
@@ -186,13 +181,10 @@ class Checkpoints:
   def __init__(self, workdir, config: CheckpointConfig, best: str, highest: bool = False):
     self._best, self._highest = best, highest
     self.directory = directory_of(workdir)
-    self._table = evaluated(self.directory)
-    self._saving = False
+    self._table, self._saving = evaluated(self.directory), False
+    policy = retention(config, self._table)
     self._orbax = ocp.training.Checkpointer(
-      self.directory,
-      context=_context(),
-      preservation_policy=retention(config, self._table),
-      cleanup_tmp_directories=True,
+      self.directory, context=_context(), preservation_policy=policy, cleanup_tmp_directories=True
     )
 
   def rank(self, step: int, metrics: dict[str, float]) -> None:
@@ -204,11 +196,8 @@ class Checkpoints:
   def save(self, step: int, state, metadata: dict, metrics: dict[str, float] | None = None) -> None:
     """Starts saving `state` under `step`; the arrays are copied before this returns, and written afterwards.
 
-    Args:
-      step: batches seen.
-      state: a NamedTuple of trees of arrays.
-      metadata: what the manifest has besides versions and digests.
-      metrics: of the evaluation at this step, if there was one.
+    `metadata` is what the manifest has besides versions and digests; `metrics` are of the evaluation at this step, if
+    there was one.
 
     Raises:
       CheckpointError: this save was refused, for want of room say, or an earlier one failed.
@@ -225,7 +214,7 @@ class Checkpoints:
         f'step {step}: {len(bad)} arrays hold NaN or infinity, such as {bad[0]}; not saved, older checkpoints are '
         'intact; lower optim.learning_rate and continue from them'
       )
-    check_room(self.directory, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
+    check_room(self.directory, sum(array.nbytes for array in jax.tree.leaves(tree)))
     if metrics is not None:
       self.rank(step, metrics)
     value = None if metrics is None else metrics[self._best]
@@ -255,15 +244,12 @@ class Checkpoints:
       ) from error
 
   def restore_latest(self, abstract, check=lambda manifest: None, log=print):
-    """The newest checkpoint that is intact, or None where there is none at all.
+    """(state, manifest) of the newest checkpoint that is intact, or None where there is none at all.
 
     Args:
       abstract: shapes, dtypes and shardings of the state.
       check: called with the manifest before arrays are read; raises CheckpointError for another run's.
       log: called with each checkpoint that was rejected, and why.
-
-    Returns:
-      (state, manifest), or None.
 
     Raises:
       CheckpointError: there are checkpoints, and none is intact: nothing starts again from step 0 unasked.
@@ -285,13 +271,11 @@ class Checkpoints:
         continue
       self._set_aside(rejected, log)
       return state, manifest
-    if rejected:
-      reasons = '; '.join(f'{step}: {why}' for step, why in rejected)
-      raise CheckpointError(
-        f'{self.directory}: none of {len(rejected)} checkpoints is intact ({reasons}); '
-        'restore them from a copy, or choose a new --workdir to start again'
-      )
-    return None
+    if not rejected:
+      return None
+    rule = f'none of {len(rejected)} checkpoints is intact ({"; ".join(f"{step}: {why}" for step, why in rejected)})'
+    remedy = 'restore them from a copy, or choose a new --workdir to start again'
+    raise CheckpointError(f'{self.directory}: {rule}; {remedy}')
 
   def _restore(self, step, abstract, manifest):
     target = abstract._asdict()
@@ -314,8 +298,6 @@ class Checkpoints:
       log(f'checkpoint {step} rejected: {why}; moved to {target}')
       (self.directory / str(step)).rename(target)
     if jax.process_count() > 1:
-      from jax.experimental import multihost_utils
-
       multihost_utils.sync_global_devices('rejected checkpoints are set aside')
     self._orbax.reload()
 

@@ -28,27 +28,18 @@ TOKEN_TABLE = 'embeddings/token/embedding'
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """What becomes of every parameter, each a sorted list of paths.
+  """What becomes of every parameter, each a sorted list of paths."""
 
-  Attributes:
-    taken: as they are in the checkpoint.
-    resized: taken, with another number of rows.
-    fresh: random.
-    dropped: the checkpoint's, not used.
-    refused: one line each, why the hand-off cannot be.
-  """
-
-  taken: list[str]
-  resized: list[str]
-  fresh: list[str]
-  dropped: list[str]
-  refused: list[str]
+  taken: list[str]  # as they are in the checkpoint
+  resized: list[str]  # taken, with another number of rows
+  fresh: list[str]  # random
+  dropped: list[str]  # the checkpoint's, not used
+  refused: list[str]  # one line each, why the hand-off cannot be
 
   def check(self, source: str) -> None:
     """Raises CheckpointError with all refusals."""
     if self.refused:
-      lines = [f'init_from.path = {source}: {line}' for line in self.refused]
-      raise CheckpointError('\n'.join(lines))
+      raise CheckpointError('\n'.join(f'init_from.path = {source}: {line}' for line in self.refused))
 
   def table(self) -> str:
     """The plan for people: layers that fare alike share a line."""
@@ -68,7 +59,6 @@ def plan(source: Mapping[str, Mapping], target: Mapping[str, Mapping], config: I
   if not config.take:
     return Plan([], [], sorted(target), sorted(source), [])
   taken, resized, fresh, refused = [], [], [], []
-  fitting = {'taken': taken, 'resized': resized}
   for path in sorted(target):
     claims = [name for name in ('take', 'fresh') if paths.matches(path, getattr(config, name))]
     if len(claims) != 1:
@@ -78,12 +68,10 @@ def plan(source: Mapping[str, Mapping], target: Mapping[str, Mapping], config: I
       fresh.append(path)
     elif path not in source:
       refused.append(f'{path}: is to be taken, but the checkpoint has no such parameter; let init_from.fresh match it')
+    elif misfit := _misfit(path, source[path], target[path]):
+      refused.append(misfit)
     else:
-      verdict = _fit(path, source[path], target[path])
-      if verdict in fitting:
-        fitting[verdict].append(path)
-      else:
-        refused.append(verdict)
+      (taken if list(source[path]['shape']) == list(target[path]['shape']) else resized).append(path)
   unused = sorted(set(source) - {*taken, *resized})
   dropped = [path for path in unused if paths.matches(path, config.drop)]
   named = {line.partition(':')[0] for line in refused}
@@ -96,16 +84,14 @@ def plan(source: Mapping[str, Mapping], target: Mapping[str, Mapping], config: I
 
 
 def adapt_model(saved: Mapping, asked: Mapping, convert: str | None) -> tuple[dict, list[tuple[str, object, str, str]]]:
-  """The model of a run that starts from a checkpoint.
+  """(the model of a run that starts from a checkpoint, problems as (path, value, rule, remedy)).
 
   Args:
     saved: the checkpoint's model, as a dict of settings.
-    asked: the settings that the run's config gives; the others are the checkpoint's, but for `lora`: adapters are
-      merged into the kernels that are handed over, so the run has new ones, or none.
+    asked: the settings that the run's config gives; one that disagrees and is not in ADAPTABLE is a problem. The others
+      are the checkpoint's, but for `lora`: adapters are merged into the kernels that are handed over, so the run has
+      new ones, or none.
     convert: see InitFrom.
-
-  Returns:
-    (settings, problems as (path, value, rule, remedy)): a setting that disagrees and is not in ADAPTABLE is a problem.
   """
   model = {**saved, 'lora': None, **asked, 'attention': saved['attention']}
   problems: list[tuple[str, object, str, str]] = []
@@ -135,16 +121,14 @@ def is_table(path: str) -> bool:
   return path.startswith('embeddings/') and path.endswith('/embedding')
 
 
-def _fit(path: str, there: Mapping, here: Mapping) -> str:
-  """'taken', 'resized', or why not."""
+def _misfit(path: str, there: Mapping, here: Mapping) -> str | None:
+  """Why a parameter cannot be taken, or None where it can, resized or not."""
   shape, wanted = tuple(there['shape']), tuple(here['shape'])
-  if not all('float' in facts['dtype'] for facts in (there, here)) and there['dtype'] != here['dtype']:
+  if there['dtype'] != here['dtype'] and not ('float' in there['dtype'] and 'float' in here['dtype']):
     rule = f'is {there["dtype"]} in the checkpoint, the model needs {here["dtype"]}; they do not convert'
     return f'{path}: {rule}; let init_from.fresh and init_from.drop match it'
-  if shape == wanted:
-    return 'taken'
-  if path == RESIZABLE and shape[1:] == wanted[1:]:
-    return 'resized'
+  if shape == wanted or path == RESIZABLE and shape[1:] == wanted[1:]:
+    return None
   return (
     f'{path}: has shape {list(shape)} in the checkpoint, the model needs {list(wanted)}; use the same model and '
     'tokenizer, or let init_from.fresh and init_from.drop match it'

@@ -51,25 +51,13 @@ def saved_steps(directory: epath.Path) -> list[int]:
   return sorted(int(p.name) for p in folders)
 
 
-def best_step(directory: epath.Path) -> int:
-  """The step with the best validation metric, as its own run ranks them; the earliest of equals.
-
-  Raises:
-    CheckpointError: no checkpoint was evaluated.
-  """
-  ranked = evaluated(directory)
-  if not ranked:
-    raise CheckpointError(f'{directory}: no checkpoint was evaluated when it was saved; choose a step')
-  return max(ranked, key=lambda step: (ranked[step], -step))
-
-
 def evaluated(directory: epath.Path) -> dict[int, float]:
   """{step: how good it is} of the checkpoints that were evaluated; higher is better.
 
   By the manifest; where the run was stopped while it evaluated, by the line that it wrote when it went on. A
-  checkpoint whose manifest is damaged is skipped here, and told when it is opened.
+  checkpoint whose manifest is damaged is skipped here, and reported when it is opened.
   """
-  found, lines = {}, None
+  ranks, lines = {}, None
   for step in saved_steps(directory):
     try:
       best = read_manifest(directory, step)['best']
@@ -83,8 +71,8 @@ def evaluated(directory: epath.Path) -> dict[int, float]:
         lines = {x['step']: x for x in files.read_metrics(directory.parent) if x['split'] == 'valid'}
       value = lines.get(step, {}).get(best['metric'])
     if value is not None and not math.isnan(value):
-      found[step] = value if best['highest'] else -value
-  return found
+      ranks[step] = value if best['highest'] else -value
+  return ranks
 
 
 def seeds_of(workdir: epath.Path) -> list[epath.Path]:
@@ -93,13 +81,9 @@ def seeds_of(workdir: epath.Path) -> list[epath.Path]:
 
 
 def choose(setting: str, given: str, workdir: epath.Path, step: int | Literal['latest', 'best']) -> int:
-  """The step of a run's checkpoint that is meant: a number, the latest or the best.
+  """The step of a run's checkpoint that is meant; the best is the earliest of equals.
 
-  Args:
-    setting: the flag or setting that names the run, --workdir or init_from.path, for messages.
-    given: its value.
-    workdir: the run's folder.
-    step: which.
+  `setting`, --workdir or init_from.path, and its value `given` name the run in messages.
 
   Raises:
     CheckpointError: no run there, no checkpoint, no such step, or none that was evaluated.
@@ -112,7 +96,10 @@ def choose(setting: str, given: str, workdir: epath.Path, step: int | Literal['l
     remedy = f'choose one of its runs, such as {runs[0]}' if runs else first
     raise CheckpointError(f'{setting} = {given}: {rule}; {remedy}, or name the workdir of a run')
   if step == 'best':
-    return best_step(workdir / 'checkpoints')
+    ranks = evaluated(workdir / 'checkpoints')
+    if not ranks:
+      raise CheckpointError(f'{workdir / "checkpoints"}: no checkpoint was evaluated when it was saved; choose a step')
+    return max(ranks, key=lambda step: (ranks[step], -step))
   step = steps[-1] if step == 'latest' else step
   if step not in steps:
     name = setting.replace('workdir', 'step').replace('path', 'step')
@@ -122,26 +109,20 @@ def choose(setting: str, given: str, workdir: epath.Path, step: int | Literal['l
 
 @dataclasses.dataclass(frozen=True)
 class InitCheckpoint:
-  """A checkpoint that another run starts from; only metadata has been read.
+  """A checkpoint that another run starts from; only metadata has been read."""
 
-  Attributes:
-    workdir: its run's folder.
-    step: which of its checkpoints.
-    manifest: of that checkpoint.
-  """
-
-  workdir: str
+  workdir: str  # of its run
   step: int
   manifest: dict
 
   @property
   def arrays(self) -> dict[str, dict]:
     """{path: {'shape', 'dtype'}} of its parameters; adapters count as merged into their kernels."""
-    found = {}
-    for path, facts in self.manifest['arrays'].items():
-      if path.startswith('params/') and not paths.matches(path, ADAPTERS):
-        found[path.removeprefix('params/')] = facts
-    return found
+    return {
+      path.removeprefix('params/'): array
+      for path, array in self.manifest['arrays'].items()
+      if path.startswith('params/') and not paths.matches(path, ADAPTERS)
+    }
 
 
 def open_source(config: InitFrom) -> InitCheckpoint:
@@ -150,8 +131,7 @@ def open_source(config: InitFrom) -> InitCheckpoint:
   Raises:
     CheckpointError: no run there, no checkpoint, no such step, or a save that was cut short.
   """
-  path = reach('init_from.path', config.path)
-  step = config.step
+  path, step = reach('init_from.path', config.path), config.step
   if path.name.isdigit() and path.parent.name == 'checkpoints':
     if step not in ('latest', int(path.name)):
       raise CheckpointError(f'init_from.step = {step}: init_from.path names step {path.name}; leave it at latest')

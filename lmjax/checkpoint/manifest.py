@@ -29,39 +29,25 @@ def _git_commit() -> str | None:
   """The commit of the code that runs, if it runs from a checkout."""
   here = os.path.dirname(os.path.abspath(lmjax.__file__))
   try:
-    found = subprocess.run(
-      ['git', '-C', here, 'rev-parse', 'HEAD'], capture_output=True, text=True, timeout=5, check=True
-    )
-    return found.stdout.strip()
+    command = ['git', '-C', here, 'rev-parse', 'HEAD']
+    return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
   except (OSError, subprocess.SubprocessError):
     return None
 
 
-def versions() -> dict[str, str]:
-  """Versions of what wrote a checkpoint."""
-  names = ('jax', 'flax', 'orbax-checkpoint')
-  return {'lmjax': lmjax.__version__, **{name: importlib.metadata.version(name) for name in names}}
-
-
-def make_manifest(step: int, best: dict, facts: dict, arrays: dict[str, dict]) -> dict:
-  """The manifest of a step.
-
-  Args:
-    step: batches seen.
-    best: {'metric', 'value', 'highest'} that checkpoints are ranked by.
-    facts: what else it says of its run.
-    arrays: see `digests.describe_arrays`.
-  """
+def make_manifest(step: int, best: dict, metadata: dict, arrays: dict[str, dict]) -> dict:
+  """The manifest of a step; `best` is the {'metric', 'value', 'highest'} that checkpoints are ranked by."""
   import jax  # not at the top: manifests are read before the config is known to be right
 
+  versions = {name: importlib.metadata.version(name) for name in ('jax', 'flax', 'orbax-checkpoint')}
   manifest = {
     'schema': SCHEMA,
     'step': step,
-    'versions': versions(),
+    'versions': {'lmjax': lmjax.__version__, **versions},
     'git_commit': _git_commit(),
     'devices': jax.device_count(),
     'best': best,
-    **facts,
+    **metadata,
     'arrays': arrays,
   }
   return manifest | {'checksum': checksum(manifest)}
@@ -69,16 +55,11 @@ def make_manifest(step: int, best: dict, facts: dict, arrays: dict[str, dict]) -
 
 def checksum(manifest: dict) -> str:
   """Hex sha256 of all of a manifest but its checksum, in canonical JSON."""
-  rest = {name: value for name, value in manifest.items() if name != 'checksum'}
-  return files.json_digest(rest)
+  return files.json_digest({name: value for name, value in manifest.items() if name != 'checksum'})
 
 
 def read_manifest(directory: epath.Path, step: int) -> dict:
-  """The manifest of a step.
-
-  Args:
-    directory: WORKDIR/checkpoints.
-    step: which.
+  """The manifest of a step in WORKDIR/checkpoints.
 
   Raises:
     SchemaError: its schema is another one.
@@ -87,19 +68,18 @@ def read_manifest(directory: epath.Path, step: int) -> dict:
   file = directory / str(step) / 'manifest' / 'manifest.json'
   try:
     manifest = json.loads(file.read_text())
-    schema, said, arrays = manifest['schema'], manifest['step'], manifest['arrays']
-    newer, known = schema > SCHEMA, schema == SCHEMA
-    if known and not all({'shape', 'dtype', 'digest'} <= facts.keys() for facts in arrays.values()):
+    schema, saved_step, arrays = manifest['schema'], manifest['step'], manifest['arrays']
+    remedy = 'install the newer lmjax' if schema > SCHEMA else 'use the lmjax that wrote it'
+    if schema == SCHEMA and not all({'shape', 'dtype', 'digest'} <= array.keys() for array in arrays.values()):
       raise ValueError('arrays')
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise CheckpointError(
       f'{file}: no readable manifest ({type(error).__name__}); the save was cut short; choose another step'
     ) from error
-  if not known:
-    remedy = 'install the newer lmjax' if newer else 'use the lmjax that wrote it'
+  if schema != SCHEMA:
     raise SchemaError(f'{file}: schema {schema}, this lmjax reads schema {SCHEMA} alone; {remedy}')
-  if said != step:
-    raise CheckpointError(f'{file}: is that of step {said}; a folder was renamed or copied; choose another step')
+  if saved_step != step:
+    raise CheckpointError(f'{file}: is that of step {saved_step}; a folder was renamed or copied; choose another step')
   if manifest.get('checksum') != checksum(manifest):
     raise CheckpointError(f'{file}: differs from its checksum; choose another step')
   return manifest

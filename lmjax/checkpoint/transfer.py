@@ -3,50 +3,42 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 from lmjax import paths
 from lmjax.checkpoint import checkpoints, handoff
-from lmjax.checkpoint.locate import InitCheckpoint
+from lmjax.checkpoint.locate import InitCheckpoint, directory_of
 from lmjax.models import lora
 
 
 def hand_off(source: InitCheckpoint, plan: handoff.Plan, fresh: dict) -> dict:
-  """Carries a plan out: the parameters of the new run, each where its fresh one lies.
-
-  Args:
-    source: the checkpoint.
-    plan: what is taken, already checked.
-    fresh: the new run's random parameters.
+  """Carries a plan that was checked out: the parameters of the new run, each where its `fresh` random one lies.
 
   Raises:
     CheckpointError: the arrays cannot be read, or differ from their digests.
   """
-  here = paths.flatten(fresh)
   if not plan.taken and not plan.resized:
     return fresh
-  adapters = source.manifest['model'].get('lora')
-  wanted = {}
+  here, wanted = paths.flatten(fresh), {}
   for path in [*plan.taken, *plan.resized]:
     wanted[path] = _abstract(source.arrays[path]['shape'], here[path], path in plan.taken)
     for name in ('lora_a', 'lora_b'):
       adapter = f'{path.rpartition("/")[0]}/{name}'
       if path.endswith('/kernel') and f'params/{adapter}' in source.manifest['arrays']:
         wanted[adapter] = _abstract(source.manifest['arrays'][f'params/{adapter}']['shape'], here[path], False)
-  directory, abstract = epath.Path(source.workdir) / 'checkpoints', {'params': paths.unflatten(wanted)}
-  loaded = checkpoints.load_verified(directory, source.step, abstract)['params']
-  if adapters is not None:
+  abstract = {'params': paths.unflatten(wanted)}
+  loaded = checkpoints.load_verified(directory_of(source.workdir), source.step, abstract)['params']
+  if (adapters := source.manifest['model'].get('lora')) is not None:
     loaded = lora.merge(loaded, lora.LoraConfig(**adapters))
-  found = paths.flatten(loaded)
-  if handoff.TOKEN_TABLE in found:
-    scale = jnp.std(found[handoff.TOKEN_TABLE]) / (jnp.std(here[handoff.TOKEN_TABLE]) + 1e-12)
-    found |= {path: here[path] * scale for path in plan.fresh if handoff.is_table(path)}
+  taken = paths.flatten(loaded)
+  if handoff.TOKEN_TABLE in taken:
+    scale = jnp.std(taken[handoff.TOKEN_TABLE]) / (jnp.std(here[handoff.TOKEN_TABLE]) + 1e-12)
+    taken |= {path: here[path] * scale for path in plan.fresh if handoff.is_table(path)}
 
-  def choose(path, leaf):
+  def choose(path, array):
     if path in plan.resized:
-      rows = np.arange(leaf.shape[0]) % found[path].shape[0]
-      return jax.device_put(found[path][rows], leaf.sharding)
-    return found.get(path, leaf)
+      rows = np.arange(array.shape[0]) % taken[path].shape[0]
+      return jax.device_put(taken[path][rows], array.sharding)
+    return taken.get(path, array)
 
   return paths.map_with_path(choose, fresh)
 

@@ -37,8 +37,8 @@ class Records:
   """The records of a run."""
 
   splits: dict[str, list[dict]]  # 'train', 'valid' and, where there is one, 'test'
-  facts: dict  # JSON-able, change when the content does
-  said: str  # one line for people: counts, and what was skipped
+  contents: dict  # what identifies the contents, JSON-able
+  description: str  # one line for people: counts, and what was skipped
 
 
 def load(config: RecordsConfig, task: Task, seed: int) -> Records:
@@ -78,9 +78,9 @@ def load(config: RecordsConfig, task: Task, seed: int) -> Records:
       why = 'each example stands in another split as well' if twice else 'no example'
       raise DataError(f'{where}: {why}; a split must have some of its own; add examples, or name another file')
   shown = [f'{len(splits[split]):,} {split}' for split in given if split in splits]
-  facts = {split: _identity(path, task) for split, path in paths.items()}
-  facts |= {name: getattr(config, name) for name in ('fields', 'train_share', 'valid_fraction', 'bad_text')}
-  return Records(splits, facts, ', '.join(shown + counted(counts)))
+  contents = {split: _identity(path, task) for split, path in paths.items()}
+  contents |= {name: getattr(config, name) for name in ('fields', 'train_share', 'valid_fraction', 'bad_text')}
+  return Records(splits, contents, ', '.join(shown + counted(counts)))
 
 
 def read(

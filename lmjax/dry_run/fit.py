@@ -83,7 +83,7 @@ def compile_for(config: config_lib.Config, target: topology.Target, tokenizer=No
   config, task = prepare.without_data(config, tokenizer)
   mesh = sharding.make_mesh(config.mesh, target.devices)
   began = time.perf_counter()
-  with sharding.using(mesh):
+  with jax.set_mesh(mesh):
     tx = optim.make(config.optim, task.shapes())
     abstract = state.abstract_state(task, tx, mesh)
     train_step = step.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)

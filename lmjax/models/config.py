@@ -128,12 +128,8 @@ class ModelConfig:
       rule = f'gives heads of odd width {self.head_width}, rotary positions need an even one'
       yield 'heads', self.heads, rule, 'change it, or model.width'
     if self.heads % self.kv_heads:
-      yield (
-        'kv_heads',
-        self.kv_heads,
-        f'must divide model.heads = {self.heads}',
-        f'choose one of {_divisors(self.heads)}',
-      )
+      remedy = f'choose one of {_divisors(self.heads)}'
+      yield 'kv_heads', self.kv_heads, f'must divide model.heads = {self.heads}', remedy
     if self.lora is not None and self.lora.rank > self.width:
       yield 'lora.rank', self.lora.rank, f'must be at most model.width = {self.width}', 'lower it'
     learned = self.positions == 'learned'
@@ -149,7 +145,7 @@ class ModelConfig:
       yield 'rope_scaling', self.rope_scaling, 'needs rotary positions', 'set it to None'
     if self.global_every is not None and self.window is None:
       yield 'global_every', self.global_every, 'has no effect without model.window', 'set it to None'
-    elif self.global_every is not None and self.global_every == 1:
+    elif self.global_every == 1:
       yield 'global_every', 1, 'leaves no layer with a window', 'set model.window to None'
     if self.attention_dropout and self.attention_implementation in ('cudnn', 'splash'):
       yield 'attention_dropout', self.attention_dropout, 'only the xla attention has dropout', 'set it to 0'

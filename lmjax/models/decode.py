@@ -109,13 +109,11 @@ def generate(
   Args:
     step: the model, see `Step`.
     cache: an empty cache with room for P + new_tokens tokens.
-    tokens_BP: prompts from `pad_left`.
-    segments_BP: their segments.
+    tokens_BP, segments_BP: prompts from `pad_left`.
     key: one for the whole call; token n uses fold_in(key, n).
     new_tokens: N.
     temperature: divides the logits; 0 is greedy.
-    top_k: see `restrict`.
-    top_p: see `restrict`.
+    top_k, top_p: see `restrict`.
     stop: once a row gave this token, it gives nothing else.
     no_repeat_ngram: see `forbid_repeats`; the prompt does not count. None: anything may repeat.
 
@@ -148,23 +146,14 @@ def generate(
 
 
 class Hypotheses(NamedTuple):
-  """What a beam search holds.
+  """What a beam search holds."""
 
-  Attributes:
-    tokens_BKN: the live ones, best first; filled up with `stop`.
-    sum_BK: their sums of log-probabilities; -inf where there are fewer than K.
-    best_BN: the best finished one. No other can be the answer, so no other is kept.
-    score_B: its score; -inf as long as there is none.
-    finished_B: how many have finished.
-    done_B: whether best_BN is the answer.
-  """
-
-  tokens_BKN: jax.Array
-  sum_BK: jax.Array
-  best_BN: jax.Array
-  score_B: jax.Array
-  finished_B: jax.Array
-  done_B: jax.Array
+  tokens_BKN: jax.Array  # the live ones, best first; filled up with `stop`
+  sum_BK: jax.Array  # their sums of log-probabilities; -inf where there are fewer than K
+  best_BN: jax.Array  # the best finished one. No other can be the answer, so no other is kept
+  score_B: jax.Array  # its score; -inf as long as there is none
+  finished_B: jax.Array  # how many have finished
+  done_B: jax.Array  # whether best_BN is the answer
 
 
 def beam_search(
@@ -193,8 +182,7 @@ def beam_search(
     step: the model, see `Step`.
     cache: an empty cache for B rows, with room for P + new_tokens tokens: a tree of arrays that begin with the
       batch axis, and of scalars that hold for all rows.
-    tokens_BP: prompts from `pad_left`.
-    segments_BP: their segments.
+    tokens_BP, segments_BP: prompts from `pad_left`.
     new_tokens: N.
     beams: K.
     length_penalty: a hypothesis of n new tokens, `stop` included, has the score
@@ -214,18 +202,18 @@ def beam_search(
   grow = functools.partial(_grow, length_penalty=length_penalty, no_repeat_ngram=no_repeat_ngram, stop=stop)
 
   def unfinished(carry):
-    n, found, _ = carry
-    return (n < new_tokens) & ~jnp.all(found.done_B)
+    n, hypotheses, _ = carry
+    return (n < new_tokens) & ~jnp.all(hypotheses.done_B)
 
   def body(carry):
-    n, found, cache = carry
-    logits_RV, cache = step(cache, found.tokens_BKN[:, :, n - 1].reshape(-1, 1), position_R1 + n, ones_R1)
-    found, parent_R = grow(found, logits_RV, n)
-    return n + 1, found, _rows(cache, parent_R)
+    n, hypotheses, cache = carry
+    logits_RV, cache = step(cache, hypotheses.tokens_BKN[:, :, n - 1].reshape(-1, 1), position_R1 + n, ones_R1)
+    hypotheses, parent_R = grow(hypotheses, logits_RV, n)
+    return n + 1, hypotheses, _rows(cache, parent_R)
 
-  found, _ = grow(_start(batch, beams, new_tokens, stop), logits_BV[row_R], 0)
-  _, found, _ = jax.lax.while_loop(unfinished, body, (jnp.int32(1), found, cache))
-  return _answer(found, length_penalty)
+  hypotheses, _ = grow(_start(batch, beams, new_tokens, stop), logits_BV[row_R], 0)
+  _, hypotheses, _ = jax.lax.while_loop(unfinished, body, (jnp.int32(1), hypotheses, cache))
+  return _answer(hypotheses, length_penalty)
 
 
 def _rows(cache, row_R):
@@ -246,14 +234,14 @@ def _start(batch, beams, length, stop):
   )
 
 
-def _grow(found, logits_RV, n, *, length_penalty, no_repeat_ngram, stop):
+def _grow(hypotheses, logits_RV, n, *, length_penalty, no_repeat_ngram, stop):
   """Hypotheses of n tokens -> those of n + 1, and the row that each live one continues, parent_R."""
-  batch, beams, length = found.tokens_BKN.shape
+  batch, beams, length = hypotheses.tokens_BKN.shape
   vocab = logits_RV.shape[-1]
   log_RV = jax.nn.log_softmax(logits_RV.astype(jnp.float32), axis=-1)
   if no_repeat_ngram is not None:
-    log_RV = forbid_repeats(log_RV, found.tokens_BKN.reshape(-1, length), n, no_repeat_ngram, stop)
-  sum_BKV = found.sum_BK[:, :, None] + log_RV.reshape(batch, beams, vocab)
+    log_RV = forbid_repeats(log_RV, hypotheses.tokens_BKN.reshape(-1, length), n, no_repeat_ngram, stop)
+  sum_BKV = hypotheses.sum_BK[:, :, None] + log_RV.reshape(batch, beams, vocab)
   sum_BC, index_BC = jax.lax.top_k(sum_BKV.reshape(batch, -1), min(2, vocab) * beams)
   parent_BC, token_BC = index_BC // vocab, index_BC % vocab
   stops_BC = jnp.zeros(token_BC.shape, bool) if stop is None else token_BC == stop
@@ -261,19 +249,19 @@ def _grow(found, logits_RV, n, *, length_penalty, no_repeat_ngram, stop):
   finishing_BC = stops_BC & (jnp.arange(sum_BC.shape[1]) < beams) & (sum_BC > -jnp.inf)
   first_B1 = jnp.argmax(finishing_BC, axis=1, keepdims=True)  # candidates are sorted: the first is the best
   score_B = jnp.where(finishing_BC, sum_BC, -jnp.inf).max(axis=1) / (n + 1.0) ** length_penalty
-  better_B = ~found.done_B & (score_B > found.score_B)
-  finished_BN = _of_beam(found.tokens_BKN, jnp.take_along_axis(parent_BC, first_B1, axis=1))[:, 0]
-  best_BN = jnp.where(better_B[:, None], finished_BN, found.best_BN)
-  score_B = jnp.where(better_B, score_B, found.score_B)
-  finished_B = found.finished_B + finishing_BC.sum(axis=1, dtype=jnp.int32)
+  better_B = ~hypotheses.done_B & (score_B > hypotheses.score_B)
+  finished_BN = _of_beam(hypotheses.tokens_BKN, jnp.take_along_axis(parent_BC, first_B1, axis=1))[:, 0]
+  best_BN = jnp.where(better_B[:, None], finished_BN, hypotheses.best_BN)
+  score_B = jnp.where(better_B, score_B, hypotheses.score_B)
+  finished_B = hypotheses.finished_B + finishing_BC.sum(axis=1, dtype=jnp.int32)
 
   sum_BK, choice_BK = jax.lax.top_k(jnp.where(stops_BC, -jnp.inf, sum_BC), beams)
   parent_BK, token_BK = (jnp.take_along_axis(x_BC, choice_BK, axis=1) for x_BC in (parent_BC, token_BC))
-  tokens_BKN = _of_beam(found.tokens_BKN, parent_BK).at[:, :, n].set(token_BK)
+  tokens_BKN = _of_beam(hypotheses.tokens_BKN, parent_BK).at[:, :, n].set(token_BK)
   # sums never grow: of its possible lengths, n + 1 to N, this one would give a live hypothesis its highest score
   kindest = length if length_penalty > 0 else n + 1.0
   full_B = (finished_B >= beams) & (n + 1 < length)  # live ones of full length are as much an answer as finished ones
-  done_B = found.done_B | full_B | (score_B >= sum_BK[:, 0] / kindest**length_penalty)
+  done_B = hypotheses.done_B | full_B | (score_B >= sum_BK[:, 0] / kindest**length_penalty)
   parent_R = (jnp.arange(batch)[:, None] * beams + parent_BK).reshape(-1)
   return Hypotheses(tokens_BKN, sum_BK, best_BN, score_B, finished_B, done_B), parent_R
 
@@ -283,10 +271,11 @@ def _of_beam(x_BKN, beam_BJ):
   return jnp.take_along_axis(x_BKN, beam_BJ[:, :, None], axis=1)
 
 
-def _answer(found, length_penalty):
+def _answer(hypotheses, length_penalty):
   """Tokens [B, N] and score [B] of the best hypothesis of each row."""
-  length = found.best_BN.shape[1]
-  live_B = found.sum_BK[:, 0] / length**length_penalty
-  live_wins_B = ~found.done_B & (live_B > found.score_B)  # a row that is not done has live ones of full length
-  made_BN = jnp.where(live_wins_B[:, None], found.tokens_BKN[:, 0], found.best_BN)
-  return made_BN, jnp.where(live_wins_B, live_B, found.score_B)
+  length = hypotheses.best_BN.shape[1]
+  live_B = hypotheses.sum_BK[:, 0] / length**length_penalty
+  # a row that is not done has live ones of full length
+  live_wins_B = ~hypotheses.done_B & (live_B > hypotheses.score_B)
+  made_BN = jnp.where(live_wins_B[:, None], hypotheses.tokens_BKN[:, 0], hypotheses.best_BN)
+  return made_BN, jnp.where(live_wins_B, live_B, hypotheses.score_B)

@@ -23,21 +23,13 @@ FLOPS_COUNT = (
 
 def peak_flops(device) -> float | None:
   """Highest FLOP/s of a device, or None where it is not known (a CPU)."""
-  for kind, flops in PEAK_FLOPS.items():
-    if device.device_kind.startswith(kind):
-      return flops
-  return None
+  return next((flops for kind, flops in PEAK_FLOPS.items() if device.device_kind.startswith(kind)), None)
 
 
 def train_flops(config: ModelConfig, vocab_rows: int, batch_size: int, length: int, predicted: int) -> float:
   """Floating-point operations of one training step, counted as FLOPS_COUNT says.
 
-  Args:
-    config: a ModelConfig.
-    vocab_rows: columns of the output embedding, padding included.
-    batch_size: rows.
-    length: tokens a row.
-    predicted: positions a row whose logits are computed.
+  The output embedding has `vocab_rows` columns, padding included; logits are computed at `predicted` positions a row.
   """
   c = config
   matrices = 3 if c.activation in ('geglu', 'swiglu') else 2

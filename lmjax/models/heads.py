@@ -81,9 +81,7 @@ class LanguageModel:
   def decode_step(self, params: dict, prefix: bool = False):
     """The model as `decode` wants it: `(cache, tokens_BT, positions_BT, segments_BT) -> (logits_BV, cache)`.
 
-    Args:
-      params: the parameters.
-      prefix: whether the prompt (a pass of more than one token) is read from both sides.
+    With `prefix` the prompt (a pass of more than one token) is read from both sides.
     """
 
     def step(cache, tokens_BT, positions_BT, segments_BT):
@@ -101,15 +99,10 @@ class HeadedModel:
   """Backbone and one linear layer: what classification and extractive question answering train.
 
   `init` gives {'embeddings', 'layers', 'final_norm', NAME: {'kernel' [D, outputs], 'bias' [outputs]}}.
-
-  Attributes:
-    backbone: the Transformer.
-    name: of the layer in the parameter tree.
-    outputs: its width.
   """
 
   backbone: Transformer
-  name: str
+  name: str  # of the layer in the parameter tree
   outputs: int
 
   def init(self, key: jax.Array) -> dict:

@@ -25,17 +25,11 @@ PLAIN: dict[str, Callable] = {
 
 
 class TokenInfo(NamedTuple):
-  """Where the tokens of a batch stand, and with what they share a row.
+  """Where the tokens of a batch stand, and with what they share a row; arrays [B, T]."""
 
-  Attributes:
-    positions: int32 [B, T], position in the document.
-    segments: int32 [B, T], document number, 0 for padding; None: one document a row.
-    prefix: bool [B, T], tokens that a causal model reads from both sides; None: none.
-  """
-
-  positions: jax.Array
-  segments: jax.Array | None
-  prefix: jax.Array | None
+  positions: jax.Array  # int32, in the document
+  segments: jax.Array | None  # int32, document number, 0 for padding; None: one document a row
+  prefix: jax.Array | None  # bool, tokens that a causal model reads from both sides; None: none
 
 
 class Norm(nn.Module):
@@ -51,26 +45,17 @@ class Norm(nn.Module):
     scale = self.param('scale', named(nn.initializers.ones, ('norm',)), (width,))
     if self.rms or self.config.norm == 'rmsnorm':
       return norms.rms_norm(x, scale, self.config.norm_eps)
-    bias = None
-    if self.config.biases:
-      bias = self.param('bias', named(nn.initializers.zeros, ('norm',)), (width,))
+    bias = self.param('bias', named(nn.initializers.zeros, ('norm',)), (width,)) if self.config.biases else None
     return norms.layer_norm(x, scale, bias, self.config.norm_eps)
 
 
 class Linear(nn.Module):
-  """x @ kernel + bias; and a low-rank adapter where the parameters hold one (LoRA, https://arxiv.org/abs/2106.09685).
-
-  Attributes:
-    config: biases, dtype, and the adapters' scale and dropout.
-    features: columns of the kernel.
-    axes: logical names of the kernel's axes.
-    std: standard deviation of the initial kernel.
-  """
+  """x @ kernel + bias; and a low-rank adapter where the parameters hold one (LoRA, https://arxiv.org/abs/2106.09685)."""
 
   config: ModelConfig
-  features: int
-  axes: tuple
-  std: float
+  features: int  # columns of the kernel
+  axes: tuple  # logical names of the kernel's axes
+  std: float  # standard deviation of the initial kernel
 
   @nn.compact
   def __call__(self, x, key=None):

@@ -5,6 +5,7 @@
 Legend: D inputs, F outputs, R rank.
 """
 
+import fnmatch
 from typing import Any
 
 import jax
@@ -57,19 +58,16 @@ def merge(params: dict, config: LoraConfig) -> dict:
 
 def _targets(tree: dict, config: ModelConfig) -> list[str]:
   """Paths of the kernels that get an adapter."""
-  kernels = [path for path in paths.flatten(tree, is_leaf=_is_axes) if path.startswith('layers/')]
-  kernels = [path for path in kernels if path.endswith('/kernel')]
+  kernels = fnmatch.filter(paths.flatten(tree, is_leaf=_is_axes), 'layers/*/kernel')
   for pattern in config.lora.targets:
     if not any(paths.matches(path, (pattern,)) for path in kernels):
       raise ConfigError(f'model.lora.targets = {pattern!r}: matches no kernel of a layer; try */query/kernel')
-  found = [path for path in kernels if paths.matches(path, config.lora.targets)]
-  names = [{path.split('/', 2)[2] for path in found if path.startswith(f'layers/{i}/')} for i in range(config.layers)]
+  targets = [path for path in kernels if paths.matches(path, config.lora.targets)]
+  names = [{path.split('/', 2)[2] for path in targets if path.startswith(f'layers/{i}/')} for i in range(config.layers)]
   if config.scan and any(other != names[0] for other in names):
-    raise ConfigError(
-      f'model.lora.targets = {config.lora.targets}: must take the same kernels in each layer with model.scan; '
-      'set that to False'
-    )
-  return found
+    rule = 'must take the same kernels in each layer with model.scan'
+    raise ConfigError(f'model.lora.targets = {config.lora.targets}: {rule}; set that to False')
+  return targets
 
 
 def _is_axes(node) -> bool:

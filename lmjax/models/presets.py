@@ -27,7 +27,7 @@ _COMMON = dict(
   residual_init='plain',
   vocab_multiple=128,
   scan=True,
-  remat='none',
+  remat='full',
   dtype='bfloat16',
   attention_implementation='auto',
   lora=None,
@@ -61,6 +61,7 @@ _LLAMA = _COMMON | dict(
   biases=False,
   tied_embeddings=False,
 )
+_LLAMA_3 = _LLAMA | dict(rope_theta=500000.0, norm_eps=1e-5, tied_embeddings=True)
 
 # Devlin et al. 2019, https://arxiv.org/abs/1810.04805;
 # https://huggingface.co/google-bert/bert-base-uncased/blob/main/config.json
@@ -102,82 +103,38 @@ _MODERNBERT = _COMMON | dict(
 )
 
 # For two CPU cores: what trains fastest at this size (pre-norm, rotary, QK-norm, written-out layers, float32).
-_TINY = _LLAMA | dict(
-  qk_norm=True, tied_embeddings=True, scan=False, dtype='float32', activation='gelu', vocab_multiple=64
-)
+_TINY = _LLAMA | dict(qk_norm=True, tied_embeddings=True, activation='gelu', vocab_multiple=64)
+_TINY |= dict(scan=False, remat='none', dtype='float32')
+_TINY_ENCODER = _TINY | dict(attention='bidirectional')
 
 
-def _shape(layers, width, heads, mlp_width, kv_heads=None):
-  return dict(layers=layers, width=width, heads=heads, kv_heads=kv_heads or heads, mlp_width=mlp_width)
+def _preset(family, shape, recipe, warmup_steps=1000, fsdp=1, optimizer='adamw', **model):
+  """A preset, from the numbers of its row in the table below; `model` has what differs from its family."""
+  sizes = dict(zip(('layers', 'width', 'heads', 'mlp_width'), shape))
+  names = ('vocab_size', 'length', 'batch_size', 'learning_rate', 'steps', 'chunk')
+  schedule = dict(warmup_steps=warmup_steps, optimizer=optimizer, mesh=dict(data=None, fsdp=fsdp, tensor=1))
+  return dict(model=family | sizes | dict(kv_heads=sizes['heads']) | model, recipe=dict(zip(names, recipe)) | schedule)
 
 
-def _recipe(vocab_size, length, batch_size, learning_rate, steps, chunk, warmup_steps=1000, fsdp=1, optimizer='adamw'):
-  return dict(
-    vocab_size=vocab_size,
-    length=length,
-    batch_size=batch_size,
-    learning_rate=learning_rate,
-    steps=steps,
-    chunk=chunk,
-    warmup_steps=warmup_steps,
-    optimizer=optimizer,
-    mesh=dict(data=None, fsdp=fsdp, tensor=1),
-  )
-
-
+# Family, (layers, width, heads, mlp_width), (vocab_size, length, batch_size, learning_rate, steps, chunk)
 PRESETS = {
   # learns in three minutes on two cores, where 300 steps of Muon reached 2.01 bits per byte in 174 s, and 600 of AdamW
   # 2.16 in 185 s
-  'tiny': dict(
-    model=_TINY | _shape(4, 256, 4, 1024),
-    recipe=_recipe(4096, 128, 8, 4e-3, 300, 64, warmup_steps=40, optimizer='muon'),
-  ),
-  'tiny_encoder': dict(
-    model=_TINY | _shape(4, 256, 4, 1024) | dict(attention='bidirectional'),
-    recipe=_recipe(4096, 128, 8, 6e-3, 380, 64, warmup_steps=40, optimizer='muon'),
-  ),
+  'tiny': _preset(_TINY, (4, 256, 4, 1024), (4096, 128, 8, 4e-3, 300, 64), 40, optimizer='muon'),
+  'tiny_encoder': _preset(_TINY_ENCODER, (4, 256, 4, 1024), (4096, 128, 8, 6e-3, 380, 64), 40, optimizer='muon'),
   # for tests: runs a step in milliseconds
-  'mini': dict(
-    model=_TINY | _shape(2, 64, 4, 128),
-    recipe=_recipe(768, 64, 8, 3e-3, 20, 16, warmup_steps=2),
-  ),
-  'mini_encoder': dict(
-    model=_TINY | _shape(2, 64, 4, 128) | dict(attention='bidirectional'),
-    recipe=_recipe(768, 64, 8, 3e-3, 20, 16, warmup_steps=2),
-  ),
-  'gpt2_small': dict(
-    model=_GPT2 | _shape(12, 768, 12, 3072) | dict(remat='full'),
-    recipe=_recipe(50257, 1024, 256, 6e-4, 100_000, 128),
-  ),
-  'gpt2_medium': dict(
-    model=_GPT2 | _shape(24, 1024, 16, 4096) | dict(remat='full'),
-    recipe=_recipe(50257, 1024, 128, 3e-4, 100_000, 128, fsdp=8),
-  ),
+  'mini': _preset(_TINY, (2, 64, 4, 128), (768, 64, 8, 3e-3, 20, 16), 2),
+  'mini_encoder': _preset(_TINY_ENCODER, (2, 64, 4, 128), (768, 64, 8, 3e-3, 20, 16), 2),
+  'gpt2_small': _preset(_GPT2, (12, 768, 12, 3072), (50257, 1024, 256, 6e-4, 100_000, 128)),
+  'gpt2_medium': _preset(_GPT2, (24, 1024, 16, 4096), (50257, 1024, 128, 3e-4, 100_000, 128), fsdp=8),
   # Zhao et al. 2024 (GaLore), https://arxiv.org/abs/2403.03507, table 11
-  'llama_60m': dict(
-    model=_LLAMA | _shape(8, 512, 8, 1376) | dict(remat='full'),
-    recipe=_recipe(32000, 1024, 256, 1e-3, 10_000, 128),
-  ),
+  'llama_60m': _preset(_LLAMA, (8, 512, 8, 1376), (32000, 1024, 256, 1e-3, 10_000, 128)),
   # https://huggingface.co/JackFram/llama-160m/blob/main/config.json
-  'llama_160m': dict(
-    model=_LLAMA | _shape(12, 768, 12, 3072) | dict(remat='full'),
-    recipe=_recipe(32000, 1024, 256, 6e-4, 50_000, 128),
-  ),
+  'llama_160m': _preset(_LLAMA, (12, 768, 12, 3072), (32000, 1024, 256, 6e-4, 50_000, 128)),
   # https://huggingface.co/meta-llama/Llama-3.2-1B/blob/main/config.json, without its rotary scaling
-  'llama_1b': dict(
-    model=_LLAMA
-    | _shape(16, 2048, 32, 8192, kv_heads=8)
-    | dict(rope_theta=500000.0, norm_eps=1e-5, tied_embeddings=True, remat='full'),
-    recipe=_recipe(128256, 2048, 64, 3e-4, 200_000, 128, fsdp=8),
-  ),
-  'bert_base': dict(
-    model=_BERT | _shape(12, 768, 12, 3072) | dict(remat='full'),
-    recipe=_recipe(30522, 512, 256, 1e-4, 1_000_000, 128, warmup_steps=10_000),
-  ),
-  'modernbert_base': dict(
-    model=_MODERNBERT | _shape(22, 768, 12, 1152) | dict(remat='full'),
-    recipe=_recipe(50368, 1024, 128, 8e-4, 100_000, 128),
-  ),
+  'llama_1b': _preset(_LLAMA_3, (16, 2048, 32, 8192), (128256, 2048, 64, 3e-4, 200_000, 128), fsdp=8, kv_heads=8),
+  'bert_base': _preset(_BERT, (12, 768, 12, 3072), (30522, 512, 256, 1e-4, 1_000_000, 128), 10_000),
+  'modernbert_base': _preset(_MODERNBERT, (22, 768, 12, 1152), (50368, 1024, 128, 8e-4, 100_000, 128)),
 }
 
 

@@ -26,19 +26,14 @@ from lmjax.sharding import constrain
 
 @dataclasses.dataclass(frozen=True)
 class Transformer:
-  """The backbone as pure functions of its parameters.
-
-  Attributes:
-    config: its shape.
-    vocab_size: number of token ids; the table has `rows`, padded to a multiple of config.vocab_multiple.
-  """
+  """The backbone as pure functions of its parameters."""
 
   config: ModelConfig
   vocab_size: int
 
   @property
   def padded_vocab_size(self) -> int:
-    """Rows of the token table."""
+    """Rows of the token table: a multiple of config.vocab_multiple."""
     return -(-self.vocab_size // self.config.vocab_multiple) * self.config.vocab_multiple
 
   def init(self, key: jax.Array) -> dict:

@@ -21,26 +21,16 @@ def make_loss(model: LanguageModel, config: CausalConfig):
   target stands for; their weighted sums are reported. `key` is for dropout, None for none.
   """
 
+  z_loss, smoothing = config.z_loss or 0.0, config.label_smoothing or 0.0
+
   @jax.jit
   def causal_loss(params, batch, key):
     x_BTD = model.backbone.apply(
-      params,
-      batch['inputs'],
-      segments_BT=batch.get('segments'),
-      positions_BT=batch.get('positions'),
-      key=key,
+      params, batch['inputs'], segments_BT=batch.get('segments'), positions_BT=batch.get('positions'), key=key
     )
     weights_BT = batch['weights']
-    sums = cross_entropy(
-      *model.output(params, x_BTD),
-      batch['targets'],
-      weights_BT,
-      weights_BT,
-      model.backbone.vocab_size,
-      config.chunk,
-      config.z_loss or 0.0,
-      config.label_smoothing or 0.0,
-    )
+    arrays = (*model.output(params, x_BTD), batch['targets'], weights_BT, weights_BT)
+    sums = cross_entropy(*arrays, model.backbone.vocab_size, config.chunk, z_loss, smoothing)
     weight = weights_BT.sum()
     metrics = {'loss': (sums.nll, weight), 'accuracy': (sums.correct, weight)}
     if 'majority' in batch:

@@ -31,11 +31,7 @@ def make_logits(model: HeadedModel, config: ClassificationConfig):
   def logits(params, batch, key):
     keys = (None, None) if key is None else jax.random.split(key)
     x_BTD = model.backbone.apply(
-      params,
-      batch['inputs'],
-      segments_BT=batch['segments'],
-      segment_types_BT=batch['segment_types'],
-      key=keys[0],
+      params, batch['inputs'], segments_BT=batch['segments'], segment_types_BT=batch['segment_types'], key=keys[0]
     )
     pooled_BD = pool(x_BTD, batch['segments'], config.pooling)
     return model.logits(params, dropout(pooled_BD, config.dropout, keys[1]))
@@ -57,10 +53,9 @@ def make_loss(model: HeadedModel, config: ClassificationConfig):
     labels_B, weights_B = batch['labels'], batch['weights']
     correct_B = jnp.argmax(log_p_BC, axis=-1) == labels_B
     weight = weights_B.sum()
+    counts_B = weights_B
     if config.class_weights is not None:
       counts_B = weights_B * jnp.asarray(config.class_weights, jnp.float32)[labels_B]
-    else:
-      counts_B = weights_B
     nll_B = -jnp.take_along_axis(log_p_BC, labels_B[:, None], axis=1)[:, 0]
     smoothing = config.label_smoothing or 0.0
     loss_B = (1.0 - smoothing) * nll_B - smoothing * log_p_BC.mean(axis=-1)

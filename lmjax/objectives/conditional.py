@@ -23,25 +23,12 @@ def make_loss(model: LanguageModel, config: ConditionalConfig):
 
   @jax.jit
   def conditional_loss(params, batch, key):
-    x_BTD = model.backbone.apply(
-      params,
-      batch['inputs'],
-      segments_BT=batch['segments'],
-      prefix_BT=batch['prefix'] > 0 if config.prefix else None,
-      key=key,
-    )
+    prefix_BT = batch['prefix'] > 0 if config.prefix else None
+    x_BTD = model.backbone.apply(params, batch['inputs'], segments_BT=batch['segments'], prefix_BT=prefix_BT, key=key)
     x_BKD = jnp.take_along_axis(x_BTD, batch['slots'][:, :, None], axis=1)
     weights_BK = batch['weights']
-    sums = cross_entropy(
-      *model.output(params, x_BKD),
-      batch['targets'],
-      weights_BK,
-      weights_BK,
-      model.backbone.vocab_size,
-      config.chunk,
-      0.0,
-      config.label_smoothing or 0.0,
-    )
+    arrays = (*model.output(params, x_BKD), batch['targets'], weights_BK, weights_BK)
+    sums = cross_entropy(*arrays, model.backbone.vocab_size, config.chunk, 0.0, config.label_smoothing or 0.0)
     weight = weights_BK.sum()
     return sums.loss, weight, {'loss': (sums.nll, weight), 'accuracy': (sums.correct, weight)}
 

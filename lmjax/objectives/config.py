@@ -105,12 +105,8 @@ class DecodingConfig:
     """Settings that the way of decoding does not read."""
     if (self.beams > 1) != (self.length_penalty is not None):
       rule = 'is needed with beams above 1' if self.beams > 1 else 'has no effect with one beam'
-      yield (
-        'length_penalty',
-        self.length_penalty,
-        rule,
-        'give a number such as 1.0' if self.beams > 1 else 'set it to None',
-      )
+      remedy = 'give a number such as 1.0' if self.beams > 1 else 'set it to None'
+      yield 'length_penalty', self.length_penalty, rule, remedy
     if self.beams > 1 and self.temperature:
       yield 'temperature', self.temperature, 'has no effect with beams above 1', 'set it to 0'
     for setting in ('top_k', 'top_p'):

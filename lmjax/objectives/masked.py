@@ -26,23 +26,13 @@ def make_loss(model: LanguageModel, config: MaskedConfig):
   @jax.jit
   def masked_loss(params, batch, key):
     x_BTD = model.backbone.apply(
-      params,
-      batch['inputs'],
-      segments_BT=batch.get('segments'),
-      positions_BT=batch.get('positions'),
-      key=key,
+      params, batch['inputs'], segments_BT=batch.get('segments'), positions_BT=batch.get('positions'), key=key
     )
     x_BKD = jnp.take_along_axis(x_BTD, batch['slots'][:, :, None], axis=1)
     weights_BK = batch['weights']
     counted_BK = weights_BK * batch['shown']
-    sums = cross_entropy(
-      *model.output(params, x_BKD),
-      batch['targets'],
-      weights_BK,
-      counted_BK,
-      model.backbone.vocab_size,
-      config.chunk,
-    )
+    arrays = (*model.output(params, x_BKD), batch['targets'], weights_BK, counted_BK)
+    sums = cross_entropy(*arrays, model.backbone.vocab_size, config.chunk)
     weight, counted = weights_BK.sum(), counted_BK.sum()
     metrics = {'loss': (sums.nll, weight), 'accuracy': (sums.correct, counted)}
     if 'majority' in batch:

@@ -13,18 +13,18 @@ from lmjax.models.heads import HeadedModel
 
 @functools.lru_cache(maxsize=8)
 def make_logits(model: HeadedModel):
-  """`(params, batch, key) -> float32 (start_BT, end_BT)`, -inf where no answer can begin or end.
+  """`(params, batch, key) -> {'start', 'end'}`, float32 logits_BT, -inf where no answer can begin or end.
 
   The batch holds inputs_BT, segments_BT, segment_types_BT and candidates_BT: 1 at the context's tokens and at the
   place that stands for no answer.
   """
 
-  def logits(params, batch, key):
+  def logits(params, batch, key=None):
     x_BTD = model.backbone.apply(
       params, batch['inputs'], segments_BT=batch['segments'], segment_types_BT=batch['segment_types'], key=key
     )
     logits_BT2 = jnp.where(batch['candidates'][:, :, None] > 0, model.logits(params, x_BTD), -jnp.inf)
-    return logits_BT2[..., 0], logits_BT2[..., 1]
+    return {'start': logits_BT2[..., 0], 'end': logits_BT2[..., 1]}
 
   return logits
 
@@ -42,8 +42,8 @@ def make_loss(model: HeadedModel):
   def span_loss(params, batch, key):
     weights_B = batch['weights']
     nll_B, right_B = jnp.zeros_like(weights_B), jnp.ones(weights_B.shape, bool)
-    for logits_BT, places_B in zip(logits_of(params, batch, key), (batch['starts'], batch['ends'])):
-      log_p_BT = jax.nn.log_softmax(logits_BT)
+    for name, logits_BT in logits_of(params, batch, key).items():
+      places_B, log_p_BT = batch[f'{name}s'], jax.nn.log_softmax(logits_BT)
       nll_B -= 0.5 * jnp.take_along_axis(log_p_BT, places_B[:, None], axis=1)[:, 0]
       right_B &= jnp.argmax(logits_BT, axis=1) == places_B
     loss, weight = (nll_B * weights_B).sum(), weights_B.sum()

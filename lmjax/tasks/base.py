@@ -9,7 +9,7 @@ Legend: B batch, T length.
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import numpy as np
@@ -30,19 +30,16 @@ def _shapes(model):
 
 
 class Task(Protocol):
-  """A model, its data and its loss; `reading` to `batches` are called in this order, once a run.
+  """A model, its data and its loss; `read` to `pipeline` are called in this order, once a run.
 
   Attributes:
-    NAME: as in `table.TASKS`.
     RANKING_METRIC: the validation metric that checkpoints are ranked by; higher is better where `HIGHER_IS_BETTER`.
     MAIN_METRIC, BASELINE: what is plotted and reported, and what is known of it without a model.
-    STANDS_FOR_RUN: which checkpoint is read where none is named.
     model: has `init(key)`, `axes()` and `backbone`.
     objective, data: these slices of the config.
   """
 
-  NAME: ClassVar[str]
-  STANDS_FOR_RUN: ClassVar[Literal['latest', 'best']]
+  NAME: ClassVar[str]  # as in `table.TASKS`
   RANKING_METRIC: str
   HIGHER_IS_BETTER: bool
   MAIN_METRIC: str
@@ -65,6 +62,7 @@ class Task(Protocol):
 
   def load(self, read) -> Any:
     """What was read, in the form that the other methods take as `data`."""
+    return read
 
   def rows(self, data) -> int | None:
     """Training rows of an epoch; None where a run has no epochs."""
@@ -89,6 +87,7 @@ class Task(Protocol):
   @property
   def predicted(self) -> int:
     """Positions a row that the output embedding is applied to."""
+    return 0
 
   @property
   def has_dropout(self) -> bool:
@@ -99,10 +98,6 @@ class Task(Protocol):
     """Shapes and dtypes of the parameters."""
     return _shapes(self.model)
 
-  def axes(self):
-    """Logical axis names of every parameter."""
-    return self.model.axes()
-
   def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a training batch, over all hosts, without its data."""
     example = self.example(self.example_record(), np.random.default_rng(0))
@@ -112,17 +107,9 @@ class Task(Protocol):
   @property
   def pad(self) -> int:
     """What fills a row: any valid id would do, since its weight is 0."""
-    return 0 if self.tokenizer.pad is None else self.tokenizer.pad
+    return self.tokenizer.pad or 0
 
   def document_end(self) -> tuple[int, ...]:
     """The token between documents: `[EOS]`, or `[SEP]` in a tokenizer of BERT's."""
     end = self.tokenizer.sep if self.tokenizer.eos is None else self.tokenizer.eos
     return (self.tokenizer.require('eos') if end is None else end,)
-
-  @property
-  def calibration(self) -> dict:
-    """What was chosen on validation predictions, JSON-able; kept in results.json."""
-    return {}
-
-  def load_calibration(self, calibration: dict) -> None:
-    """Takes back what `calibration` gave."""

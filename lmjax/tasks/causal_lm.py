@@ -1,6 +1,7 @@
 """Causal language modelling as a task. Legend: B batch, T length, V vocabulary."""
 
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -25,9 +26,7 @@ class CausalLM(LanguageModelTask):
 
   def row_spec(self) -> RowSpec:
     """Rows of length + 1 tokens that overlap by one, so that every token but the first is predicted once."""
-    begin: tuple[int, ...] = ()
-    if self.data.rows != 'concat':
-      begin = (self.tokenizer.require('bos'),)
+    begin = () if self.data.rows == 'concat' else (self.tokenizer.require('bos'),)
     length, end = self.data.length, self.document_end()
     return RowSpec(size=length + 1, stride=length, begin=begin, end=end, prefix=(), suffix=(), pad=self.pad)
 
@@ -56,17 +55,15 @@ class CausalLM(LanguageModelTask):
     c = self.samples_config
     # a model of concatenated rows knows a document's beginning by the end of the one before
     first = self.row_spec().begin or self.document_end()
-    prompts, truths = [], []
-    for document in _held_out(stores, c.count, c.prompt_tokens + c.new_tokens):
-      prompts.append([*first, *document[: c.prompt_tokens]])
-      truths.append(document[c.prompt_tokens : c.prompt_tokens + c.new_tokens])
+    documents = _held_out(stores, c.count, c.prompt_tokens + c.new_tokens)
+    prompts = [[*first, *document[: c.prompt_tokens]] for document in documents]
+    truths = [document[c.prompt_tokens : c.prompt_tokens + c.new_tokens] for document in documents]
     settings = dict(new_tokens=c.new_tokens, temperature=c.temperature, top_k=c.top_k, top_p=c.top_p)
     completions = self.complete(params, prompts, key, **settings)
     blocks = []
-    for prompt, completion, truth in zip(prompts, completions, truths):
-      texts = (self.tokenizer.decode(ids) for ids in (prompt, completion, truth))
-      prompt_text, model_text, true_text = (quote(text) for text in texts)
-      blocks.append(f'Prompt\n\n{prompt_text}\n\nModel\n\n{model_text}\n\nThe document itself\n\n{true_text}\n')
+    for texts in zip(prompts, completions, truths):
+      prompt, completion, truth = (quote(self.tokenizer.decode(ids)) for ids in texts)
+      blocks.append(f'Prompt\n\n{prompt}\n\nModel\n\n{completion}\n\nThe document itself\n\n{truth}\n')
     return '\n---\n\n'.join(blocks)
 
 
@@ -82,20 +79,16 @@ def quote(text: str) -> str:
   >>> print(quote('a b'))
       a b
   """
-  lines = text.replace('\r', '').split('\n')
-  return '\n'.join('    ' + line for line in lines)
+  return '\n'.join('    ' + line for line in text.replace('\r', '').split('\n'))
 
 
 def _held_out(stores, count, at_least):
-  """Ids of the first held-out documents, in turn from each source; long ones before short ones are tried."""
-  found = []
-  for number in range(max(len(store.valid.lengths) for store in stores.values())):
-    for store in stores.values():
-      valid = store.valid
-      order = np.argsort(valid.digests)
-      long_enough = order[valid.lengths[order] >= at_least]
-      order = long_enough if len(long_enough) else order
-      if number < len(order) and len(found) < count:
-        start = valid.starts[order[number]]
-        found.append([int(t) for t in valid.tokens[start : start + valid.lengths[order[number]]]])
-  return found
+  """Ids of the first held-out documents, in turn from each source; short ones only where none is long enough."""
+  by_source = []
+  for store in stores.values():
+    valid, order = store.valid, np.argsort(store.valid.digests)
+    long_enough = order[valid.lengths[order] >= at_least]
+    chosen = (long_enough if len(long_enough) else order)[:count]
+    by_source.append([valid.tokens[valid.starts[i] : valid.starts[i] + valid.lengths[i]].tolist() for i in chosen])
+  turns = itertools.zip_longest(*by_source)
+  return [document for turn in turns for document in turn if document is not None][:count]

@@ -14,7 +14,7 @@ from lmjax.objectives import classification
 from lmjax.reports import pictures
 from lmjax.scoring import classification as scoring
 from lmjax.tasks.causal_lm import quote
-from lmjax.tasks.fine_tuning import Examples, FineTuningTask, encode, json_lines
+from lmjax.tasks.fine_tuning import Examples, FineTuningTask, encode
 
 
 class Classification(FineTuningTask):
@@ -35,18 +35,18 @@ class Classification(FineTuningTask):
     self.outputs = _outputs(classification.make_logits(self.model, objective))
 
   @classmethod
-  def resolve(cls, objective, found: records.Records):
+  def resolve(cls, objective, read: records.Records):
     """Labels from the training examples, and weights from their counts."""
-    counts = collections.Counter(record['label'] for record in found.splits['train'])
+    counts = collections.Counter(record['label'] for record in read.splits['train'])
     labels = tuple(sorted(counts)) if objective.labels is None else objective.labels
     if len(labels) < 2:
-      said = f'all {sum(counts.values())} examples have the label {labels[0]!r}'
-      raise DataError(f'data.train: {said}; two are needed; add examples of another')
+      problem = f'all {counts.total()} examples have the label {labels[0]!r}'
+      raise DataError(f'data.train: {problem}; two are needed; add examples of another')
     weights = objective.class_weights
     if weights == 'balanced':
       total = sum(counts[label] for label in labels)
       weights = tuple(total / (len(labels) * max(counts[label], 1)) for label in labels)
-    for split, items in found.splits.items():
+    for split, items in read.splits.items():
       unknown = next((record for record in items if record['label'] not in labels), None)
       if unknown is not None:
         raise DataError(
@@ -61,19 +61,19 @@ class Classification(FineTuningTask):
     return [{'id': label, 'text': 'a', 'label': label} for label in objective.labels or ('0', '1')]
 
   def rows_of(self, items: list[dict]) -> Examples:
-    """A row a record: its text, or both, in their frame; the end of the longer one is cut off."""
-    begin, between, end = self.frame
+    """A row a record: its text, or both, with special tokens around; the end of the longer one is cut off."""
+    begin, between, end = self.special_tokens
     firsts = encode(self.tokenizer, [record['text'] for record in items])
     seconds = encode(self.tokenizer, [record.get('text_pair') or '' for record in items])
     rows = []
     for record, first, second in zip(items, firsts, seconds):
       paired = record.get('text_pair') is not None
-      room = self.data.length - (3 if paired else 2)
-      kept_first, kept_second = longest_first(len(first), len(second), room)
+      max_tokens = self.data.length - (3 if paired else 2)
+      kept_first, kept_second = longest_first(len(first), len(second), max_tokens)
       tokens = [begin, *first[:kept_first], *([between, *second[:kept_second]] if paired else []), end]
       label = self.objective.labels.index(record['label']) if 'label' in record else 0
       start = kept_first + 2 if paired else len(tokens)
-      cut = len(first) + len(second) > room
+      cut = len(first) + len(second) > max_tokens
       rows.append({'tokens': np.array(tokens, np.int32), 'second': start, 'label': label, 'cut': cut})
     return Examples(items, rows, np.arange(len(items)))
 
@@ -102,19 +102,17 @@ class Classification(FineTuningTask):
 
   def show(self, record: dict, prediction: dict[str, float]) -> str:
     """A text with its label and the model's."""
-    said = ', '.join(f'{label} {p:.2f}' for label, p in sorted(prediction.items(), key=lambda item: -item[1])[:5])
-    texts = [record['text']] + ([record['text_pair']] if record.get('text_pair') is not None else [])
-    gold = record.get('label')
-    verdict = '' if gold is None else f'Label: {gold}. '
-    return '\n\n'.join(quote(text) for text in texts) + f'\n\n{verdict}The model: {said}\n'
+    texts = [record[name] for name in ('text', 'text_pair') if record.get(name) is not None]
+    gold = f'Label: {record["label"]}. ' if 'label' in record else ''
+    model = ', '.join(f'{label} {p:.2f}' for label, p in sorted(prediction.items(), key=lambda item: -item[1])[:5])
+    return '\n\n'.join(map(quote, texts)) + f'\n\n{gold}The model: {model}\n'
 
   def report_files(self, split: str, items: list[dict], predictions: list[dict]) -> dict[str, str | bytes]:
     """confusion_SPLIT.png and .md, predictions_SPLIT.jsonl."""
     matrix, names = self._confusion(items, predictions), list(self.objective.labels)
-    return {
+    return super().report_files(split, items, predictions) | {
       f'confusion_{split}.md': scoring.confusion_markdown(matrix, names) + '\n',
       f'confusion_{split}.png': pictures.plot_confusion(matrix, names),
-      f'predictions_{split}.jsonl': json_lines(items, predictions, self.per_example(items, predictions)),
     }
 
   def per_example(self, items: list[dict], predictions: list[dict]) -> list[float]:
@@ -135,17 +133,11 @@ def likeliest(prediction: dict[str, float]) -> str:
   return max(prediction, key=prediction.__getitem__)
 
 
-def longest_first(first: int, second: int, room: int) -> tuple[int, int]:
+def longest_first(first: int, second: int, limit: int) -> tuple[int, int]:
   """How much of two texts fits: the longer one is cut until both are equal, then both.
 
   >>> longest_first(10, 3, 8), longest_first(10, 10, 8)
   ((5, 3), (4, 4))
   """
-  if first + second <= room:
-    return first, second
-  half = room // 2
-  if second <= half:
-    return room - second, second
-  if first <= room - half:
-    return first, room - first
-  return room - half, half
+  kept_second = min(second, max(limit - first, limit // 2))
+  return min(first, limit - kept_second), kept_second

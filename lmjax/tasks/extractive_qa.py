@@ -5,7 +5,6 @@ Legend: T length of a row, N tokens of a context.
 
 import collections
 import dataclasses
-import functools
 import json
 
 import numpy as np
@@ -17,10 +16,7 @@ from lmjax.models.heads import HeadedModel
 from lmjax.objectives import spans
 from lmjax.scoring import squad
 from lmjax.tasks.causal_lm import quote
-from lmjax.tasks.fine_tuning import Examples, FineTuningData, FineTuningTask, encode, json_lines
-
-# Examples on the page for people.
-SHOWN = 50
+from lmjax.tasks.fine_tuning import SHOWN, Examples, FineTuningData, FineTuningTask, encode
 
 
 class ExtractiveQA(FineTuningTask):
@@ -29,10 +25,6 @@ class ExtractiveQA(FineTuningTask):
   Segment types, where the model has a table for them, are 0 for the question and 1 for the context; with three of them,
   2 for what stands in both (the exact match of DrQA, arXiv:1704.00051, section 3.2), which a model that has seen little
   text does not find by itself.
-
-  Attributes:
-    threshold: a question has no answer where none is better than the best answer by more than this; tuned on the
-      validation examples.
   """
 
   NAME = 'extractive_qa'
@@ -43,13 +35,14 @@ class ExtractiveQA(FineTuningTask):
     super().__init__(model, objective, samples, data, tokenizer)
     self.model = HeadedModel(self.backbone, 'span', 2)
     self.loss = spans.make_loss(self.model)
-    self.outputs = _outputs(spans.make_logits(self.model))
+    self.outputs = spans.make_logits(self.model)
+    # a question has no answer where none is better than the best answer by more than this
     self.threshold = 0.0
 
   @classmethod
-  def resolve(cls, objective, found: records.Records):
+  def resolve(cls, objective, read: records.Records):
     """Whether there are questions without an answer."""
-    without = sum(not record['answers'] for record in found.splits['train'])
+    without = sum(not record['answers'] for record in read.splits['train'])
     if objective.no_answer is None:
       return dataclasses.replace(objective, no_answer=without > 0)
     if without and not objective.no_answer:
@@ -65,23 +58,22 @@ class ExtractiveQA(FineTuningTask):
     del objective
     return [{'id': '0', 'question': 'a', 'context': 'a', 'answers': [{'text': 'a', 'answer_start': 0}]}]
 
-  def load(self, found: records.Records) -> FineTuningData:
+  def load(self, read: records.Records) -> FineTuningData:
     """Rows of all records; training rows of questions whose answer cannot be used are left out, and counted."""
     counts: collections.Counter = collections.Counter()
-    splits = {split: self.rows_of(items, counts if split == 'train' else None) for split, items in found.splits.items()}
+    splits = {split: self.rows_of(items, counts if split == 'train' else None) for split, items in read.splits.items()}
     train = splits['train']
     kept = [i for i, row in enumerate(train.rows) if not row['skip']]
     if not kept:
-      raise DataError(
-        'data.train: no question has an answer that stands in its context; check answers and answer_start'
-      )
+      rule = 'no question has an answer that stands in its context'
+      raise DataError(f'data.train: {rule}; check answers and answer_start')
     splits['train'] = Examples(train.records, [train.rows[i] for i in kept], train.owners[kept])
-    said = [found.said, f'{len(kept):,} train windows', *records.counted(counts)]
-    return FineTuningData(splits, found.facts, ', '.join(said))
+    description = [read.description, f'{len(kept):,} train windows', *records.counted(counts)]
+    return FineTuningData(splits, read.contents, ', '.join(description))
 
   def rows_of(self, items: list[dict], counts: collections.Counter | None = None) -> Examples:
-    """A row a window of each record's context: the question, then the window, in their frame."""
-    begin, between, end = self.frame
+    """A row a window of each record's context: the question, then the window, with special tokens around."""
+    begin, between, end = self.special_tokens
     counts, rows, owners = collections.Counter() if counts is None else counts, [], []
     questions = encode(self.tokenizer, [record['question'] for record in items])
     contexts = self.tokenizer.encode_with_offsets([record['context'] for record in items])
@@ -90,8 +82,8 @@ class ExtractiveQA(FineTuningTask):
       question = question[: self.objective.max_question]
       answer, skip = self._answer(record, offsets_N2, counts)
       second = len(question) + 2
-      room = self.data.length - second - 1
-      for low, high in windows(len(context), room, min(self.objective.stride, room)):
+      window = self.data.length - second - 1
+      for low, high in windows(len(context), window, min(self.objective.stride, window)):
         tokens = [begin, *question, between, *context[low:high], end]
         null = 0 if self.bidirectional else len(tokens) - 1
         whole = answer is not None and low <= answer[0] and answer[1] < high
@@ -107,18 +99,15 @@ class ExtractiveQA(FineTuningTask):
       return None, False
     text, start = record['answers'][0]['text'], record['answers'][0]['answer_start']
     place = locate(record['context'], text, start)
-    if place != start:
-      counts['answers not where their record says'] += 1
-      if place is None:
-        return None, True
-    found = token_span(offsets_N2, place, place + len(text))
-    if found is None:
+    counts['answers not where their record says'] += place != start
+    span = None if place is None else token_span(offsets_N2, place, place + len(text))
+    if span is None:
       return None, True
-    begin, end = character_span(record['context'], offsets_N2, *found)
+    begin, end = character_span(record['context'], offsets_N2, *span)
     counts['answers whose ends fall inside a token'] += record['context'][begin:end] != text.strip()
-    too_long = found[1] - found[0] >= self.objective.max_answer
+    too_long = span[1] - span[0] >= self.objective.max_answer
     counts['answers longer than objective.max_answer'] += too_long
-    return found, too_long
+    return span, too_long
 
   def example(self, row, rng) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, segment_types, candidates [T]; starts, ends and weights (scalars)."""
@@ -141,7 +130,7 @@ class ExtractiveQA(FineTuningTask):
     for row, owner, start_T, end_T in zip(examples.rows, examples.owners, outputs['start'], outputs['end']):
       null[owner] = min(null[owner], start_T[row['null']] + end_T[row['null']])
       candidates[owner] += self._spans(row, start_T, end_T)
-    found = []
+    predictions = []
     for record, spans_, none in zip(examples.records, candidates, null):
       best: dict[tuple[int, int], float] = {}
       for score, begin, end in sorted(spans_, reverse=True):
@@ -152,8 +141,8 @@ class ExtractiveQA(FineTuningTask):
         for (b, e), s in list(best.items())[: self.objective.n_best]
       ]
       top = n_best[0]['score'] if n_best else -np.inf
-      found.append({'n_best': n_best, 'no_answer_score': float(none - top)})
-    return found
+      predictions.append({'n_best': n_best, 'no_answer_score': float(none - top)})
+    return predictions
 
   def _spans(self, row, start_T, end_T) -> list[tuple[float, int, int]]:
     """(score, first character, end) of the likeliest spans of a window."""
@@ -161,17 +150,13 @@ class ExtractiveQA(FineTuningTask):
     n = min(self.objective.n_best, high - low)
     starts = low + np.argsort(-start_T[low:high], kind='stable')[:n]
     ends = low + np.argsort(-end_T[low:high], kind='stable')[:n]
-    found = []
-    for s in starts:
-      for e in ends:
-        if s <= e < s + self.objective.max_answer:
-          found.append((float(start_T[s] + end_T[e]), int(s), int(e)))
-    if not found:  # the likeliest places do not fit each other: the best end for the likeliest start
-      s = int(starts[0])
-      e = s + int(np.argmax(end_T[s : min(s + self.objective.max_answer, high)]))
-      found.append((float(start_T[s] + end_T[e]), s, e))
+    places = [(s, e) for s in starts for e in ends if s <= e < s + self.objective.max_answer]
+    if not places:  # the likeliest ones do not fit each other: the best end for the likeliest start
+      s = starts[0]
+      places = [(s, s + np.argmax(end_T[s : min(s + self.objective.max_answer, high)]))]
+    scored = [(float(start_T[s] + end_T[e]), int(s), int(e)) for s, e in places]
     shift = row['low'] - low
-    best = sorted(found, reverse=True)[: self.objective.n_best]
+    best = sorted(scored, reverse=True)[: self.objective.n_best]
     return [(score, *character_span(row['context'], row['offsets'], s + shift, e + shift)) for score, s, e in best]
 
   def text_of(self, prediction: dict) -> str:
@@ -202,21 +187,19 @@ class ExtractiveQA(FineTuningTask):
 
   def show(self, record: dict, prediction: dict) -> str:
     """A question, its context with the model's answer marked, and what was right."""
-    said, context = self.text_of(prediction), record['context']
-    if said:
+    answer, context = self.text_of(prediction), record['context']
+    if answer:
       best = prediction['n_best'][0]
-      context = f'{context[: best["start"]]}>>>{said}<<<{context[best["end"] :]}'
+      context = f'{context[: best["start"]]}>>>{answer}<<<{context[best["end"] :]}'
     gold = ' | '.join(dict.fromkeys(a['text'] for a in record['answers'])) or '(none)' if 'answers' in record else ''
-    return f'{quote(context)}\n\nQuestion: {record["question"]}  \nModel: {said or "(none)"}  \nRight: {gold}\n'
+    return f'{quote(context)}\n\nQuestion: {record["question"]}  \nModel: {answer or "(none)"}  \nRight: {gold}\n'
 
   def report_files(self, split: str, items: list[dict], predictions: list[dict]) -> dict[str, str | bytes]:
     """predictions.json in the official format, all predictions as JSON lines, and a page for people."""
     texts = {record['id']: self.text_of(p) for record, p in zip(items, predictions)}
-    page = '\n---\n\n'.join(self.show(record, p) for record, p in list(zip(items, predictions))[:SHOWN])
-    return {
+    return super().report_files(split, items, predictions) | {
       'predictions.json': json.dumps(texts, indent=2) + '\n',
-      f'predictions_{split}.jsonl': json_lines(items, predictions, self.per_example(items, predictions)),
-      f'examples_{split}.md': page,
+      f'examples_{split}.md': self.samples(items, predictions, SHOWN),
     }
 
   @property
@@ -227,15 +210,6 @@ class ExtractiveQA(FineTuningTask):
   def load_calibration(self, calibration: dict) -> None:
     """Takes back what `calibration` gave."""
     self.threshold = calibration['no_answer_threshold']
-
-
-@functools.lru_cache(maxsize=8)
-def _outputs(logits):
-  def places(params, batch):
-    start_BT, end_BT = logits(params, batch, None)
-    return {'start': start_BT, 'end': end_BT}
-
-  return places
 
 
 def _gold(items: list[dict]) -> dict[str, list[str]]:

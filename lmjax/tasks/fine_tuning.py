@@ -18,6 +18,9 @@ from lmjax.data.tokens.tokenizer import Tokenizer, train_tokenizer
 from lmjax.models.transformer import Transformer
 from lmjax.tasks.base import Run, Task
 
+# Examples on a page of a report.
+SHOWN = 50
+
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
@@ -41,33 +44,26 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True)
 class FineTuningData:
-  """The data of a run: Examples by split, JSON-able facts about their content, and a line for people."""
+  """The data of a run: its rows by split, and the other two as in `records.Records`."""
 
   splits: dict[str, Examples]
-  facts: dict
-  said: str
+  contents: dict
+  description: str
 
 
 class FineTuningTask(Task):
-  """Reads records, makes rows of them, and predictions; each task says how.
-
-  A task defines `example_records(objective)` (invented records, of each label one), `rows_of(records) -> Examples`,
-  `example(row, rng)`, `outputs(params, batch)` (arrays with a row each), `answers(examples, outputs)` (a
-  prediction for each record), `scores(records, predictions)`, `per_example(records, predictions)`, `report(prediction)`
-  (JSON-able), `show(record, prediction)` (Markdown) and `report_files(split, records, predictions)`
-  ({file name: content}, which the loop writes).
-  """
+  """Reads records, makes rows of them, and predictions; each task says how."""
 
   NAME: ClassVar[records.Task]
-  STANDS_FOR_RUN = 'best'
   # each task's own
-  example_records: Callable[..., list[dict]]
-  rows_of: Callable[..., 'Examples']
-  outputs: Callable[..., dict]
-  answers: Callable[..., list]
-  show: Callable[..., str]
-  report: Callable[..., dict]
-  report_files: Callable[..., dict[str, str | bytes]]
+  example_records: Callable[..., list[dict]]  # (objective): invented records, one of each label
+  rows_of: Callable[..., Examples]  # (records)
+  outputs: Callable[..., dict]  # (params, batch): arrays with a row each
+  answers: Callable[..., list]  # (examples, outputs): a prediction for each record
+  scores: Callable[..., dict[str, float]]  # (records, predictions)
+  per_example: Callable[..., list[float]]  # (records, predictions): the score of each, for paired comparisons
+  report: Callable[..., dict]  # (prediction): JSON-able
+  show: Callable[..., str]  # (record, prediction): Markdown
 
   def __init__(self, model, objective, samples, data, tokenizer: Tokenizer):
     self.objective, self.samples_config, self.data, self.tokenizer = objective, samples, data, tokenizer
@@ -77,22 +73,22 @@ class FineTuningTask(Task):
   def read(cls, data: RecordsConfig, tokenizer: Tokenizer | None, seed: int, progress: bool):
     """(tokenizer, Records) of a data slice; without a checkpoint's tokenizer one is loaded or trained."""
     del progress
-    found = records.load(data, cls.NAME, seed)
+    read = records.load(data, cls.NAME, seed)
     settings = data.tokenizer  # given where there is no checkpoint: a rule of the config
     if tokenizer is not None:
-      return tokenizer, found
+      return tokenizer, read
     if settings.path is not None:
-      return Tokenizer.load(settings.path), found
-    given = [(name, value) for record in found.splits['train'] for name, value in record.items()]
-    texts = [text for name, text in given if name not in ('id', 'label') and isinstance(text, str)]
-    return train_tokenizer(texts, settings.vocab_size, settings.sample_bytes, settings.lowercase), found
+      return Tokenizer.load(settings.path), read
+    fields = [(name, value) for record in read.splits['train'] for name, value in record.items()]
+    texts = [text for name, text in fields if name not in ('id', 'label') and isinstance(text, str)]
+    return train_tokenizer(texts, settings.vocab_size, settings.sample_bytes, settings.lowercase), read
 
-  def load(self, found: records.Records) -> FineTuningData:
+  def load(self, read: records.Records) -> FineTuningData:
     """Makes rows of all records."""
-    splits = {split: self.rows_of(items) for split, items in found.splits.items()}
-    cut = sum(int(row.get('cut', 0)) for row in splits['train'].rows)
-    said = found.said + (f'; {cut:,} train rows cut to data.length = {self.data.length}' if cut else '')
-    return FineTuningData(splits, found.facts, said)
+    splits = {split: self.rows_of(items) for split, items in read.splits.items()}
+    cut = sum(row.get('cut', False) for row in splits['train'].rows)
+    text = f'; {cut:,} train rows cut to data.length = {self.data.length}' if cut else ''
+    return FineTuningData(splits, read.contents, read.description + text)
 
   def example_record(self) -> dict:
     """A row such as the pipeline gives to `example`, of an invented record."""
@@ -104,24 +100,20 @@ class FineTuningTask(Task):
 
   def describe(self, data: FineTuningData) -> str:
     """A line about the data, for people."""
-    return data.said
+    return data.description
 
   def pipeline(self, data: FineTuningData, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
     """The training batches."""
-    facts = {**data.facts, 'tokenizer': self.tokenizer.hash, 'length': self.data.length}
-    share = dict(total_steps=total_steps, hosts=hosts, host=host)
+    contents = {**data.contents, 'tokenizer': self.tokenizer.hash, 'length': self.data.length}
+    sizes = dict(batch_size=self.data.batch_size, vocab_size=self.tokenizer.vocab_size, total_steps=total_steps)
+    rows, share = {'train': data.splits['train']}, dict(hosts=hosts, host=host)
+    return Pipeline(rows, [1.0], self.example, contents, seed=seed, **sizes, **share)
+
+  def batches(self, examples: Examples) -> ValidBatches:
+    """This host's rows of a split in their order."""
     sizes = dict(batch_size=self.data.batch_size, vocab_size=self.tokenizer.vocab_size)
-    return Pipeline({'train': data.splits['train']}, [1.0], self.example, facts, seed=seed, **sizes, **share)
-
-  def batches(self, examples: Examples, hosts: int = 1, host: int = 0) -> ValidBatches:
-    """The rows of a split in their order."""
-    sizes = dict(vocab_size=self.tokenizer.vocab_size, batch_size=self.data.batch_size)
-    return ValidBatches(self.NAME, examples, self.example, hosts=hosts, host=host, **sizes)
-
-  @property
-  def predicted(self) -> int:
-    """Positions a row that the output embedding is applied to."""
-    return 0
+    share = dict(hosts=jax.process_count(), host=jax.process_index())
+    return ValidBatches(self.NAME, examples, self.example, **sizes, **share)
 
   @property
   def bidirectional(self) -> bool:
@@ -129,7 +121,7 @@ class FineTuningTask(Task):
     return self.backbone.config.attention == 'bidirectional'
 
   @property
-  def frame(self) -> tuple[int, int, int]:
+  def special_tokens(self) -> tuple[int, int, int]:
     """Ids before a text, between two, and at the end: [CLS], [SEP], [SEP] in an encoder.
 
     A decoder knows a document's beginning by the end of the one before: it has its end-of-document token as the first
@@ -148,38 +140,40 @@ class FineTuningTask(Task):
     place_T = np.arange(self.data.length)
     real_T = place_T < len(tokens)
     types_T = real_T & (place_T >= (len(tokens) if second is None else second))
-    if (self.backbone.config.segment_types or 0) < 2:
-      types_T = np.zeros_like(types_T)
+    types_T &= (self.backbone.config.segment_types or 0) > 1
     return {'inputs': inputs_T, 'segments': real_T.astype(np.int32), 'segment_types': types_T.astype(np.int32)}
 
   def predict(self, params, examples: Examples, run: Run) -> list:
     """A prediction for each record."""
-    found: dict[str, list[np.ndarray]] = {}
-    for batch in self.batches(examples, jax.process_count(), jax.process_index()):
-      for name, values in run(self.outputs, params, batch).items():
-        found.setdefault(name, []).append(values)
-    outputs = {name: np.concatenate(parts)[: len(examples)] for name, parts in found.items()}
-    return self.answers(examples, outputs)
+    outputs = [run(self.outputs, params, batch) for batch in self.batches(examples)]
+    joined = {name: np.concatenate([output[name] for output in outputs])[: len(examples)] for name in outputs[0]}
+    return self.answers(examples, joined)
 
   def fit_threshold(self, items: list[dict], predictions: list) -> None:
     """Chooses on validation predictions what training does not learn; nothing here."""
 
-  def samples(self, found: list[dict], predictions: list) -> str:
-    """Markdown: the first records of a split with their predictions."""
-    shown = zip(found[: self.samples_config.count], predictions)
-    return '\n---\n\n'.join(self.show(record, prediction) for record, prediction in shown)
+  @property
+  def calibration(self) -> dict:
+    """What was chosen on validation predictions, JSON-able; kept in results.json."""
+    return {}
+
+  def load_calibration(self, calibration: dict) -> None:
+    """Takes back what `calibration` gave."""
+
+  def samples(self, items: list[dict], predictions: list, count: int | None = None) -> str:
+    """Markdown: the first records of a split with their predictions; None: as many as the config says."""
+    return '\n---\n\n'.join(map(self.show, items[: count or self.samples_config.count], predictions))
+
+  def report_files(self, split: str, items: list[dict], predictions: list) -> dict[str, str | bytes]:
+    """{file name: content}; predictions_SPLIT.jsonl has a line a record, with its score for paired comparisons."""
+    lines = []
+    for record, prediction, score in zip(items, predictions, self.per_example(items, predictions)):
+      right = {name: record[name] for name in ('label', 'answers', 'summary') if name in record}
+      line = {'id': record['id'], **right, 'prediction': prediction, 'score': score}
+      lines.append(json.dumps(line, ensure_ascii=False) + '\n')
+    return {f'predictions_{split}.jsonl': ''.join(lines)}
 
 
 def encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[np.ndarray]:
   """int32 ids of each text."""
   return (np.array(ids, np.int32) for ids in tokenizer.encode_batch(texts))
-
-
-def json_lines(items: list[dict], predictions: list, scores: list[float]) -> str:
-  """One object a record: its id, what is right, the prediction, and its score, for paired comparisons of runs."""
-  gold = ('label', 'answers', 'summary')
-  lines = [
-    {'id': record['id'], **{name: record[name] for name in gold if name in record}, 'prediction': said, 'score': score}
-    for record, said, score in zip(items, predictions, scores)
-  ]
-  return ''.join(json.dumps(line, ensure_ascii=False) + '\n' for line in lines)

@@ -1,6 +1,5 @@
 """What both pre-training tasks share. Legend: B batch, T length."""
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -24,7 +23,6 @@ class LanguageModelTask(Task):
   """A backbone with an output embedding, and the columns that evaluation adds to a batch."""
 
   RANKING_METRIC, HIGHER_IS_BETTER = 'loss', False
-  STANDS_FOR_RUN = 'latest'
   row_spec: Callable[[], RowSpec]
   example: Callable[..., dict[str, np.ndarray]]
 
@@ -39,13 +37,6 @@ class LanguageModelTask(Task):
     if tokenizer is None:
       tokenizer = store_lib.prepare_tokenizer(data)
     return tokenizer, {name: store_lib.open_or_build(name, data, tokenizer, progress) for name in data.sources}
-
-  def load(self, stores):
-    """The token stores are what the run works with."""
-    return stores
-
-  def rows(self, stores) -> None:
-    """Text has no epochs."""
 
   def token_stores(self, stores) -> dict[str, str]:
     """{source: fingerprint}."""
@@ -79,15 +70,15 @@ class LanguageModelTask(Task):
 
   def eval_example(self, stores, store):
     """The transform of held-out rows: a training example and what each of its targets stands for."""
-    majority = self.majority_token(stores)
-    token_bytes = self.tokenizer.token_bytes()
+    majority, token_bytes = self.majority_token(stores), self.tokenizer.token_bytes()
     if token_bytes is None:  # not byte-level: every token stands for the mean number of bytes
       mean = valid_bytes_per_token(self.data, store)
       token_bytes = np.full(self.tokenizer.vocab_size, mean, np.float32)
-    return functools.partial(self._eval_example, majority, token_bytes)
 
-  def _eval_example(self, majority, token_bytes, row, rng):
-    example = self.example(row, rng, keep_segments=True)
-    example['majority'] = (example['targets'] == majority).astype(np.float32)
-    example['bytes'] = token_bytes[example['targets']].astype(np.float32)
-    return example
+    def with_columns(row, rng):
+      example = self.example(row, rng, keep_segments=True)
+      example['majority'] = (example['targets'] == majority).astype(np.float32)
+      example['bytes'] = token_bytes[example['targets']].astype(np.float32)
+      return example
+
+    return with_columns

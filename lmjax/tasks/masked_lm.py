@@ -28,12 +28,9 @@ class MaskedLM(LanguageModelTask):
 
   def row_spec(self) -> RowSpec:
     """Rows of `length` tokens, with `[CLS]` before and `[SEP]` after where the config says so."""
-    prefix: tuple[int, ...] = ()
-    suffix: tuple[int, ...] = ()
-    if self.data.cls_sep:
-      prefix, suffix = (self.tokenizer.require('cls'),), (self.tokenizer.require('sep'),)
-    end = () if self.data.cls_sep and self.data.rows == 'padded' else self.document_end()
-    length = self.data.length
+    cls_sep, length = self.data.cls_sep, self.data.length
+    prefix, suffix = ((self.tokenizer.require(name),) if cls_sep else () for name in ('cls', 'sep'))
+    end = () if cls_sep and self.data.rows == 'padded' else self.document_end()
     stride = length - len(prefix) - len(suffix)
     return RowSpec(size=length, stride=stride, begin=(), end=end, prefix=prefix, suffix=suffix, pad=self.pad)
 
@@ -50,11 +47,7 @@ class MaskedLM(LanguageModelTask):
     return example
 
   def fill(self, params, rows: list[list[int]], top: int):
-    """The likeliest tokens at every `[MASK]` of each row.
-
-    Returns:
-      for each row a list, for each mask, of (token id, probability), likeliest first.
-    """
+    """For each row a list, for each of its `[MASK]`, of (token id, probability), likeliest first."""
     longest = max(map(len, rows))
     inputs_BT = np.full((len(rows), longest), self.pad, np.int32)
     segments_BT = np.zeros_like(inputs_BT)
@@ -76,20 +69,18 @@ class MaskedLM(LanguageModelTask):
     store = next(iter(stores.values()))
     batches = valid_batches(self.data, store, self.row_spec(), self.eval_example(stores, store), batch_size=c.count)
     batch = next(iter(batches))
-    segments = batch['segments']
-    rows = [[int(t) for t in row[s > 0]] for row, s in zip(batch['inputs'], segments)]
+    rows = [row_T[segments_T > 0].tolist() for row_T, segments_T in zip(batch['inputs'], batch['segments'])]
     filled = self.fill(params, rows, c.top)
     for i, row in enumerate(rows):
       if not filled[i]:
         continue
-      truth = {
-        int(slot): int(t) for slot, t, w in zip(batch['slots'][i], batch['targets'][i], batch['weights'][i]) if w
-      }
+      used = batch['weights'][i] > 0
+      truth = dict(zip(batch['slots'][i][used].tolist(), batch['targets'][i][used].tolist()))
       masks = [place for place, token in enumerate(row) if token == self.tokenizer.mask]
       table = ['| mask | the text has | the model says |', '|---|---|---|']
       for number, (place, guesses) in enumerate(zip(masks, filled[i]), 1):
-        said = ', '.join(f'{self._show(t)} {p:.2f}' for t, p in guesses)
-        table.append(f'| {number} | {self._show(truth[place])} | {said} |')
+        likeliest = ', '.join(f'{self._show(t)} {p:.2f}' for t, p in guesses)
+        table.append(f'| {number} | {self._show(truth[place])} | {likeliest} |')
       blocks.append(quote(self.tokenizer.decode(row, skip_special=False)) + '\n\n' + '\n'.join(table) + '\n')
     return '\n---\n\n'.join(blocks)
 

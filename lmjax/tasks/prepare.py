@@ -25,12 +25,8 @@ def build(config, tokenizer: Tokenizer) -> Task:
 def prepare(config, tokenizer: Tokenizer | None = None, progress: bool = False) -> tuple[Any, Task, Any]:
   """Reads the data of a run: (the Config with what the data decides, its task, its data).
 
-  Settings that are None until the data is known (labels, steps of so many epochs) are filled in.
-
-  Args:
-    config: a Config.
-    tokenizer: the checkpoint's, where the run starts from one.
-    progress: whether to print what is done.
+  Settings that are None until the data is known (labels, steps of so many epochs) are filled in. `tokenizer` is that
+  of the checkpoint that the run starts from; `progress` prints what is done.
 
   Raises:
     DataError: see the sources; ConfigError: what was filled in breaks a rule.
@@ -44,10 +40,9 @@ def prepare(config, tokenizer: Tokenizer | None = None, progress: bool = False) 
 
 
 def without_data(config, tokenizer: Tokenizer | None = None) -> tuple[Any, Task]:
-  """A run without its data: (the Config with stand-ins for what the data decides, its task).
+  """A run without its data: (the Config, with two labels and a thousand steps where the data decides them, its task).
 
-  Two labels, and a thousand steps, where the data is to say them. The shapes of the model and of a batch are those of
-  the run, as far as its tokenizer reaches the size that it is to be trained to.
+  The shapes of the model and of a batch are those of the run, if its tokenizer reaches the size asked for.
   """
   kind, settings = CLASSES[config.task], config.data.tokenizer
   if tokenizer is None:

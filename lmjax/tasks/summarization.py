@@ -16,12 +16,12 @@ from lmjax.objectives import conditional
 from lmjax.objectives.config import ConditionalConfig
 from lmjax.scoring import generation
 from lmjax.tasks.causal_lm import quote
-from lmjax.tasks.fine_tuning import Examples, FineTuningTask, encode, json_lines
+from lmjax.tasks.fine_tuning import SHOWN, Examples, FineTuningTask, encode
 
 # Prompts are padded to this many tokens, or twice, four times, ... as many: each length compiles once.
 SMALLEST_BUCKET = 64
-# Examples on the page for people, and how much of a document is shown there, in characters.
-SHOWN, SHOWN_CHARACTERS = 50, 2_000
+# How much of a document is shown, in characters.
+SHOWN_CHARACTERS = 2_000
 # Limits, in words, of the groups of documents that scores are reported by.
 LENGTH_EDGES = (0, 100, 300, 1000, 3000)
 
@@ -38,7 +38,7 @@ class Summarization(FineTuningTask):
     self.RANKING_METRIC = self.MAIN_METRIC = objective.best
     self.HIGHER_IS_BETTER = objective.best != 'loss'
     self.BASELINE = None if objective.lead is None else f'lead_{objective.best}'
-    self._generate = _generator(self.model, objective, self.frame[2])
+    self._generate = _generator(self.model, objective, self.special_tokens[2])
     self._lead: tuple[list, dict] = ([], {})  # of which records, and what it scores
 
   @property
@@ -47,24 +47,24 @@ class Summarization(FineTuningTask):
     return self.objective.max_summary + 1
 
   @property
-  def room(self) -> int:
-    """Document tokens that a row has room for, next to its special tokens and the longest summary."""
+  def max_document_tokens(self) -> int:
+    """Document tokens that fit into a row, next to its special tokens and the longest summary."""
     return self.data.length - self.objective.max_summary - 2
 
   @property
-  def frame(self) -> tuple[int, int, int]:
+  def special_tokens(self) -> tuple[int, int, int]:
     """Ids before the document, between it and the summary, and after that: the end of a text, [SEP], the end."""
-    begin, _, end = super().frame
+    begin, _, end = super().special_tokens
     return begin, end if self.tokenizer.sep is None else self.tokenizer.sep, end
 
   def read_part(self, document: Sequence[int] | np.ndarray) -> list[int]:
     """The tokens of a document that are read, by `objective.long_documents`."""
-    if len(document) <= self.room:
-      return list(document)
-    if self.objective.long_documents == 'head_tail':
-      head = self.room - self.room // 2
-      return [*document[:head], *document[len(document) - self.room // 2 :]]
-    return list(document[: self.room])
+    tail = (
+      self.max_document_tokens // 2
+      if self.objective.long_documents == 'head_tail' and len(document) > self.max_document_tokens
+      else 0
+    )
+    return [*document[: self.max_document_tokens - tail], *document[len(document) - tail :]]
 
   @classmethod
   def example_records(cls, objective) -> list[dict]:
@@ -74,7 +74,7 @@ class Summarization(FineTuningTask):
 
   def rows_of(self, items: list[dict]) -> Examples:
     """A row a record."""
-    begin, between, end = self.frame
+    begin, between, end = self.special_tokens
     documents = encode(self.tokenizer, [record['document'] for record in items])
     summaries = encode(self.tokenizer, [record.get('summary', '') for record in items])
     rows = []
@@ -82,7 +82,9 @@ class Summarization(FineTuningTask):
       target = [*summary[: self.objective.max_summary], end]
       prompt = [begin, *self.read_part(document), between]
       tokens = np.array([*prompt, *target], np.int32)
-      rows.append({'tokens': tokens, 'prompt': len(prompt), 'document': document, 'cut': len(document) > self.room})
+      rows.append(
+        {'tokens': tokens, 'prompt': len(prompt), 'document': document, 'cut': len(document) > self.max_document_tokens}
+      )
     return Examples(items, rows, np.arange(len(items)))
 
   def example(self, row, rng) -> dict[str, np.ndarray]:
@@ -95,38 +97,33 @@ class Summarization(FineTuningTask):
     slots_K, targets_K = np.zeros(self.predicted, np.int32), np.zeros(self.predicted, np.int32)
     slots_K[:count] = np.arange(prompt - 1, len(tokens) - 1)
     targets_K[:count] = tokens[prompt:]
-    return {
-      **padded,
-      'prefix': (np.arange(self.data.length) < prompt).astype(np.int32),
-      'slots': slots_K,
-      'targets': targets_K,
-      'weights': (np.arange(self.predicted) < count).astype(np.float32),
-    }
+    prefix_T = (np.arange(self.data.length) < prompt).astype(np.int32)
+    weights_K = (np.arange(self.predicted) < count).astype(np.float32)
+    return {**padded, 'prefix': prefix_T, 'slots': slots_K, 'targets': targets_K, 'weights': weights_K}
 
   def generate(self, params, prompts: list[list[int]], run: Callable) -> list[list[int]]:
     """Continues prompts, in batches of like lengths; each ends before the end-of-document token."""
-    size, host, hosts = self.data.batch_size, jax.process_index(), jax.process_count()
+    size, host, hosts, end = self.data.batch_size, jax.process_index(), jax.process_count(), self.special_tokens[2]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    found: list[list[int]] = [[] for _ in prompts]
+    continuations: list[list[int]] = [[] for _ in prompts]
     for number, first in enumerate(range(0, len(order), size)):
       rows = order[first : first + size]
       # the last batch is filled up with its first row
       tokens_BP, segments_BP = decode.pad_left([prompts[i] for i in rows + rows[:1] * (size - len(rows))], self.pad)
-      more = bucket(tokens_BP.shape[1], self.room + 2) - tokens_BP.shape[1]
+      more = bucket(tokens_BP.shape[1], self.max_document_tokens + 2) - tokens_BP.shape[1]
       batch = {
         'inputs': np.pad(tokens_BP, ((0, 0), (more, 0)), constant_values=self.pad),
         'segments': np.pad(segments_BP, ((0, 0), (more, 0))),
         'number': np.full(size, number, np.int32),
       }
       part = {name: a[host * size // hosts : (host + 1) * size // hosts] for name, a in batch.items()}
-      end = self.frame[2]
       for i, made in zip(rows, run(self._generate, params, part)['tokens'].tolist()):
-        found[i] = made[: made.index(end)] if end in made else made
-    return found
+        continuations[i] = made[: made.index(end)] if end in made else made
+    return continuations
 
   def predict(self, params, examples: Examples, run: Callable) -> list[str]:
     """A summary for each record."""
-    begin, between, _ = self.frame
+    begin, between, _ = self.special_tokens
     documents = [list(row['document']) for row in examples.rows]
     if self.objective.long_documents == 'chunks':
       documents = self._reduced(params, documents, run)
@@ -135,34 +132,34 @@ class Summarization(FineTuningTask):
 
   def _reduced(self, params, documents: list[list[int]], run) -> list[list[int]]:
     """Documents that fit: of one that does not, the summaries of its pieces, again and again."""
-    begin, between, _ = self.frame
-    while any(len(document) > self.room for document in documents):
+    begin, between, _ = self.special_tokens
+    while any(len(document) > self.max_document_tokens for document in documents):
       pieces, owners = [], []
       for i, document in enumerate(documents):
-        if len(document) > self.room:
-          for start in range(0, len(document), self.room):
-            pieces.append([begin, *document[start : start + self.room], between])
+        if len(document) > self.max_document_tokens:
+          for start in range(0, len(document), self.max_document_tokens):
+            pieces.append([begin, *document[start : start + self.max_document_tokens], between])
             owners.append(i)
       shorter: dict[int, list[int]] = {i: [] for i in owners}
       for i, made in zip(owners, self.generate(params, pieces, run)):
         shorter[i] += made
       for i, joined in shorter.items():
         # summaries are shorter than half the room, so this ends; a model that writes nothing leaves the beginning
-        documents[i] = joined or documents[i][: self.room]
+        documents[i] = joined or documents[i][: self.max_document_tokens]
     return documents
 
   def scores(self, items: list[dict], predictions: list[str]) -> dict[str, float]:
     """The scores of the config, those of the lead baseline, and the share of the documents' tokens that is read."""
     references, names = [record['summary'] for record in items], self.objective.scores
-    found = generation.scores(names, predictions, references)
+    values = generation.scores(names, predictions, references)
     if self.objective.lead is not None:
       if self._lead[0] is not items:
         leads = [generation.lead(record['document'], self.objective.lead) for record in items]
         self._lead = items, generation.scores(names, leads, references)
-      found |= {f'lead_{name}': value for name, value in self._lead[1].items()}
+      values |= {f'lead_{name}': value for name, value in self._lead[1].items()}
     lengths = np.array([len(ids) for ids in encode(self.tokenizer, [record['document'] for record in items])])
-    read = lengths if self.objective.long_documents == 'chunks' else np.minimum(lengths, self.room)
-    return found | {'read_share': float(read.sum() / max(lengths.sum(), 1))}
+    read = lengths if self.objective.long_documents == 'chunks' else np.minimum(lengths, self.max_document_tokens)
+    return values | {'read_share': float(read.sum() / max(lengths.sum(), 1))}
 
   def per_example(self, items: list[dict], predictions: list[str]) -> list[float]:
     """The ranking score of each record (ROUGE-L where that is the loss), for paired comparisons."""
@@ -177,15 +174,14 @@ class Summarization(FineTuningTask):
 
   def show(self, record: dict, prediction: str) -> str:
     """A document, its summary, and the model's."""
-    document = record['document']
-    document = document if len(document) <= SHOWN_CHARACTERS else document[:SHOWN_CHARACTERS] + ' ...'
+    document = record['document'][:SHOWN_CHARACTERS] + ' ...' * (len(record['document']) > SHOWN_CHARACTERS)
     blocks = [('Document', document), ('Model', prediction or '(nothing)')]
     blocks += [('Right', record['summary'])] if 'summary' in record else []
     return '\n\n'.join(f'{name}\n\n{quote(text)}' for name, text in blocks) + '\n'
 
   def report_files(self, split: str, items: list[dict], predictions: list[str]) -> dict[str, str | bytes]:
     """summaries_SPLIT.md, side by side with the right ones, and predictions_SPLIT.jsonl."""
-    page = '\n---\n\n'.join(self.show(record, p) for record, p in list(zip(items, predictions))[:SHOWN])
+    page = self.samples(items, predictions, SHOWN)
     if 'rouge' in self.objective.scores:
       words = [len(record['document'].split()) for record in items]
       references = [record['summary'] for record in items]
@@ -194,8 +190,7 @@ class Summarization(FineTuningTask):
         above = 'and more' if group['below'] is None else f'to {group["below"] - 1}'
         rows.append(f'| {group["from"]} {above} | {group["examples"]} | {group["rougeL"]:.4f} |')
       page = '\n'.join(rows) + '\n\n' + page
-    lines = json_lines(items, predictions, self.per_example(items, predictions))
-    return {f'summaries_{split}.md': page, f'predictions_{split}.jsonl': lines}
+    return super().report_files(split, items, predictions) | {f'summaries_{split}.md': page}
 
 
 @functools.lru_cache(maxsize=8)

@@ -20,17 +20,13 @@ def _pre_training_rules(config, attention: str) -> Problems:
     yield 'model.attention', m.attention, f'must be {attention} for {config.task}', 'take a preset of that kind'
   if t.epochs is not None:
     yield 'train.epochs', t.epochs, 'has no effect when pre-training', 'set it to None, and give train.steps'
-  warmup = config.optim.warmup_steps
-  for path, value, missing in (
-    ('train.steps', t.steps, not t.steps),
-    ('eval.every', e.every, e.every is None),
-    ('checkpoint.every', c.every, c.every is None),
-    ('optim.warmup_steps', warmup, warmup is None),
-  ):
-    if missing:
-      yield path, value, 'must be given when pre-training, which has no epochs', 'give a number of batches'
-      return
-  if c.keep_best and c.every % e.every:
+  numbers = {'train.steps': t.steps, 'eval.every': e.every, 'checkpoint.every': c.every}
+  numbers['optim.warmup_steps'] = config.optim.warmup_steps
+  missing = [path for path, value in numbers.items() if value is None or path == 'train.steps' and value == 0]
+  if missing:
+    rule = 'must be given when pre-training, which has no epochs'
+    yield missing[0], numbers[missing[0]], rule, 'give a number of batches'
+  elif c.keep_best and c.every % e.every:
     rule = f'must be a multiple of eval.every = {e.every}, since keep_best goes by the evaluation'
     yield 'checkpoint.every', c.every, rule, 'change one of them, or set checkpoint.keep_best to 0'
 
@@ -96,19 +92,13 @@ def _summarization_rules(config) -> Problems:
 
 
 class TaskSlices(NamedTuple):
-  """One task.
-
-  Attributes:
-    kind: whether it reads text, or labelled examples.
-    objective, data, samples: its classes of these slices.
-    rules: its rules between slices: `Config -> (path, value, rule, remedy) of each that is broken`.
-  """
+  """One task: its kind, its classes of three slices, and its rules between slices."""
 
   kind: Literal['pre-training', 'fine-tuning']
   objective: type
   data: type
   samples: type
-  rules: Callable[[Any], Problems]
+  rules: Callable[[Any], Problems]  # Config -> (path, value, rule, remedy) of each that is broken
 
 
 _masked_rules = functools.partial(_pre_training_rules, attention='bidirectional')

@@ -1,5 +1,6 @@
 """Evaluation passes: over held-out documents, and over labelled examples; and the evaluations that a run makes."""
 
+import dataclasses
 import functools
 import gzip
 import math
@@ -59,10 +60,7 @@ class Runner:
 
 
 def make(task: Task, data, run: Runner):
-  """The evaluator of a task's kind: `(params, split) -> (metrics, predictions)`, predictions None for documents.
-
-  `samples(params, predictions, key)` of both kinds is Markdown: what the model writes, fills in or answers.
-  """
+  """The evaluator of a task's kind."""
   return ExampleEvaluator(task, data, run) if isinstance(task, FineTuningTask) else TextEvaluator(task, data, run)
 
 
@@ -81,11 +79,25 @@ def gzip_bits_per_byte(text: bytes) -> float:
   return 8.0 * len(gzip.compress(text, 9, mtime=0)) / max(len(text), 1)
 
 
-class TextEvaluator:
+class Evaluator:
+  """`(params, split) -> (metrics, predictions)`, predictions None for documents.
+
+  `samples(params, predictions, key)` of both kinds is Markdown: what the model writes, fills in or answers.
+  """
+
+  def __init__(self, task, data, run: Runner):
+    self._task, self._data, self._run, self._step = task, data, run, make_eval_step(task.loss)
+
+  def _sums(self, params, batches) -> dict[str, tuple]:
+    """The metrics of all batches as (sum, weight) pairs, without dropout."""
+    return functools.reduce(metrics.add_pairs, (self._run(self._step, params, batch) for batch in batches), None)
+
+
+class TextEvaluator(Evaluator):
   """Evaluates on the held-out documents of every token store: always the same rows and the same masks."""
 
   def __init__(self, task, stores, run: Runner):
-    self._task, self._stores, self._run, self._step = task, stores, run, make_eval_step(task.loss)
+    super().__init__(task, stores, run)
     self._batches, self._gzip, texts = {}, {}, []
     share = dict(batch_size=task.data.batch_size, hosts=jax.process_count(), host=jax.process_index())
     for name, store in stores.items():
@@ -101,9 +113,7 @@ class TextEvaluator:
     assert split == 'valid', split
     total, by_source = None, {}
     for name, batches in self._batches.items():
-      pairs = None
-      for batch in batches:
-        pairs = metrics.add_pairs(pairs, self._run(self._step, params, batch))
+      pairs = self._sums(params, batches)
       by_source[name] = self._means(pairs, self._gzip.get(name))
       total = metrics.add_pairs(total, pairs)
     values = self._means(total, self._overall_gzip)
@@ -118,60 +128,40 @@ class TextEvaluator:
 
   def samples(self, params, predictions, key: jax.Array) -> str:
     """Continuations, or filled masks, of held-out documents."""
-    return self._task.samples(params, self._stores, key)
+    return self._task.samples(params, self._data, key)
 
 
-class ExampleEvaluator:
+class ExampleEvaluator(Evaluator):
   """Evaluates on the labelled examples of a split: the loss, and the scores of the predictions."""
-
-  def __init__(self, task, data, run: Runner):
-    self._task, self._data, self._run, self._step = task, data, run, make_eval_step(task.loss)
 
   def __call__(self, params, split: str = 'valid') -> tuple[dict[str, float], list]:
     """(metrics, a prediction for each record) of a split; what is chosen on predictions, on validation alone."""
-    examples, pairs = self._data.splits[split], None
-    for batch in self._task.batches(examples, jax.process_count(), jax.process_index()):
-      pairs = metrics.add_pairs(pairs, self._run(self._step, params, batch))
+    examples = self._data.splits[split]
+    values = metrics.means(self._sums(params, self._task.batches(examples)))
     predictions = self._task.predict(params, examples, self._run)
     if split == 'valid':
       self._task.fit_threshold(examples.records, predictions)
-    return metrics.means(pairs) | self._task.scores(examples.records, predictions), predictions
+    return values | self._task.scores(examples.records, predictions), predictions
 
   def samples(self, params, predictions: list, key: jax.Array) -> str:
     """The first validation examples with their predictions."""
     return self._task.samples(self._data.splits['valid'].records, predictions)
 
 
+@dataclasses.dataclass
 class Evaluations:
-  """The evaluations of a run: each one made, logged, written and drawn; which of them was best.
+  """The evaluations of a run: each one made, logged, written and drawn; which of them was best."""
 
-  Args:
-    seed: keys the samples.
-    patience: see EvalConfig.
-    last_step: the last step whose evaluations an earlier process wrote; -1 for none.
-
-  Attributes:
-    evaluate: the evaluator.
-    history: {step: metrics} of every evaluation so far.
-    newest: (step, metrics, predictions) of the newest one of this process.
-  """
-
-  def __init__(
-    self,
-    task: Task,
-    evaluate: TextEvaluator | ExampleEvaluator,
-    seed: int,
-    steps: int,
-    patience: int | None,
-    files: RunFiles,
-    last_step: int,
-    log: Callable[[str], None],
-  ):
-    self._task, self.evaluate, self._seed, self._steps, self._patience = task, evaluate, seed, steps, patience
-    self._files, self._log = files, log
-    self.history: dict[int, dict[str, float]] = files.earlier('valid', last_step)
-    self.newest: tuple[int | None, dict | None, Any] = (None, None, None)
-    self._drawn = time.monotonic()
+  task: Task
+  evaluate: TextEvaluator | ExampleEvaluator
+  seed: int  # keys the samples
+  steps: int
+  patience: int | None  # see EvalConfig
+  files: RunFiles
+  history: dict[int, dict[str, float]]  # {step: metrics} of every evaluation so far
+  log: Callable[[str], None]
+  newest: tuple[int | None, dict | None, Any] = (None, None, None)  # step, metrics, predictions; of this process
+  drawn: float = dataclasses.field(default_factory=time.monotonic)
 
   def __call__(self, step: int, params) -> dict[str, float]:
     """Evaluates; writes the line and the samples, and every PLOT_SECONDS the curves.
@@ -182,35 +172,28 @@ class Evaluations:
     began = time.perf_counter()
     values, predictions = self.evaluate(params)
     self.newest = (step, dict(values), predictions)
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self._seed), 2), step)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), 2), step)
     samples = self.evaluate.samples(params, predictions, key)
     text = ' | '.join(f'{name} {number(value)}' for name, value in values.items())
-    self._log(f'step {step}/{self._steps} | valid | {text}')
+    self.log(f'step {step}/{self.steps} | valid | {text}')
     values['seconds'] = round(time.perf_counter() - began, 3)
     self.history[step] = dict(values)
-    self._files.add_metrics(step, 'valid', values)
-    self._files.add_samples(step, samples)
-    if time.monotonic() - self._drawn >= PLOT_SECONDS:
+    self.files.add_metrics(step, 'valid', values)
+    self.files.add_samples(step, samples)
+    if time.monotonic() - self.drawn >= PLOT_SECONDS:
       self.draw()
     return values
 
   def draw(self) -> None:
     """Draws WORKDIR/curves.png, if there is a point to draw."""
-    picture = pictures.plot_curves(self._files.lines(), self._task.MAIN_METRIC, self._task.BASELINE)
+    picture = pictures.plot_curves(self.files.lines(), self.task.MAIN_METRIC, self.task.BASELINE)
     if picture is not None:
-      self._files.write('curves.png', picture)
-    self._drawn = time.monotonic()
-
-  @property
-  def why_it_ends(self) -> str:
-    """The reason, where `has_patience_ended`."""
-    return f'no better {self._task.RANKING_METRIC} in {self._patience} evaluations'
+      self.files.write('curves.png', picture)
+    self.drawn = time.monotonic()
 
   @property
   def has_patience_ended(self) -> bool:
     """Whether so many evaluations have passed since the best one; those before a stop count, and every host agrees."""
-    if self._patience is None:
-      return False
-    ranked = [values[self._task.RANKING_METRIC] for values in self.history.values()]
-    signed = [-math.inf if v is None or math.isnan(v) else v if self._task.HIGHER_IS_BETTER else -v for v in ranked]
-    return bool(signed) and len(signed) - 1 - int(np.argmax(signed)) >= self._patience
+    ranked = [values[self.task.RANKING_METRIC] for values in self.history.values()]
+    signed = [-math.inf if v is None or math.isnan(v) else v if self.task.HIGHER_IS_BETTER else -v for v in ranked]
+    return self.patience is not None and bool(signed) and len(signed) - 1 - int(np.argmax(signed)) >= self.patience

@@ -28,20 +28,13 @@ FREE = {'scan', 'remat', 'attention_implementation', 'chunk', *RATE}
 
 
 class InitialState(NamedTuple):
-  """Where a run begins or resumes.
-
-  Attributes:
-    step: batches that `state` has seen.
-    hand_off: what was taken from where, as results.json keeps it; None for random weights.
-    message: for people.
-    resumed: whether it is the run's own checkpoint.
-  """
+  """Where a run begins or resumes."""
 
   state: state_lib.TrainState
-  step: int
-  hand_off: dict | None
-  message: str
-  resumed: bool
+  step: int  # batches that `state` has seen
+  hand_off: dict | None  # what was taken from where, as results.json keeps it; None for random weights
+  message: str  # for people
+  resumed: bool  # whether it is the run's own checkpoint
 
   @property
   def last_step_before(self) -> int:
@@ -57,19 +50,15 @@ def tokenizer_of(source: InitCheckpoint | None, given: TokenizerConfig | None) -
   """
   if source is None:
     return None
-  tokenizer, saved = Tokenizer.load(f'{source.workdir}/tokenizer.json'), source.manifest['tokenizer_hash']
+  file, saved = f'{source.workdir}/tokenizer.json', source.manifest['tokenizer_hash']
+  tokenizer = Tokenizer.load(file)
+  rule = f'the checkpoint of {source.workdir} was trained with {saved[:12]}'
   if tokenizer.hash != saved:
-    raise CheckpointError(
-      f'{source.workdir}/tokenizer.json: its hash is {tokenizer.hash[:12]}, the checkpoint was trained with '
-      f'{saved[:12]}; put the tokenizer of that run back'
-    )
-  if given is not None and given.path is not None:
-    asked = Tokenizer.load(given.path).hash
-    if asked != saved:
-      raise CheckpointError(
-        f'data.tokenizer.path = {given.path}: its hash is {asked[:12]}, the checkpoint of {source.workdir} was trained '
-        f'with {saved[:12]}; set data.tokenizer to None: the tokenizer comes with the checkpoint'
-      )
+    remedy = 'put the tokenizer of that run back'
+    raise CheckpointError(f'{file}: its hash is {tokenizer.hash[:12]}, {rule}; {remedy}')
+  if given is not None and given.path is not None and (asked := Tokenizer.load(given.path).hash) != saved:
+    remedy = 'set data.tokenizer to None: the tokenizer comes with the checkpoint'
+    raise CheckpointError(f'data.tokenizer.path = {given.path}: its hash is {asked[:12]}, {rule}; {remedy}')
   return tokenizer
 
 
@@ -94,15 +83,11 @@ IDENTITY = (*SETTINGS, 'batch_size', 'tokenizer_hash', 'data_fingerprint')
 
 
 def metadata_of(config, task: Task, data, data_fingerprint: str) -> dict:
-  """What the manifests of a run say of it, but for the hand-off."""
+  """What the manifests of a run hold about it, but for the hand-off."""
   settings = redacted(describe.to_dict(config))
-  return {name: settings[name] for name in SETTINGS} | {
-    'batch_size': config.data.batch_size,
-    'tokenizer_hash': task.tokenizer.hash,
-    'data_fingerprint': data_fingerprint,
-    'config': settings,
-    'token_stores': task.token_stores(data),
-  }
+  metadata = {name: settings[name] for name in SETTINGS} | {'batch_size': config.data.batch_size}
+  metadata |= {'tokenizer_hash': task.tokenizer.hash, 'data_fingerprint': data_fingerprint}
+  return metadata | {'config': settings, 'token_stores': task.token_stores(data)}
 
 
 def initialize(
@@ -117,16 +102,10 @@ def initialize(
   plan: handoff.Plan | None,
   log: Callable[[str], None],
 ) -> InitialState:
-  """The state of a run's first step.
+  """The state of a run's first step: of the newest of its own checkpoints, else by the plan from `source`, else random.
 
-  Args:
-    seed: of random weights.
-    steps: of the whole run.
-    checkpoints: its own; the newest comes first.
-    metadata: see `metadata_of`; a checkpoint of another run is refused, what else has changed is reported.
-    source: the checkpoint to start from where it has none of its own, or None.
-    plan: what is taken of it.
-    log: called with the checkpoints that were rejected.
+  By `metadata` (see `metadata_of`) a checkpoint of another run is refused, and what else has changed is reported; `log`
+  is called with the checkpoints that were rejected.
 
   Raises:
     CheckpointError: a checkpoint of another run, none that is intact, or arrays that cannot be read.
@@ -137,10 +116,8 @@ def initialize(
     state, manifest = restored
     step = int(manifest['step'])
     if step > steps:
-      raise CheckpointError(
-        f'train.steps = {steps}: {checkpoints.directory.parent} is at step {step} already; raise it, or '
-        'choose a new --workdir'
-      )
+      rule = f'{checkpoints.directory.parent} is at step {step} already'
+      raise CheckpointError(f'train.steps = {steps}: {rule}; raise it, or choose a new --workdir')
     lines = [f'resuming from step {step}']
     lines += [f'changed since then: {change}' for change in changes(manifest, metadata)]
     return InitialState(state, step, manifest['hand_off'], '\n'.join(lines), True)
@@ -191,10 +168,9 @@ def check_same_run(manifest: dict, metadata: dict) -> None:
   for name in IDENTITY:
     saved, now = manifest.get(name), metadata[name]
     if isinstance(now, dict):
-      changed = [key for key in now if key not in FREE and (saved or {}).get(key) != now[key]]
-      if not changed:
-        continue
-      saved, now, name = (saved or {}).get(changed[0]), now[changed[0]], f'{name}.{changed[0]}'
+      saved = saved or {}
+      key = next((key for key in now if key not in FREE and saved.get(key) != now[key]), None)
+      saved, now, name = saved.get(key), now.get(key), f'{name}.{key}'
     if saved == now:
       continue
     if name in ('data_fingerprint', 'tokenizer_hash'):

@@ -72,11 +72,8 @@ class Loop:
   def run(self, state: TrainState, first: int, step_fn, batches: Iterator[dict], key) -> tuple[TrainState, int]:
     """All training steps after `first`; returns (the state, the last step).
 
-    Args:
-      state: after `first` batches; donated.
-      step_fn: the compiled train step.
-      batches: this host's rows of each batch, from the one after `first` on.
-      key: of dropout.
+    `state` is that after `first` batches, and donated; `batches` gives this host's rows of those that follow; `key` is
+    that of dropout.
 
     Raises:
       Stopped: it was asked to, and has begun to save.
@@ -119,7 +116,7 @@ class Loop:
   def _read(self, step: int, report: dict) -> None:
     """Waits for the report of a step; every host reads the same stop flag in it."""
     self.stop.read(report)
-    self.progress.log(step, report)
+    self.progress.read(step, report)
 
   def _evaluate_and_save(self, state: TrainState, step: int, due: set[str]) -> bool:
     """Does what is due after a step; whether training ends with it.
@@ -140,5 +137,6 @@ class Loop:
     if ended or 'save' in due:
       self.save(step, state, values)
     if ended:
-      self.log(f'step {step}: {self.evaluations.why_it_ends}; training ends')
+      metric, patience = self.evaluations.task.RANKING_METRIC, self.evaluations.patience
+      self.log(f'step {step}: no better {metric} in {patience} evaluations; training ends')
     return ended

@@ -1,5 +1,6 @@
 """What a person sees of a run: the banner, the lines of its steps, the last words."""
 
+import dataclasses
 import math
 import os
 import time
@@ -16,45 +17,26 @@ from lmjax.tasks.table import FINE_TUNING
 from lmjax.workdir.run_files import RunFiles
 
 
+@dataclasses.dataclass
 class Progress:
-  """Turns a step's report into a line for people and a line of metrics.jsonl, and keeps the time.
+  """Turns a step's report into a line for people and a line of metrics.jsonl, and keeps the time."""
 
-  Args:
-    first: the step that this process begins after.
-    last_step: the last step whose lines an earlier process wrote; -1 for none.
-    devices: of the mesh.
-    rows_of: `step -> [(source, epoch, row)]`, to name a batch.
+  task: Task
+  config: TrainConfig
+  first: int  # the step that this process begins after
+  last: dict[str, float]  # the newest metrics
+  devices: int  # of the mesh
+  rows_of: Callable[[int], list[tuple[str, int, int]]]  # step -> (source, epoch, row) of each, to name a batch
+  files: RunFiles
+  log: Callable[[str], None]
+  recompiled: int = 0  # programs that were compiled in the middle of training
 
-  Attributes:
-    last: the newest metrics.
-    seconds: in training steps alone: no compiling, evaluating or saving.
-    clock: seconds of this process by part.
-    recompiled: programs that were compiled in the middle of training.
-  """
-
-  def __init__(
-    self,
-    task: Task,
-    config: TrainConfig,
-    first: int,
-    last_step: int,
-    devices: int,
-    rows_of: Callable[[int], list[tuple[str, int, int]]],
-    files: RunFiles,
-    log: Callable[[str], None],
-  ):
-    self._steps, self._log_every, self._max_skipped = config.steps, config.log_every, config.max_skipped
-    self._rows_of = rows_of
-    self._files, self._log = files, log
-    self.clock, self.recompiled = profile.Clock(), 0
-    self._compilations: int | None = None
-    self.last = next(reversed(files.earlier('train', last_step).values()), {})
-    self.seconds = self.last['seconds'] if self.last else 0.0
+  def __post_init__(self):
+    self.clock = profile.Clock()  # seconds of this process by part
+    self.seconds = self.last.get('seconds', 0.0)  # in training steps alone: no compiling, evaluating or saving
+    self._window = (self.seconds, self.first)
     self._since: float | None = None
-    self._window = (self.seconds, first)
-    self._tokens, self._flops = task.data.batch_size * task.data.length, step_flops(task)
-    peak = flops.peak_flops(jax.devices()[0])
-    self._peak = None if peak is None else peak * devices
+    self._compilations: int | None = None
 
   def start_clock(self):
     """Training goes on."""
@@ -67,10 +49,7 @@ class Progress:
     self.clock.add('train', seconds)
     self._since = None
 
-  def _elapsed(self):
-    return self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
-
-  def log(self, step: int, report) -> None:
+  def read(self, step: int, report) -> None:
     """Reads the report of `step` (waiting for it), checks it, and writes it if its turn has come.
 
     Raises:
@@ -79,43 +58,42 @@ class Progress:
     skipped = int(report['skipped'])
     if skipped:
       self._log_skipped(step, report, skipped)
-    if step != self._steps and step % self._log_every:
+    if step != self.config.steps and step % self.config.log_every:
       return
     report = jax.device_get(report)
-    elapsed = self._elapsed()
+    elapsed = self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
     window_seconds, window_step = self._window
     rate = (step - window_step) / max(elapsed - window_seconds, 1e-9)
     self._window = (elapsed, step)
     values = metrics.derive(metrics.means(report['pairs']))
     scalars = {name: report[name] for name in ('grad_norm', 'learning_rate')} | report['groups']
     values |= {name: float(value) for name, value in scalars.items()}
-    values['tokens_per_second'] = rate * self._tokens
-    if self._peak is not None:
-      values['mfu'] = rate * self._flops / self._peak
+    values['tokens_per_second'] = rate * self.task.data.batch_size * self.task.data.length
+    if (peak := flops.peak_flops(jax.devices()[0])) is not None:
+      values['mfu'] = rate * step_flops(self.task) / (peak * self.devices)
     values['seconds'] = round(elapsed, 3)
-    names = ('loss', 'grad_norm', 'learning_rate')
-    shown = [f'{name} {number(values[name])}' for name in names]
+    shown = [f'{name} {number(values[name])}' for name in ('loss', 'grad_norm', 'learning_rate')]
     shown.append(f'{values["tokens_per_second"]:,.0f} tokens/s')
     shown += [f'mfu {values["mfu"]:.3f}'] if 'mfu' in values else []
-    shown.append(f'eta {duration((self._steps - step) / rate)}')
-    self._log(f'step {step}/{self._steps} | train | ' + ' | '.join(shown))
+    shown.append(f'eta {duration((self.config.steps - step) / rate)}')
+    self.log(f'step {step}/{self.config.steps} | train | ' + ' | '.join(shown))
     self.last = values
-    self._files.add_metrics(step, 'train', values)
+    self.files.add_metrics(step, 'train', values)
 
   def _log_skipped(self, step, report, skipped) -> None:
     """Names the batch that changed nothing; NonFiniteError once there were too many in a row."""
     pairs = jax.device_get(report['pairs'])
     loss, grad_norm = metrics.means(pairs)['loss'], float(report['grad_norm'])
     what = f'loss {loss}, grad_norm {grad_norm}' if pairs['loss'][1] else 'nothing in it is labelled'
-    found = self._rows_of(step - 1)
-    rows = ', '.join(f'{name} epoch {epoch} row {row}' for name, epoch, row in found[:4])
-    rows += f' and {len(found) - 4} more' if len(found) > 4 else ''
-    self._log(f'step {step} skipped: {what}; {skipped} of at most {self._max_skipped} in a row; its rows: {rows}')
-    if skipped >= self._max_skipped:
+    batch, limit = self.rows_of(step - 1), self.config.max_skipped
+    rows = ', '.join(f'{name} epoch {epoch} row {row}' for name, epoch, row in batch[:4])
+    rows += f' and {len(batch) - 4} more' if len(batch) > 4 else ''
+    self.log(f'step {step} skipped: {what}; {skipped} of at most {limit} in a row; its rows: {rows}')
+    if skipped >= limit:
       raise NonFiniteError(
         f'{skipped} batches in a row without a finite loss and gradient, up to step {step} ({what}; its rows: {rows}): '
-        f'train.max_skipped = {self._max_skipped}; lower optim.learning_rate or optim.clip_norm, or continue from an '
-        'earlier checkpoint'
+        f'train.max_skipped = {limit}; lower optim.learning_rate or optim.clip_norm, or continue from an earlier '
+        'checkpoint'
       )
 
   def mark_compilations(self) -> None:
@@ -127,7 +105,7 @@ class Progress:
     new = 0 if self._compilations is None else profile.compilations() - self._compilations
     if new:
       self.recompiled += new
-      self._log(f'step {step}: {new} programs were compiled in the middle of training ({self.recompiled} so far)')
+      self.log(f'step {step}: {new} programs were compiled in the middle of training ({self.recompiled} so far)')
 
   def times(self) -> dict[str, float]:
     """Seconds of this process by part: waiting for input, the rest of the training steps, evaluation, and so on."""
@@ -178,11 +156,6 @@ def farewell(task: Task, workdir: str, results: dict) -> str:
   what = 'use it: python -m lmjax.predict' if task.NAME in FINE_TUNING else 'look inside: python -m lmjax.inspect'
   lines.append(f'{what} --workdir={workdir}')
   return '\n'.join(lines)
-
-
-def moved(groups: dict[str, float]) -> str:
-  """How far each group of weights has moved."""
-  return f'{"moved":>13}  ' + ', '.join(f'{name} {share:.3f}' for name, share in groups.items())
 
 
 def number(value) -> str:

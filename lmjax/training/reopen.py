@@ -13,6 +13,7 @@ from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError
 from lmjax.schema import validate
 from lmjax.tasks import prepare
+from lmjax.tasks.fine_tuning import FineTuningTask
 from lmjax.training import state
 
 
@@ -28,15 +29,13 @@ class TrainedRun:
   step: int
 
 
-def open_run(
+def load_run(
   workdir: str, step: int | Literal['latest', 'best'] | None = None, devices: int | None = None
 ) -> TrainedRun:
   """Reads config, tokenizer and verified parameters of a workdir.
 
-  Args:
-    workdir: the run's folder.
-    step: which checkpoint; None: the best of a fine-tuned run, the latest of a pre-training run.
-    devices: how many devices the parameters are laid over, by the rules of training; None: all.
+  Without `step` it is the best of a fine-tuned run, the latest of a pre-training run. The parameters are laid over so
+  many of the devices (None: all) by the rules of training.
 
   Raises:
     CheckpointError: there is no run, no such step, or its arrays differ from their digests.
@@ -64,13 +63,15 @@ def open_run(
   tokenizer = Tokenizer.load(str(folder / 'tokenizer.json'))
   task = prepare.build(config, tokenizer)
   results_file = folder / 'results.json'
-  if task.STANDS_FOR_RUN == 'best' and results_file.exists():
+  if isinstance(task, FineTuningTask) and results_file.exists():
     try:
       task.load_calibration(json.loads(results_file.read_text())['settings'])
     except (ValueError, KeyError, TypeError) as error:
       what = f'not what a finished run writes ({type(error).__name__}: {error})'
       raise CheckpointError(f'{results_file}: {what}; remove it, and run the training command again') from error
-  chosen = locate.choose('--workdir', workdir, folder, task.STANDS_FOR_RUN if step is None else step)
+  if step is None:
+    step = 'best' if isinstance(task, FineTuningTask) else 'latest'
+  chosen = locate.choose('--workdir', workdir, folder, step)
   mesh = sharding.make_mesh(*config.mesh_on(jax.devices()[:devices]))
   params = checkpoints.restore_params(folder, chosen, state.abstract_params(task, mesh))
   return TrainedRun(config, tokenizer, task, mesh, params, chosen)

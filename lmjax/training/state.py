@@ -11,19 +11,12 @@ from lmjax import paths, sharding
 
 
 class TrainState(NamedTuple):
-  """All that a step changes.
+  """All that a step changes."""
 
-  Attributes:
-    step: batches seen, skipped ones included; int32 scalar.
-    params: float32 parameters.
-    opt_state: the optimizer's.
-    skipped: batches in a row whose loss or gradient was not finite; int32 scalar.
-  """
-
-  step: Any
-  params: Any
-  opt_state: Any
-  skipped: Any
+  step: Any  # batches seen, skipped ones included; int32 scalar
+  params: Any  # float32
+  opt_state: Any  # the optimizer's
+  skipped: Any  # batches in a row whose loss or gradient was not finite; int32 scalar
 
 
 @functools.cache
@@ -46,7 +39,7 @@ def init_state(task, tx: optax.GradientTransformation, mesh, seed: int) -> Train
 
 def abstract_params(task, mesh):
   """Shapes, dtypes and shardings of the parameters: what those of a checkpoint are restored into."""
-  places, shapes = sharding.shardings(task.axes(), mesh), task.shapes()
+  places, shapes = sharding.shardings(task.model.axes(), mesh), task.shapes()
   if unnamed := paths.flatten(shapes).keys() ^ paths.flatten(places).keys():
     raise AssertionError(f'parameters without axis names: {sorted(unnamed)}')
   return jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), shapes, places)

@@ -56,7 +56,7 @@ def begun(raw, mesh_shape=(1, 1, 1)):
   source, tokenizer = runs.source_of(config)
   task = prepare.build(config, tokenizer)
   mesh = sharding.make_mesh(MeshConfig(*mesh_shape), jax.devices()[: int(np.prod(mesh_shape))])
-  with sharding.using(mesh):
+  with jax.set_mesh(mesh):
     state = state_lib.init_state(task, optim.make(config.optim, task.shapes()), mesh, config.seed)
     plan = initialize.plan_of(task, source, config.init_from)
     return hand_off(source, plan, state.params), plan, state.params
@@ -66,7 +66,7 @@ def save(workdir, config, tokenizer, mesh_shape=(1, 1, 1), change=lambda params:
   """A run's workdir with a checkpoint of random parameters at step 4, made without training."""
   task = prepare.build(config, tokenizer)
   mesh = sharding.make_mesh(MeshConfig(*mesh_shape), jax.devices()[: int(np.prod(mesh_shape))])
-  with sharding.using(mesh):
+  with jax.set_mesh(mesh):
     state = state_lib.init_state(task, optim.make(config.optim, task.shapes()), mesh, 7)
     kept = checkpoint.Checkpoints(str(workdir), config.checkpoint, task.RANKING_METRIC)
     with contextlib.closing(kept) as checkpoints:

@@ -351,8 +351,8 @@ def test_training_examples_that_stand_in_another_split_are_dropped_and_counted(t
   assert not left & {'text 0', 'text 1'} and len(left) == 198
   assert len(found.splits['valid']) == 2 and len(found.splits['test']) == 1
   # text 0 stands there twice, and with another label it is the same example
-  assert '3 train examples dropped, which stand in another split' in found.said
-  assert '217 train, 2 valid, 1 test' in found.said
+  assert '3 train examples dropped, which stand in another split' in found.description
+  assert '217 train, 2 valid, 1 test' in found.description
 
 
 def test_a_pair_is_the_same_example_only_with_the_same_second_text(tmp_path):
@@ -388,7 +388,7 @@ def test_a_share_that_holds_nothing_out_is_refused_by_its_name(many):
 
 def test_facts_change_with_whatever_changes_the_training_examples(tmp_path, many):
   def facts(**changes):
-    return json.dumps(records.load(config_of(many, **changes), 'classification', 0).facts, sort_keys=True)
+    return json.dumps(records.load(config_of(many, **changes), 'classification', 0).contents, sort_keys=True)
 
   first = facts()
   assert facts() == first

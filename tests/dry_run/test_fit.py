@@ -42,7 +42,7 @@ def test_bytes_a_device_are_those_of_real_arrays(make_config, cpu8, mesh):
   table = fit.memory_table(fit.compile_for(config, cpu8))
   config, task, _ = prepare.prepare(config)
   on = sharding.make_mesh(config.mesh)
-  with sharding.using(on):
+  with jax.set_mesh(on):
     state = state_lib.init_state(task, optim.make(config.optim, task.shapes()), on, 0)
   for name, tree in (('parameters', state.params), ('optimizer', state.opt_state)):
     sizes = {sum(a.addressable_shards[i].data.nbytes for a in jax.tree.leaves(tree)) for i in range(8)}

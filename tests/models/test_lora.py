@@ -189,7 +189,7 @@ def test_gradient_and_state_are_of_what_moves(source, tmp_path):
   config = config_lib.build(runs.classification_config(source, tmp_path, lora=4))
   config, task, data = prepare.prepare(config, runs.source_of(config)[1])
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-  with sharding.using(mesh):
+  with jax.set_mesh(mesh):
     tx = optim.make(config.optim, task.shapes())
     state = state_lib.init_state(task, tx, mesh, 0)
     batch = task.pipeline(data, config.seed, config.train.steps).batch(0)

@@ -21,7 +21,7 @@ def test_a_checkpoint_of_the_schema_is_read(tmp_path, capsys):
   shutil.copytree(GOLDEN, workdir)
   assert verify.main([f'--workdir={workdir}']) == 0, capsys.readouterr()
   assert 'verdict: intact' in capsys.readouterr().out
-  trained = reopen.open_run(str(workdir))
+  trained = reopen.load_run(str(workdir))
   assert trained.step == 2 and trained.config.task == 'causal_lm' and trained.config.hosts.hang_seconds
   assert runs.manifest_of(workdir)['schema'] == manifest.SCHEMA
   assert all(np.isfinite(array).all() for array in jax.tree.leaves(trained.params))

@@ -43,7 +43,7 @@ def test_resumed_on_another_mesh(saved, raw_config, make_config, tmp_path, data,
   leaves = LEAVES | {'train.steps': 8, 'mesh.data': data, 'mesh.fsdp': fsdp}
   devices = jax.devices()[: data * fsdp]
   config, task, _ = prepare.prepare(make_config('causal_lm', **leaves))
-  with sharding.using(mesh := sharding.make_mesh(config.mesh, devices)):
+  with jax.set_mesh(mesh := sharding.make_mesh(config.mesh, devices)):
     abstract = state_lib.abstract_state(task, optim.make(config.optim, task.shapes()), mesh)
     checkpoints = checkpoint.Checkpoints(tmp_path / 'run', config.checkpoint, 'loss')
     state, manifest = checkpoints.restore_latest(abstract)

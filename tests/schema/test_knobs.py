@@ -316,9 +316,9 @@ def plan_of(config, folder):
   pairs = {'loss': (np.float32('nan'), np.float32(1))}
   try:
     logged: list[str] = []
-    reporter = progress.Progress(task, config.train, 0, -1, 1, lambda step: [], files, logged.append)
+    reporter = progress.Progress(task, config.train, 0, {}, 1, lambda step: [], files, logged.append)
     numbers = {'grad_norm': np.float32(1), 'learning_rate': np.float32(1), 'groups': {}}
-    reporter.log(1, {'skipped': 3, 'pairs': pairs} | numbers)
+    reporter.read(1, {'skipped': 3, 'pairs': pairs} | numbers)
     ended, lines = False, len(logged)
   except NonFiniteError:
     ended, lines = True, len(logged)
@@ -326,8 +326,8 @@ def plan_of(config, folder):
   with RunFiles(folder) as writing:
     writing.begin(0, config.writer.tensorboard, config.writer.wandb_project)
   left = sorted(os.listdir(folder))
-  made = evaluator.Evaluations(task, None, 0, 6, config.eval.patience, files, -1, lambda line: None)
-  made.history = {step: {'loss': loss} for step, loss in enumerate((3.0, 1.0, 2.0, 2.0))}
+  history = {step: {'loss': loss} for step, loss in enumerate((3.0, 1.0, 2.0, 2.0))}
+  made = evaluator.Evaluations(task, None, 0, 6, config.eval.patience, files, history, lambda line: None)
   intervals = loop.Intervals(config.train.steps, config.train.log_every, config.eval.every, config.checkpoint.every)
   due, patient = [sorted(intervals.due(step)) for step in range(1, 7)], made.has_patience_ended
   mesh = sharding.mesh_shape(config.mesh, 8)

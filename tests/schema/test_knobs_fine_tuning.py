@@ -165,7 +165,7 @@ def programs(config, task, data):
 def outcome(config, task, data):
   """What an untrained model answers, what that scores, and how it is shown."""
   params, mesh = runs.random_params(task), sharding.one_device_mesh()
-  with sharding.using(mesh):
+  with jax.set_mesh(mesh):
     values, predictions = evaluator.make(task, data, evaluator.Runner(mesh))(params)
   shown = task.samples(data.splits['valid'].records, predictions)
   return json.dumps([values, predictions, shown, task.calibration], default=str)

@@ -152,7 +152,7 @@ def test_gold_answers_survive_windows_and_offsets(name, whole, tmp_path):
 def test_what_stands_in_question_and_context_has_a_segment_type_of_its_own(files):
   for types, highest in ((None, 0), (2, 1), (3, 2)):
     _, task, data = prepared(files['plain'], files['valid'], **{'model.segment_types': types})
-    batch = next(iter(task.batches(data.splits['valid'], 1, 0)))
+    batch = next(iter(task.batches(data.splits['valid'])))
     assert batch['segment_types'].max() == highest
   row, tokens = batch['segment_types'][0], batch['inputs'][0].tolist()
   second = data.splits['valid'].rows[0]['second']
@@ -177,7 +177,7 @@ def test_misplaced_answers_are_counted_and_found(files, tmp_path):
   file = tmp_path / 'broken.json'
   file.write_text(json.dumps(broken), encoding='utf-8')
   _, task, data = prepared(file, files['valid'])
-  assert '6 answers not where their record says' in data.said
+  assert '6 answers not where their record says' in data.description
   assert len(set(data.splits['train'].owners)) == 23
   row = data.splits['train'].rows[0]
   begin, end = windows.character_span(
@@ -230,7 +230,7 @@ def test_it_learns_and_answers(files, tmp_path, preset):
   assert squad.scores(texts, gold)['f1'] == pytest.approx(results['metrics']['valid/f1'])
   page = (tmp_path / 'run/examples_valid.md').read_text()
   assert '>>>' in page and 'Right: Ada' in page
-  trained = reopen.open_run(str(tmp_path / 'run'))
+  trained = reopen.load_run(str(tmp_path / 'run'))
   assert evaluate.evaluate(trained, files['none_valid'])['test/f1'] < 0.6, 'every second question has no answer'
   context = 'In the year 117 the book was written by Grace. It was read by Alan in the year 217.'
   items = predict.read(trained.config, (context,), None, 'Who wrote the book?')

@@ -40,7 +40,7 @@ def prepared(raw):
   source, tokenizer = runs.source_of(config)
   config, task, data = prepare.prepare(config, tokenizer)
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-  with sharding.using(mesh):
+  with jax.set_mesh(mesh):
     tx = optim.make(config.optim, task.shapes())
     state = state_lib.init_state(task, tx, mesh, config.seed)
     if source is not None:
@@ -157,7 +157,7 @@ def test_no_steps_evaluate_the_start(mlm, whole, tmp_path):
   assert all(distance == 0.0 for distance in results['moved'].values()) and results['moved']
   assert not runs.metrics_of(tmp_path / 'run', 'train')
   # it can be opened, and is not evaluated again
-  assert reopen.open_run(str(tmp_path / 'run')).step == 0
+  assert reopen.load_run(str(tmp_path / 'run')).step == 0
   before = content(tmp_path / 'run')
   assert runs.train(runs.six_steps(mlm, tmp_path, **{'train.steps': 0}), tmp_path / 'run') == results
   assert content(tmp_path / 'run') == before
@@ -245,7 +245,7 @@ def test_how_far_it_moved_counts_from_where_it_began(mlm, tmp_path):
   assert runs.source_of(config)[0].step == 6
   moved = functools.partial(initialize.moved, task, config.optim, mesh, config.seed, config.init_from)
   source = open_source(dataclasses.replace(config.init_from, step=3))
-  with sharding.using(mesh):
+  with jax.set_mesh(mesh):
     there = hand_off(source, initialize.plan_of(task, source, config.init_from), state.params)
     distances = moved(begun, there)
     assert distances and all(distance == 0.0 for distance in distances.values())

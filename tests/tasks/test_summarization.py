@@ -59,7 +59,7 @@ def prepared(files, **leaves):
 @pytest.fixture(scope='module')
 def runner():
   mesh = sharding.one_device_mesh()
-  with sharding.using(mesh):
+  with jax.set_mesh(mesh):
     yield evaluator.Runner(mesh)
 
 
@@ -68,7 +68,7 @@ def test_a_row_is_document_separator_summary_end(files):
   tok, row = task.tokenizer, data.splits['train'].rows[0]
   example = task.example(row, None)
   record = data.splits['train'].records[0]
-  document, summary = tok.encode(record['document'])[: task.room], tok.encode(record['summary'])[:8]
+  document, summary = tok.encode(record['document'])[: task.max_document_tokens], tok.encode(record['summary'])[:8]
   whole = [tok.eos, *document, tok.sep, *summary, tok.eos]
   assert example['inputs'][: len(whole) - 1].tolist() == whole[:-1]
   used = example['weights'] > 0
@@ -110,13 +110,13 @@ def test_no_position_sees_the_summary_ahead(files, prefix):
 @pytest.mark.parametrize('long_documents', ['head', 'head_tail', 'chunks'])
 def test_what_is_read_of_a_long_document(files, runner, long_documents):
   _, task, _ = prepared(files, **{'objective.long_documents': long_documents})
-  document = list(range(10, 10 + 3 * task.room))
+  document = list(range(10, 10 + 3 * task.max_document_tokens))
   part = task.read_part(document)
-  assert len(part) == task.room
+  assert len(part) == task.max_document_tokens
   if long_documents == 'head_tail':
     assert part[0] == document[0] and part[-1] == document[-1]
   else:
-    assert part == document[: task.room]
+    assert part == document[: task.max_document_tokens]
   items = [{'id': '0', 'document': text(1, 100), 'summary': 'a b'}]
   share = task.scores(items, ['a b'])['read_share']
   assert share == 1.0 if long_documents == 'chunks' else 0 < share < 1
@@ -131,7 +131,7 @@ def test_chunks_read_every_token_once(files, runner):
     return [[7, 7] for _ in prompts]
 
   task.generate = generate
-  document = np.arange(20, 20 + 5 * task.room + 3)
+  document = np.arange(20, 20 + 5 * task.max_document_tokens + 3)
   examples = types.SimpleNamespace(rows=[{'document': document}])
   task.predict(None, examples, runner)
   assert sum(seen[0], []) == document.tolist()
@@ -157,7 +157,7 @@ def test_no_repeated_ngram_in_what_is_written(files, runner):
   leaves = {'model.init_std': 0.3, 'objective.decoding.no_repeat_ngram': 2}
   _, task, data = prepared(files, **leaves)
   params = runs.random_params(task)
-  begin, between, _ = task.frame
+  begin, between, _ = task.special_tokens
   prompts = [[begin, *row['document'][:20], between] for row in data.splits['valid'].rows]
   for made in task.generate(params, prompts, runner):
     pairs = list(zip(made, made[1:]))

@@ -71,8 +71,8 @@ def make_task(make_config, tokenizer, name, **leaves):
 def compiled(task, parts, mesh_shape):
   """(mesh, parameters that depend on the seed alone, their gradient)."""
   mesh = sharding.make_mesh(MeshConfig(*mesh_shape), jax.devices()[: int(np.prod(mesh_shape))])
-  with sharding.using(mesh):
-    places = sharding.shardings(task.axes(), mesh)
+  with jax.set_mesh(mesh):
+    places = sharding.shardings(task.model.axes(), mesh)
     params = state_lib.init_params(task, mesh, seed=7)
     return mesh, params, jax.jit(step_lib.make_gradient(task.loss, parts), out_shardings=(places, None, None))
 
@@ -80,7 +80,7 @@ def compiled(task, parts, mesh_shape):
 def evaluate(task, batch, parts=1, mesh_shape=(1, 1, 1)):
   """(mean loss, weight, gradient of the mean loss), on a mesh."""
   mesh, params, gradient = compiled(task, parts, mesh_shape)
-  with sharding.using(mesh):
+  with jax.set_mesh(mesh):
     grads, weight, pairs = gradient(params, sharding.shard_batch(batch, mesh), None)
     return float(pairs['loss'][0] / pairs['loss'][1]), float(weight), jax.device_get(grads)
 
@@ -248,7 +248,7 @@ def test_the_whole_step_is_the_same_on_a_mesh(make_config, tokenizer):
     task = prepare.build(config, tokenizer)
     tx = optim.make(config.optim, task.shapes())
     mesh = sharding.make_mesh(config.mesh, jax.devices()[: int(np.prod(shape))])
-    with sharding.using(mesh):
+    with jax.set_mesh(mesh):
       state = state_lib.init_state(task, tx, mesh, seed=3)
       places = jax.tree.map(lambda a: a.sharding, state)
       step = jax.jit(runs.train_step(task, tx, config), out_shardings=(places, None))
@@ -267,7 +267,7 @@ def test_state_is_sharded_from_birth(make_config, tokenizer):
   task = prepare.build(config, tokenizer)
   tx = optim.make(config.optim, task.shapes())
   mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
-  with sharding.using(mesh):
+  with jax.set_mesh(mesh):
     state = state_lib.init_state(task, tx, mesh, seed=0)
   kernel = state.params['layers']['0']['mlp']['up']['kernel']
   assert kernel.addressable_shards[0].data.size * 4 == kernel.size  # over fsdp and tensor, not over data

@@ -60,7 +60,7 @@ def test_evaluation_is_what_its_names_say(make_config, one_device):
   tokenizer = task.tokenizer
   mesh = sharding.make_mesh(MeshConfig(1, 1, 1), one_device)
   params = runs.random_params(task)
-  with sharding.using(mesh):
+  with jax.set_mesh(mesh):
     run = evaluator.make(task, stores, evaluator.Runner(mesh))
     values, predictions = run(params)
   assert predictions is None

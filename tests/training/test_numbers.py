@@ -36,14 +36,14 @@ def test_nothing_labelled_is_said(make_config):
   backbone = SimpleNamespace(config=config.model, padded_vocab_size=8)
   task = SimpleNamespace(model=SimpleNamespace(backbone=backbone), data=config.data, predicted=1)
   rows_of = lambda step: [('main', 0, row) for row in range(8)]
-  reporter = progress.Progress(task, config.train, 0, -1, 1, rows_of, RunFiles('/nowhere', writes=False), said.append)
+  reporter = progress.Progress(task, config.train, 0, {}, 1, rows_of, RunFiles('/nowhere', writes=False), said.append)
   found = {'pairs': {'loss': (np.float32(0), np.float32(0))}, 'grad_norm': np.float32(0), 'groups': {}}
   rows = 'main epoch 0 row 0, main epoch 0 row 1, main epoch 0 row 2, main epoch 0 row 3 and 4 more'
   with pytest.raises(KeyError):  # the log line of step 1, for which this report says too little
-    reporter.log(1, found | {'skipped': np.int32(1)})
+    reporter.read(1, found | {'skipped': np.int32(1)})
   assert said == [f'step 1 skipped: nothing in it is labelled; 1 of at most 2 in a row; its rows: {rows}']
   with pytest.raises(NonFiniteError) as raised:
-    reporter.log(2, found | {'skipped': np.int32(2)})
+    reporter.read(2, found | {'skipped': np.int32(2)})
   assert raised.value.exit_code == 5 and rows in str(raised.value) and 'train.max_skipped = 2' in str(raised.value)
 
 

@@ -23,17 +23,17 @@ def sharded(raw_config, tmp_path_factory) -> str:
 
 
 def test_parameters_lie_as_in_training(sharded):
-  trained = reopen.open_run(sharded)
+  trained = reopen.load_run(sharded)
   assert dict(trained.mesh.shape) == {'data': 1, 'fsdp': 4, 'tensor': 2}
   kernel = trained.params['layers']['0']['mlp']['up']['kernel']
   assert kernel.sharding.spec == jax.sharding.PartitionSpec('fsdp', 'tensor') and len(kernel.sharding.device_set) == 8
-  alone = reopen.open_run(sharded, devices=1)
+  alone = reopen.load_run(sharded, devices=1)
   assert alone.mesh.size == 1
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), trained.params, alone.params)
 
 
 def test_eight_devices_evaluate_as_one(sharded):
-  values = [evaluate.evaluate(reopen.open_run(sharded, devices=count)) for count in (8, 1)]
+  values = [evaluate.evaluate(reopen.load_run(sharded, devices=count)) for count in (8, 1)]
   assert values[0].keys() == values[1].keys() and values[0]
   for name, value in values[0].items():
     assert value == pytest.approx(values[1][name], rel=1e-5, abs=1e-5), name
@@ -58,7 +58,7 @@ def test_eight_devices_predict_as_one(raw_config, tmp_path_factory, tmp_path):
   raw = runs.classification_config(source, tmp_path, **{'train.steps': 2, 'eval.every': 2, 'mesh.fsdp': 2})
   runs.train(raw, tmp_path / 'run', devices=2)
   items = [{'id': str(i), 'text': text, 'text_pair': None} for i, (text, _) in enumerate(runs.texts(11))]
-  eight, one = (predict.predict(reopen.open_run(str(tmp_path / 'run'), devices=count), items) for count in (8, 1))
+  eight, one = (predict.predict(reopen.load_run(str(tmp_path / 'run'), devices=count), items) for count in (8, 1))
   assert len(eight) == len(one) == 11
   for a, b in zip(eight, one):
     assert a == pytest.approx(b, abs=1e-5)
