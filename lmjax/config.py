@@ -62,7 +62,8 @@ class Config:
       return classes[task]
     inside = {name: values[name] for name in ('objective', 'data', 'samples') if isinstance(values.get(name), dict)}
     given = [(name, key) for name, section in inside.items() for key in section]
-    return max(classes.values(), key=lambda found: sum(key in found[name].__dataclass_fields__ for name, key in given))
+    fitting = lambda chosen: sum(key in chosen[name].__dataclass_fields__ for name, key in given)
+    return max(classes.values(), key=fitting)
 
   @staticmethod
   def owners(path: str) -> list[str]:

@@ -30,7 +30,7 @@ def redact(text: str) -> str:
   return _PARAMETER.sub(rf'\1{SHOWN}', _USER.sub(rf'\1{SHOWN}@', text))
 
 
-def tell(text: str, file=None) -> None:
+def print_line(text: str, file=None) -> None:
   """Prints a text without secrets, at once; a terminal that is gone, or a reader that has seen enough, ends nothing."""
   file = sys.stdout if file is None else file
   try:

@@ -58,14 +58,14 @@ def show_batch(config, source, step: int) -> None:
   from lmjax.training import initialize
 
   tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
-  config, task, found = prepare.prepare(config, tokenizer, progress=True)
+  config, task, data = prepare.prepare(config, tokenizer, progress=True)
   if step >= config.train.steps:
     raise ConfigError(f'--batch = {step}: the run has steps 0 to {config.train.steps - 1}; choose one of them')
-  data = task.pipeline(found, config.seed, config.train.steps)
-  batch = data.batch(step)
+  batches = task.pipeline(data, config.seed, config.train.steps)
+  batch = batches.batch(step)
   print(f'batch {step}: ' + ', '.join(f'{name} {a.dtype}{list(a.shape)}' for name, a in batch.items()))
-  for i, (name, epoch, row) in enumerate(data.rows(step)):
-    begins = data.layouts[name].documents_of(row)
+  for i, (name, epoch, row) in enumerate(batches.rows(step)):
+    begins = batches.layouts[name].documents_of(row)
     places = ', '.join(f'{document} from {place}' for document, place in begins)
     print(f'\nrow {i}: source {name}, epoch {epoch}, row {row}; documents: {places}')
     print(row_as_text(task, {key: a[i] for key, a in batch.items()}))

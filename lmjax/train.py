@@ -14,7 +14,7 @@ from lmjax import config as config_lib
 from lmjax import metrics, optim, profile, sharding
 from lmjax.checkpoint.checkpoints import Checkpoints, restore_params
 from lmjax.checkpoint.locate import InitCheckpoint, absolute, evaluated, reach, saved_steps
-from lmjax.console import redacted, tell
+from lmjax.console import print_line, redacted
 from lmjax.errors import CheckpointError, ConfigError, LmjaxError, Stopped, reason
 from lmjax.hosts import collectives, preemption, watchdog
 from lmjax.hosts.watchdog import Watchdog
@@ -55,7 +55,7 @@ def run(config, source: InitCheckpoint | None, workdir: str, log: Log | None = N
   devices = jax.devices() if devices is None else devices
   config_lib.check_devices(config, len(devices))
   if log is None:
-    log = tell if jax.process_index() == 0 else lambda line: None
+    log = print_line if jax.process_index() == 0 else lambda line: None
   workdir = os.path.expanduser(workdir)
   _check_folder(workdir, config.train.seeds)
   try:

@@ -70,7 +70,7 @@ def test_a_fine_tuned_run_on_other_examples(labelled, capsys, tmp_path):
   assert "label 'so-so'; must be one of bad, good" in capsys.readouterr().err
 
 
-def test_mistakes_are_told(labelled, capsys, tmp_path):
+def test_mistakes_are_reported(labelled, capsys, tmp_path):
   assert evaluate.main([]) == 2
   assert '--workdir: missing' in capsys.readouterr().err
   assert evaluate.main([f'--workdir={tmp_path}']) == 4

@@ -100,7 +100,7 @@ def test_names_and_versions_stand_in_one_place():
     (['tpu_spot.sh', 'keep'], 'WORKDIR=runs/lmjax: must be a gs:// folder'),
   ],
 )
-def test_mistakes_are_told(command, said):
+def test_mistakes_are_reported(command, said):
   done = launch(str(LAUNCH / command[0]), *command[1:], '--dry_run')
   assert done.returncode == 2 and done.stdout == '' and said in done.stderr
 

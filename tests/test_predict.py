@@ -64,7 +64,7 @@ def test_files_and_standard_input_say_the_same(labelled, capsys, tmp_path, monke
   assert [line['probabilities'] for line in found] == expected
 
 
-def test_mistakes_are_told(labelled, pre_trained, capsys, tmp_path, monkeypatch):
+def test_mistakes_are_reported(labelled, pre_trained, capsys, tmp_path, monkeypatch):
   assert refused(capsys, 'a text') == (2, 'lmjax: --workdir: missing; name the folder of a run\n')
   code, err = refused(capsys, f'--workdir={tmp_path}', 'a text')
   assert code == 4 and 'config.json: no such file; give --workdir a folder that lmjax.main made' in err

@@ -29,7 +29,7 @@ def test_a_trace_names_the_train_step(raw_config, tmp_path):
   assert any(f'step 4: trace in {tmp_path}/run/profile' in line and 'xprof' in line for line in said)
 
 
-def test_no_trace_unasked_and_the_parts_of_the_time_are_told(raw_config, tmp_path_factory):
+def test_no_trace_unasked_and_the_parts_of_the_time_are_reported(raw_config, tmp_path_factory):
   workdir = pathlib.Path(runs.pre_trained('masked_lm', raw_config, tmp_path_factory))
   assert not (workdir / 'profile').exists()
   kept = json.loads((workdir / 'results.json').read_text())

@@ -23,7 +23,7 @@ def contents(folder: pathlib.Path) -> dict:
   return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob('*') if path.is_file()}
 
 
-def test_what_is_intact_is_said(saved, capsys, caplog):
+def test_what_is_intact_is_reported(saved, capsys, caplog):
   before = contents(saved)
   assert verify.main([f'--workdir={saved / "run"}']) == 0
   said = capsys.readouterr().out

@@ -103,17 +103,17 @@ def read(
   raw = tfds.records(path, fields or ()) if is_tfds else files.records(path)
   for number, (where, record) in enumerate(_questions(raw) if task == 'extractive_qa' else raw):
     fields = fields or tuple(_usual(record, name) for name in names)  # as they are called in the first record
-    found: dict = {name: _value(record, field, name, where, bad_text, counts) for name, field in zip(names, fields)}
+    values: dict = {name: _value(record, field, name, where, bad_text, counts) for name, field in zip(names, fields)}
     if task == 'extractive_qa':
-      found['answers'] = _answers(record, where, bad_text)
-    if is_tfds and found.get('label') == '-1':
+      values['answers'] = _answers(record, where, bad_text)
+    if is_tfds and values.get('label') == '-1':
       raise DataError(f'{where}: label -1, which stands for a hidden one; labels must be known; choose another split')
-    if None in found.values():
+    if None in values.values():
       continue  # bad text, counted by `_value`
-    if empty := [name for name in names if not found[name].strip()]:
+    if empty := [name for name in names if not values[name].strip()]:
       counts[f'examples with an empty {empty[0]} skipped'] += 1
       continue
-    yield _complete(found, task, number)
+    yield _complete(values, task, number)
 
 
 def read_alone(path: str, config: RecordsConfig, task: Task, fields, labelled: bool) -> tuple[list[dict], str]:
@@ -231,15 +231,15 @@ def _answers(record: dict, where: str, bad_text: BadText) -> list[dict] | None:
   try:
     if isinstance(answers, dict):
       answers = [{'text': t, 'answer_start': s} for t, s in zip(answers['text'], answers['answer_start'])]
-    found = []
+    cleaned = []
     for answer in answers:
       if not isinstance(answer['text'], str | bytes):
         raise TypeError(f'text is of type {type(answer["text"]).__name__}')
       text, _ = documents.clean(answer['text'], where, bad_text)
       if text is None:
         return None
-      found.append({'text': text, 'answer_start': int(answer['answer_start'])})
-    return found
+      cleaned.append({'text': text, 'answer_start': int(answer['answer_start'])})
+    return cleaned
   except DataError:
     raise
   except (KeyError, TypeError, ValueError, OverflowError) as error:

@@ -62,8 +62,8 @@ def _read(text: str) -> tuple[dict[str, dict[str, _Instruction]], str]:
     if begun and ' = ' not in line.partition('(')[0]:
       here = computations[begun[2]] = {}
       entry = begun[2] if begun[1] else entry
-    elif found := _INSTRUCTION.match(line):
-      here[found[1]] = _Instruction(*found.groups()[1:])
+    elif match := _INSTRUCTION.match(line):
+      here[match[1]] = _Instruction(*match.groups()[1:])
   return computations, entry
 
 

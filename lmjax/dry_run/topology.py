@@ -67,10 +67,10 @@ def parse(name: str) -> tuple[str, int, tuple[int, ...]]:
   def refused(rule: str) -> ConfigError:
     return ConfigError(f'--dry_run = {name}: {rule}')
 
-  found = re.fullmatch(r'(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)', name)
-  if found is None:
+  match = re.fullmatch(r'(?:(\d+)\*)?(\w+):(\d+(?:x\d+)*)', name)
+  if match is None:
     raise refused('must be as v5e:2x4, 2*v5e:4x4 (slices), or cpu:8; try v5e:2x4')
-  slices, platform, shape = found.groups()
+  slices, platform, shape = match.groups()
   if platform == 'cpu':
     if slices or not shape.isdigit() or not 1 <= int(shape) <= 1024:
       raise refused('a number of CPU devices is needed, from 1 to 1,024; the nearest is cpu:1')
@@ -96,10 +96,10 @@ def cpu_devices(count: int) -> list:
   """So many CPU devices. Raises ConfigError where JAX is running already, with fewer."""
   with contextlib.suppress(RuntimeError):  # running already
     jax.config.update('jax_num_cpu_devices', count)
-  found = jax.devices('cpu')
-  if len(found) < count:
-    raise ConfigError(f'--dry_run = cpu:{count}: JAX runs with {len(found)} CPU devices; start a new process')
-  return found[:count]
+  devices = jax.devices('cpu')
+  if len(devices) < count:
+    raise ConfigError(f'--dry_run = cpu:{count}: JAX runs with {len(devices)} CPU devices; start a new process')
+  return devices[:count]
 
 
 def _describe(slices: int, platform: str, shape: tuple[int, ...]) -> list | None:
@@ -147,10 +147,10 @@ def _shown(shape) -> str:
 
 def memory_refused(error: Exception) -> tuple[float, float] | None:
   """(bytes needed, bytes there are) on a device, where a compiler's error says that a program is too large."""
-  found = re.search(r'\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)', str(error))
-  if found is None:
+  match = re.search(r'\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)', str(error))
+  if match is None:
     return None
-  needed, unit, there, other = found.groups()
+  needed, unit, there, other = match.groups()
   return float(needed) * _UNITS[unit], float(there) * _UNITS[other]
 
 

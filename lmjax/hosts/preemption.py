@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lmjax.console import tell
+from lmjax.console import print_line
 from lmjax.errors import Stopped
 
 # jax is imported where it is used: `command` begins before the seconds that this takes.
@@ -120,10 +120,10 @@ def _watch(reader: socket.socket) -> None:
     if _run is None or _run.signal is not None:
       why, or_again = (', since there is nothing to save yet', 'starts again, or ') if _run is None else ('', '')
       remedy = f'the same command {or_again}continues from the newest checkpoint'
-      tell(f'lmjax: {name}: ends at once{why}; {remedy}', sys.stderr)
+      print_line(f'lmjax: {name}: ends at once{why}; {remedy}', sys.stderr)
       os._exit(Stopped.exit_code)
     _run.signal = name
-    tell(f'lmjax: {name}: saving at the next step; once more ends at once', sys.stderr)
+    print_line(f'lmjax: {name}: saving at the next step; once more ends at once', sys.stderr)
 
 
 def _several_hosts() -> bool:

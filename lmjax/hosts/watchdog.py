@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import jax
 
-from lmjax.console import redact, tell
+from lmjax.console import print_line, redact
 from lmjax.errors import LmjaxError, Stalled, Stopped, reason
 from lmjax.hosts.config import BACKSTOP_SECONDS, HostsConfig
 
@@ -116,7 +116,7 @@ class Watchdog:
     return f'host {min(beats, key=beats.get)} of {self._count} hangs'
 
   def _end(self, why: str) -> None:
-    tell(f'lmjax: {why}', sys.__stderr__)
+    print_line(f'lmjax: {why}', sys.__stderr__)
     if self._store is not None:
       threading.Thread(target=self._store.put, args=('end', why), daemon=True).start()  # for those who do not see it
       time.sleep(3 * self._pause if self._me == 0 else self._pause)  # the store goes with host 0
@@ -129,7 +129,7 @@ class Watchdog:
       return
     if isinstance(error, RuntimeError | ValueError) and not isinstance(error, LmjaxError):
       waiting = f'waiting up to {self._config.lost_seconds} s to hear which host is lost'
-      tell(f'lmjax: {reason(error)[:200]}; {waiting}', sys.__stderr__)
+      print_line(f'lmjax: {reason(error)[:200]}; {waiting}', sys.__stderr__)
       self._threads[0].join(self._config.lost_seconds + 3 * self._pause)
     global _has_reported
     _has_reported = True

@@ -1,6 +1,6 @@
 """Model shapes with their sources, each with a recipe meant for eight TPU v5e chips (`v5e:2x4`, 16 GB each).
 
-A preset is {'model': leaves of ModelConfig, 'recipe': what a config file needs besides}. Recipes are starting
+A preset is {'model': settings of ModelConfig, 'recipe': what a config file needs besides}. Recipes are starting
 points, not tuned runs, and but for gpt2_small not yet compiled for that target; the tiny ones were tuned on two CPU
 cores.
 """

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from lmjax.console import SHOWN, silence, tell
+from lmjax.console import SHOWN, print_line, silence
 from lmjax.errors import ConfigError, DataError, LmjaxError
 from lmjax.schema.describe import describe, parts_of
 from lmjax.schema.overrides import Refusal, override, read
@@ -97,10 +97,10 @@ def run_command(run, argv) -> int:
     return 0
   except LmjaxError as error:
     for problem in str(error).splitlines():
-      tell(f'lmjax: {problem}', sys.stderr)
+      print_line(f'lmjax: {problem}', sys.stderr)
     return error.exit_code
   except KeyboardInterrupt:
-    tell('lmjax: interrupted; the same command continues from the newest checkpoint', sys.stderr)
+    print_line('lmjax: interrupted; the same command continues from the newest checkpoint', sys.stderr)
     return 130
   except BrokenPipeError:
     silence(sys.stdout)  # the reader has seen enough (`| head`)
@@ -330,7 +330,7 @@ def _unknown_flag(flag, text, known):
 
 def _arguments(argument, annotations):
   """(name, text or None) of each argument; a piece that begins none belongs to the text before it."""
-  found: list[list] = []
+  pieces: list[list] = []
   open_text = False
   for piece in argument.split(','):
     name, equals, text = piece.partition('=')
@@ -339,12 +339,12 @@ def _arguments(argument, annotations):
     is_bool = known and annotations[word] is bool
     slip = word.isidentifier() and not known and difflib.get_close_matches(word, annotations, 1, 0.8)
     if open_text and not (equals and known or is_bool and not equals or slip):
-      found[-1][1] += f',{piece}'
+      pieces[-1][1] += f',{piece}'
     elif piece.strip():
-      found.append([word, text if equals else 'true' if is_bool else None])
+      pieces.append([word, text if equals else 'true' if is_bool else None])
       # A number ends at its comma, a text may go on.
       open_text = bool(equals) and not (known and _NUMBERS.issuperset(parts_of(annotations[word])))
-  return found
+  return pieces
 
 
 def _no_file(path, file: Path) -> tuple[str, str]:

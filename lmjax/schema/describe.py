@@ -109,8 +109,8 @@ def settings(tree, prefix: str = '') -> dict[str, Any]:
 def documentation(cls) -> dict[str, str]:
   """Setting -> text, from the lines `name: text` of the docstring and their further indented continuations."""
   names = '|'.join(cls.__dataclass_fields__)
-  found = re.findall(rf'^( *)({names}): *(.*(?:\n\1 +.*)*)', inspect.cleandoc(cls.__doc__ or ''), re.MULTILINE)
-  return {name: ' '.join(text.split()) for _, name, text in found}
+  entries = re.findall(rf'^( *)({names}): *(.*(?:\n\1 +.*)*)', inspect.cleandoc(cls.__doc__ or ''), re.MULTILINE)
+  return {name: ' '.join(text.split()) for _, name, text in entries}
 
 
 def parts_of(annotation) -> tuple:

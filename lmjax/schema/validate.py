@@ -44,9 +44,9 @@ def shorten(text: str) -> str:
 
 def build(cls, config: Mapping | ConfigDict, problems: Iterable[str] = ()):
   """The sections that a config describes. Raises ConfigError with the problems given and those that `check` finds."""
-  instance, found = check(cls, config)
-  if found or problems:
-    raise ConfigError([*problems, *found])
+  instance, broken = check(cls, config)
+  if broken or problems:
+    raise ConfigError([*problems, *broken])
   return instance
 
 

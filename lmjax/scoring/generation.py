@@ -87,10 +87,10 @@ def chrf(predictions: Sequence[str], references: Sequence[str]) -> float:
 
 def scores(names: Sequence[str], predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
   """The scores of the named families: 'rouge' gives four, 'bleu' and 'chrf' one each."""
-  single, found = {'bleu': bleu, 'chrf': chrf}, {}
+  single, values = {'bleu': bleu, 'chrf': chrf}, {}
   for name in names:
-    found |= rouge(predictions, references) if name == 'rouge' else {name: single[name](predictions, references)}
-  return found
+    values |= rouge(predictions, references) if name == 'rouge' else {name: single[name](predictions, references)}
+  return values
 
 
 def rouge_by_length(

@@ -124,8 +124,8 @@ def rows_of(config: ComparisonConfig, stages: dict[str, Stage]) -> list[dict]:
       }
       row |= {'seconds': stage.seconds, 'valid': stage.results['metrics'].get(valid), 'difference': None}
       if label != config.candidate:
-        found = difference(candidate, stage, config.metric)
-        row['difference'] = dataclasses.asdict(found) | {'said': str(found)}
+        gap = difference(candidate, stage, config.metric)
+        row['difference'] = dataclasses.asdict(gap) | {'text': str(gap)}
       rows.append(row)
   return rows
 
@@ -145,15 +145,15 @@ def section(name: str, config: ComparisonConfig, rows: list[dict], baseline) -> 
   head = ('arm', *x_name, config.metric, 'validation', 'seconds', f'{config.candidate} minus this arm', '95% interval')
   verdicts, table = [], [_row(head), _row('---' for _ in head)]
   for row in rows:
-    found, spread, x = row['difference'], row['standard_deviation'], row['x']
+    gap, spread, x = row['difference'], row['standard_deviation'], row['x']
     mean = number(row['mean'])
     change = interval = ''
-    if found is not None:
+    if gap is not None:
       at = '' if x is None else f' at {config.x_name} {x:g}'
       scored = f'{config.metric} {number(means[config.candidate, x])} against {mean}'
-      verdicts.append(f'- Against {row["arm"]}{at}: **{found["verdict"]}**; {scored}, {found["said"]}.')
-      change = f'{found["value"]:+.4f}'
-      interval = '' if found['low'] is None else f'{found["low"]:+.4f} to {found["high"]:+.4f}'
+      verdicts.append(f'- Against {row["arm"]}{at}: **{gap["verdict"]}**; {scored}, {gap["text"]}.')
+      change = f'{gap["value"]:+.4f}'
+      interval = '' if gap['low'] is None else f'{gap["low"]:+.4f} to {gap["high"]:+.4f}'
     cells = [row['arm'], *([] if x is None else [f'{x:g}']), mean + ('' if spread is None else f' ± {spread:.4f}')]
     cells += ['' if row['valid'] is None else number(row['valid']), f'{row["seconds"]:.0f}', change, interval]
     table.append(_row(cells))

@@ -543,7 +543,7 @@ def test_with_nothing_taken_all_is_random_but_the_model_and_tokenizer(mlm, tmp_p
   assert not np.array_equal(other.params['classifier']['kernel'], fresh['classifier']['kernel'])
 
 
-def test_a_fresh_table_is_as_large_as_the_trained_one_beside_it(make_config, tokenizer, tmp_path):
+def test_a_fresh_table_is_as_large_as_the_trained_one_next_to_it(make_config, tokenizer, tmp_path):
   workdir = save(
     tmp_path / 'run', make_config('masked_lm'), tokenizer, change=lambda tree: jax.tree.map(lambda p: 8 * p, tree)
   )

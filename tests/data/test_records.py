@@ -144,7 +144,7 @@ def test_a_hidden_label_of_tfds_is_refused_and_one_of_ones_own_is_a_label(tmp_pa
     read('tfds:glue/sst2@test')
 
 
-def test_an_answer_that_is_no_text_is_told_or_passed_over(tmp_path):
+def test_an_answer_that_is_no_text_is_reported_or_skipped(tmp_path):
   text = {'data': [{'paragraphs': [{'context': 'the north', 'qas': [{'id': 'q', 'question': 'Where?'}]}]}]}
   for answer, message in [('no\ud800', 'lone surrogate'), ('north', 'OverflowError')]:
     start = 4 if 'surrogate' in message else float('inf')

@@ -22,7 +22,7 @@ def cpu8():
 
 
 @pytest.mark.parametrize('task', ALL_TASKS)
-def test_batches_have_the_shapes_that_are_told_without_data(make_config, task):
+def test_batches_have_the_shapes_that_are_known_without_data(make_config, task):
   config, real, data = prepare.prepare(make_config(task))
   batch = real.pipeline(data, config.seed, config.train.steps).batch(0)
   found = {name: (a.shape, jax.dtypes.canonicalize_dtype(a.dtype)) for name, a in batch.items()}

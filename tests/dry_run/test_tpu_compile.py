@@ -80,7 +80,7 @@ def test_a_billion_parameters_fit(capsys, target):
   assert '1,235,814,400' in out
 
 
-def test_what_does_not_fit_is_told_with_the_compilers_figure_and_a_setting_that_does(capsys):
+def test_what_does_not_fit_is_reported_with_the_compilers_figure_and_a_setting_that_does(capsys):
   flags = ['--config.data.batch_size=4096', '--config.model.remat=none']
   out = verdict(capsys, 'pretrain_clm.py:preset=llama_1b', 'v5e:2x4', *flags)
   needs, there = gib(out.splitlines()[-1])

@@ -68,7 +68,7 @@ def test_one_host_joins_nothing(monkeypatch, calls, there):
   assert calls == []
 
 
-def test_one_host_that_is_told_of_itself_joins_nothing(monkeypatch, calls):
+def test_one_host_that_knows_of_itself_alone_joins_nothing(monkeypatch, calls):
   """One host, such as a TPU VM of eight chips, has nobody to meet."""
   join.join(WAIT, 'localhost:1234', 1, 0)
   there = SimpleNamespace(config=SimpleNamespace(jax_platforms='tpu,cpu'), distributed=jax.distributed)
@@ -116,7 +116,7 @@ def test_a_host_0_whose_name_is_unknown(monkeypatch, calls):
     join.join(WAIT)
 
 
-def test_every_host_is_told_who_did_not_come():
+def test_every_host_learns_who_did_not_come():
   """Hosts 0, 1 and 3 of 4 are there: all of them name host 2, within the time."""
   address, said = f'localhost:{free_port()}', {}
 
@@ -138,7 +138,7 @@ def test_every_host_is_told_who_did_not_come():
   )
 
 
-def test_hosts_that_all_come_go_on_at_once():
+def test_hosts_that_all_come_continue_at_once():
   address, met = f'localhost:{free_port()}', []
   there = [threading.Thread(target=lambda i=i: met.append(join.meet(address, 3, i, 60))) for i in (2, 1, 0)]
   began = time.monotonic()

@@ -38,7 +38,7 @@ SLOW = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGIN
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, *SLOW])
-def test_the_first_signal_saves_and_the_run_goes_on_exactly(raw_config, whole, tmp_path, number):
+def test_the_first_signal_saves_and_the_run_continues_exactly(raw_config, whole, tmp_path, number):
   before = signal.getsignal(number)
 
   def say(line):
@@ -67,7 +67,7 @@ def test_a_second_signal_interrupts_at_once(raw_config, tmp_path):
 
 
 @pytest.mark.parametrize('task', ['causal_lm', pytest.param('classification', marks=pytest.mark.slow)])
-def test_an_evaluation_is_given_up_and_made_when_the_run_goes_on(task, raw_config, tmp_path):
+def test_an_evaluation_is_given_up_and_made_when_the_run_continues(task, raw_config, tmp_path):
   """The checkpoint is there at once; its rank, lines and results are those of a run that was not stopped."""
   leaves = {'train.steps': 6, 'train.log_every': 1, 'eval.every': 2, 'checkpoint.keep_last': 9}
   leaves |= {'checkpoint.every': 2} if task == 'causal_lm' else {}

@@ -52,7 +52,7 @@ def test_a_run_that_does_nothing_hangs(make_watch):
   assert wait_for(ended)[0].startswith('the run hangs (step 3): nothing for hosts.hang_seconds = 1')
 
 
-def test_a_run_that_goes_on_does_not_hang(make_watch):
+def test_a_run_that_continues_does_not_hang(make_watch):
   watch, ended = make_watch(lost_seconds=1, hang_seconds=2)
   for _ in range(30):
     watch.heartbeat('evaluating')

@@ -249,7 +249,7 @@ def test_what_is_forbidden():
   assert forbidden(5, 1, stop=2) == [[1, 3], [1], [], [0, 1, 3, 4]]
 
 
-def test_a_row_with_nothing_new_left_goes_on():
+def test_a_row_with_nothing_new_left_continues():
   found, _ = beam([[1]], vocab=3, new_tokens=6, beams=2, no_repeat_ngram=1, stop=None)
   assert sorted(found[0][:3]) == [0, 1, 2] and len(found[0]) == 6
   found, _ = beam([[1]], vocab=3, new_tokens=6, beams=2, no_repeat_ngram=1, stop=0)

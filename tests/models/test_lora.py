@@ -50,7 +50,7 @@ def tokens():
   return jax.random.randint(jax.random.key(9), (2, 10), 0, VOCAB)
 
 
-def test_adapters_stand_beside_the_kernels_that_are_named_and_begin_as_nothing(tokens):
+def test_adapters_stand_next_to_the_kernels_that_are_named_and_begin_as_nothing(tokens):
   model, plain = make(EVERYWHERE), make(None)
   params, without = (jax.jit(m.init)(jax.random.key(0)) for m in (model, plain))
   added = paths.flatten(params).keys() - paths.flatten(without).keys()

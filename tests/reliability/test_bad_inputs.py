@@ -987,7 +987,7 @@ def snapshot(folder: pathlib.Path) -> dict[str, str | None]:
 @pytest.mark.parametrize(
   'found', COMMAND_LINES + CONFIGS + FILES + RECORDS + TOKENIZERS + CHECKPOINTS + HAND_OFFS + EXPERIMENTS
 )
-def test_a_bad_input_is_told_with_its_remedy(found, made, tmp_path, monkeypatch, capsys, cache_dir):
+def test_a_bad_input_is_reported_with_its_remedy(found, made, tmp_path, monkeypatch, capsys, cache_dir):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv('HOME', cache_dir)  # where token stores go by themselves
   for name, content in found.files.items():

@@ -88,7 +88,7 @@ def test_room_is_looked_for_before_a_save(tmp_path, monkeypatch):
   assert_is_step(restore(tmp_path)[0], 1)
 
 
-def test_a_save_that_fails_is_told_at_the_next_step(tmp_path):
+def test_a_save_that_fails_is_reported_at_the_next_step(tmp_path):
   """Orbax writes in a thread of its own, and would tell at the next save only."""
   checkpoints = checkpoint.Checkpoints(tmp_path, KEEP, 'loss')
   before = resource.getrlimit(resource.RLIMIT_FSIZE)

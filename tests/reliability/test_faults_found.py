@@ -153,7 +153,7 @@ def test_a_row_has_other_masks_with_another_seed_and_in_another_epoch(seed, epoc
   assert all(one[row] != other[row] for row in one)
 
 
-def test_every_token_is_drawn_anew():
+def test_every_token_is_drawn_again():
   """With equal chances for all, 40 draws with one key would be 40 times one token."""
   step = lambda cache, tokens_BT, positions_BT, segments_BT: (jnp.zeros((tokens_BT.shape[0], 11)), cache)
   tokens, segments = decode.pad_left([[3], [4]], pad=0)

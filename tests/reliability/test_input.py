@@ -74,6 +74,6 @@ def test_a_reader_that_is_gone_ends_nothing():
   reader, closed = os.pipe()
   os.close(reader)
   with os.fdopen(closed, 'w') as file:
-    console.tell('step 1', file)
+    console.print_line('step 1', file)
     assert os.path.samestat(os.fstat(file.fileno()), os.stat(os.devnull))  # what comes later goes nowhere
-    console.tell('step 2', file)
+    console.print_line('step 2', file)

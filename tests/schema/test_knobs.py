@@ -353,7 +353,7 @@ def test_plan(configured, tmp_path, case, monkeypatch):
 
 
 @pytest.mark.parametrize('case', TOLD, ids=[case[0] for case in TOLD])
-def test_what_jax_is_told(configured, tmp_path, case, monkeypatch):
+def test_what_jax_is_given(configured, tmp_path, case, monkeypatch):
   told: list = []
 
   def note(owner, name):

@@ -187,7 +187,7 @@ def test_leaf(observe, task, case):
   assert any(differs), f'{leaf} has no effect'
 
 
-def test_bad_text_is_an_error_unless_told(files):
+def test_bad_text_is_an_error_unless_allowed(files):
   with pytest.raises(DataError, match='lone surrogate'):
     prepare.prepare(configured('classification', files, {'data.bad_text': 'raise'}))
 

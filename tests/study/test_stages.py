@@ -105,7 +105,7 @@ def test_runs_sources_first_and_nothing_twice(fake_train, tmp_path, capsys):
   assert capsys.readouterr().out.count('was done before') == 3
 
 
-def test_a_failure_is_named_and_the_same_command_goes_on(fake_train, tmp_path, capsys):
+def test_a_failure_is_named_and_the_same_command_continues(fake_train, tmp_path, capsys):
   argv = write_experiment(tmp_path)
   fake_train.failing = {'a_random'}
   assert experiment.main(argv) == NonFiniteError.exit_code
@@ -118,7 +118,7 @@ def test_a_failure_is_named_and_the_same_command_goes_on(fake_train, tmp_path, c
   assert (tmp_path / 'work' / 'report.md').exists()
 
 
-def test_a_metric_that_a_stage_lacks_is_told_as_soon_as_it_ended(fake_train, tmp_path, capsys):
+def test_a_metric_that_a_stage_lacks_is_reported_as_soon_as_it_ended(fake_train, tmp_path, capsys):
   argv = write_experiment(tmp_path, bars=BARS | dict(metric='test/acuracy'))
   assert experiment.main(argv) == 2
   assert fake_train.ran == ['base', (first := fake_train.ran[1])]
@@ -127,7 +127,7 @@ def test_a_metric_that_a_stage_lacks_is_told_as_soon_as_it_ended(fake_train, tmp
   assert experiment.main(write_experiment(tmp_path)) == 0 and fake_train.ran.count(first) == 1
 
 
-def test_all_problems_are_told_before_the_first_stage(fake_train, tmp_path, capsys):
+def test_all_problems_are_reported_before_the_first_stage(fake_train, tmp_path, capsys):
   stages = STAGES | {
     'circle': dict(config=FINETUNE, overrides=(), init_from='circle_too'),
     'circle_too': dict(config=FINETUNE, overrides=(), init_from='circle'),
@@ -163,7 +163,7 @@ def test_all_problems_are_told_before_the_first_stage(fake_train, tmp_path, caps
   assert len(error.splitlines()) == 13
 
 
-def test_missing_data_is_told_before_the_first_stage(fake_train, tmp_path, capsys):
+def test_missing_data_is_reported_before_the_first_stage(fake_train, tmp_path, capsys):
   tuned = STAGES['a_tuned'] | dict(overrides=('data.train=nothing.tsv', 'data.valid=/no/such/file.tsv'))
   assert experiment.main(write_experiment(tmp_path, STAGES | {'a_tuned': tuned})) == 3 and not fake_train.ran
   assert capsys.readouterr().err.count('stage a_tuned: ') == 2

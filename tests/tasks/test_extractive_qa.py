@@ -163,7 +163,7 @@ def test_what_stands_in_question_and_context_has_a_segment_type_of_its_own(files
 
 
 @pytest.mark.parametrize('steps,every', [(0, 1), (1, 1), (50, 3)])  # 24 windows in batches of 8
-def test_an_epoch_lies_between_two_evaluations_if_nothing_is_said(files, steps, every):
+def test_an_epoch_lies_between_two_evaluations_if_nothing_is_given(files, steps, every):
   leaves = {'train.steps': steps, 'data.batch_size': 8, 'optim.warmup_steps': 0}
   config, _, _ = prepared(files['plain'], files['valid'], **leaves)
   assert config.eval.every == config.checkpoint.every == every

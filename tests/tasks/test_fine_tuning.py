@@ -106,7 +106,7 @@ def whole(raw_config, tmp_path_factory):
   return workdir, json.loads((workdir / 'results.json').read_text())
 
 
-def test_a_killed_run_goes_on_bit_for_bit(mlm, whole, tmp_path):
+def test_a_killed_run_continues_bit_for_bit(mlm, whole, tmp_path):
   raw = runs.six_steps(mlm, tmp_path)
   assert raw.model.residual_dropout and raw.objective.dropout
 
@@ -338,7 +338,7 @@ def test_epochs_and_shares_become_steps(mlm, tmp_path):
   assert quarter < half < ids
 
 
-def test_examples_in_two_splits_are_dropped_from_training_and_said(mlm, tmp_path):
+def test_examples_in_two_splits_are_dropped_from_training_and_reported(mlm, tmp_path):
   train = runs.texts(24)
   raw = runs.classification_config(mlm, tmp_path, rows={'train': train, 'valid': train[:4]})
   _, task, data, _, _ = prepared(raw)
@@ -473,7 +473,7 @@ def test_longest_first_fills_the_room_and_cuts_no_text_that_is_shorter_than_the_
           assert b >= a - 1
 
 
-def test_a_second_text_is_told_apart_by_its_type(encoder):
+def test_a_second_text_differs_by_its_type(encoder):
   task, params = encoder()
   batch = batch_of(task, RECORDS[1:2])
   without = batch | {'segment_types': np.zeros_like(batch['segment_types'])}

@@ -29,7 +29,7 @@ def test_an_update_that_is_not_finite_is_not_made(make_config, tokenizer, rate, 
   assert not all(same) if moves else all(same)
 
 
-def test_nothing_labelled_is_said(make_config):
+def test_nothing_labelled_is_reported(make_config):
   """Zero labelled positions are no NaN, but no learning either."""
   said = []
   config = make_config('causal_lm', **{'train.max_skipped': 2})
@@ -47,7 +47,7 @@ def test_nothing_labelled_is_said(make_config):
   assert raised.value.exit_code == 5 and rows in str(raised.value) and 'train.max_skipped = 2' in str(raised.value)
 
 
-def test_a_compilation_in_the_middle_of_training_is_said(raw_config, tmp_path):
+def test_a_compilation_in_the_middle_of_training_is_reported(raw_config, tmp_path):
   said = []
   plain = runs.train(raw_config('causal_lm', **{'train.log_every': 1}), tmp_path / 'plain', said.append)
   assert plain['recompilations'] == 0 and not any('were compiled' in line for line in said)

@@ -92,7 +92,7 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch):
   assert [f.name for f in tmp_path.iterdir()] == ['results.json']
 
 
-def test_a_run_that_goes_on_drops_its_test_line(run):
+def test_a_run_that_continues_drops_its_test_line(run):
   with writing(run, 6) as w:
     w.add_metrics(6, 'test', {'loss': 1.0})
   assert [line['split'] for line in files.read_metrics(str(run))].count('test') == 1

@@ -100,7 +100,7 @@ class Pipeline:
     """(source, epoch, row of its layout) of each row of the whole batch; host h has the h-th equal part."""
     size = self._batch_size
     sources, numbers = self._mixture.locate(step * size + np.arange(size, dtype=np.int64))
-    found: list[tuple[str, int, int]] = [('', 0, 0)] * size
+    origins: list[tuple[str, int, int]] = [('', 0, 0)] * size
     for source, (name, per_epoch) in enumerate(self.rows_per_epoch.items()):
       places = np.flatnonzero(sources == source)
       epochs, indices = np.divmod(numbers[places], per_epoch)
@@ -108,8 +108,8 @@ class Pipeline:
         here = epochs == epoch
         rows = permute(indices[here], per_epoch, key_of('rows', self._seed, name, int(epoch)))
         for place, row in zip(places[here], rows):
-          found[place] = (name, int(epoch), int(row))
-    return found
+          origins[place] = (name, int(epoch), int(row))
+    return origins
 
   def iterate(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
     """Batches start_step, start_step + 1, ... up to the last step, made ahead of time by grain's threads."""

@@ -44,9 +44,9 @@ def documents(source: SourceConfig, bad_text: BadText, counts: collections.Count
     counts['bytes'] += len(text.encode('utf-8'))
     yield text
   if counts['documents'] == before:
-    found = f'holds no document with text ({counts["empty"]} empty, {counts["skipped"]} skipped for bad text)'
+    rule = f'holds no document with text ({counts["empty"]} empty, {counts["skipped"]} skipped for bad text)'
     remedy = 'check the path, the field and data.bad_text'
-    raise DataError(f'{source.path}: {found}; a source must hold some; {remedy}')
+    raise DataError(f'{source.path}: {rule}; a source must hold some; {remedy}')
 
 
 def identity(path: str) -> dict:

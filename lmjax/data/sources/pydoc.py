@@ -66,15 +66,15 @@ def docstrings() -> tuple[tuple[str, str], ...]:
   Raises:
     DataError: the library is not there as source files.
   """
-  found, folder = [], _library()
+  pairs, folder = [], _library()
   for name in _module_files(folder):
     try:
       tree = ast.parse(pathlib.Path(name).read_bytes())
     except (SyntaxError, ValueError):  # templates and test data may stand among the modules
       continue
     parts = os.path.relpath(name, folder).removesuffix('.py').split(os.sep)
-    found += _docstrings(tree, '.'.join(part for part in parts if part != '__init__'))
-  return tuple(found)
+    pairs += _docstrings(tree, '.'.join(part for part in parts if part != '__init__'))
+  return tuple(pairs)
 
 
 @functools.cache
@@ -99,13 +99,13 @@ def _library() -> str:
 
 
 def _module_files(folder: str) -> list[str]:
-  found = []
+  files = []
   for root, folders, names in os.walk(folder):
     # pydoc_data and _sysconfigdata are generated: the one is read as topics, the other is a dict of paths.
     folders[:] = [name for name in folders if name not in _SKIPPED_FOLDERS and not name.startswith('config-')]
     modules = [name for name in names if name.endswith('.py') and not name.startswith('_sysconfigdata')]
-    found += [os.path.join(root, name) for name in modules]
-  return sorted(found)
+    files += [os.path.join(root, name) for name in modules]
+  return sorted(files)
 
 
 def _docstrings(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:

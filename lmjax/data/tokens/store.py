@@ -30,7 +30,7 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
-from lmjax.console import tell
+from lmjax.console import print_line
 from lmjax.data.config import DataConfig, SourceConfig
 from lmjax.data.sources import documents
 from lmjax.data.tokens.store_writer import SplitWriter, unseen_documents
@@ -117,7 +117,7 @@ def open_or_build(name: str, config: DataConfig, tokenizer: Tokenizer, progress:
         try:
           return _open(folder, name, fingerprint)
         except _CorruptError as error:
-          tell(f'token store {folder} is corrupt ({error}); building it again', sys.stderr)
+          print_line(f'token store {folder} is corrupt ({error}); building it again', sys.stderr)
           shutil.rmtree(folder)
       _build(folder, name, config, tokenizer, origin | {'fingerprint': fingerprint}, progress)
     return verify(folder, name, fingerprint, 'it was written just now: check the disk, then run again')
@@ -260,7 +260,7 @@ def _write(folder: str, name: str, config: DataConfig, tokenizer: Tokenizer, pro
     names = {'duplicates': 'duplicates dropped', 'empty': 'empty', 'replaced': 'repaired', 'skipped': 'skipped'}
     others = ', '.join(f'{counts[key]:,} {shown}' for key, shown in names.items())
     size = f'{megabytes:.1f} MB, {train.tokens + valid.tokens:,} tokens'
-    tell(f'tokenised {name}: {size} in {rate}; documents: {kept}, {others}')
+    print_line(f'tokenised {name}: {size} in {rate}; documents: {kept}, {others}')
   counted = ('documents', 'bytes', 'duplicates', 'empty', 'replaced', 'skipped')
   return {
     'name': name,

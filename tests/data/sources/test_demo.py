@@ -63,7 +63,7 @@ def test_no_template_is_shared_between_splits():
     assert split[a] == split[b] or count <= 0.6 * min(len(grams[a]), len(grams[b]))
 
 
-def test_every_answer_stands_where_it_is_said_to():
+def test_every_answer_stands_where_its_record_has_it():
   identifiers = set()
   for split in demo.SPLITS:
     for record in demo.records('extractive_qa', split):

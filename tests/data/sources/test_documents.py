@@ -294,7 +294,7 @@ def test_tfds_data_dir_is_honoured(tfds_folder):
   assert run.stdout.strip() == '2'
 
 
-def test_tfds_offline_is_said_within_five_seconds(tfds_read, monkeypatch):
+def test_tfds_offline_is_reported_within_five_seconds(tfds_read, monkeypatch):
   # Nothing listens at this proxy: what a machine without a network looks like.
   monkeypatch.delenv('no_proxy', raising=False)
   monkeypatch.delenv('NO_PROXY', raising=False)

@@ -101,7 +101,7 @@ def test_store_is_reused_and_built_again_when_something_changed(tmp_path, tokeni
 
 @pytest.mark.parametrize('name', ['train/tokens.bin', 'train/lengths.npy', 'valid/text.bin', 'meta.json'])
 @pytest.mark.parametrize('damage', ['flip', 'cut', 'delete'])
-def test_a_corrupt_store_is_said_and_built_again(tmp_path, tokenizer, capsys, name, damage):
+def test_a_corrupt_store_is_reported_and_built_again(tmp_path, tokenizer, capsys, name, damage):
   source = write(tmp_path / 'a.jsonl', DOCUMENTS[:60])
   first = build(tmp_path, tokenizer, source)
   wanted = ids_of(first.train)
