@@ -200,8 +200,7 @@ def _final_evaluation(task: FineTuningTask, data, evaluations: Evaluations, file
 def _ended_before(files: RunFiles, step: int, optim_settings: dict) -> dict | None:
   """The results of a run that was started again after its end, or None.
 
-  Raises:
-    CheckpointError: it is to end otherwise, with another learning rate say.
+  Raises CheckpointError: it is to end otherwise, with another learning rate say.
   """
   try:
     results, before = files.read_json('results.json'), files.read_json('config.json')['optim']
@@ -236,8 +235,7 @@ def _until_stopped(stop: preemption.StopSignal, save: Saver) -> Iterator[None]:
 def _opened(workdir: str, log: Log) -> Iterator[None]:
   """The folder of a run, made and locked. A run that is refused before it has begun leaves nothing of its own behind.
 
-  Raises:
-    ConfigError: it cannot be made, is in use, or is not shared by all hosts.
+  Raises ConfigError: it cannot be made, is in use, or is not shared by all hosts.
   """
   folder = absolute(workdir)
   made = [] if '://' in workdir else [path for path in (folder, *folder.parents) if not path.exists()]

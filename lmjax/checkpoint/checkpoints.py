@@ -88,8 +88,7 @@ def check_room(directory: epath.Path, n_bytes: int) -> None:
 def restore_params(workdir, step: int, abstract: dict) -> dict:
   """The parameters of one checkpoint, without the optimizer's state, verified against their digests.
 
-  Raises:
-    CheckpointError: the checkpoint is broken, or not of this model.
+  Raises CheckpointError: the checkpoint is broken, or not of this model.
   """
   directory = directory_of(workdir)
   arrays = read_manifest(directory, step)['arrays']
@@ -134,8 +133,7 @@ def load_verified(directory: epath.Path, step: int, abstract: dict) -> dict:
 def verify(directory: epath.Path, step: int) -> dict[str, dict]:
   """Reads every array of a checkpoint against its digest, on one device; returns the manifest's `arrays`.
 
-  Raises:
-    CheckpointError: the manifest or an array is missing or damaged.
+  Raises CheckpointError: the manifest or an array is missing or damaged.
   """
   arrays = read_manifest(directory, step)['arrays']
   where = sharding.replicated(sharding.one_device_mesh())
@@ -231,8 +229,7 @@ class Checkpoints:
   def wait(self) -> None:
     """Blocks until nothing is being written.
 
-    Raises:
-      CheckpointError: the write failed (a full disk); older checkpoints are as they were.
+    Raises CheckpointError: the write failed (a full disk); older checkpoints are as they were.
     """
     self._saving = False
     try:

@@ -23,8 +23,7 @@ def absolute(folder) -> epath.Path:
 def reach(name: str, given: str) -> epath.Path:
   """The folder that a flag or a setting names; an object store must answer.
 
-  Raises:
-    CheckpointError: it does not; asked once, since each library of object stores raises errors of its own.
+  Raises CheckpointError: it does not; asked once, since each library of object stores raises errors of its own.
   """
   try:
     path = absolute(os.path.expanduser(given))
@@ -128,8 +127,7 @@ class InitCheckpoint:
 def open_source(config: InitFrom) -> InitCheckpoint:
   """Finds the checkpoint that `init_from` names.
 
-  Raises:
-    CheckpointError: no run there, no checkpoint, no such step, or a save that was cut short.
+  Raises CheckpointError: no run there, no checkpoint, no such step, or a save that was cut short.
   """
   path, step = reach('init_from.path', config.path), config.step
   if path.name.isdigit() and path.parent.name == 'checkpoints':

@@ -61,9 +61,7 @@ def checksum(manifest: dict) -> str:
 def read_manifest(directory: epath.Path, step: int) -> dict:
   """The manifest of a step in WORKDIR/checkpoints.
 
-  Raises:
-    SchemaError: its schema is another one.
-    CheckpointError: it is missing, broken, or another step's.
+  Raises SchemaError: its schema is another one. Raises CheckpointError: it is missing, broken, or another step's.
   """
   file = directory / str(step) / 'manifest' / 'manifest.json'
   try:

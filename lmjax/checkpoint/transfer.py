@@ -13,8 +13,7 @@ from lmjax.models import lora
 def hand_off(source: InitCheckpoint, plan: handoff.Plan, fresh: dict) -> dict:
   """Carries a plan that was checked out: the parameters of the new run, each where its `fresh` random one lies.
 
-  Raises:
-    CheckpointError: the arrays cannot be read, or differ from their digests.
+  Raises CheckpointError: the arrays cannot be read, or differ from their digests.
   """
   if not plan.taken and not plan.resized:
     return fresh

@@ -38,8 +38,7 @@ class Target:
 def find(name: str | None) -> Target:
   """The target that `--dry_run=NAME` names; None: every device of this machine.
 
-  Raises:
-    ConfigError: no such target, with the nearest that exists, or no compiler for it.
+  Raises ConfigError: no such target, with the nearest that exists, or no compiler for it.
   """
   if name is None:
     return Target(None, jax.devices(), _memory_here(jax.devices()[0], len(jax.devices())))

@@ -19,8 +19,7 @@ from lmjax.models.config import LoraConfig, ModelConfig
 def add(params: dict, config: ModelConfig, key: jax.Array) -> dict:
   """Puts adapters next to the kernels that the config names: `a` random, `b` zero, so that nothing changes yet.
 
-  Raises:
-    ConfigError: a pattern matches no kernel, or, with scanned layers, not the same kernels in each.
+  Raises ConfigError: a pattern matches no kernel, or, with scanned layers, not the same kernels in each.
   """
   rank, grown = config.lora.rank, jax.tree.map(lambda p: p, params)
   for number, path in enumerate(_targets(params, config)):

@@ -141,8 +141,7 @@ PRESETS = {
 def get(name: str, attention: str | None = None) -> dict:
   """A preset by name, for a causal or a bidirectional model; None: for either.
 
-  Raises:
-    ConfigError: no such preset, or one of the other kind.
+  Raises ConfigError: no such preset, or one of the other kind.
   """
   fitting = [key for key, preset in PRESETS.items() if attention in (None, preset['model']['attention'])]
   if name in fitting:

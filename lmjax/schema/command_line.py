@@ -201,9 +201,8 @@ def _read(shown: str, flag: str, annotation, text: str | None, problems: list[st
 def load_config_file(path, argument=None):
   """The ConfigDict that `get_config` of a .py file returns, called with the argument if there is one.
 
-  Raises:
-    ConfigError: no such file, no `get_config`, or an exception in it, with the line where it happened.
-      A ConfigError of its own passes through.
+  Raises ConfigError: no such file, no `get_config`, or an exception in it, with the line where it happened. A
+  ConfigError of its own passes through.
   """
   file = Path(path)
   if file.suffix != '.py' or not os.path.isfile(path):
@@ -247,8 +246,7 @@ def _import(config: Path, name: str, *rest):
 def load_json(path: str) -> dict:
   """The config that a run has written, WORKDIR/config.json: data, of which nothing is executed.
 
-  Raises:
-    ConfigError: no such file, or not what a run writes.
+  Raises ConfigError: no such file, or not what a run writes.
   """
 
   def problem(rule: str, remedy: str = 'name the config.json of a run') -> ConfigError:

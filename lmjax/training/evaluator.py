@@ -166,8 +166,7 @@ class Evaluations:
   def __call__(self, step: int, params) -> dict[str, float]:
     """Evaluates; writes the line and the samples, and every PLOT_SECONDS the curves.
 
-    Raises:
-      preemption.Interrupted: the run was asked to stop; nothing is written.
+    Raises preemption.Interrupted: the run was asked to stop; nothing is written.
     """
     began = time.perf_counter()
     values, predictions = self.evaluate(params)

@@ -45,8 +45,7 @@ class InitialState(NamedTuple):
 def tokenizer_of(source: InitCheckpoint | None, given: TokenizerConfig | None) -> Tokenizer | None:
   """The tokenizer of the checkpoint that a run starts from, checked against it and against the config.
 
-  Raises:
-    CheckpointError: it is not the one that the checkpoint was trained with, or the config names another.
+  Raises CheckpointError: it is not the one that the checkpoint was trained with, or the config names another.
   """
   if source is None:
     return None
@@ -65,8 +64,7 @@ def tokenizer_of(source: InitCheckpoint | None, given: TokenizerConfig | None) -
 def plan_of(task: Task, source: InitCheckpoint | None, init_from: InitFrom) -> handoff.Plan | None:
   """The plan of the hand-off, from metadata alone; None where there is no checkpoint to start from.
 
-  Raises:
-    CheckpointError: it cannot be, with every reason.
+  Raises CheckpointError: it cannot be, with every reason.
   """
   if source is None:
     return None
@@ -161,8 +159,7 @@ def moved(
 def check_same_run(manifest: dict, metadata: dict) -> None:
   """Refuses a checkpoint of another run: to continue with other data or another model would be silently wrong.
 
-  Raises:
-    CheckpointError: naming the value of its manifest and that of this run.
+  Raises CheckpointError: naming the value of its manifest and that of this run.
   """
   remedy = 'use the same, or choose a new --workdir'
   for name in IDENTITY:

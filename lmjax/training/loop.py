@@ -121,8 +121,7 @@ class Loop:
   def _evaluate_and_save(self, state: TrainState, step: int, due: set[str]) -> bool:
     """Does what is due after a step; whether training ends with it.
 
-    Raises:
-      Stopped: the run was asked to stop; it has saved, without an evaluation: that is made when the run continues.
+    Raises Stopped: the run was asked to stop; it has saved, without an evaluation: that is made when the run continues.
     """
     values = None
     try:

@@ -52,8 +52,7 @@ class Progress:
   def read(self, step: int, report) -> None:
     """Reads the report of `step` (waiting for it), checks it, and writes it if its turn has come.
 
-    Raises:
-      NonFiniteError: too many batches in a row were skipped.
+    Raises NonFiniteError: too many batches in a row were skipped.
     """
     skipped = int(report['skipped'])
     if skipped:

@@ -19,8 +19,7 @@ READ_AGAIN = ('metrics.jsonl', 'samples.md', 'results.json', 'config.json')
 class Upload:
   """Where a run writes: `folder`, which is the workdir itself, or a copy where that is a URL.
 
-  Raises:
-    CheckpointError: what an earlier run left in the object store cannot be read.
+  Raises CheckpointError: what an earlier run left in the object store cannot be read.
   """
 
   def __init__(self, workdir: str):

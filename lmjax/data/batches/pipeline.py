@@ -91,8 +91,7 @@ class Pipeline:
   def batch(self, step: int) -> dict[str, np.ndarray]:
     """Batch `step` (from 0): this host's part, arrays of [batch_size / hosts, ...].
 
-    Raises:
-      DataError: a token id is outside the vocabulary.
+    Raises DataError: a token id is outside the vocabulary.
     """
     return _stack([self._example(*row) for row in self.rows(step)[self._part]], self._vocab_size, f'batch {step}')
 
@@ -137,8 +136,7 @@ def make(
 ) -> Pipeline:
   """The training batches of text, from stores of one tokenizer; `run` is total_steps, hosts and host of `Pipeline`.
 
-  Raises:
-    DataError: a source has too little text for one row, or the batch cannot be shared equally.
+  Raises DataError: a source has too little text for one row, or the batch cannot be shared equally.
   """
   [(vocab_size, _)] = {(store.meta['vocab_size'], store.meta['tokenizer']) for store in stores.values()}
   contents = {

@@ -52,8 +52,7 @@ def documents(source: SourceConfig, bad_text: BadText, counts: collections.Count
 def identity(path: str) -> dict:
   """JSON-able; changes when the content of a source does. Files are read once for it; a corpus may be moved.
 
-  Raises:
-    DataError: the source is missing.
+  Raises DataError: the source is missing.
   """
   if path == 'pydoc':
     return pydoc.identity()

@@ -50,8 +50,7 @@ def documents(path: str, field: str | None) -> Iterator[tuple[str, str | bytes]]
 def records(path: str) -> Iterator[tuple[str, dict]]:
   """Yields (where, record) of every .jsonl line, .csv or .tsv row (its first line names the fields), or .json file.
 
-  Raises:
-    DataError: as `documents`, or a row with more or fewer fields than its first line.
+  Raises DataError: as `documents`, or a row with more or fewer fields than its first line.
   """
   for name in _files(path, JSONL_ENDINGS + TABLE_ENDINGS + JSON_ENDINGS):
     with _opened(name) as file:
@@ -96,11 +95,7 @@ def _opened(name: str, unpack: bool = True) -> Iterator[IO[bytes]]:
 
 
 def expand(path: str) -> list[str]:
-  """The files that a path or glob names, sorted.
-
-  Raises:
-    DataError: there is none.
-  """
+  """The files that a path or glob names, sorted. Raises DataError: there is none."""
   is_url = '://' in path
   names = _expand_url(path) if is_url else _expand_local(os.path.expanduser(path))
   if not names:

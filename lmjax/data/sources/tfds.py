@@ -20,8 +20,7 @@ _PROBE = 'https://storage.googleapis.com'
 def documents(path: str, field: str) -> Iterator[tuple[str, bytes | str]]:
   """Yields (where, text) of a split's examples, in the order of its shards; TFDS gives text as bytes.
 
-  Raises:
-    DataError: an unknown data set, split or field; not prepared and no network; a builder that needs TensorFlow.
+  Raises DataError: an unknown data set, split or field; not prepared and no network; a builder that needs TensorFlow.
   """
   builder, split = _prepared(path)
   for where, example in _examples(builder, split, path, (field,)):
@@ -34,8 +33,7 @@ def documents(path: str, field: str) -> Iterator[tuple[str, bytes | str]]:
 def records(path: str, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
   """Yields (where, record) of a split's examples; text comes as bytes, a class label as its name.
 
-  Raises:
-    DataError: as `documents`.
+  Raises DataError: as `documents`.
   """
   builder, split = _prepared(path)
   labels = {name: feature for name, feature in builder.info.features.items() if hasattr(feature, 'int2str')}

@@ -299,11 +299,7 @@ def folder_of(cache_dir: str, name: str, fingerprint: str) -> str:
 def verify(
   folder: str, name: str, fingerprint: str, remedy: str = 'the next run that needs it builds it again'
 ) -> TokenStore:
-  """Opens a store after reading every file against its checksum.
-
-  Raises:
-    DataError: it is missing or damaged.
-  """
+  """Opens a store after reading every file against its checksum. Raises DataError: it is missing or damaged."""
   try:
     return _open(folder, name, fingerprint)
   except _CorruptError as error:
