@@ -18,6 +18,7 @@ def steps_in(workdir) -> tuple[list[int], set[str]]:
   return sorted(dict(e.stats)['step_num'] for e in events if e.name == 'train'), {e.name for e in events}
 
 
+@pytest.mark.slow
 def test_a_trace_names_the_train_step(raw_config, tmp_path):
   said = []
   changes = {'profile.start': 2, 'profile.steps': 3}

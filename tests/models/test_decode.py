@@ -237,7 +237,7 @@ def test_what_is_forbidden():
   made = jnp.array([[1, 2, 3, 1, 2, 9], [1, 2, 1, 2, 1, 9], [2, 2, 2, 2, 2, 9], [0, 1, 2, 3, 4, 9]])
 
   def forbidden(count, ngram, stop=None):
-    found = decode.forbid_repeats(logits, made, count, ngram, stop)
+    found = jax.jit(decode.forbid_repeats, static_argnums=(3, 4))(logits, made, count, ngram, stop)
     return [np.flatnonzero(row == -jnp.inf).tolist() for row in found]
 
   assert forbidden(5, 1) == [[1, 2, 3], [1, 2], [2], []]  # the last row has nothing left and keeps everything

@@ -64,7 +64,7 @@ def influence(model, params, **arguments):
   return np.abs(jacobian).sum(axis=-1) > 0
 
 
-@pytest.mark.parametrize('kind, scan', [('rotary', True), ('learned', False)])
+@pytest.mark.parametrize('kind, scan', [('rotary', True), pytest.param('learned', False, marks=pytest.mark.slow)])
 def test_a_prefix_is_seen_whole_and_nothing_else_of_the_future(kind, scan):
   model, params = made(kind, scan=scan)
   causal = np.tri(LENGTH, dtype=bool)
@@ -152,7 +152,7 @@ def test_kernels_give_way_where_they_have_no_prefix(implementation):
   np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize('kind', ['learned', 'windows'])
+@pytest.mark.parametrize('kind', [pytest.param('learned', marks=pytest.mark.slow), 'windows'])
 def test_the_cache_equals_the_full_pass(kind):
   """The prefix in one pass, then token by token; rows whose prefix ends early are padded on the left."""
   model, params = made(kind)

@@ -34,6 +34,10 @@ ENCODERS = {'bert_base': {}, 'modernbert_base': {}, 'tiny_encoder': {}}
 KINDS = {**DECODERS, **ENCODERS}
 
 
+def slow(*values):
+  return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 def make(kind, **changes):
   c = config_of('tiny' if kind == 'windows' else kind, **KINDS[kind] | changes)
   return LanguageModel(Transformer(c, VOCAB))
@@ -69,7 +73,7 @@ def test_problems_and_parameters(kind):
     sharding.spec(names[path])  # every name is known to the rules
 
 
-@pytest.mark.parametrize('kind', DECODERS)
+@pytest.mark.parametrize('kind', ['gpt2_small', 'windows', *slow('llama_1b', 'tiny')])
 def test_causality_by_gradient(kind, tokens):
   """The logits at t do not depend on the embeddings of later tokens, and do depend on those up to t."""
   model, params = made(kind)
@@ -86,7 +90,7 @@ def test_causality_by_gradient(kind, tokens):
   assert reached[:7].all() and not reached[7:].any()
 
 
-@pytest.mark.parametrize('kind', ENCODERS)
+@pytest.mark.parametrize('kind', ['modernbert_base', *slow('bert_base', 'tiny_encoder')])
 def test_an_encoder_sees_both_sides(kind):
   model = make(kind, window=None, global_every=None, rope_theta_local=None)
   params = jax.jit(model.init)(jax.random.key(0))
@@ -119,11 +123,11 @@ def loss_and_gradient(model, params, tokens):
   return jax.value_and_grad(lambda p: (logits_of(model, p, tokens) ** 2).mean())(params)
 
 
-SLOWER = [pytest.param(kind, marks=pytest.mark.slow) for kind in ('bert_base', 'modernbert_base')]
-
-
-@pytest.mark.parametrize('kind', ['gpt2_small', 'windows', *SLOWER])
-@pytest.mark.parametrize('change', [dict(scan=True, remat='full'), dict(remat='dots')], ids=['scan-full', 'dots'])
+# Windows that differ by layer; with layers that are alike `tests/training/test_invariance.py` does the same.
+@pytest.mark.parametrize('kind', ['windows', *slow('gpt2_small', 'bert_base', 'modernbert_base')])
+@pytest.mark.parametrize(
+  'change', [dict(scan=True, remat='full'), *slow(dict(remat='dots'))], ids=['scan-full', 'dots']
+)
 def test_scan_and_remat_compute_the_same(kind, change, tokens):
   """Outputs and gradients, from the same parameters: there is one parameter tree for both."""
   model, params = made(kind)
@@ -152,7 +156,7 @@ def test_remat_computes_again_and_scan_writes_a_layer_once(tokens):
   assert count('tanh', scan=True) < count('tanh', scan=False)
 
 
-@pytest.mark.parametrize('kind', ['gpt2_small', 'llama_1b', 'windows'])
+@pytest.mark.parametrize('kind', ['gpt2_small', 'windows', *slow('llama_1b')])
 def test_cache_equals_the_full_pass(kind, tokens):
   """Token by token, in pieces, and at once."""
   model, params = made(kind)
@@ -168,7 +172,7 @@ def test_cache_equals_the_full_pass(kind, tokens):
     np.testing.assert_allclose(jnp.concatenate(found, axis=1), full, atol=2e-4)
 
 
-@pytest.mark.parametrize('kind', ['gpt2_small', 'windows', 'bert_base', 'modernbert_base'])
+@pytest.mark.parametrize('kind', ['windows', 'bert_base', *slow('gpt2_small', 'modernbert_base')])
 def test_packed_equals_padded(kind):
   """Two documents in one row, kept apart, come out as each in a row of its own with padding."""
   model, params = made(kind)

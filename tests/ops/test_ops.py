@@ -46,9 +46,11 @@ def test_chunked_equals_plain_cross_entropy(arrays, chunk, with_bias, z_loss, sm
   bias = a['bias'] if with_bias else None
   counted = a['weights'] > 0.5
 
+  @jax.jit
   def ours(x, kernel, bias):
     return cross_entropy(x, kernel, bias, a['targets'], a['weights'], counted, VOCAB, chunk, z_loss, smoothing)
 
+  @jax.jit
   def plain(x, kernel, bias):
     return plain_cross_entropy(x, kernel, bias, a['targets'], a['weights'], z_loss, smoothing)
 
@@ -58,8 +60,8 @@ def test_chunked_equals_plain_cross_entropy(arrays, chunk, with_bias, z_loss, sm
   assert float(sums.correct) == float((right * counted).sum())
   which = (0, 1, 2) if with_bias else (0, 1)
   # scaled by 3: the backward pass must use the incoming gradient
-  got = jax.grad(lambda *p: 3 * ours(*p).loss, which)(a['x'], a['kernel'], bias)
-  expected = jax.grad(lambda *p: 3 * plain(*p)[0], which)(a['x'], a['kernel'], bias)
+  got = jax.jit(jax.grad(lambda *p: 3 * ours(*p).loss, which))(a['x'], a['kernel'], bias)
+  expected = jax.jit(jax.grad(lambda *p: 3 * plain(*p)[0], which))(a['x'], a['kernel'], bias)
   for g, e in zip(got, expected):
     np.testing.assert_allclose(g, e, rtol=1e-4, atol=1e-5)
 
@@ -154,12 +156,12 @@ def test_attention_equals_its_definition(causal, window, implementation):
 
 def test_attention_dropout_keeps_the_mean_and_the_mask():
   q, k, v = (jax.random.normal(key, (1, 8, 2, 4)) for key in jax.random.split(jax.random.key(2), 3))
-  exact = attention.attend(q, k, v, causal=True)
-  f = lambda key: attention.attend(q, k, v, causal=True, dropout=0.3, key=key)
-  many = jax.vmap(f)(jax.random.split(jax.random.key(3), 4000))
+  f = lambda v, key: attention.attend(q, k, v, causal=True, dropout=0.3, key=key)
+  exact = jax.jit(lambda: attention.attend(q, k, v, causal=True))()
+  many = jax.jit(jax.vmap(f, (None, 0)))(v, jax.random.split(jax.random.key(3), 4000))
   np.testing.assert_allclose(many.mean(0), exact, atol=0.06)
   assert not np.allclose(many[0], many[1])
-  seen = jax.jacobian(lambda v: attention.attend(q, k, v, causal=True, dropout=0.3, key=jax.random.key(4)))(v)
+  seen = jax.jit(jax.jacobian(f))(v, jax.random.key(4))
   assert (jnp.abs(seen[0, 2, :, :, 0, 3:]) == 0).all(), 'a query saw later values'
 
 

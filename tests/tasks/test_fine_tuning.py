@@ -514,7 +514,7 @@ def test_the_loss_equals_its_definition(encoder, smoothing, weights):
   task, params = encoder(label_smoothing=smoothing, class_weights=weights)
   batch = batch_of(task, RECORDS) | {'weights': np.float32([1, 0, 1])}
   loss_sum, weight_sum, pairs = task.loss(params, batch, None)
-  logits = np.float64(classification.make_logits(task.model, task.objective)(params, batch, None))
+  logits = np.float64(jax.jit(classification.make_logits(task.model, task.objective))(params, batch, None))
   log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
   expected, counted, plain = 0.0, 0.0, 0.0
   for row in (0, 2):
@@ -536,7 +536,8 @@ def test_predictions_are_of_their_records(mlm, tmp_path):
   """More records than a batch holds, not a multiple of it: one prediction each, in order, as one by one."""
   raw = runs.classification_config(mlm, tmp_path, rows={'valid': runs.texts(11, seed=1)})
   _, task, data, state, _ = prepared(raw)
-  run = lambda function, params, batch: jax.device_get(function(params, batch))
+  compiled = functools.cache(jax.jit)
+  run = lambda function, params, batch: jax.device_get(compiled(function)(params, batch))
   predictions = task.predict(state.params, data.splits['valid'], run)
   assert len(predictions) == 11
   for number in (0, 7, 8, 10):

@@ -177,6 +177,7 @@ def test_scores_are_those_of_the_library(files):
   assert np.mean(each) == pytest.approx(found['rougeL'])
 
 
+@pytest.mark.slow
 def test_it_learns_to_write(files, tmp_path):
   leaves = {'train.steps': 120, 'optim.learning_rate': 5e-3, 'eval.every': 120, 'model.residual_dropout': 0.0}
   leaves |= {'objective.prefix': True}

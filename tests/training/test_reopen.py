@@ -39,6 +39,7 @@ def test_eight_devices_evaluate_as_one(sharded):
     assert value == pytest.approx(values[1][name], rel=1e-5, abs=1e-5), name
 
 
+@pytest.mark.slow
 def test_eight_devices_show_as_one(sharded, tmp_path, capsys):
   """Prompts and sentences of any number, which the devices cannot share."""
   pairs = tmp_path / 'pairs.tsv'
@@ -51,6 +52,7 @@ def test_eight_devices_show_as_one(sharded, tmp_path, capsys):
   assert 'right' in shown[0] and shown[0] == shown[1]
 
 
+@pytest.mark.slow
 def test_eight_devices_predict_as_one(raw_config, tmp_path_factory, tmp_path):
   source = runs.pre_trained('masked_lm', raw_config, tmp_path_factory)
   raw = runs.classification_config(source, tmp_path, **{'train.steps': 2, 'eval.every': 2, 'mesh.fsdp': 2})

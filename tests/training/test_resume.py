@@ -27,6 +27,7 @@ def workdir(saved, tmp_path):
   return shutil.copytree(saved, tmp_path / 'run')
 
 
+@pytest.mark.slow
 def test_what_may_change_is_noted(workdir, raw_config):
   said = []
   leaves = {'train.steps': 2, 'optim.learning_rate': 1e-4, 'train.accumulate': 2, 'eval.every': 2}
