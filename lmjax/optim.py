@@ -79,7 +79,7 @@ def join(trainable, frozen):
 
 
 def learning_rate_multipliers(config: OptimConfig, trainable):
-  """What each trainable parameter's step size is multiplied by, as Python floats in a tree like `trainable`.
+  """What each trainable parameter's step size is multiplied by: Python floats in a tree like `trainable`.
 
   With layer_decay d and L layers, layer i has d ** (L - 1 - i), the embeddings d ** L, all else 1; what stands on the
   backbone has head_learning_rate / learning_rate.

@@ -85,7 +85,8 @@ def _run_one(config, source: InitCheckpoint | None, workdir: str, mesh, log: Log
     files = stack.enter_context(RunFiles(workdir, writes=jax.process_index() == 0))
     seed, steps = config.seed, config.train.steps
     initial = initialize.initialize(task, tx, mesh, seed, steps, checkpoints, metadata, source, plan, log)
-    state, first, last = initial.state, initial.step, initial.last_step_before
+    state, first = initial.state, initial.step
+    last = first if initial.resumed else -1  # the last step whose lines an earlier process wrote
     log(progress.banner(task, seed, steps, mesh, state.params, data, workdir))
     log(initial.message)
 

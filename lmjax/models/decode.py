@@ -63,16 +63,10 @@ def sample(logits_BV, key, temperature: float, top_k: int | None, top_p: float |
 
 def forbid_repeats(logits_RV: jax.Array, made_RN: jax.Array, count, ngram: int, stop: int | None) -> jax.Array:
   """Sets to -inf each token that would complete an n-gram which its row has made before (Paulus et al. 2017,
-  https://arxiv.org/abs/1705.04304).
+  https://arxiv.org/abs/1705.04304); logits_RV may be log-probabilities.
 
-  `stop` is never forbidden, and where nothing else is left a row keeps all its tokens.
-
-  Args:
-    logits_RV: logits or log-probabilities of the next token.
-    made_RN: the tokens made so far, in the first `count` columns.
-    count: how many, the same for all rows; may be traced.
-    ngram: n; with 1 no token comes twice.
-    stop: the end token, None for none.
+  made_RN holds the tokens made so far in its first `count` columns, which may be traced. `stop` is never forbidden, and
+  where nothing else is left a row keeps all its tokens. With n = 1 no token comes twice.
   """
   rows, length = made_RN.shape
   windows = length - ngram + 1
@@ -107,11 +101,9 @@ def generate(
   """Continues left-padded prompts by `new_tokens` tokens; jit it with the keyword arguments static.
 
   Args:
-    step: the model, see `Step`.
-    cache: an empty cache with room for P + new_tokens tokens.
+    cache: an empty cache for P + N tokens.
     tokens_BP, segments_BP: prompts from `pad_left`.
     key: one for the whole call; token n uses fold_in(key, n).
-    new_tokens: N.
     temperature: divides the logits; 0 is greedy.
     top_k, top_p: see `restrict`.
     stop: once a row gave this token, it gives nothing else.
@@ -168,8 +160,7 @@ def beam_search(
   no_repeat_ngram: int | None,
   stop: int | None,
 ) -> tuple[jax.Array, jax.Array]:
-  """The likeliest continuation of left-padded prompts that a beam search finds; jit it with the keyword arguments
-  static.
+  """The likeliest continuation of left-padded prompts by beam search; jit it with the keyword arguments static.
 
   Each row keeps the `beams` live hypotheses of the highest sum of log-probabilities. In each step their 2 * beams
   best continuations are looked at, of which no more than half can end in `stop`, so that the live ones stay as many;
@@ -179,12 +170,8 @@ def beam_search(
   rounding, where tokens are all but equally likely); a beam as wide as there are continuations finds the best of all.
 
   Args:
-    step: the model, see `Step`.
-    cache: an empty cache for B rows, with room for P + new_tokens tokens: a tree of arrays that begin with the
-      batch axis, and of scalars that hold for all rows.
+    cache: an empty cache for B rows of P + N tokens: a tree of arrays [B, ...], and of scalars that hold for all rows.
     tokens_BP, segments_BP: prompts from `pad_left`.
-    new_tokens: N.
-    beams: K.
     length_penalty: a hypothesis of n new tokens, `stop` included, has the score
       sum of log-probabilities / n ** length_penalty; 0 compares the sums as they are, more favours longer ones.
     no_repeat_ngram: see `forbid_repeats`; the prompt does not count. None: anything may repeat.
@@ -218,7 +205,7 @@ def beam_search(
 
 def _rows(cache, row_R):
   """A cache whose row r is row row_R[r] of the given one."""
-  return jax.tree.map(lambda leaf: leaf[row_R] if jnp.ndim(leaf) else leaf, cache)
+  return jax.tree.map(lambda a: a[row_R] if jnp.ndim(a) else a, cache)
 
 
 def _start(batch, beams, length, stop):

@@ -9,20 +9,10 @@ import difflib
 
 from lmjax.errors import ConfigError
 
-_COMMON = dict(
-  rope_theta=None,
-  rope_theta_local=None,
-  rope_scaling=None,
-  max_length=None,
-  qk_norm=False,
-  window=None,
-  global_every=None,
-  segment_types=None,
-  embedding_norm=False,
-  mlm_transform=False,
-  embedding_dropout=0.0,
-  attention_dropout=0.0,
-  residual_dropout=0.0,
+_OFF = ('rope_theta', 'rope_theta_local', 'rope_scaling', 'max_length', 'window', 'global_every', 'segment_types')
+_COMMON = dict.fromkeys(_OFF) | dict(
+  **dict.fromkeys(('qk_norm', 'embedding_norm', 'mlm_transform'), False),
+  **dict.fromkeys(('embedding_dropout', 'attention_dropout', 'residual_dropout'), 0.0),
   init_std=0.02,
   residual_init='plain',
   vocab_multiple=128,

@@ -73,7 +73,6 @@ class Transformer:
     """Token ids -> the last layer's output.
 
     Args:
-      params: as `init` gives them.
       tokens_BT: ids below vocab_size.
       segments_BT: document numbers, 0 for padding; attention stays within a number. None: all one document.
       positions_BT: position of each token in its document. None: 0 .. T-1.

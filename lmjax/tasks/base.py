@@ -30,23 +30,16 @@ def _shapes(model):
 
 
 class Task(Protocol):
-  """A model, its data and its loss; `read` to `pipeline` are called in this order, once a run.
-
-  Attributes:
-    RANKING_METRIC: the validation metric that checkpoints are ranked by; higher is better where `HIGHER_IS_BETTER`.
-    MAIN_METRIC, BASELINE: what is plotted and reported, and what is known of it without a model.
-    model: has `init(key)`, `axes()` and `backbone`.
-    objective, data: these slices of the config.
-  """
+  """A model, its data and its loss; `read` to `pipeline` are called in this order, once a run."""
 
   NAME: ClassVar[str]  # as in `table.TASKS`
-  RANKING_METRIC: str
-  HIGHER_IS_BETTER: bool
-  MAIN_METRIC: str
-  BASELINE: str | None
-  model: Any
+  RANKING_METRIC: str  # the validation metric that checkpoints are ranked by
+  HIGHER_IS_BETTER: bool  # of RANKING_METRIC
+  MAIN_METRIC: str  # what is plotted and reported
+  BASELINE: str | None  # what is known of it without a model
+  model: Any  # has `init(key)`, `axes()` and `backbone`
   loss: Loss
-  objective: Any
+  objective: Any  # this slice of the config, as is `data`
   data: Any
   tokenizer: Tokenizer
 

@@ -57,14 +57,13 @@ class Summarization(FineTuningTask):
     begin, _, end = super().special_tokens
     return begin, end if self.tokenizer.sep is None else self.tokenizer.sep, end
 
-  def read_part(self, document: Sequence[int] | np.ndarray) -> list[int]:
-    """The tokens of a document that are read, by `objective.long_documents`."""
-    tail = (
-      self.max_document_tokens // 2
-      if self.objective.long_documents == 'head_tail' and len(document) > self.max_document_tokens
-      else 0
-    )
-    return [*document[: self.max_document_tokens - tail], *document[len(document) - tail :]]
+  def prompt(self, document: Sequence[int] | np.ndarray) -> list[int]:
+    """The tokens of a document that are read, by `objective.long_documents`, between special tokens."""
+    begin, between, _ = self.special_tokens
+    limit, tail = self.max_document_tokens, 0
+    if self.objective.long_documents == 'head_tail' and len(document) > limit:
+      tail = limit // 2
+    return [begin, *document[: limit - tail], *document[len(document) - tail :], between]
 
   @classmethod
   def example_records(cls, objective) -> list[dict]:
@@ -74,17 +73,14 @@ class Summarization(FineTuningTask):
 
   def rows_of(self, items: list[dict]) -> Examples:
     """A row a record."""
-    begin, between, end = self.special_tokens
     documents = encode(self.tokenizer, [record['document'] for record in items])
     summaries = encode(self.tokenizer, [record.get('summary', '') for record in items])
     rows = []
     for document, summary in zip(documents, summaries):
-      target = [*summary[: self.objective.max_summary], end]
-      prompt = [begin, *self.read_part(document), between]
-      tokens = np.array([*prompt, *target], np.int32)
-      rows.append(
-        {'tokens': tokens, 'prompt': len(prompt), 'document': document, 'cut': len(document) > self.max_document_tokens}
-      )
+      prompt = self.prompt(document)
+      tokens = np.array([*prompt, *summary[: self.objective.max_summary], self.special_tokens[2]], np.int32)
+      cut = len(document) > self.max_document_tokens
+      rows.append({'tokens': tokens, 'prompt': len(prompt), 'document': document, 'cut': cut})
     return Examples(items, rows, np.arange(len(items)))
 
   def example(self, row, rng) -> dict[str, np.ndarray]:
@@ -117,36 +113,30 @@ class Summarization(FineTuningTask):
         'number': np.full(size, number, np.int32),
       }
       part = {name: a[host * size // hosts : (host + 1) * size // hosts] for name, a in batch.items()}
-      for i, made in zip(rows, run(self._generate, params, part)['tokens'].tolist()):
-        continuations[i] = made[: made.index(end)] if end in made else made
+      for i, ids in zip(rows, run(self._generate, params, part)['tokens'].tolist()):
+        continuations[i] = ids[: ids.index(end)] if end in ids else ids
     return continuations
 
   def predict(self, params, examples: Examples, run: Callable) -> list[str]:
     """A summary for each record."""
-    begin, between, _ = self.special_tokens
     documents = [list(row['document']) for row in examples.rows]
     if self.objective.long_documents == 'chunks':
-      documents = self._reduced(params, documents, run)
-    prompts = [[begin, *self.read_part(document), between] for document in documents]
-    return [self.tokenizer.decode(made).strip() for made in self.generate(params, prompts, run)]
+      self._reduce(params, documents, run)
+    summaries = self.generate(params, list(map(self.prompt, documents)), run)
+    return [self.tokenizer.decode(summary).strip() for summary in summaries]
 
-  def _reduced(self, params, documents: list[list[int]], run) -> list[list[int]]:
-    """Documents that fit: of one that does not, the summaries of its pieces, again and again."""
-    begin, between, _ = self.special_tokens
-    while any(len(document) > self.max_document_tokens for document in documents):
-      pieces, owners = [], []
-      for i, document in enumerate(documents):
-        if len(document) > self.max_document_tokens:
-          for start in range(0, len(document), self.max_document_tokens):
-            pieces.append([begin, *document[start : start + self.max_document_tokens], between])
-            owners.append(i)
-      shorter: dict[int, list[int]] = {i: [] for i in owners}
-      for i, made in zip(owners, self.generate(params, pieces, run)):
-        shorter[i] += made
+  def _reduce(self, params, documents: list[list[int]], run) -> None:
+    """Puts in place of a document that does not fit the summaries of its pieces, again and again."""
+    limit = self.max_document_tokens
+    while long := [i for i, document in enumerate(documents) if len(document) > limit]:
+      pieces = [(i, start) for i in long for start in range(0, len(documents[i]), limit)]
+      prompts = [self.prompt(documents[i][start : start + limit]) for i, start in pieces]
+      shorter: dict[int, list[int]] = {i: [] for i in long}
+      for (i, _), summary in zip(pieces, self.generate(params, prompts, run)):
+        shorter[i] += summary
       for i, joined in shorter.items():
-        # summaries are shorter than half the room, so this ends; a model that writes nothing leaves the beginning
-        documents[i] = joined or documents[i][: self.max_document_tokens]
-    return documents
+        # summaries are shorter than half the limit, so this ends; a model that writes nothing leaves the beginning
+        documents[i] = joined or documents[i][:limit]
 
   def scores(self, items: list[dict], predictions: list[str]) -> dict[str, float]:
     """The scores of the config, those of the lead baseline, and the share of the documents' tokens that is read."""

@@ -42,20 +42,17 @@ class Runner:
   """
 
   def __init__(self, mesh, stop: StopSignal | None = None, heartbeat: Callable[[], None] = lambda: None):
-    self._mesh, self._stop, self._heartbeat = mesh, stop, heartbeat
+    self._mesh, self._stop, self._heartbeat = mesh, StopSignal() if stop is None else stop, heartbeat
 
   def __call__(self, function: Callable, params, batch: dict[str, np.ndarray]):
     """The outputs of a function for this host's rows of a batch, whole on every host."""
     self._heartbeat()
-    flags: dict[str, np.ndarray] = {}
-    if self._stop is not None:
-      self._stop.interrupt()
-      flags = self._stop.flags(len(next(iter(batch.values()))))
+    self._stop.interrupt()
+    flags = self._stop.flags(len(next(iter(batch.values()))))
     placed = (sharding.shard_batch(part, self._mesh) for part in (batch, flags))
     outputs, flags = jax.device_get(_program(function, self._mesh)(params, *placed))
-    if self._stop is not None:
-      self._stop.read(flags)
-      self._stop.interrupt()
+    self._stop.read(flags)
+    self._stop.interrupt()
     return outputs
 
 
@@ -98,15 +95,15 @@ class TextEvaluator(Evaluator):
 
   def __init__(self, task, stores, run: Runner):
     super().__init__(task, stores, run)
-    self._batches, self._gzip, texts = {}, {}, []
+    self._batches, texts = {}, {}
     share = dict(batch_size=task.data.batch_size, hosts=jax.process_count(), host=jax.process_index())
     for name, store in stores.items():
       example = task.eval_example(stores, store)
       self._batches[name] = valid_batches(task.data, store, task.row_spec(), example, **share)
       if task.MAIN_METRIC == 'bits_per_byte':
-        texts.append(valid_text(task.data, store))
-        self._gzip[name] = gzip_bits_per_byte(texts[-1])
-    self._overall_gzip = gzip_bits_per_byte(b''.join(texts)) if texts else None
+        texts[name] = valid_text(task.data, store)
+    self._gzip = {name: {'gzip_bits_per_byte': gzip_bits_per_byte(text)} for name, text in texts.items()}
+    self._overall_gzip = {'gzip_bits_per_byte': gzip_bits_per_byte(b''.join(texts.values()))} if texts else {}
 
   def __call__(self, params, split: str = 'valid') -> tuple[dict[str, float], None]:
     """Metrics over all sources, and `SOURCE/METRIC` for each where there are several."""
@@ -114,17 +111,12 @@ class TextEvaluator(Evaluator):
     total, by_source = None, {}
     for name, batches in self._batches.items():
       pairs = self._sums(params, batches)
-      by_source[name] = self._means(pairs, self._gzip.get(name))
+      by_source[name] = metrics.derive(metrics.means(pairs)) | self._gzip.get(name, {})
       total = metrics.add_pairs(total, pairs)
-    values = self._means(total, self._overall_gzip)
+    values = metrics.derive(metrics.means(total)) | self._overall_gzip
     if len(by_source) > 1:
       values |= {f'{name}/{key}': value for name, means in by_source.items() for key, value in means.items()}
     return values, None
-
-  @staticmethod
-  def _means(pairs, gzip_level):
-    values = metrics.derive(metrics.means(pairs))
-    return values if gzip_level is None else values | {'gzip_bits_per_byte': gzip_level}
 
   def samples(self, params, predictions, key: jax.Array) -> str:
     """Continuations, or filled masks, of held-out documents."""

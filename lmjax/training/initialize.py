@@ -36,11 +36,6 @@ class InitialState(NamedTuple):
   message: str  # for people
   resumed: bool  # whether it is the run's own checkpoint
 
-  @property
-  def last_step_before(self) -> int:
-    """The last step whose lines an earlier process wrote; -1 where the run begins."""
-    return self.step if self.resumed else -1
-
 
 def tokenizer_of(source: InitCheckpoint | None, given: TokenizerConfig | None) -> Tokenizer | None:
   """The tokenizer of the checkpoint that a run starts from, checked against it and against the config.

@@ -111,7 +111,7 @@ def test_no_position_sees_the_summary_ahead(files, prefix):
 def test_what_is_read_of_a_long_document(files, runner, long_documents):
   _, task, _ = prepared(files, **{'objective.long_documents': long_documents})
   document = list(range(10, 10 + 3 * task.max_document_tokens))
-  part = task.read_part(document)
+  part = task.prompt(document)[1:-1]
   assert len(part) == task.max_document_tokens
   if long_documents == 'head_tail':
     assert part[0] == document[0] and part[-1] == document[-1]
