@@ -393,7 +393,7 @@ def test_no_assignment_raises():
   texts = ['None', 'true', '1e3', '-1', 'nan', '1e999', *'()[]{},\'"\\ =\n\0', '\udcff', '9' * 5000, 'causal_lm']
   texts += ['masked_lm', 'best', '٣', '0x1', '1_0', '\u2028']
   refused = 0
-  for _ in range(500):
+  for _ in range(150):
     assignments = [
       (
         choose.choice(paths) + choose.choice(['', '', '', '.', '.x']),
@@ -409,7 +409,7 @@ def test_no_assignment_raises():
       problems += error.problems
     assert all(problem.isprintable() and ': ' in problem and '; ' in problem for problem in problems)
     assert describe.describe(Root, config)
-  assert 250 < refused < 500
+  assert 75 < refused < 150
 
 
 WRONG = """
@@ -445,9 +445,10 @@ def test_every_kind_of_mistake_in_one_command_line(tmp_path, monkeypatch, capsys
 REFUSED = """
 import sys
 from lmjax.main import main
-code = main(['--config={file}', *{flags}])
-heavy = {{'jax', 'flax', 'orbax', 'tensorflow_datasets', 'tensorflow'}} & set(sys.modules)
-sys.exit(f'imported: {{heavy}}' if heavy else code)
+for flag, code in {flags}.items():
+  assert main(['--config={file}', flag]) == code, flag
+  heavy = {{'jax', 'flax', 'orbax', 'tensorflow_datasets', 'tensorflow'}} & set(sys.modules)
+  assert not heavy, (flag, heavy)
 """
 
 
@@ -455,11 +456,11 @@ sys.exit(f'imported: {{heavy}}' if heavy else code)
 def test_a_refused_command_imports_no_jax(file, tmp_path):
   """With a wrong setting, and with a rule broken once all settings are right."""
   argument = ':preset=mini' if file in FINE_TUNING.values() else ''
-  for flag in ('--config.train.stepz=3', '--config.data.length=1', '--help'):
-    code = REFUSED.format(file=f'{ROOT / file}{argument}', flags=[flag])
-    env = os.environ | {'PYTHONPATH': str(ROOT)}
-    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == (0 if flag == '--help' else 2), done.stderr
+  flags = {'--config.train.stepz=3': 2, '--config.data.length=1': 2, '--help': 0}
+  code = REFUSED.format(file=f'{ROOT / file}{argument}', flags=flags)
+  env = os.environ | {'PYTHONPATH': str(ROOT)}
+  done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, env=env, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
 
 
 def test_every_setting_is_documented():

@@ -96,9 +96,9 @@ def same(one, two):
 def test_batches_are_the_same_for_any_number_of_hosts(run, objective, rows):
   config = dataclasses.replace(run.config, rows=rows)
   whole = run.make(objective, config)
-  for hosts in (2, 4, 8):
+  for hosts in (2, 8):
     parts = [run.make(objective, config, hosts=hosts, host=host) for host in range(hosts)]
-    for step in (0, 7, STEPS - 1):
+    for step in (7, STEPS - 1):
       batch = whole.batch(step)
       split = [part.batch(step) for part in parts]
       assert same(batch, {key: np.concatenate([part[key] for part in split]) for key in batch})
