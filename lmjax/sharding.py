@@ -28,7 +28,7 @@ RULES = {
   'vocab': 'tensor',
   'positions': None,
   'segment_types': None,
-  'norm': None,
+  'norm': None,  # vectors: a message for each would cost more than the few bytes that every device holds
 }
 
 

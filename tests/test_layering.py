@@ -34,7 +34,7 @@ NEVER = {
   'tasks': ('lmjax.workdir',),
 }
 ALLOWED = ('lmjax.errors',)
-MOST_LINES, LONGEST_FUNCTION, MOST_TOP_MODULES = 420, 70, 18
+MOST_LINES, LONGEST_FUNCTION, MOST_TOP_MODULES = 400, 60, 18
 # The only functions that take the whole Config, besides those of `train`, `dry_run`, `study`, the commands and `config`
 # itself: all others receive the slices that they read.
 TAKE_THE_CONFIG = {

@@ -69,6 +69,7 @@ def _over_chunks(
   x_BTD, kernel_DV, bias_V, targets_BT, weights_BT, counted_BT, vocab_size, chunk, z_loss, label_smoothing, *, gradients
 ):
   B, T, D = x_BTD.shape
+  # chunks are cut along T, of every row, not along B: each device then works on its own rows in each of them
   N = _shards(B)
   chunk = min(chunk, T)
   C = -(-T // chunk)
@@ -137,6 +138,8 @@ def _one_chunk(
   dlogits = (exponential / partition * slope - label) * weights_NBT[..., None]
   if label_smoothing and V > vocab_size:
     dlogits = jnp.where(jnp.arange(V) < vocab_size, dlogits, 0.0)
+  # both products in the compute dtype, as a matrix product that JAX differentiates has them; only the sum of the
+  # kernel's gradient over chunks stays in float32, since hundreds of small numbers are added to it
   dlogits_low = dlogits.astype(x_NBTD.dtype)
   dx = jnp.einsum('NBTV,DV->NBTD', dlogits_low, kernel_DV)
   dkernel = jnp.einsum('NBTD,NBTV->NDV', x_NBTD, dlogits_low, preferred_element_type=jnp.float32)

@@ -97,6 +97,7 @@ class Loop:
         if self.tracer.ended(step, report):
           traced = os.path.join(self.workdir, 'profile')
           self.log(f'step {step}: trace in {traced}; look at it with xprof --logdir={traced}')
+        # reading waits for what is read: that of step i - 1, so that step i is already on the device meanwhile
         if pending is not None:
           self._read(*pending)
         pending, done = (step, report), step
