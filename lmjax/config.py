@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lmjax.checkpoint import handoff, locate
 from lmjax.checkpoint.config import CheckpointConfig, InitFrom
@@ -13,6 +13,11 @@ from lmjax.schema import describe, validate
 from lmjax.schema.slices import EvalConfig, MeshConfig, OptimConfig, ProfileConfig, TrainConfig, WriterConfig
 from lmjax.schema.types import NonNegativeInt, section
 from lmjax.tasks.table import TASKS
+
+if TYPE_CHECKING:
+  TaskName = str
+else:
+  TaskName = Literal[tuple(TASKS)]
 
 
 @section
@@ -36,7 +41,7 @@ class Config:
   hosts: how long they wait for each other, and when a run counts as hanging
   """
 
-  task: Literal['causal_lm', 'masked_lm', 'classification', 'extractive_qa', 'summarization']
+  task: TaskName
   seed: NonNegativeInt
   init_from: InitFrom
   model: ModelConfig

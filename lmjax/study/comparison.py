@@ -199,7 +199,7 @@ def pre_training(stages: dict[str, Stage]) -> list[str]:
     config, metrics, source = stage.config, stage.results['metrics'], stage.results['hand_off']
     if config['task'] not in PRE_TRAINING:
       continue
-    task, data = prepare.CLASSES[config['task']], config['data']
+    task, data = prepare.class_of(config['task']), config['data']
     begin = 'random weights' if source is None else os.path.basename(source['source'])
     text = ', '.join(source['path'] for source in data['sources'].values())
     steps = sum(results['step'] for _, results in stage.runs)

@@ -1,25 +1,25 @@
 """From a Config to its task and its data."""
 
 import dataclasses
+import importlib
 from typing import Any
 
 from lmjax.data.records import Records
 from lmjax.data.tokens.tokenizer import Tokenizer, untrained
 from lmjax.tasks.base import Task
-from lmjax.tasks.causal_lm import CausalLM
-from lmjax.tasks.classification import Classification
-from lmjax.tasks.extractive_qa import ExtractiveQA
 from lmjax.tasks.fine_tuning import FineTuningTask
-from lmjax.tasks.masked_lm import MaskedLM
-from lmjax.tasks.summarization import Summarization
+from lmjax.tasks.table import TASKS
 
-# The other half of `table.TASKS`, which is read without jax.
-CLASSES: dict[str, Any] = {t.NAME: t for t in (CausalLM, MaskedLM, Classification, ExtractiveQA, Summarization)}
+
+def class_of(task: str) -> Any:
+  """The class of a task, by its row in the table."""
+  module, name = TASKS[task].program.split('.')
+  return getattr(importlib.import_module(f'lmjax.tasks.{module}'), name)
 
 
 def build(config, tokenizer: Tokenizer) -> Task:
   """The task of a Config, for a tokenizer."""
-  return CLASSES[config.task](config.model, config.objective, config.samples, config.data, tokenizer)
+  return class_of(config.task)(config.model, config.objective, config.samples, config.data, tokenizer)
 
 
 def prepare(config, tokenizer: Tokenizer | None = None, progress: bool = False) -> tuple[Any, Task, Any]:
@@ -31,7 +31,7 @@ def prepare(config, tokenizer: Tokenizer | None = None, progress: bool = False) 
   Raises:
     DataError: see the sources; ConfigError: what was filled in breaks a rule.
   """
-  kind = CLASSES[config.task]
+  kind = class_of(config.task)
   tokenizer, read = kind.read(config.data, tokenizer, config.seed, progress)
   config = dataclasses.replace(config, objective=kind.resolve(config.objective, read))
   task = build(config, tokenizer)
@@ -44,7 +44,7 @@ def without_data(config, tokenizer: Tokenizer | None = None) -> tuple[Any, Task]
 
   The shapes of the model and of a batch are those of the run, if its tokenizer reaches the size asked for.
   """
-  kind, settings = CLASSES[config.task], config.data.tokenizer
+  kind, settings = class_of(config.task), config.data.tokenizer
   if tokenizer is None:
     tokenizer = untrained(settings.vocab_size) if settings.path is None else Tokenizer.load(settings.path)
   if issubclass(kind, FineTuningTask):

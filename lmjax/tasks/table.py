@@ -1,6 +1,6 @@
 """The tasks without their programs: of each, its kind, the slices that it chooses, and its rules between slices.
 
-Imports no jax: a config is checked by this half of a task before jax is imported; `prepare.CLASSES` is the other half.
+Imports no jax: a config is checked by this half of a task before jax is imported; `program` names the other half.
 """
 
 import functools
@@ -92,9 +92,10 @@ def _summarization_rules(config) -> Problems:
 
 
 class TaskSlices(NamedTuple):
-  """One task: its kind, its classes of three slices, and its rules between slices."""
+  """One task: its kind, where its class is, its classes of three slices, and its rules between slices."""
 
   kind: Literal['pre-training', 'fine-tuning']
+  program: str  # module and class in `lmjax.tasks`: a name, since that half of a task imports jax
   objective: type
   data: type
   samples: type
@@ -104,13 +105,22 @@ class TaskSlices(NamedTuple):
 _masked_rules = functools.partial(_pre_training_rules, attention='bidirectional')
 
 TASKS = {
-  'causal_lm': TaskSlices('pre-training', CausalConfig, DataConfig, CausalSamples, _causal_rules),
-  'masked_lm': TaskSlices('pre-training', MaskedConfig, DataConfig, MaskedSamples, _masked_rules),
+  'causal_lm': TaskSlices('pre-training', 'causal_lm.CausalLM', CausalConfig, DataConfig, CausalSamples, _causal_rules),
+  'masked_lm': TaskSlices('pre-training', 'masked_lm.MaskedLM', MaskedConfig, DataConfig, MaskedSamples, _masked_rules),
   'classification': TaskSlices(
-    'fine-tuning', ClassificationConfig, RecordsConfig, ExampleSamples, _classification_rules
+    'fine-tuning',
+    'classification.Classification',
+    ClassificationConfig,
+    RecordsConfig,
+    ExampleSamples,
+    _classification_rules,
   ),
-  'extractive_qa': TaskSlices('fine-tuning', SpanConfig, RecordsConfig, ExampleSamples, _extractive_qa_rules),
-  'summarization': TaskSlices('fine-tuning', ConditionalConfig, RecordsConfig, ExampleSamples, _summarization_rules),
+  'extractive_qa': TaskSlices(
+    'fine-tuning', 'extractive_qa.ExtractiveQA', SpanConfig, RecordsConfig, ExampleSamples, _extractive_qa_rules
+  ),
+  'summarization': TaskSlices(
+    'fine-tuning', 'summarization.Summarization', ConditionalConfig, RecordsConfig, ExampleSamples, _summarization_rules
+  ),
 }
 PRE_TRAINING = tuple(name for name, task in TASKS.items() if task.kind == 'pre-training')
 FINE_TUNING = tuple(name for name, task in TASKS.items() if task.kind == 'fine-tuning')
