@@ -99,7 +99,7 @@ Image('runs/notebook_clm/curves.png')
 # %%
 from lmjax import inspect as lmjax_inspect
 
-lmjax_inspect.run(['--workdir=runs/notebook_clm', '--prompt=Return the list of'])
+assert lmjax_inspect.main(['--workdir=runs/notebook_clm', '--prompt=Return the list of']) == 0
 
 # %% [markdown]
 # ## Fine-tune, with hand-off
@@ -135,7 +135,7 @@ for name, results in (('pre-trained', finetuned), ('random weights', control)):
 from lmjax import predict as lmjax_predict
 
 sentences = ['The examples are clear and correct.', 'This function is slow and its name is misleading.']
-lmjax_predict.run(['--workdir=runs/notebook_sentiment', *sentences])
+assert lmjax_predict.main(['--workdir=runs/notebook_sentiment', *sentences]) == 0
 
 # %% [markdown]
 # ## Inspect
@@ -143,7 +143,7 @@ lmjax_predict.run(['--workdir=runs/notebook_sentiment', *sentences])
 # Parameters by group, and the tokens whose embeddings lie nearest to a word's.
 
 # %%
-lmjax_inspect.run(['--workdir=runs/notebook_clm', '--neighbors=list,error,True'])
+assert lmjax_inspect.main(['--workdir=runs/notebook_clm', '--neighbors=list,error,True']) == 0
 
 # %% [markdown]
 # ## From here
