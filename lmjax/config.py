@@ -34,7 +34,7 @@ class Config:
   mesh: how devices are laid out
   train: the loop
   eval: when held-out documents are looked at
-  samples: what is shown of the model as training goes on
+  samples: what is shown of the model during training
   checkpoint: what is saved and kept
   writer: where metrics go besides metrics.jsonl
   profile: a trace of some steps

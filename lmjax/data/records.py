@@ -173,7 +173,7 @@ def _usual(record: dict, role: str) -> str:
 
 
 def _check_ids(where: str, items: list[dict]) -> None:
-  """Predictions of questions are told apart by their ids."""
+  """The ids keep predictions of questions apart."""
   [(most, count)] = collections.Counter(record['id'] for record in items).most_common(1) or [(None, 0)]
   if count > 1:
     raise DataError(f'{where}: {count} questions have the id {most!r}; ids must differ; give each its own')

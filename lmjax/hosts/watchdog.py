@@ -35,10 +35,10 @@ def leave(code: int) -> None:
 
 
 class Watchdog:
-  """Reports that this host lives and how far it is, and ends it when another one is lost, or when none goes on.
+  """Reports that this host lives and how far it is, and ends it when another one is lost, or when none makes progress.
 
   Attributes:
-    heartbeats: how often this host went on: steps, and batches of evaluations.
+    heartbeats: how often this host made progress: steps, and batches of evaluations.
     phase: what it did last.
   """
 
@@ -59,7 +59,7 @@ class Watchdog:
       thread.start()
 
   def heartbeat(self, phase: str) -> None:
-    """This host goes on; the first heartbeat begins the watch for a hang."""
+    """This host makes progress; the first heartbeat begins the watch for a hang."""
     self.heartbeats, self.phase, self._moved = self.heartbeats + 1, phase, time.monotonic()
     if self._config.hang_seconds is not None:
       # should no Python thread run, for a lock that C code holds: it needs none, and exits with 1

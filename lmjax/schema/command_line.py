@@ -340,7 +340,7 @@ def _arguments(argument, annotations):
       pieces[-1][1] += f',{piece}'
     elif piece.strip():
       pieces.append([word, text if equals else 'true' if is_bool else None])
-      # A number ends at its comma, a text may go on.
+      # A number ends at its comma, a text may continue.
       open_text = bool(equals) and not (known and _NUMBERS.issuperset(parts_of(annotations[word])))
   return pieces
 

@@ -1,11 +1,11 @@
-"""The settings of what is shown of a model as training goes on."""
+"""The settings of what is shown of a model during training."""
 
 from lmjax.schema.types import NonNegativeFloat, PositiveFloat, PositiveInt, section
 
 
 @section
 class CausalSamples:
-  """What is generated as training goes on: continuations of held-out documents.
+  """What is generated during training: continuations of held-out documents.
 
   count: how many documents
   prompt_tokens: tokens of each that the model is given
@@ -33,7 +33,7 @@ class CausalSamples:
 
 @section
 class MaskedSamples:
-  """What is filled in as training goes on: masked tokens of held-out rows.
+  """What is filled in during training: masked tokens of held-out rows.
 
   count: how many rows
   top: how many of the likeliest tokens are shown for each mask
@@ -45,7 +45,7 @@ class MaskedSamples:
 
 @section
 class ExampleSamples:
-  """What is shown as training goes on: validation examples, with what the model makes of them.
+  """What is shown during training: validation examples, with what the model makes of them.
 
   count: how many
   """

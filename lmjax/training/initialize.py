@@ -141,14 +141,14 @@ def moved(
       first = transfer.hand_off(source, plan_of(task, source, init_from), first)
     except CheckpointError:
       return None
-  before, after = (optim.split(config, tree)[0] for tree in (first, params))
-
-  @jax.jit
-  def norms(before, after):
-    return metrics.group_norms(jax.tree.map(jnp.subtract, after, before)), metrics.group_norms(before)
-
-  distance, norm = norms(before, after)
+  distance, norm = _norms(*(optim.split(config, tree)[0] for tree in (first, params)))
   return {group: float(distance[group]) / max(float(norm[group]), 1e-12) for group in distance}
+
+
+@jax.jit
+def _norms(before, after):
+  """The norms of what lies between two trees of parameters, and of the first, by group."""
+  return metrics.group_norms(jax.tree.map(jnp.subtract, after, before)), metrics.group_norms(before)
 
 
 def check_same_run(manifest: dict, metadata: dict) -> None:

@@ -39,7 +39,7 @@ class Progress:
     self._compilations: int | None = None
 
   def start_clock(self):
-    """Training goes on."""
+    """Training begins, or continues."""
     self._since = time.perf_counter()
 
   def stop_clock(self):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lmjax import config as config_lib
-from lmjax import optim, paths, sharding
+from lmjax import optim, paths, profile, sharding
 from lmjax.checkpoint import locate
 from lmjax.checkpoint.locate import open_source
 from lmjax.checkpoint.transfer import hand_off
@@ -287,9 +287,15 @@ def test_a_workdir_whose_checkpoints_are_a_file_is_refused(mlm, tmp_path):
 
 def test_several_seeds_make_a_run_each_and_a_summary(mlm, tmp_path):
   """Runs of no steps, which differ by the random head alone."""
-  said = []
+  said, compiled = [], []
+
+  def log(line):
+    said.append(line)
+    compiled.append(profile.compilations())
+
   raw = runs.six_steps(mlm, tmp_path, **{'train.steps': 0, 'train.seeds': 2, 'seed': 5})
-  results = runs.train(raw, tmp_path / 'run', said.append)
+  results = runs.train(raw, tmp_path / 'run', log)
+  assert compiled[said.index('seed 2 of 2: 6')] == compiled[-1], 'the second seed shares the programs of the first'
   assert json.loads((tmp_path / 'run/results.json').read_text()) == results
   assert results['seeds'] == [5, 6]
   with pytest.raises(ConfigError, match='train.seeds = 1: .* holds the runs of several seeds'):

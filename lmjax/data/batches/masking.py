@@ -58,7 +58,7 @@ def masked_example(
   """Hides some tokens of a row (Devlin et al., BERT, 2019) and lists them in a fixed number of slots.
 
   `round(masking.rate * maskable tokens)` tokens are hidden, at least one if any may be; special tokens and padding
-  are not. Words and spans go on until that number is reached; one that would need more than `slots` is not
+  are not. Words and spans are drawn until that number is reached; one that would need more than `slots` is not
   begun. A row in which nothing can be hidden has weight 0 everywhere.
 
   With slots 2 and [MASK] = 3, where the draw falls on the tokens at 1 and 2 and shows the first one as [MASK]
