@@ -31,6 +31,7 @@ import fcntl
 import json
 import pathlib
 import random
+import signal
 from collections.abc import Callable
 
 import jax
@@ -39,6 +40,11 @@ import pytest
 from lmjax import config as config_lib
 from lmjax.data.tokens.tokenizer import train_tokenizer
 from lmjax.schema import command_line, overrides
+
+# A shell that starts this in the background, or nohup, has it ignore signals; so would all that the tests start.
+for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+  if signal.getsignal(_number) is signal.SIG_IGN:
+    signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = {'causal_lm': 'configs/pretrain_clm.py', 'masked_lm': 'configs/pretrain_mlm.py'}

@@ -53,7 +53,7 @@ def saved_steps(directory: epath.Path) -> list[int]:
 def evaluated(directory: epath.Path) -> dict[int, float]:
   """{step: how good it is} of the checkpoints that were evaluated; higher is better.
 
-  By the manifest; where the run was stopped while it evaluated, by the line that it wrote when it went on. A
+  By the manifest; where the run was stopped while it evaluated, by the line that it wrote when it continued. A
   checkpoint whose manifest is damaged is skipped here, and reported when it is opened.
   """
   ranks, lines = {}, None

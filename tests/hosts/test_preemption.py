@@ -12,17 +12,6 @@ from lmjax.hosts import preemption
 from lmjax.training import evaluator
 from tests import runs
 
-
-@pytest.fixture(autouse=True)
-def interruptible():
-  """Signals as in a terminal, also where the tests were started to ignore some: in the background, under nohup."""
-  handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
-  before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-  yield
-  for number, handler in before.items():
-    signal.signal(number, handler)
-
-
 LEAVES = {'train.steps': 8, 'train.log_every': 1, 'eval.every': 8, 'checkpoint.every': 8}
 
 
