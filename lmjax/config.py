@@ -99,17 +99,17 @@ class Config:
     m, d, t = self.model, self.data, self.train
     if m.max_length is not None and d.length > m.max_length:
       rule = f'is longer than the position table, model.max_length = {m.max_length}'
-      yield 'data.length', d.length, rule, 'shorten it, or lengthen the table'
+      yield 'data.length', rule, 'shorten it, or lengthen the table'
     if m.attention_implementation == 'splash' and d.length % 128:
       rule, more = 'must be a multiple of 128 for splash attention', -(-d.length // 128) * 128
-      yield 'data.length', d.length, rule, f'try {more}'
+      yield 'data.length', rule, f'try {more}'
     if d.batch_size % t.accumulate:
-      yield 'train.accumulate', t.accumulate, f'must divide data.batch_size = {d.batch_size}', 'change one of them'
+      yield 'train.accumulate', f'must divide data.batch_size = {d.batch_size}', 'change one of them'
     if t.steps is not None and self.optim.warmup_steps is not None:
       decay = self.optim.decay_steps or 0
       if self.optim.warmup_steps + decay > t.steps:
         rule = f'with optim.decay_steps must fit into train.steps = {t.steps}'
-        yield 'optim.warmup_steps', self.optim.warmup_steps, rule, 'shorten the warm-up'
+        yield 'optim.warmup_steps', rule, 'shorten the warm-up'
     yield from TASKS[self.task].rules(self)
 
   def mesh_on(self, devices: list) -> tuple[MeshConfig, list]:
@@ -138,20 +138,17 @@ class Config:
       shown = ', '.join(f'{axis}={size}' for axis, size in nearest)
       axis = next((name for name in sharding.AXES if getattr(self.mesh, name) not in (None, 1)), 'data')
       rule = f'must make {devices} devices with the other axes'
-      remedy = f'the nearest mesh is {shown}; None takes what the others leave'
-      yield f'mesh.{axis}', getattr(self.mesh, axis), rule, remedy
+      yield f'mesh.{axis}', rule, f'the nearest mesh is {shown}; None takes what the others leave'
       return
     data, fsdp, tensor = sizes
     rows = d.batch_size // self.train.accumulate
     shared = 'mesh.data x mesh.fsdp' if self.train.accumulate == 1 else 'mesh.data x mesh.fsdp, after train.accumulate'
-    divisions = [('data.batch_size', d.batch_size, rows, data * fsdp, shared)]
-    divisions.append(('model.width', m.width, m.width, fsdp, 'mesh.fsdp'))
+    divisions = [('data.batch_size', rows, data * fsdp, shared), ('model.width', m.width, fsdp, 'mesh.fsdp')]
     for name in ('heads', 'kv_heads', 'mlp_width', 'vocab_multiple'):
-      size = getattr(m, name)
-      divisions.append((f'model.{name}', size, size, tensor, 'mesh.tensor'))
-    for path, value, divided, divisor, name in divisions:
+      divisions.append((f'model.{name}', getattr(m, name), tensor, 'mesh.tensor'))
+    for path, divided, divisor, name in divisions:
       if divided % divisor:
-        yield path, value, f'must be divisible by {name} = {divisor}', 'change it, or the mesh'
+        yield path, f'must be divisible by {name} = {divisor}', 'change it, or the mesh'
 
 
 def load(config, problems=(), model: dict | None = None) -> tuple[Config, locate.InitCheckpoint | None]:
@@ -191,5 +188,6 @@ def build(config) -> Config:
 
 def check_devices(config: Config, devices: int) -> None:
   """Raises ConfigError where the mesh does not make the devices, or divide the model and the batch."""
-  if problems := validate.lines(config.device_problems(devices)):
+  values = describe.settings(config)
+  if problems := validate.lines((path, values[path], *rest) for path, *rest in config.device_problems(devices)):
     raise ConfigError(problems)

@@ -22,6 +22,7 @@ from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
 from lmjax.tasks import prepare
 from lmjax.tasks.fine_tuning import FineTuningData, FineTuningTask
+from lmjax.tasks.table import TASKS
 from lmjax.training import evaluator, progress, reopen
 
 FLAGS = {'data': str, 'step': int, 'fields': tuple[str, ...], 'mesh': PositiveInt, 'json': bool}
@@ -75,7 +76,7 @@ def _examples(trained: reopen.TrainedRun, data: str | None, fields) -> tuple[Any
     _, task, examples = prepare.prepare(config, trained.tokenizer)
     task.load_calibration(trained.task.calibration)
     return task, examples, [split for split in ('valid', 'test') if split in examples.splits]
-  items, skipped = records.read_alone(data, config.data, config.task, fields, True)
+  items, skipped = records.read_alone(data, config.data, TASKS[config.task].records, fields, True)
   if skipped:
     print(f'lmjax: {data}: {skipped}', file=sys.stderr)
   type(task).resolve(config.objective, records.Records({'test': items, 'train': []}, {}, ''))  # known labels

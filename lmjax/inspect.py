@@ -19,7 +19,7 @@ from lmjax import config as config_lib
 from lmjax.errors import ConfigError, DataError
 from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
-from lmjax.tasks.table import PRE_TRAINING
+from lmjax.tasks.table import TASKS
 
 FLAGS = {
   'batch': int,
@@ -174,7 +174,7 @@ def answer(trained, prompt: str) -> str:
 
 
 def _check_pre_training(trained, flag: str) -> None:
-  if trained.config.task not in PRE_TRAINING:
+  if not TASKS[trained.config.task].is_pre_training:
     raise ConfigError(f'{flag}: this run is one of {trained.config.task}; use python -m lmjax.predict')
 
 
@@ -195,8 +195,7 @@ def minimal_pairs(trained, file: str) -> str:
   Causal: log-probability of the sentence. Masked: pseudo-log-likelihood, each token masked in its turn (Salazar et
   al. 2020, https://arxiv.org/abs/1910.14659).
 
-  Raises:
-    DataError: the file is not there, or a line is not two sentences separated by a tab.
+  Raises DataError: the file is not there, or a line is not two sentences separated by a tab.
   """
   _check_pre_training(trained, '--minimal_pairs')
   pairs = read_pairs(file)

@@ -40,8 +40,7 @@ def make(config: OptimConfig, shapes) -> optax.GradientTransformation:
   So the optimizer's state holds no count of its own for the rate, and a skipped batch still counts. State, gradients
   and updates are of the trainable parameters alone, see `split`. The patterns are checked against the `shapes` of all.
 
-  Raises:
-    ConfigError: a pattern matches no parameter, no parameter moves, or there is no head for `head_learning_rate`.
+  Raises ConfigError: a pattern matches no parameter, no parameter moves, or there is no head for `head_learning_rate`.
   """
   names = paths.flatten(shapes)
   for setting in ('no_decay', 'trainable', 'frozen'):

@@ -16,7 +16,7 @@ import sys
 from lmjax.errors import ConfigError, DataError
 from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
-from lmjax.tasks.table import PRE_TRAINING
+from lmjax.tasks.table import TASKS
 
 FLAGS = {'step': int, 'file': str, 'question': str, 'fields': tuple[str, ...], 'mesh': PositiveInt, 'json': bool}
 
@@ -53,41 +53,42 @@ def read(config, words: list[str], file: str | None, question: str | None, field
 
   Raises ConfigError where a flag is missing or out of place, DataError where a file is broken or there is no text.
   """
-  task = config.task
-  if task in PRE_TRAINING:
-    raise ConfigError(f'--workdir: {task} is pre-training; try python -m lmjax.inspect --workdir=DIR --prompt=TEXT')
+  kind = TASKS[config.task].records
+  if kind is None:
+    remedy = 'try python -m lmjax.inspect --workdir=DIR --prompt=TEXT'
+    raise ConfigError(f'--workdir: {config.task} is pre-training; {remedy}')
   if file is not None and not file.endswith('.txt'):
     from lmjax.data import records
 
     if question is not None:
       raise ConfigError(f'--question = {question}: {file} brings its own; leave it out')
-    items, skipped = records.read_alone(file, config.data, task, fields, False)
+    items, skipped = records.read_alone(file, config.data, kind, fields, False)
     if skipped:
       print(f'lmjax: {file}: {skipped}', file=sys.stderr)
     return items
   if fields is not None:
     raise ConfigError(f'--fields = {",".join(fields)}: has no effect without --file=FILE.jsonl, .csv or .tsv')
-  if task == 'classification' and len(config.data.fields or ()) == 3:
+  if kind == 'classification' and len(config.data.fields or ()) == 3:
     first, second, _ = config.data.fields
     raise ConfigError(f'--file = {file}: this run classifies pairs; give a .jsonl, .csv or .tsv of {first}, {second}')
-  if (question is not None) != (task == 'extractive_qa'):
-    rule = 'is needed for extractive_qa' if question is None else f'has no meaning for {task}'
+  if (question is not None) != (kind == 'extractive_qa'):
+    rule = 'is needed for extractive_qa' if question is None else f'has no meaning for {config.task}'
     raise ConfigError(f'--question = {question}: {rule}; {"add it" if question is None else "leave it out"}')
   from lmjax.data.sources import documents
 
   texts = {}
   if not words:
     text = command_line.read_text('--file', file)
-    words = text.split('\n') if task == 'classification' else [text]
+    words = text.split('\n') if kind == 'classification' else [text]
   for i, raw in enumerate(words):
     text, _ = documents.clean(raw, f'text {i}', config.data.bad_text)
     if text is not None and text.strip():
       texts[str(i)] = text
   if not texts:
     raise DataError(f'{file or "standard input"}: holds no text; give some')
-  if task == 'classification':
+  if kind == 'classification':
     return [{'id': i, 'text': text, 'text_pair': None} for i, text in texts.items()]
-  if task == 'summarization':
+  if kind == 'summarization':
     return [{'id': i, 'document': text} for i, text in texts.items()]
   question, _ = documents.clean(question, '--question', 'raise')
   return [{'id': i, 'question': question, 'context': text} for i, text in texts.items()]

@@ -44,8 +44,7 @@ def train(config, workdir: str, log: Log | None = None, devices=None) -> dict:
     log: called with each line for people; default: print, on the first host.
     devices: what it runs on; default: every device of every host.
 
-  Raises:
-    ConfigError, DataError, CheckpointError, NonFiniteError, Stalled, Stopped: see lmjax.errors.
+  Raises ConfigError, DataError, CheckpointError, NonFiniteError, Stalled, Stopped: see lmjax.errors.
   """
   return run(*config_lib.load(config), workdir, log, devices)
 

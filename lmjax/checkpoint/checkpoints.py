@@ -105,8 +105,7 @@ def load_verified(directory: epath.Path, step: int, abstract: dict) -> dict:
 
   `abstract` is a tree of shapes, dtypes and shardings; every path must be in the manifest, with that shape.
 
-  Raises:
-    CheckpointError: the arrays cannot be read, or differ from their digests.
+  Raises CheckpointError: the arrays cannot be read, or differ from their digests.
   """
   arrays, folder = read_manifest(directory, step)['arrays'], directory / str(step)
   # read in the dtype that was written: Orbax would convert without a word, and the digest would be another
@@ -248,8 +247,7 @@ class Checkpoints:
       check: called with the manifest before arrays are read; raises CheckpointError for another run's.
       log: called with each checkpoint that was rejected, and why.
 
-    Raises:
-      CheckpointError: there are checkpoints, and none is intact: nothing starts again from step 0 unasked.
+    Raises CheckpointError: there are checkpoints, and none is intact: nothing starts again from step 0 unasked.
     """
     rejected = []
     for step in reversed(saved_steps(self.directory)):

@@ -25,10 +25,10 @@ class InitFrom:
   drop: tuple[str, ...]
   convert: Literal['encoder_to_decoder', 'decoder_to_encoder'] | None
 
-  def problems(self) -> Iterator[tuple[str, object, str, str]]:
+  def problems(self) -> Iterator[tuple[str, str, str]]:
     """Without a checkpoint there is nothing to convert."""
     if self.path is None and self.convert is not None:
-      yield 'convert', self.convert, 'has no effect with init_from.path = None', 'set it to None'
+      yield 'convert', 'has no effect with init_from.path = None', 'set it to None'
 
 
 @section

@@ -84,8 +84,7 @@ def choose(setting: str, given: str, workdir: epath.Path, step: int | Literal['l
 
   `setting`, --workdir or init_from.path, and its value `given` name the run in messages.
 
-  Raises:
-    CheckpointError: no run there, no checkpoint, no such step, or none that was evaluated.
+  Raises CheckpointError: no run there, no checkpoint, no such step, or none that was evaluated.
   """
   steps = saved_steps(workdir / 'checkpoints')
   if not steps:

@@ -14,8 +14,9 @@ SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 _LARGEST_VOCABULARY = 1 << 24
 PACKED = ('', '.gz', '.xz')
 TEXT_ENDINGS = tuple(kind + packed for kind in ('.txt', '.tokens') for packed in PACKED)
+RecordKind = Literal['classification', 'extractive_qa', 'summarization']
 # What the fields of a source are, in the order in which `data.fields` names them.
-ROLES: dict[str, list[tuple[str, ...]]] = {
+FIELDS: dict[RecordKind, list[tuple[str, ...]]] = {
   'classification': [('text', 'label'), ('text', 'text_pair', 'label')],
   'summarization': [('document', 'summary')],
   'extractive_qa': [('id', 'question', 'context')],
@@ -36,13 +37,13 @@ class SourceConfig:
   field: str | None
   weight: PositiveFloat
 
-  def problems(self) -> Iterator[tuple[str, object, str, str]]:
-    """Yields (setting, value, rule, remedy) for each rule between the settings that does not hold."""
+  def problems(self) -> Iterator[tuple[str, str, str]]:
+    """(setting, rule, remedy) of each rule between the settings that does not hold."""
     if _has_fields(self.path):
       if not self.field:
-        yield 'field', self.field, f'must name the text field of {self.path}', "give a name, such as 'text'"
+        yield 'field', f'must name the text field of {self.path}', "give a name, such as 'text'"
     elif self.field is not None:
-      yield 'field', self.field, f'must be None, since {self.path} is plain text without fields', 'set it to None'
+      yield 'field', f'must be None, since {self.path} is plain text without fields', 'set it to None'
 
 
 @section
@@ -60,20 +61,20 @@ class TokenizerConfig:
   sample_bytes: PositiveInt | None
   lowercase: Bool | None
 
-  def problems(self) -> Iterator[tuple[str, object, str, str]]:
-    """Yields (setting, value, rule, remedy) for each rule between the settings that does not hold."""
+  def problems(self) -> Iterator[tuple[str, str, str]]:
+    """(setting, rule, remedy) of each rule between the settings that does not hold."""
     for setting in ('vocab_size', 'sample_bytes', 'lowercase'):
-      value = getattr(self, setting)
-      if self.path is None and value is None:
-        yield setting, value, 'must be given, since no tokenizer path is', 'give it, or a path'
-      if self.path is not None and value is not None:
-        yield setting, value, f'must be None, since {self.path} is loaded, not trained', 'set it to None'
+      is_given = getattr(self, setting) is not None
+      if self.path is None and not is_given:
+        yield setting, 'must be given, since no tokenizer path is', 'give it, or a path'
+      if self.path is not None and is_given:
+        yield setting, f'must be None, since {self.path} is loaded, not trained', 'set it to None'
     size = self.vocab_size
     if size is not None and self.path is None and size < SMALLEST_VOCABULARY:
       rule = f'must be {SMALLEST_VOCABULARY} or more: 256 bytes and {len(SPECIAL_TOKENS)} special tokens'
-      yield 'vocab_size', size, rule, f'set it to {SMALLEST_VOCABULARY} or more'
+      yield 'vocab_size', rule, f'set it to {SMALLEST_VOCABULARY} or more'
     if size is not None and size > _LARGEST_VOCABULARY:
-      yield 'vocab_size', size, f'must be at most {_LARGEST_VOCABULARY:,}', 'set it to less, such as 32768'
+      yield 'vocab_size', f'must be at most {_LARGEST_VOCABULARY:,}', 'set it to less, such as 32768'
 
 
 @section
@@ -103,27 +104,27 @@ class DataConfig:
   bad_text: BadText
   cache_dir: str
 
-  def problems(self) -> Iterator[tuple[str, object, str, str]]:
-    """Yields (setting, value, rule, remedy) for each rule between the settings that does not hold."""
+  def problems(self) -> Iterator[tuple[str, str, str]]:
+    """(setting, rule, remedy) of each rule between the settings that does not hold."""
     if self.valid_fraction == 1:  # of the class, but not of a run: an evaluation of other text holds all of it out
-      yield 'valid_fraction', self.valid_fraction, 'must be below 1, or nothing is trained on', 'set it to 0.1, say'
+      yield 'valid_fraction', 'must be below 1, or nothing is trained on', 'set it to 0.1, say'
     if not self.sources:
-      yield 'sources', self.sources, 'must name at least one corpus', "add one, such as data='pydoc'"
+      yield 'sources', 'must name at least one corpus', "add one, such as data='pydoc'"
     for name, source in self.sources.items():
       if not name.isidentifier():
-        yield 'sources', name, 'must have names of letters, digits and _ (they name folders)', 'rename the source'
+        yield 'sources', f'{name!r} must be of letters, digits and _, since it names a folder', 'rename the source'
       if len(self.sources) == 1 and source.weight != 1:
-        yield f'sources.{name}.weight', source.weight, 'has no effect with one source', 'set it to 1.0'
+        yield f'sources.{name}.weight', 'has no effect with one source', 'set it to 1.0'
     if self.cls_sep and self.rows == 'packed':
       rule = "must be False with rows 'packed': [CLS] and [SEP] belong to a row of its own"
-      yield 'cls_sep', self.cls_sep, rule, "set it to False, or rows to 'concat' or 'padded'"
+      yield 'cls_sep', rule, "set it to False, or rows to 'concat' or 'padded'"
     if self.cls_sep and self.length < 3:
-      yield 'length', self.length, 'must leave room between [CLS] and [SEP]', 'set it to 3 or more'
+      yield 'length', 'must leave room between [CLS] and [SEP]', 'set it to 3 or more'
     if not self.cache_dir:
-      yield 'cache_dir', self.cache_dir, 'must name a folder', "set it to one, such as 'cache'"
+      yield 'cache_dir', 'must name a folder', "set it to one, such as 'cache'"
     elif '://' in self.cache_dir:
       rule = 'must be on a local disk: token stores are mapped into memory'
-      yield 'cache_dir', self.cache_dir, rule, "set it to one of each host, such as '~/.cache/lmjax'"
+      yield 'cache_dir', rule, "set it to one of each host, such as '~/.cache/lmjax'"
 
 
 @section
@@ -157,11 +158,11 @@ class RecordsConfig:
   batch_size: PositiveInt
   bad_text: BadText
 
-  def problems(self) -> Iterator[tuple[str, object, str, str]]:
+  def problems(self) -> Iterator[tuple[str, str, str]]:
     """Either a validation set or a share."""
     if (self.valid is None) == (self.valid_fraction is None):
       rule = f'{"is needed" if self.valid is None else "has no effect"} with data.valid = {self.valid}'
-      yield 'valid_fraction', self.valid_fraction, rule, 'give one of the two'
+      yield 'valid_fraction', rule, 'give one of the two'
 
 
 @section
@@ -185,20 +186,20 @@ class MaskingConfig:
   mean_span: PositiveFloat | None
   max_span: PositiveInt | None
 
-  def problems(self) -> Iterator[tuple[str, object, str, str]]:
-    """Yields (setting, value, rule, remedy) for each rule between the settings that does not hold."""
+  def problems(self) -> Iterator[tuple[str, str, str]]:
+    """(setting, rule, remedy) of each rule between the settings that does not hold."""
     total = self.mask_share + self.random_share + self.keep_share
     if abs(total - 1) > 1e-6:
       rule = f'must sum to 1 with mask_share and random_share, not to {total:g}'
-      yield 'keep_share', self.keep_share, rule, f'set it to {1 - self.mask_share - self.random_share:g}'
+      yield 'keep_share', rule, f'set it to {1 - self.mask_share - self.random_share:g}'
     for setting in ('mean_span', 'max_span'):
-      value = getattr(self, setting)
-      if self.unit == 'span' and value is None:
-        yield setting, value, "must be given with unit 'span'", 'give a number of tokens'
-      if self.unit != 'span' and value is not None:
-        yield setting, value, f'must be None with unit {self.unit!r}', 'set it to None'
+      is_given = getattr(self, setting) is not None
+      if self.unit == 'span' and not is_given:
+        yield setting, "must be given with unit 'span'", 'give a number of tokens'
+      if self.unit != 'span' and is_given:
+        yield setting, f'must be None with unit {self.unit!r}', 'set it to None'
     if self.unit == 'span' and self.mean_span is not None and self.mean_span < 1:
-      yield 'mean_span', self.mean_span, 'must be 1 or more: no span is shorter than a token', 'set it to 1 or more'
+      yield 'mean_span', 'must be 1 or more: no span is shorter than a token', 'set it to 1 or more'
 
   def slots(self, length: int) -> int:
     """K, the slots of an example of `length` tokens: ceil(rate * length)."""

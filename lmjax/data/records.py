@@ -8,20 +8,17 @@ summarization id, document and summary. All values are strings but for the answe
 import collections
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Literal
 
 import numpy as np
 
 from lmjax.data.batches.order import key_of, mix
-from lmjax.data.config import ROLES, BadText, RecordsConfig
+from lmjax.data.config import FIELDS, BadText, RecordKind, RecordsConfig
 from lmjax.data.sources import demo, documents, files, tfds
 from lmjax.data.tokens.tokenizer import digest64
 from lmjax.errors import ConfigError, DataError
 from lmjax.workdir.files import canonical_json
 
-Task = Literal['classification', 'extractive_qa', 'summarization']
-
-_SQUAD = ROLES['extractive_qa'][0]  # whose names are fixed
+_SQUAD = FIELDS['extractive_qa'][0]  # whose names are fixed
 # The names that the fields usually have, for `data.fields = None`.
 _USUAL = {
   'text': ('text', 'sentence', 'review'),
@@ -41,22 +38,21 @@ class Records:
   description: str  # one line for people: counts, and what was skipped
 
 
-def load(config: RecordsConfig, task: Task, seed: int) -> Records:
+def load(config: RecordsConfig, kind: RecordKind, seed: int) -> Records:
   """Reads all splits. Training examples that also stand in another split are dropped, and counted.
 
   Args:
     config: where they are.
-    task: decides what a record holds.
+    kind: decides what a record holds.
     seed: orders the training examples of which `train_share` takes the first.
 
-  Raises:
-    DataError: a source is missing, broken or empty, or has other fields.
+  Raises DataError: a source is missing, broken or empty, or has other fields.
   """
   counts: collections.Counter = collections.Counter()
   given = {'train': config.train, 'valid': config.valid, 'test': config.test}
   paths = {split: path for split, path in given.items() if path is not None}
   splits = {
-    split: list(read(path, split, task, config.fields, config.bad_text, counts)) for split, path in paths.items()
+    split: list(read(path, split, kind, config.fields, config.bad_text, counts)) for split, path in paths.items()
   }
   if config.valid is None:
     limit = int(config.valid_fraction * 2.0**64)
@@ -70,7 +66,7 @@ def load(config: RecordsConfig, task: Task, seed: int) -> Records:
   splits['train'] = _drawn(kept, max(1, round(config.train_share * len(kept))), key_of('share', seed))
   splits['valid'] = _drawn(splits['valid'], config.valid_examples, key_of('valid'))
   for split, items in splits.items():
-    if task == 'extractive_qa':
+    if kind == 'extractive_qa':
       _check_ids(f'data.{split}', items)
     if not items:
       where = f'data.{split} = {paths[split]}' if split in paths else f'data.valid_fraction = {config.valid_fraction}'
@@ -78,33 +74,33 @@ def load(config: RecordsConfig, task: Task, seed: int) -> Records:
       why = 'each example stands in another split as well' if twice else 'no example'
       raise DataError(f'{where}: {why}; a split must have some of its own; add examples, or name another file')
   shown = [f'{len(splits[split]):,} {split}' for split in given if split in splits]
-  contents = {split: _identity(path, task) for split, path in paths.items()}
+  contents = {split: _identity(path, kind) for split, path in paths.items()}
   contents |= {name: getattr(config, name) for name in ('fields', 'train_share', 'valid_fraction', 'bad_text')}
   return Records(splits, contents, ', '.join(shown + counted(counts)))
 
 
 def read(
-  path: str, split: str, task: Task, fields, bad_text: BadText, counts: collections.Counter, labelled: bool = True
+  path: str, split: str, kind: RecordKind, fields, bad_text: BadText, counts: collections.Counter, labelled: bool = True
 ) -> Iterator[dict]:
   """The records of one source; see `load`.
 
   Args:
     path, fields, bad_text: see RecordsConfig.
-    task: decides what a record holds.
+    kind: decides what a record holds.
     split: chooses among those of 'demo'.
     counts: filled with what is skipped.
     labelled: whether labels and summaries must be there; without them, `fields` does not name them either.
   """
   if path == 'demo':
-    yield from (_complete(record, task, i) for i, record in enumerate(demo.records(task, split)))
+    yield from (_complete(record, kind, i) for i, record in enumerate(demo.records(kind, split)))
     return
-  is_tfds, options = path.startswith('tfds:'), _roles(task, labelled)
+  is_tfds, options = path.startswith('tfds:'), _fields(kind, labelled)
   names = options[0] if fields is None else next(names for names in options if len(names) == len(fields))
   raw = tfds.records(path, fields or ()) if is_tfds else files.records(path)
-  for number, (where, record) in enumerate(_questions(raw) if task == 'extractive_qa' else raw):
+  for number, (where, record) in enumerate(_questions(raw) if kind == 'extractive_qa' else raw):
     fields = fields or tuple(_usual(record, name) for name in names)  # as they are called in the first record
     values: dict = {name: _value(record, field, name, where, bad_text, counts) for name, field in zip(names, fields)}
-    if task == 'extractive_qa':
+    if kind == 'extractive_qa':
       values['answers'] = _answers(record, where, bad_text)
     if is_tfds and values.get('label') == '-1':
       raise DataError(f'{where}: label -1, which stands for a hidden one; labels must be known; choose another split')
@@ -113,28 +109,27 @@ def read(
     if empty := [name for name in names if not values[name].strip()]:
       counts[f'examples with an empty {empty[0]} skipped'] += 1
       continue
-    yield _complete(values, task, number)
+    yield _complete(values, kind, number)
 
 
-def read_alone(path: str, config: RecordsConfig, task: Task, fields, labelled: bool) -> tuple[list[dict], str]:
+def read_alone(path: str, config: RecordsConfig, kind: RecordKind, fields, labelled: bool) -> tuple[list[dict], str]:
   """All records of one source, and a line about what was skipped ('' for nothing).
 
   Args:
-    path, task, labelled: see `read`.
+    path, kind, labelled: see `read`.
     config: of the run; its fields and policy hold here too.
     fields: names in place of config.fields; None: those.
 
-  Raises:
-    ConfigError: so many fields the task does not have; DataError: see `load`.
+  Raises ConfigError: so many fields the records do not have; DataError: see `load`.
   """
-  roles, fixed = _roles(task, labelled), task == 'extractive_qa'
+  roles, fixed = _fields(kind, labelled), kind == 'extractive_qa'
   if fields is None and config.fields is not None:
     fields = config.fields if labelled else config.fields[:-1]
   elif fields is not None and (fixed or len(fields) not in map(len, roles)):
     wanted = "SQuAD's own names" if fixed else ' or '.join(', '.join(names) for names in roles)
     raise ConfigError(f'--fields = {",".join(fields)}: must name {wanted}; correct it')
   counts: collections.Counter = collections.Counter()
-  items = list(read(path, 'test', task, fields, config.bad_text, counts, labelled))
+  items = list(read(path, 'test', kind, fields, config.bad_text, counts, labelled))
   skipped = ', '.join(counted(counts))
   if not items:
     raise DataError(f'{path}: no example{f" ({skipped})" if skipped else ""}; it must hold some; name another file')
@@ -148,13 +143,13 @@ def counted(counts: Mapping[str, int]) -> list[str]:
   return [f'{n:,} {what}' for what, n in counts.items() if n]
 
 
-def _identity(path: str, task: Task) -> dict:
-  return demo.identity(task) if path == 'demo' else documents.identity(path)
+def _identity(path: str, kind: RecordKind) -> dict:
+  return demo.identity(kind) if path == 'demo' else documents.identity(path)
 
 
-def _roles(task: Task, labelled: bool) -> list[tuple[str, ...]]:
+def _fields(kind: RecordKind, labelled: bool) -> list[tuple[str, ...]]:
   """The fields that a record may have, without labels and summaries where they need not be there."""
-  return ROLES[task] if labelled or task == 'extractive_qa' else [names[:-1] for names in ROLES[task]]
+  return FIELDS[kind] if labelled or kind == 'extractive_qa' else [names[:-1] for names in FIELDS[kind]]
 
 
 def _drawn(items: list[dict], count: int | None, key: int) -> list[dict]:
@@ -179,8 +174,8 @@ def _check_ids(where: str, items: list[dict]) -> None:
     raise DataError(f'{where}: {count} questions have the id {most!r}; ids must differ; give each its own')
 
 
-def _complete(record: dict, task: Task, number: int) -> dict:
-  rest = {'text_pair': None} if task == 'classification' else {}
+def _complete(record: dict, kind: RecordKind, number: int) -> dict:
+  rest = {'text_pair': None} if kind == 'classification' else {}
   return {'id': str(number), **rest, **record}
 
 

@@ -53,8 +53,7 @@ def dry_run(
     command: as it was typed, to be printed with what would make it fit.
     log: called with each line; the last one is the verdict.
 
-  Raises:
-    ConfigError, CheckpointError: as the run itself, from metadata alone.
+  Raises ConfigError, CheckpointError: as the run itself, from metadata alone.
   """
   tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
   initialize.plan_of(prepare.without_data(config, tokenizer)[1], source, config.init_from)

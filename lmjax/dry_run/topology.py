@@ -59,8 +59,7 @@ def parse(name: str) -> tuple[str, int, tuple[int, ...]]:
   >>> parse('2*v5e:4x4'), parse('cpu:8')
   (('v5e', 2, (4, 4)), ('cpu', 8, ()))
 
-  Raises:
-    ConfigError: not of this form, or no such platform.
+  Raises ConfigError: not of this form, or no such platform.
   """
 
   def refused(rule: str) -> ConfigError:

@@ -38,8 +38,7 @@ def check_shared(folder) -> None:
   Args:
     folder: an epath.Path that host 0 has made.
 
-  Raises:
-    ConfigError: naming the hosts that do not see it.
+  Raises ConfigError: naming the hosts that do not see it.
   """
   if jax.process_count() == 1:
     return

@@ -88,8 +88,7 @@ def meet(coordinator: str, processes: int, process: int, seconds: float) -> None
 
   Host 0 listens where its coordinator will; each other one sends its number, and is sent who is missing, if any.
 
-  Raises:
-    Stalled: naming the hosts that did not come.
+  Raises Stalled: naming the hosts that did not come.
   """
   host, _, port = coordinator.rpartition(':')
   ends = time.monotonic() + seconds

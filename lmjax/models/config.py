@@ -31,7 +31,7 @@ class LoraConfig:
   def problems(self):
     """An adapter without a kernel does nothing."""
     if not self.targets:
-      yield 'targets', self.targets, 'must name at least one pattern', 'give */query/kernel,*/value/kernel'
+      yield 'targets', 'must name at least one pattern', 'give */query/kernel,*/value/kernel'
 
 
 @section
@@ -123,36 +123,35 @@ class ModelConfig:
   def problems(self):
     """Rules between settings: what cannot be built, and what would be silently without effect."""
     if self.width % self.heads:
-      yield 'heads', self.heads, f'must divide model.width = {self.width}', f'choose one of {_divisors(self.width)}'
+      yield 'heads', f'must divide model.width = {self.width}', f'choose one of {_divisors(self.width)}'
     elif self.positions == 'rotary' and self.head_width % 2:
       rule = f'gives heads of odd width {self.head_width}, rotary positions need an even one'
-      yield 'heads', self.heads, rule, 'change it, or model.width'
+      yield 'heads', rule, 'change it, or model.width'
     if self.heads % self.kv_heads:
-      remedy = f'choose one of {_divisors(self.heads)}'
-      yield 'kv_heads', self.kv_heads, f'must divide model.heads = {self.heads}', remedy
+      yield 'kv_heads', f'must divide model.heads = {self.heads}', f'choose one of {_divisors(self.heads)}'
     if self.lora is not None and self.lora.rank > self.width:
-      yield 'lora.rank', self.lora.rank, f'must be at most model.width = {self.width}', 'lower it'
+      yield 'lora.rank', f'must be at most model.width = {self.width}', 'lower it'
     learned = self.positions == 'learned'
     if learned != (self.max_length is not None):
       rule = 'is needed with learned positions' if learned else 'has no effect with rotary positions'
-      yield 'max_length', self.max_length, rule, 'give the table its rows' if learned else 'set it to None'
+      yield 'max_length', rule, 'give the table its rows' if learned else 'set it to None'
     if learned == (self.rope_theta is not None):
       rule = 'has no effect with learned positions' if learned else 'is needed with rotary positions'
-      yield 'rope_theta', self.rope_theta, rule, 'set it to None' if learned else 'give a base such as 10000'
+      yield 'rope_theta', rule, 'set it to None' if learned else 'give a base such as 10000'
     if self.rope_theta_local is not None and (learned or self.window is None):
-      yield 'rope_theta_local', self.rope_theta_local, 'needs rotary positions and a window', 'set it to None'
+      yield 'rope_theta_local', 'needs rotary positions and a window', 'set it to None'
     if self.rope_scaling is not None and learned:
-      yield 'rope_scaling', self.rope_scaling, 'needs rotary positions', 'set it to None'
+      yield 'rope_scaling', 'needs rotary positions', 'set it to None'
     if self.global_every is not None and self.window is None:
-      yield 'global_every', self.global_every, 'has no effect without model.window', 'set it to None'
+      yield 'global_every', 'has no effect without model.window', 'set it to None'
     elif self.global_every == 1:
-      yield 'global_every', 1, 'leaves no layer with a window', 'set model.window to None'
+      yield 'global_every', 'leaves no layer with a window', 'set model.window to None'
     if self.attention_dropout and self.attention_implementation in ('cudnn', 'splash'):
-      yield 'attention_dropout', self.attention_dropout, 'only the xla attention has dropout', 'set it to 0'
+      yield 'attention_dropout', 'only the xla attention has dropout', 'set it to 0'
     if self.attention_implementation == 'cudnn' and self.dtype == 'float32':
-      yield 'attention_implementation', 'cudnn', 'takes no float32', 'set model.dtype to bfloat16'
+      yield 'attention_implementation', 'takes no float32', 'set model.dtype to bfloat16'
     if self.attention_implementation == 'splash' and self.scan and self.global_every is not None:
-      yield 'attention_implementation', 'splash', 'needs each window at compile time', 'set model.scan to False'
+      yield 'attention_implementation', 'needs each window at compile time', 'set model.scan to False'
 
   def window_of(self, layer: int) -> int | None:
     """The sliding window of a layer, or None where it sees everything."""

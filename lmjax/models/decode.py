@@ -24,8 +24,7 @@ def pad_left(prompts: Sequence[Sequence[int]], pad: int) -> tuple[np.ndarray, np
          [0, 7]], dtype=int32), array([[1, 1],
          [0, 1]], dtype=int32))
 
-  Raises:
-    ValueError: an empty prompt: there is nothing to continue.
+  Raises ValueError: an empty prompt: there is nothing to continue.
   """
   if not all(len(prompt) for prompt in prompts):
     raise ValueError('an empty prompt: give at least one token, such as the end-of-document token')

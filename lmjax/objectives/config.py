@@ -56,12 +56,12 @@ class ClassificationConfig:
   def problems(self):
     """One weight a label."""
     if self.labels is not None and len(set(self.labels)) < max(len(self.labels), 2):
-      yield 'labels', self.labels, 'must be two or more different names', 'correct them'
+      yield 'labels', 'must be two or more different names', 'correct them'
     if isinstance(self.class_weights, tuple):
       if self.labels is None:
-        yield 'class_weights', self.class_weights, 'needs objective.labels, which say its order', 'give both'
+        yield 'class_weights', 'needs objective.labels, which say its order', 'give both'
       elif len(self.class_weights) != len(self.labels):
-        yield 'class_weights', self.class_weights, f'must be {len(self.labels)} numbers, one a label', 'correct it'
+        yield 'class_weights', f'must be {len(self.labels)} numbers, one a label', 'correct it'
 
 
 @section
@@ -105,13 +105,12 @@ class DecodingConfig:
     """Settings that the way of decoding does not read."""
     if (self.beams > 1) != (self.length_penalty is not None):
       rule = 'is needed with beams above 1' if self.beams > 1 else 'has no effect with one beam'
-      remedy = 'give a number such as 1.0' if self.beams > 1 else 'set it to None'
-      yield 'length_penalty', self.length_penalty, rule, remedy
+      yield 'length_penalty', rule, 'give a number such as 1.0' if self.beams > 1 else 'set it to None'
     if self.beams > 1 and self.temperature:
-      yield 'temperature', self.temperature, 'has no effect with beams above 1', 'set it to 0'
+      yield 'temperature', 'has no effect with beams above 1', 'set it to 0'
     for setting in ('top_k', 'top_p'):
       if self.temperature == 0 and getattr(self, setting) is not None:
-        yield setting, getattr(self, setting), 'has no effect with temperature = 0', 'set it to None'
+        yield setting, 'has no effect with temperature = 0', 'set it to None'
 
 
 @section
@@ -143,4 +142,4 @@ class ConditionalConfig:
   def problems(self):
     """What checkpoints are ranked by must be computed."""
     if self.best != 'loss' and not any(self.best.startswith(score) for score in self.scores):
-      yield 'best', self.best, f'must be loss or among objective.scores = {self.scores}', 'change one of them'
+      yield 'best', f'must be loss or among objective.scores = {self.scores}', 'change one of them'

@@ -167,8 +167,7 @@ def parse_argument(argument, **declared):
       `name=` of a declared name or before a bare word declared as a bool; each splits at its first `=`.
     **declared: name=default, of the type of the default (`str | None` for None); or name=(annotation, default).
 
-  Raises:
-    ConfigError: with every problem.
+  Raises ConfigError: with every problem.
   """
   kinds: dict[Any, Any] = {type(None): str | None, tuple: tuple[str, ...]}
   # a tuple with something in it is (annotation, default)

@@ -1,6 +1,7 @@
 """The settings of a config as a tree: path, type, value and meaning of each, for `--help` and for messages."""
 
 import dataclasses
+import functools
 import inspect
 import re
 import types
@@ -54,8 +55,8 @@ class Node(NamedTuple):
       return [Node(f'{self.path}.{name}', self.entry, '', value) for name, value in values.items()]
     if (cls := self.section) is None:
       return []
-    annotations, docs = get_type_hints(cls, include_extras=True), documentation(cls)
-    annotations |= cls.chosen(values) if hasattr(cls, 'chosen') else {}
+    docs, chosen = documentation(cls), cls.chosen(values) if hasattr(cls, 'chosen') else {}
+    annotations = _type_hints(cls) | chosen
     nodes = []
     for field in dataclasses.fields(cls):
       default = NOT_SET if field.default is dataclasses.MISSING else to_dict(field.default)
@@ -106,6 +107,12 @@ def settings(tree, prefix: str = '') -> dict[str, Any]:
   return flat
 
 
+@functools.cache
+def _type_hints(cls) -> dict[str, Any]:
+  return get_type_hints(cls, include_extras=True)
+
+
+@functools.cache
 def documentation(cls) -> dict[str, str]:
   """Setting -> text, from the lines `name: text` of the docstring and their further indented continuations."""
   names = '|'.join(cls.__dataclass_fields__)
@@ -113,6 +120,7 @@ def documentation(cls) -> dict[str, str]:
   return {name: ' '.join(text.split()) for _, name, text in entries}
 
 
+@functools.cache
 def parts_of(annotation) -> tuple:
   """The members of a union, each without its `Annotated`; of any other annotation, itself."""
   while get_origin(annotation) is Annotated:

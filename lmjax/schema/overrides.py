@@ -74,12 +74,15 @@ def override(cls, config: Mapping | ConfigDict, assignments) -> tuple[ConfigDict
     config = ConfigDict(describe.to_dict(config))
   texts, problems = {path.strip(): text for path, text in assignments}, []
   with config.unlocked(), config.ignore_type():  # the classes, not the file's value, decide what fits
+    tree = describe.nodes(cls, config)
     # What stands at the top goes first: `task` decides what the sections hold.
     for path, text in sorted(texts.items(), key=lambda item: '.' in item[0]):
       try:
-        _assign(config, path, _value(path, texts, describe.nodes(cls, config), cls))
+        _assign(config, path, _value(path, texts, tree, cls))
       except Refusal as refusal:
         problems.append(line(path, shorten(text) if text else None, *refusal.args))
+      if '.' not in path or path not in tree:
+        tree = describe.nodes(cls, config)
   return config, problems
 
 

@@ -73,11 +73,11 @@ class OptimConfig:
     ):
       value = getattr(self, setting)
       if is_read and value is None and (by, setting) not in OPTIONAL:
-        yield setting, None, f'is needed with {by}', remedy
+        yield setting, f'is needed with {by}', remedy
       elif not is_read and value is not None:
-        yield setting, value, f'has no effect with {by}', 'set it to None'
+        yield setting, f'has no effect with {by}', 'set it to None'
     if not self.weight_decay and self.no_decay:
-      yield 'no_decay', self.no_decay, 'has no effect with weight_decay = 0', 'set it to ()'
+      yield 'no_decay', 'has no effect with weight_decay = 0', 'set it to ()'
 
 
 @section
@@ -95,8 +95,9 @@ class MeshConfig:
 
   def problems(self):
     """At most one axis can be worked out from the others."""
-    if sum(size is None for size in dataclasses.astuple(self)) > 1:
-      yield 'data', None, 'only one axis may be None', 'give the others a number'
+    free = [axis for axis, size in dataclasses.asdict(self).items() if size is None]
+    if len(free) > 1:
+      yield free[0], 'only one axis may be None', 'give the others a number'
 
 
 @section
@@ -121,7 +122,7 @@ class TrainConfig:
   def problems(self):
     """Some length."""
     if self.steps is None and self.epochs is None:
-      yield 'epochs', None, 'must be given with train.steps = None', 'give one of the two'
+      yield 'epochs', 'must be given with train.steps = None', 'give one of the two'
 
 
 @section

@@ -2,7 +2,7 @@
 
 A section of the config is a small frozen dataclass of pydantic's, in the order in which `--help` prints it. The class
 documents its settings in its docstring, one `name: text` line each; it may define
-`problems(self) -> Iterator[(setting, value, rule, remedy)]` for rules between its settings, checked by
+`problems(self) -> Iterator[(setting, rule, remedy)]` for the rules between its settings that do not hold, checked by
 `validate.check`. A setting has no default, since the config file is the record of a run; only what operates a run
 (hosts, profile, writer) has one.
 """

@@ -4,6 +4,7 @@ A problem is `(path, value, rule, remedy)`, and for people one line, `path = val
 """
 
 import difflib
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
@@ -67,7 +68,7 @@ def check(cls, config: Mapping | ConfigDict) -> tuple[Any, list[str]]:
     if node.is_section and isinstance(node.value, Mapping):
       return read_section(node)
     try:
-      return pydantic.TypeAdapter(node.annotation).validate_python(node.value)
+      return _adapter(node.annotation).validate_python(node.value)
     except pydantic.ValidationError as error:
       problems.append((node.path, node.value, *explain(error.errors(include_url=False), node)))
       return NOT_SET
@@ -85,11 +86,15 @@ def check(cls, config: Mapping | ConfigDict) -> tuple[Any, list[str]]:
       return values
     section = node.section(**values)
     for name, *rest in getattr(section, 'problems', tuple)():
-      problems.append((f'{node.path}.{name}'.lstrip('.'), *rest))
+      path = f'{node.path}.{name}'.lstrip('.')
+      problems.append((path, tree[path].value, *rest))
     return section
 
   instance = read(tree[''])
   return None if instance is NOT_SET else instance, lines(problems)
+
+
+_adapter = functools.cache(pydantic.TypeAdapter)  # by annotation: to make one takes longer than to use it
 
 
 def explain(errors: list, node: Node) -> tuple[str, str]:
@@ -122,7 +127,7 @@ def _remedy(node: Node, value) -> str:
     return 'give values separated by commas'
   for example in _EXAMPLES:
     try:
-      return f'give a value such as {pydantic.TypeAdapter(node.annotation).validate_python(example, strict=True)!r}'
+      return f'give a value such as {_adapter(node.annotation).validate_python(example, strict=True)!r}'
     except pydantic.ValidationError:
       continue
   return 'give one of these'

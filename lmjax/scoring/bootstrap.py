@@ -22,8 +22,7 @@ def bootstrap(
   Returns:
     mean(first) - mean(second), and the 2.5th and 97.5th percentile of that difference over the resamples.
 
-  Raises:
-    ValueError: no scores, or lists of different lengths.
+  Raises ValueError: no scores, or lists of different lengths.
   """
   if len(first) != len(second) or not len(first):
     raise ValueError(f'{len(first)} and {len(second)} scores: must be as many, and 1 or more')

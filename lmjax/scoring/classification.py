@@ -11,8 +11,7 @@ MOST_WRITTEN_CLASSES = 20
 def confusion(gold: Sequence[int], predicted: Sequence[int], classes: int) -> np.ndarray:
   """How often each class was taken for each: int64 [C, C], a row a gold label, a column a predicted one.
 
-  Raises:
-    ValueError: lists of different lengths, or a label outside [0, classes).
+  Raises ValueError: lists of different lengths, or a label outside [0, classes).
 
   >>> confusion([0, 0, 1], [0, 1, 1], classes=2)
   array([[1, 1],
@@ -36,8 +35,7 @@ def scores(confusion: np.ndarray) -> dict[str, float]:
     macro_f1: the mean F1 of the classes that occur as a gold or a predicted label, as scikit-learn's
       f1_score(average='macro', zero_division=0) has it.
 
-  Raises:
-    ValueError: no example.
+  Raises ValueError: no example.
   """
   total = confusion.sum()
   if not total:

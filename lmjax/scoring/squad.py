@@ -45,8 +45,7 @@ def scores(predictions: Mapping[str, str], gold: Mapping[str, Sequence[str]]) ->
     exact_match and f1; where the set has unanswerable questions also has_answer_exact_match, has_answer_f1,
     no_answer_exact_match and no_answer_f1, those of the two kinds of question, as far as there are such questions.
 
-  Raises:
-    ValueError: no question, or one without a prediction.
+  Raises ValueError: no question, or one without a prediction.
   """
   _check(predictions, gold, 'prediction')
   answerable = [question for question, answers in gold.items() if any(answers)]
@@ -78,8 +77,7 @@ def best_threshold(
     The least such threshold: one of the scores, or the number just below the least of them, which answers nothing;
     and the `scores` at that threshold.
 
-  Raises:
-    ValueError: no question, or one without a prediction or a score; a score that is NaN or -infinity.
+  Raises ValueError: no question, or one without a prediction or a score; a score that is NaN or -infinity.
   """
   _check(predictions, gold, 'prediction')
   _check(no_answer_scores, gold, 'no-answer score')

@@ -20,7 +20,7 @@ from lmjax.reports import pictures
 from lmjax.scoring.bootstrap import bootstrap
 from lmjax.study.config import ComparisonConfig
 from lmjax.tasks import prepare
-from lmjax.tasks.table import PRE_TRAINING
+from lmjax.tasks.table import TASKS
 from lmjax.training.progress import number
 from lmjax.workdir import files
 
@@ -197,7 +197,7 @@ def pre_training(stages: dict[str, Stage]) -> list[str]:
   lines = []
   for name, stage in stages.items():
     config, metrics, source = stage.config, stage.results['metrics'], stage.results['hand_off']
-    if config['task'] not in PRE_TRAINING:
+    if not TASKS[config['task']].is_pre_training:
       continue
     task, data = prepare.class_of(config['task']), config['data']
     begin = 'random weights' if source is None else os.path.basename(source['source'])

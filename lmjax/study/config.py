@@ -37,19 +37,19 @@ class ComparisonConfig:
   def problems(self):
     """A split's metric, two arms or more, and one stage for each x."""
     if self.metric.partition('/')[0] not in ('valid', 'test'):
-      yield 'metric', self.metric, 'must be valid/NAME or test/NAME', 'name one as in results.json'
+      yield 'metric', 'must be valid/NAME or test/NAME', 'name one as in results.json'
     if self.candidate not in self.arms or len(self.arms) < 2:
       rule = f'must be one of two or more arms; there are {", ".join(self.arms) or "none"}'
-      yield 'candidate', self.candidate, rule, 'name one, and what it is compared with'
+      yield 'candidate', rule, 'name one, and what it is compared with'
     if (self.x is None) != (self.x_name is None):
-      yield 'x_name', self.x_name, 'must be given where x is, and only there', 'give both, or None for both'
+      yield 'x_name', 'must be given where x is, and only there', 'give both, or None for both'
     if self.x is not None and (not self.x or min(self.x) <= 0):
-      yield 'x', self.x, 'must be values above 0, since the axis is logarithmic', 'change them, or None for bars'
+      yield 'x', 'must be values above 0, since the axis is logarithmic', 'change them, or None for bars'
     wanted = 1 if self.x is None else len(self.x)
     for label, arm in self.arms.items():
       if len(arm.stages) != wanted:
         rule = 'must be one stage' if self.x is None else f'must be one stage for each of the {wanted} values of x'
-        yield f'arms.{label}.stages', arm.stages, rule, 'change them, or x'
+        yield f'arms.{label}.stages', rule, 'change them, or x'
 
 
 @section
@@ -70,9 +70,9 @@ class StageConfig:
     for text in self.overrides:
       path, equals, _ = text.partition('=')
       if not equals:
-        yield 'overrides', self.overrides, f'{text!r} is not path=value', 'write it as train.steps=100'
+        yield 'overrides', f'{text!r} is not path=value', 'write it as train.steps=100'
       if path.strip() == 'init_from.path' and self.init_from is not None:
-        yield 'overrides', self.overrides, 'has init_from.path, which init_from sets', 'leave one of them out'
+        yield 'overrides', 'has init_from.path, which init_from sets', 'leave one of them out'
 
 
 @section

@@ -23,7 +23,7 @@ from lmjax.errors import ConfigError, DataError, LmjaxError
 from lmjax.schema import command_line, describe, overrides, validate
 from lmjax.study import comparison
 from lmjax.study.config import ComparisonConfig, ExperimentConfig, StageConfig
-from lmjax.tasks.table import PRE_TRAINING
+from lmjax.tasks.table import TASKS
 from lmjax.workdir import files
 
 # Of the lines of a stage, those that a person should see at once; all are in its log.txt.
@@ -158,7 +158,7 @@ def missing_files(stages) -> list[str]:
     if stage.config is None:
       continue
     data: Any = stage.config.data
-    is_text = stage.config.task in PRE_TRAINING
+    is_text = TASKS[stage.config.task].is_pre_training
     paths = [source.path for source in data.sources.values()] if is_text else [data.train, data.valid, data.test]
     for path in paths:
       if path in (None, 'pydoc', 'demo', *problems) or path.startswith('tfds:'):

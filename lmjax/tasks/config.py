@@ -26,9 +26,9 @@ class CausalSamples:
     """Greedy decoding draws nothing."""
     for setting in ('top_k', 'top_p'):
       if self.temperature == 0 and getattr(self, setting) is not None:
-        yield setting, getattr(self, setting), 'has no effect with samples.temperature = 0', 'set it to None'
+        yield setting, 'has no effect with samples.temperature = 0', 'set it to None'
     if self.top_p is not None and self.top_p >= 1:
-      yield 'top_p', self.top_p, 'must be below 1', 'set it to None for all tokens'
+      yield 'top_p', 'must be below 1', 'set it to None for all tokens'
 
 
 @section

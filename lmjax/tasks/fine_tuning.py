@@ -17,6 +17,7 @@ from lmjax.data.config import RecordsConfig
 from lmjax.data.tokens.tokenizer import Tokenizer, train_tokenizer
 from lmjax.models.transformer import Transformer
 from lmjax.tasks.base import Run, Task
+from lmjax.tasks.table import TASKS
 
 # Examples on a page of a report.
 SHOWN = 50
@@ -54,7 +55,7 @@ class FineTuningData:
 class FineTuningTask(Task):
   """Reads records, makes rows of them, and predictions; each task says how."""
 
-  NAME: ClassVar[records.Task]
+  NAME: ClassVar[str]
   # each task's own
   example_records: Callable[..., list[dict]]  # (objective): invented records, one of each label
   rows_of: Callable[..., Examples]  # (records)
@@ -73,7 +74,7 @@ class FineTuningTask(Task):
   def read(cls, data: RecordsConfig, tokenizer: Tokenizer | None, seed: int, progress: bool):
     """(tokenizer, Records) of a data slice; without a checkpoint's tokenizer one is loaded or trained."""
     del progress
-    read = records.load(data, cls.NAME, seed)
+    read = records.load(data, TASKS[cls.NAME].records, seed)
     settings = data.tokenizer  # given where there is no checkpoint: a rule of the config
     if tokenizer is not None:
       return tokenizer, read

@@ -28,8 +28,7 @@ def prepare(config, tokenizer: Tokenizer | None = None, progress: bool = False) 
   Settings that are None until the data is known (labels, steps of so many epochs) are filled in. `tokenizer` is that
   of the checkpoint that the run starts from; `progress` prints what is done.
 
-  Raises:
-    DataError: see the sources; ConfigError: what was filled in breaks a rule.
+  Raises DataError: see the sources; ConfigError: what was filled in breaks a rule.
   """
   kind = class_of(config.task)
   tokenizer, read = kind.read(config.data, tokenizer, config.seed, progress)

@@ -1,82 +1,81 @@
-"""The tasks without their programs: of each, its kind, the slices that it chooses, and its rules between slices.
+"""The tasks without their programs: of each, what it reads, the slices that it chooses, and its rules between slices.
 
 Imports no jax: a config is checked by this half of a task before jax is imported; `program` names the other half.
 """
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from lmjax.data.config import ROLES, DataConfig, RecordsConfig
+from lmjax.data.config import FIELDS, DataConfig, RecordKind, RecordsConfig
 from lmjax.objectives.config import CausalConfig, ClassificationConfig, ConditionalConfig, MaskedConfig, SpanConfig
 from lmjax.tasks.config import CausalSamples, ExampleSamples, MaskedSamples
 
-Problems = Iterator[tuple[str, object, str, str]]
+Problems = Iterator[tuple[str, str, str]]  # (path, rule, remedy)
 
 
 def _pre_training_rules(config, attention: str) -> Problems:
   m, t, e, c = config.model, config.train, config.eval, config.checkpoint
   if m.attention != attention:
-    yield 'model.attention', m.attention, f'must be {attention} for {config.task}', 'take a preset of that kind'
+    yield 'model.attention', f'must be {attention} for {config.task}', 'take a preset of that kind'
   if t.epochs is not None:
-    yield 'train.epochs', t.epochs, 'has no effect when pre-training', 'set it to None, and give train.steps'
+    yield 'train.epochs', 'has no effect when pre-training', 'set it to None, and give train.steps'
   numbers = {'train.steps': t.steps, 'eval.every': e.every, 'checkpoint.every': c.every}
   numbers['optim.warmup_steps'] = config.optim.warmup_steps
   missing = [path for path, value in numbers.items() if value is None or path == 'train.steps' and value == 0]
   if missing:
-    rule = 'must be given when pre-training, which has no epochs'
-    yield missing[0], numbers[missing[0]], rule, 'give a number of batches'
+    yield missing[0], 'must be given when pre-training, which has no epochs', 'give a number of batches'
   elif c.keep_best and c.every % e.every:
     rule = f'must be a multiple of eval.every = {e.every}, since keep_best goes by the evaluation'
-    yield 'checkpoint.every', c.every, rule, 'change one of them, or set checkpoint.keep_best to 0'
+    yield 'checkpoint.every', rule, 'change one of them, or set checkpoint.keep_best to 0'
 
 
 def _causal_rules(config) -> Problems:
   yield from _pre_training_rules(config, 'causal')
   m, d, o, s = config.model, config.data, config.objective, config.samples
   if d.cls_sep:
-    yield 'data.cls_sep', True, 'has no effect on causal_lm, whose documents begin with [BOS]', 'set it to False'
+    yield 'data.cls_sep', 'has no effect on causal_lm, whose documents begin with [BOS]', 'set it to False'
   if o.chunk >= d.length:
     rule = f'must be below data.length = {d.length}, or the logits of whole rows would be held'
-    yield 'objective.chunk', o.chunk, rule, f'try {max(d.length // 4, 1)}'
+    yield 'objective.chunk', rule, f'try {max(d.length // 4, 1)}'
   if m.max_length is not None and 1 + s.prompt_tokens + s.new_tokens > m.max_length:
     rule = f'with samples.prompt_tokens and [BOS] must fit into model.max_length = {m.max_length}'
-    yield 'samples.new_tokens', s.new_tokens, rule, 'shorten it'
+    yield 'samples.new_tokens', rule, 'shorten it'
 
 
 def _fine_tuning_rules(config) -> Problems:
   d, c = config.data, config.checkpoint
   if c.every not in (None, config.eval.every):
     rule = f'must be eval.every = {config.eval.every}: the best checkpoint is restored at the end'
-    yield 'checkpoint.every', c.every, rule, 'set it to None'
+    yield 'checkpoint.every', rule, 'set it to None'
   if not c.keep_best:
-    yield 'checkpoint.keep_best', 0, 'must be 1 or more: the best checkpoint is restored at the end', 'set it to 1'
-  if d.fields is not None and len(d.fields) not in map(len, ROLES[config.task]):
-    wanted = ' or '.join(', '.join(names) for names in ROLES[config.task])
-    yield 'data.fields', d.fields, f'must name {wanted}, in this order', 'or None for their usual names'
+    yield 'checkpoint.keep_best', 'must be 1 or more: the best checkpoint is restored at the end', 'set it to 1'
+  choices = FIELDS[TASKS[config.task].records]
+  if d.fields is not None and len(d.fields) not in map(len, choices):
+    wanted = ' or '.join(map(', '.join, choices))
+    yield 'data.fields', f'must name {wanted}, in this order', 'or None for their usual names'
   if config.init_from.path is None and d.tokenizer is None:
-    yield 'data.tokenizer', None, 'must be given with init_from.path = None', 'give one, or a checkpoint'
+    yield 'data.tokenizer', 'must be given with init_from.path = None', 'give one, or a checkpoint'
 
 
 def _classification_rules(config) -> Problems:
   yield from _fine_tuning_rules(config)
   if config.objective.pooling == 'cls' and config.model.attention == 'causal':
-    rule = 'sees nothing but the first token with causal attention'
-    yield 'objective.pooling', 'cls', rule, 'choose last or mean'
+    yield 'objective.pooling', 'sees nothing but the first token with causal attention', 'choose last or mean'
   if config.data.length < 4:
-    yield 'data.length', config.data.length, 'must be 4 or more, or no text fits in', 'raise it'
+    yield 'data.length', 'must be 4 or more, or no text fits in', 'raise it'
 
 
 def _extractive_qa_rules(config) -> Problems:
   yield from _fine_tuning_rules(config)
   d, o = config.data, config.objective
   if d.fields is not None:
-    yield 'data.fields', d.fields, "has no effect on extractive_qa, which reads SQuAD's format", 'set it to None'
+    yield 'data.fields', "has no effect on extractive_qa, which reads SQuAD's format", 'set it to None'
   context_tokens = d.length - o.max_question - 3
   longest = context_tokens + 1 - o.max_answer
   if o.stride > longest:
     rule = f'must be {longest} or less, or an answer of {o.max_answer} tokens may lie in no window whole'
-    yield 'objective.stride', o.stride, rule, 'lower it, or objective.max_answer, or raise data.length'
+    yield 'objective.stride', rule, 'lower it, or objective.max_answer, or raise data.length'
 
 
 def _summarization_rules(config) -> Problems:
@@ -84,43 +83,45 @@ def _summarization_rules(config) -> Problems:
   m, d, o = config.model, config.data, config.objective
   if m.attention != 'causal':
     rule = 'must be causal for summarization, which writes from left to right'
-    yield 'model.attention', m.attention, rule, 'start from a causal checkpoint, or see init_from.convert'
+    yield 'model.attention', rule, 'start from a causal checkpoint, or see init_from.convert'
   # a piece must be longer than its summary, and the summaries of two pieces fit
   if d.length - o.max_summary - 2 < 2 * o.max_summary:
     rule = f'must be at most a third of data.length = {d.length}, or little of a document is read'
-    yield 'objective.max_summary', o.max_summary, rule, f'try {(d.length - 2) // 3}'
+    yield 'objective.max_summary', rule, f'try {(d.length - 2) // 3}'
 
 
 class TaskSlices(NamedTuple):
-  """One task: its kind, where its class is, its classes of three slices, and its rules between slices."""
+  """One task: where its class is, what it reads, its classes of two slices, and its rules between slices."""
 
-  kind: Literal['pre-training', 'fine-tuning']
   program: str  # module and class in `lmjax.tasks`: a name, since that half of a task imports jax
+  records: RecordKind | None  # the labelled examples that it fine-tunes on; None: it pre-trains on text
   objective: type
-  data: type
   samples: type
-  rules: Callable[[Any], Problems]  # Config -> (path, value, rule, remedy) of each that is broken
+  rules: Callable[[Any], Problems]  # those that the Config breaks
+
+  @property
+  def is_pre_training(self) -> bool:
+    """One of the two kinds of task; the other is fine-tuning."""
+    return self.records is None
+
+  @property
+  def data(self) -> type:
+    """The class of the data slice."""
+    return DataConfig if self.is_pre_training else RecordsConfig
 
 
 _masked_rules = functools.partial(_pre_training_rules, attention='bidirectional')
 
 TASKS = {
-  'causal_lm': TaskSlices('pre-training', 'causal_lm.CausalLM', CausalConfig, DataConfig, CausalSamples, _causal_rules),
-  'masked_lm': TaskSlices('pre-training', 'masked_lm.MaskedLM', MaskedConfig, DataConfig, MaskedSamples, _masked_rules),
+  'causal_lm': TaskSlices('causal_lm.CausalLM', None, CausalConfig, CausalSamples, _causal_rules),
+  'masked_lm': TaskSlices('masked_lm.MaskedLM', None, MaskedConfig, MaskedSamples, _masked_rules),
   'classification': TaskSlices(
-    'fine-tuning',
-    'classification.Classification',
-    ClassificationConfig,
-    RecordsConfig,
-    ExampleSamples,
-    _classification_rules,
+    'classification.Classification', 'classification', ClassificationConfig, ExampleSamples, _classification_rules
   ),
   'extractive_qa': TaskSlices(
-    'fine-tuning', 'extractive_qa.ExtractiveQA', SpanConfig, RecordsConfig, ExampleSamples, _extractive_qa_rules
+    'extractive_qa.ExtractiveQA', 'extractive_qa', SpanConfig, ExampleSamples, _extractive_qa_rules
   ),
   'summarization': TaskSlices(
-    'fine-tuning', 'summarization.Summarization', ConditionalConfig, RecordsConfig, ExampleSamples, _summarization_rules
+    'summarization.Summarization', 'summarization', ConditionalConfig, ExampleSamples, _summarization_rules
   ),
 }
-PRE_TRAINING = tuple(name for name, task in TASKS.items() if task.kind == 'pre-training')
-FINE_TUNING = tuple(name for name, task in TASKS.items() if task.kind == 'fine-tuning')

@@ -100,8 +100,7 @@ def initialize(
   By `metadata` (see `metadata_of`) a checkpoint of another run is refused, and what else has changed is reported; `log`
   is called with the checkpoints that were rejected.
 
-  Raises:
-    CheckpointError: a checkpoint of another run, none that is intact, or arrays that cannot be read.
+  Raises CheckpointError: a checkpoint of another run, none that is intact, or arrays that cannot be read.
   """
   abstract = state_lib.abstract_state(task, tx, mesh)
   restored = checkpoints.restore_latest(abstract, lambda manifest: check_same_run(manifest, metadata), log)

@@ -13,7 +13,7 @@ from lmjax.errors import NonFiniteError
 from lmjax.models import flops
 from lmjax.schema.slices import TrainConfig
 from lmjax.tasks.base import Task
-from lmjax.tasks.table import FINE_TUNING
+from lmjax.tasks.table import TASKS
 from lmjax.workdir.run_files import RunFiles
 
 
@@ -152,7 +152,8 @@ def farewell(task: Task, workdir: str, results: dict) -> str:
     lines.append(f'time: {parts}')
   files = '{results.json, metrics.jsonl, curves.png, samples.md}'
   lines.append(f'metrics, curves and samples: {os.path.join(workdir, "")}{files}')
-  what = 'use it: python -m lmjax.predict' if task.NAME in FINE_TUNING else 'look inside: python -m lmjax.inspect'
+  pre_trained = TASKS[task.NAME].is_pre_training
+  what = 'look inside: python -m lmjax.inspect' if pre_trained else 'use it: python -m lmjax.predict'
   lines.append(f'{what} --workdir={workdir}')
   return '\n'.join(lines)
 

@@ -36,8 +36,7 @@ def holding(folder: str, log) -> Iterator[None]:
 
   `log` is called where the lock is that of a process that was killed.
 
-  Raises:
-    ConfigError: another run holds it.
+  Raises ConfigError: another run holds it.
   """
   path = os.path.join(folder, NAME)
   with open(path, 'a+', encoding='utf-8', errors='replace') as file:

@@ -474,7 +474,7 @@ def test_an_encoder_becomes_a_decoder_with_the_same_weights(mlm, raw_config):
     np.testing.assert_array_equal(leaf, expected[path])
 
 
-@pytest.mark.parametrize('rows', [16, 40, *(pytest.param(rows, marks=pytest.mark.slow) for rows in (24, 80))])
+@pytest.mark.parametrize('rows', [40, *(pytest.param(rows, marks=pytest.mark.slow) for rows in (16, 24, 80))])
 def test_rows_of_the_position_table(make_config, tokenizer, tmp_path, rows):
   """Row i is row i modulo the rows there were: a longer table repeats, a shorter one is the beginning."""
   learned = {'model.positions': 'learned', 'model.max_length': 32, 'model.rope_theta': None, 'model.layers': 1}
@@ -581,7 +581,8 @@ def test_results_keep_the_hand_off_and_so_does_a_resumed_run(mlm, tmp_path):
   assert second['step'] == 4 and second['hand_off'] == table
 
 
-@pytest.mark.parametrize('rank', [pytest.param(None, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize('rank', [None, 2])
 def test_adapters_are_merged_when_they_are_handed_over(mlm, tmp_path, rank):
   """The run has its own adapters, or none, whatever the source had; and none is listed as left behind."""
   config = config_lib.build(runs.classification_config(mlm, tmp_path, lora=4, **LABELS))

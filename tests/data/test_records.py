@@ -297,7 +297,7 @@ def test_the_demo_has_every_split(task):
   config = config_of('demo', valid='demo', valid_fraction=None, test='demo')
   found = records.load(config, task, 0)
   assert found.splits.keys() == {'train', 'valid', 'test'} and all(found.splits.values())
-  roles = {*records.ROLES[task][0], 'id'}
+  roles = {*records.FIELDS[task][0], 'id'}
   assert all(roles <= record.keys() for items in found.splits.values() for record in items)
 
 

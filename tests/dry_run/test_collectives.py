@@ -66,7 +66,8 @@ def test_fsdp_gathers_each_kernel_twice_and_sums_its_gradient_once(moved, tied):
   assert not found
 
 
-@pytest.mark.parametrize('data,fsdp', [(2, 4), pytest.param(4, 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('data,fsdp', [(2, 4), (4, 2)])
 def test_groups_of_fsdp_sum_the_shares_of_gradients_between_them(moved, data, fsdp):
   """As two slices do: within a group as above; between groups a device sums its share of each gradient alone."""
   found, K, vectors = moved(data, fsdp, 1, tied=True)

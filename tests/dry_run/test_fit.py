@@ -51,6 +51,7 @@ def test_bytes_a_device_are_those_of_real_arrays(make_config, cpu8, mesh):
     assert sum(map(fit._share, jax.tree.leaves(tree))) == size
 
 
+@pytest.mark.slow
 def test_activations_are_counted(make_config, cpu8):
   """CPU compilers leave them out of their peak: a batch of eight times the rows must need about so many times more."""
   small, large = (fit.compile_for(make_config('causal_lm', **{'data.batch_size': n}), cpu8) for n in (32, 256))

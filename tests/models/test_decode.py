@@ -256,6 +256,7 @@ def test_a_row_with_nothing_new_left_continues():
   assert 0 in found[0][:3]
 
 
+@pytest.mark.slow
 def test_beam_search_with_a_model():
   small = dict(layers=2, width=32, heads=4, kv_heads=2, mlp_width=48, vocab_multiple=8, dtype='float32', init_std=0.5)
   config = ModelConfig(**presets.PRESETS['tiny']['model'] | small | dict(max_length=None, scan=False, remat='none'))

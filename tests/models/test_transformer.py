@@ -156,7 +156,7 @@ def test_remat_computes_again_and_scan_writes_a_layer_once(tokens):
   assert count('tanh', scan=True) < count('tanh', scan=False)
 
 
-@pytest.mark.parametrize('kind', ['gpt2_small', 'windows', *slow('llama_1b')])
+@pytest.mark.parametrize('kind', ['windows', *slow('gpt2_small', 'llama_1b')])
 def test_cache_equals_the_full_pass(kind, tokens):
   """Token by token, in pieces, and at once."""
   model, params = made(kind)

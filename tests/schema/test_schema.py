@@ -41,7 +41,7 @@ class Model:
 
   def problems(self):
     if self.width % self.heads:
-      yield 'heads', self.heads, f'must divide model.width = {self.width}', 'give a divisor'
+      yield 'heads', f'must divide model.width = {self.width}', 'give a divisor'
 
 
 @section
@@ -122,7 +122,7 @@ class Root:
 
   def problems(self):
     if self.model.width > 1000 and self.optim.learning_rate > 0.01:
-      yield 'optim.learning_rate', self.optim.learning_rate, 'must be 0.01 or less above width 1000', 'lower it'
+      yield 'optim.learning_rate', 'must be 0.01 or less above width 1000', 'lower it'
 
 
 def good(**changes):

@@ -217,7 +217,8 @@ def test_n_best_obeys_its_limits(files):
       assert 0 < len(task.tokenizer.encode(' ' + answer['text'])) <= task.objective.max_answer + 2
 
 
-@pytest.mark.parametrize('preset', ['mini_encoder', pytest.param('mini', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('preset', ['mini_encoder', 'mini'])
 def test_it_learns_and_answers(files, tmp_path, preset):
   """On both kinds of backbone; the answer is read off the context, not off its place in it."""
   config = raw(files['plain'], files['valid'], **{'train.steps': 60, 'optim.learning_rate': 3e-3, 'eval.every': 60})

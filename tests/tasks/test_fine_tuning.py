@@ -106,6 +106,7 @@ def whole(raw_config, tmp_path_factory):
   return workdir, json.loads((workdir / 'results.json').read_text())
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_bit_for_bit(mlm, whole, tmp_path):
   raw = runs.six_steps(mlm, tmp_path)
   assert raw.model.residual_dropout and raw.objective.dropout

@@ -22,6 +22,7 @@ from tests.conftest import text
 QUIET = dict(log=lambda line: None)
 
 
+@pytest.mark.slow
 def test_nothing_leaks(raw_config, tmp_path, one_device):
   """On random letters out of 16 no model gets below 4 bits a byte: less would mean that it sees its targets."""
   draw = random.Random(0)

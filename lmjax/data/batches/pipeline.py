@@ -63,8 +63,7 @@ class Pipeline:
     layouts: the rows of each source, by name.
     rows_per_epoch: how many rows each source has, by name.
 
-  Raises:
-    DataError: the batch cannot be shared equally.
+  Raises DataError: the batch cannot be shared equally.
   """
 
   def __init__(
@@ -156,8 +155,7 @@ class ValidBatches:
   The rows of all batches together are those of the layout, in order; the last batch is filled up with rows of
   weight 0. `len` and the shapes are the same on every host. `name` keys the masks; the rest as of `Pipeline`.
 
-  Raises:
-    DataError: no row, or a batch that cannot be shared equally.
+  Raises DataError: no row, or a batch that cannot be shared equally.
   """
 
   def __init__(self, name, layout: Layout, transform: Transform, *, vocab_size, batch_size, hosts=1, host=0):

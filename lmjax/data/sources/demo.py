@@ -32,8 +32,7 @@ def records(task: str, split: str) -> list[dict]:
       summarization: id, the name of a module, class or function; summary, the first line of its docstring;
         document, what follows.
 
-  Raises:
-    DataError: the standard library is not there as source files.
+  Raises DataError: the standard library is not there as source files.
 
   >>> record = records('extractive_qa', 'valid')[0]
   >>> answer = record['answers'][0]

@@ -25,8 +25,7 @@ def documents(source: SourceConfig, bad_text: BadText, counts: collections.Count
     counts: filled as the stream is read: 'documents' and 'bytes' (UTF-8) given out, 'empty' ones skipped,
       'replaced' ones repaired, 'skipped' ones left out for bad text.
 
-  Raises:
-    DataError: nothing to read (missing path, empty files, no documents) or something that cannot be read.
+  Raises DataError: nothing to read (missing path, empty files, no documents) or something that cannot be read.
   """
   before, kind = counts['documents'], tfds if source.path.startswith('tfds:') else files
   # `where` names the place in an error; bytes are decoded by `clean`

@@ -39,8 +39,7 @@ def documents(path: str, field: str | None) -> Iterator[tuple[str, str | bytes]]
     path: a file, or a glob (`**` goes into folders); also on `gs://`.
     field: the field of a JSONL line that holds the text; not read for .txt.
 
-  Raises:
-    DataError: no such file, an unknown ending, a corrupt archive, broken JSON, a field that is not there.
+  Raises DataError: no such file, an unknown ending, a corrupt archive, broken JSON, a field that is not there.
   """
   for name in _files(path, TEXT_ENDINGS + JSONL_ENDINGS):
     with _opened(name) as file:

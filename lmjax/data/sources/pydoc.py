@@ -63,8 +63,7 @@ def docstrings() -> tuple[tuple[str, str], ...]:
   Names are those of the source, `textwrap.wrap` or `random.Random.shuffle`, nested functions included; one that
   is defined twice, under `if` and `else`, occurs twice. Kept, about 2.5 MB: a process parses the library once.
 
-  Raises:
-    DataError: the library is not there as source files.
+  Raises DataError: the library is not there as source files.
   """
   pairs, folder = [], _library()
   for name in _module_files(folder):

@@ -93,8 +93,7 @@ def open_or_build(name: str, config: DataConfig, tokenizer: Tokenizer, progress:
     tokenizer: turns text into ids.
     progress: whether to print what is done; on a terminal with a bar.
 
-  Raises:
-    DataError: the source cannot be read, a split would be empty, or the folder cannot be written.
+  Raises DataError: the source cannot be read, a split would be empty, or the folder cannot be written.
   """
   source = config.sources[name]
   origin = {
@@ -129,8 +128,7 @@ def prepare_tokenizer(config: DataConfig) -> Tokenizer:
   Each source gives a share of the sample by its weight; held-out documents give nothing. A trained tokenizer is kept
   in `cache_dir` for the next run.
 
-  Raises:
-    DataError: a missing or broken tokenizer.json, or a source that cannot be read.
+  Raises DataError: a missing or broken tokenizer.json, or a source that cannot be read.
   """
   settings, corpora = config.tokenizer, config.sources.values()
   if settings.path is not None:

@@ -187,6 +187,7 @@ def test_python_documentation_is_prose_and_unique():
   assert 'antigravity' not in sys.modules and 'idlelib' not in sys.modules
 
 
+@pytest.mark.slow
 def test_python_documentation_is_the_same_without_docstrings():
   code = (
     'import collections, hashlib; from lmjax.data.sources.documents import *;'

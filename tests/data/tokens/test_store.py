@@ -202,7 +202,7 @@ print(made.fingerprint, int(made.train.tokens.astype('int64').sum()))
 """
 
 
-@pytest.mark.parametrize('locks', ['locks', 'no locks'])
+@pytest.mark.parametrize('locks', ['locks', pytest.param('no locks', marks=pytest.mark.slow)])
 def test_two_runs_at_once_make_one_store(tmp_path, tokenizer, locks):
   source = write(tmp_path / 'a.jsonl', [f'{text} {number}' for number in range(20) for text in DOCUMENTS])
   tokenizer.save(str(tmp_path / 'tokenizer.json'))
