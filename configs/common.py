@@ -74,8 +74,8 @@ def records(arg, valid=None, test=None, fields=None, valid_examples=None):
 
 def optimizer(**given):
   """AdamW on all weights at one rate; the norm of the whole gradient is at most 1."""
-  found = dict(name='adamw', decay_steps=None, b1=0.9, eps=1e-8, momentum=None, clip_norm=1.0, no_decay=NO_DECAY)
-  return found | dict(trainable=('*',), frozen=(), layer_decay=None, head_learning_rate=None) | given
+  adamw = dict(name='adamw', decay_steps=None, b1=0.9, eps=1e-8, momentum=None, clip_norm=1.0, no_decay=NO_DECAY)
+  return adamw | dict(trainable=('*',), frozen=(), layer_decay=None, head_learning_rate=None) | given
 
 
 def pretraining_optimizer(recipe, biases, **given):

@@ -28,7 +28,7 @@ GIB = 2**30
 class Compiled(NamedTuple):
   """A train step compiled for a target."""
 
-  config: config_lib.Config  # of the run, with stand-ins for what only the data could say
+  config: config_lib.Config  # of the run, with stand-ins for what only the data decides
   task: Task
   abstract: state.TrainState  # shapes and shardings of its TrainState
   mesh: jax.sharding.Mesh  # of the target's devices
@@ -160,7 +160,7 @@ def described(compiled: Compiled, target: topology.Target, known_steps: int | No
   kind = target.devices[0].device_kind
   flops = progress.step_flops(task)
   tokens = d.batch_size * d.length
-  steps = 'steps as the data says' if known_steps is None else f'{known_steps:,} steps, {known_steps * tokens:,} tokens'
+  steps = 'steps as the data decides' if known_steps is None else f'{known_steps:,} steps, {known_steps * tokens:,} tokens'
   mesh = ', '.join(f'{axis} {size}' for axis, size in compiled.mesh.shape.items())
   rows: list[tuple[str, str | list[str]]] = [
     ('target', f'{target.name or "this machine"}: {devices} x {kind}, {_gib(compiled.memory)} a device; mesh {mesh}'),

@@ -26,7 +26,7 @@ def on_every_host(read: Callable[[], Any], kind: type[LmjaxError]) -> Any:
   if jax.process_count() > 1:
     failed = np.flatnonzero(multihost_utils.process_allgather(np.array([error is not None])))
     if error is None and len(failed):
-      error = kind(f'host {failed[0]} of {jax.process_count()} cannot read it; look at what it says')
+      error = kind(f'host {failed[0]} of {jax.process_count()} cannot read it; look at its messages')
   if error is not None:
     raise error
   return result

@@ -2,7 +2,7 @@
 
 from lmjax.schema.types import PositiveInt, section
 
-# JAX's own timeouts come after ours by so many seconds, since its way to end a process says less.
+# JAX's own timeouts come after ours by so many seconds, since its way to end a process reports less.
 BACKSTOP_SECONDS = 15
 
 

@@ -99,7 +99,7 @@ def meet(coordinator: str, processes: int, process: int, seconds: float) -> None
   if missing:
     who = f'host{"s" if len(missing) > 1 else ""} {", ".join(map(str, missing))} of {processes}'
     rule = f'did not come within hosts.start_seconds = {seconds}'
-    raise Stalled(f'{who}: {rule}; look at what they say, and start the command on every host again')
+    raise Stalled(f'{who}: {rule}; look at their messages, and start the command on every host again')
 
 
 def _gather(coordinator: str, host: str, port: int, processes: int, ends: float) -> list[int]:

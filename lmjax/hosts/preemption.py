@@ -35,7 +35,7 @@ class StopSignal:
   Of several hosts each puts its own flag into its rows of every batch, of evaluations and generations too; the program
   reduces them, and all hosts read the same flag of the same batch: so all stop at one step. JAX's own
   `multihost_utils.reached_preemption_sync_point` has one count alone; Orbax advances it too, when it saves, and a
-  SIGTERM that came before the next call of ours was never heeded.
+  SIGTERM that came before the next call of ours had no effect.
 
   Attributes:
     signal: name of the signal, None before it; with several hosts, of the first one that this host knows of.

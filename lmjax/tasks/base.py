@@ -49,7 +49,7 @@ class Task(Protocol):
 
   @classmethod
   def resolve(cls, objective, read):
-    """The objective with what only the data can say, such as the labels."""
+    """The objective with what only the data decides, such as the labels."""
     del read
     return objective
 

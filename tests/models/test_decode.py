@@ -187,7 +187,8 @@ def test_the_widest_beam_finds_the_best_of_all(length_penalty, no_repeat_ngram, 
   np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
 
 
-@pytest.mark.parametrize('beams', [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('beams', [2, 3])
 @pytest.mark.parametrize('length_penalty,stop', [(-0.5, 0), (0.0, 0), (1.0, 0), (2.0, 0), (1.0, None)])
 def test_narrow_beams_follow_the_definition(beams, length_penalty, stop):
   prompts = [*PROMPTS, *PAIRS]
@@ -198,6 +199,7 @@ def test_narrow_beams_follow_the_definition(beams, length_penalty, stop):
   np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_wider_beams_find_other_sequences():
   """Otherwise the tests above would say little."""
   answers = {str(beam(PROMPTS, beams=beams)[0]) for beams in (1, 2, FEW**LONG)}
@@ -214,7 +216,7 @@ def test_each_row_is_as_it_is_alone():
     assert alone == [tokens] and alone_score == score
 
 
-@pytest.mark.parametrize('ngram', [1, 2, 3])
+@pytest.mark.parametrize('ngram', [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 @pytest.mark.parametrize('temperature', [0.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_no_ngram_comes_twice(ngram, temperature):
   prompts, vocab = [[i] for i in range(40)], 5

@@ -159,6 +159,7 @@ def source(raw_config, tmp_path_factory):
   return runs.pre_trained('masked_lm', raw_config, tmp_path_factory)
 
 
+@pytest.mark.slow
 def test_training_moves_the_adapters_and_the_head_alone(source, tmp_path):
   """All else is, bit for bit, the checkpoint; and the optimizer holds nothing for it."""
   raw = runs.classification_config(source, tmp_path, lora=4, **{'train.steps': 3, 'eval.every': 3})

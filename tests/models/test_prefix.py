@@ -117,7 +117,7 @@ def test_the_mask_equals_its_definition(window, segmented):
 
 
 @pytest.mark.parametrize('window', [None, 5])
-@pytest.mark.parametrize('length', [16, 18])
+@pytest.mark.parametrize('length', [pytest.param(16, marks=pytest.mark.slow), 18])
 def test_blockwise_equals_xla(window, length):
   """Outputs and gradients; 16 makes blocks of queries, 18 does not divide into them."""
   keys = jax.random.split(jax.random.key(2), 4)
