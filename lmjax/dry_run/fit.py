@@ -160,7 +160,7 @@ def described(compiled: Compiled, target: topology.Target, known_steps: int | No
   kind = target.devices[0].device_kind
   flops = progress.step_flops(task)
   tokens = d.batch_size * d.length
-  steps = 'steps as the data decides' if known_steps is None else f'{known_steps:,} steps, {known_steps * tokens:,} tokens'
+  steps = 'steps by the data' if known_steps is None else f'{known_steps:,} steps, {known_steps * tokens:,} tokens'
   mesh = ', '.join(f'{axis} {size}' for axis, size in compiled.mesh.shape.items())
   rows: list[tuple[str, str | list[str]]] = [
     ('target', f'{target.name or "this machine"}: {devices} x {kind}, {_gib(compiled.memory)} a device; mesh {mesh}'),
