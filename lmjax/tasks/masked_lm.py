@@ -77,7 +77,7 @@ class MaskedLM(LanguageModelTask):
       used = batch['weights'][i] > 0
       truth = dict(zip(batch['slots'][i][used].tolist(), batch['targets'][i][used].tolist()))
       masks = [place for place, token in enumerate(row) if token == self.tokenizer.mask]
-      table = ['| mask | the text has | the model fills in |', '|---|---|---|']
+      table = ['| mask | the text has | the model says |', '|---|---|---|']
       for number, (place, guesses) in enumerate(zip(masks, filled[i]), 1):
         likeliest = ', '.join(f'{self._show(t)} {p:.2f}' for t, p in guesses)
         table.append(f'| {number} | {self._show(truth[place])} | {likeliest} |')
