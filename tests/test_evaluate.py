@@ -36,7 +36,7 @@ def results_of(workdir):
   return json.loads((workdir / 'results.json').read_text())['metrics']
 
 
-def test_a_pre_trained_run_scores_what_it_said(pre_trained, capsys):
+def test_a_pre_trained_run_scores_what_it_reported(pre_trained, capsys):
   import pathlib
 
   found = metrics(capsys, f'--workdir={pre_trained}')
@@ -52,7 +52,7 @@ def test_a_pre_trained_run_on_other_text(pre_trained, capsys, tmp_path):
   assert earlier['valid/loss'] != found['valid/loss']
 
 
-def test_a_fine_tuned_run_scores_what_it_said(labelled, capsys):
+def test_a_fine_tuned_run_scores_what_it_reported(labelled, capsys):
   assert_same(metrics(capsys, f'--workdir={labelled / "run"}'), results_of(labelled / 'run'))
   assert evaluate.main([f'--workdir={labelled / "run"}']) == 0
   assert 'test/accuracy' in capsys.readouterr().out

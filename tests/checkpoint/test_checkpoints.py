@@ -104,7 +104,7 @@ def test_a_flipped_byte_is_found_and_the_step_before_is_used(tmp_path):
 
 
 @pytest.mark.parametrize('damage', ['empty directory', 'no manifest', 'broken manifest', 'truncated'])
-def test_a_broken_newest_step_is_passed_over(tmp_path, damage):
+def test_a_broken_newest_step_is_skipped(tmp_path, damage):
   save(tmp_path, [1, 2])
   folder = tmp_path / 'checkpoints' / '2'
   if damage == 'empty directory':

@@ -109,7 +109,7 @@ def test_the_host_that_is_behind_hangs(make_watch):
   assert ended[0].startswith('host 2 of 3 hangs (step 5): nothing for hosts.hang_seconds = 1')
 
 
-def test_a_failing_host_tells_the_others(make_watch, monkeypatch):
+def test_a_failing_host_notifies_the_others(make_watch, monkeypatch):
   monkeypatch.setattr(
     watchdog, '_has_reported', False
   )  # put back afterwards: else the next command would end this process
@@ -120,6 +120,6 @@ def test_a_failing_host_tells_the_others(make_watch, monkeypatch):
   assert watchdog._has_reported and not ended  # by its own error
 
 
-def test_a_host_ends_by_what_another_one_told(make_watch):
+def test_a_host_ends_by_the_notice_of_another(make_watch):
   _, ended = make_watch(lost_seconds=2, store=Store(end='host 0 of 3 ended: DataError: x; y'))
   assert wait_for(ended)[0] == 'host 0 of 3 ended: DataError: x; y'

@@ -174,7 +174,7 @@ def test_the_cache_equals_the_full_pass(kind):
   assert np.abs(full - without)[real].max() > 1e-2
 
 
-def test_decode_step_reads_the_prompt_from_both_sides_only_if_told():
+def test_decode_step_reads_the_prompt_from_both_sides_only_if_asked():
   model, params = made('rotary')
   tokens = jax.random.randint(jax.random.key(5), (1, LENGTH), 0, VOCAB)
   arguments = (tokens[:, :PREFIX], jnp.arange(PREFIX)[None], jnp.ones((1, PREFIX), jnp.int32))

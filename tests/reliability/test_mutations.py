@@ -90,7 +90,7 @@ def test_no_mutation_of_a_checkpoint_is_restored(saved, tmp_path, way):
 
 
 @pytest.mark.slow
-def test_what_one_host_cannot_read_is_passed_over_by_all(corpus, cache_dir, tmp_path):
+def test_what_one_host_cannot_read_is_skipped_by_all(corpus, cache_dir, tmp_path):
   """Each of two hosts reads its own half of the arrays: the one that fails must not leave the other waiting."""
   leaves = {'train.steps': 8, 'mesh.fsdp': 2, 'hosts.lost_seconds': 60}
 

@@ -277,7 +277,7 @@ def test_state_is_sharded_from_birth(make_config, tokenizer):
   assert mu.sharding == kernel.sharding
 
 
-def test_causal_rows_begin_with_what_the_spec_says(make_config, tokenizer):
+def test_causal_rows_begin_as_the_spec_defines(make_config, tokenizer):
   task = prepare.build(make_config('causal_lm', **{'data.rows': 'packed'}), tokenizer)
   assert task.row_spec() == RowSpec(33, 32, (tokenizer.bos,), (tokenizer.eos,), (), (), tokenizer.pad)
   task = prepare.build(make_config('masked_lm'), tokenizer)

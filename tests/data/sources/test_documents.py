@@ -316,7 +316,7 @@ def test_tfds_data_is_prepared_where_there_is_a_network(tfds_folder, tmp_path, m
   assert len(read('tfds:lmjax_tiny_text', 'replace')[0]) == 100
 
 
-def test_tfds_builder_that_needs_tensorflow_says_which_extra(tfds_read, monkeypatch):
+def test_tfds_builder_that_needs_tensorflow_names_the_extra(tfds_read, monkeypatch):
   import tensorflow_datasets as tfds
 
   def prepare(self, **_):

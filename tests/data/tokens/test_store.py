@@ -225,7 +225,7 @@ def test_a_finished_store_in_a_read_only_folder_is_used(tmp_path, tokenizer):
     build(tmp_path, tokenizer, source)
 
 
-def test_progress_tells_bytes_per_second_and_counts(tmp_path, tokenizer, capsys):
+def test_progress_reports_bytes_per_second_and_counts(tmp_path, tokenizer, capsys):
   build(tmp_path, tokenizer, write(tmp_path / 'a.jsonl', [*DOCUMENTS, DOCUMENTS[0], ' ']), progress=True)
   out = capsys.readouterr().out
   assert 'MB/s' in out and '1 duplicates dropped, 1 empty' in out
