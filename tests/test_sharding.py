@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from lmjax import sharding
+from lmjax.schema import validate
+from lmjax.schema.slices import MeshConfig
 
 
 def grid(hosts, shape):
@@ -29,3 +31,10 @@ def grid(hosts, shape):
 )
 def test_host_order(hosts, shape, expected):
   assert sharding.in_host_order(grid(hosts, shape)) == expected
+
+
+@pytest.mark.parametrize(
+  'mesh,axis', [(dict(data=None, fsdp=None, tensor=1), 'data'), (dict(data=1, fsdp=None, tensor=None), 'fsdp')]
+)
+def test_two_axes_that_follow_from_the_others_are_refused_by_the_first(mesh, axis):
+  assert validate.check(MeshConfig, mesh)[1] == [f'{axis} = None: only one axis may be None; give the others a number']

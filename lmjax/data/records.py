@@ -122,11 +122,11 @@ def read_alone(path: str, config: RecordsConfig, kind: RecordKind, fields, label
 
   Raises ConfigError: so many fields the records do not have; DataError: see `load`.
   """
-  roles, fixed = _fields(kind, labelled), kind == 'extractive_qa'
+  choices, fixed = _fields(kind, labelled), kind == 'extractive_qa'
   if fields is None and config.fields is not None:
     fields = config.fields if labelled else config.fields[:-1]
-  elif fields is not None and (fixed or len(fields) not in map(len, roles)):
-    wanted = "SQuAD's own names" if fixed else ' or '.join(', '.join(names) for names in roles)
+  elif fields is not None and (fixed or len(fields) not in map(len, choices)):
+    wanted = "SQuAD's own names" if fixed else ' or '.join(map(', '.join, choices))
     raise ConfigError(f'--fields = {",".join(fields)}: must name {wanted}; correct it')
   counts: collections.Counter = collections.Counter()
   items = list(read(path, 'test', kind, fields, config.bad_text, counts, labelled))

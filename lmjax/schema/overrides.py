@@ -81,7 +81,7 @@ def override(cls, config: Mapping | ConfigDict, assignments) -> tuple[ConfigDict
         _assign(config, path, _value(path, texts, tree, cls))
       except Refusal as refusal:
         problems.append(line(path, shorten(text) if text else None, *refusal.args))
-      if '.' not in path or path not in tree:
+      if '.' not in path or path not in tree:  # another task has other sections, a new entry is one
         tree = describe.nodes(cls, config)
   return config, problems
 
