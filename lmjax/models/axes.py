@@ -1,45 +1,38 @@
-"""Logical axis names on parameters.
+"""Logical axis names on parameters, which `lmjax.sharding` translates strictly.
 
-Linen's own boxes constrain sharding when they are opened, and turn a name they do not know into replication; this
-one only carries the names, which `lmjax.sharding` translates strictly.
+The boxes are Linen's. Given rules, they would constrain sharding when they are opened, and turn a name they do not know
+into replication; without rules, as here, they only carry the names.
 """
 
-import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from flax import linen as nn
-from flax import struct
+
+Named = nn.LogicallyPartitioned
+named: Callable = nn.with_logical_partitioning
 
 
-@struct.dataclass
-class Named(nn.meta.AxisMetadata):
-  """An array with the logical name of each of its axes."""
+class Parameters:
+  """What a model makes of its `boxed(key)`: random float32 parameters, each `Named`."""
 
-  value: Any
-  names: tuple = struct.field(pytree_node=False)
+  boxed: Callable[[jax.Array], dict]
 
-  def unbox(self):
-    """The array."""
-    return self.value
+  def init(self, key: jax.Array) -> dict:
+    """Random float32 parameters."""
+    return nn.unbox(self.boxed(key))
 
-  def replace_boxed(self, val):
-    """The same names on another array."""
-    return dataclasses.replace(self, value=val)
+  def shapes(self) -> dict:
+    """Shapes and dtypes of every parameter."""
+    return nn.unbox(_traced(self))
 
-  def add_axis(self, index, params):
-    """Not used: no Linen transform adds an axis here."""
-    raise NotImplementedError
-
-  remove_axis = add_axis
+  def axes(self) -> dict:
+    """Logical axis names of every parameter."""
+    return jax.tree.map(lambda box: box.names, _traced(self), is_leaf=nn.meta.is_axis_metadata)
 
 
-def named(init: Callable, names: tuple[str | None, ...]) -> Callable:
-  """An initialiser whose arrays carry axis names."""
-  return lambda *arguments: Named(init(*arguments), names)
-
-
-def names_of(boxed) -> dict:
-  """A tree of `Named` -> the tree of their names."""
-  return jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda x: isinstance(x, Named))
+@functools.cache
+def _traced(model: Parameters) -> dict:
+  """Traced, never run: it may be asked for a device that is not here."""
+  return jax.eval_shape(lambda: model.boxed(jax.random.key(0)))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lmjax.models.axes import Named, names_of
+from lmjax.models.axes import Named, Parameters
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import GATED, PLAIN, Linear, Norm
 from lmjax.models.transformer import Transformer
@@ -29,7 +29,7 @@ class MlmTransform(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class LanguageModel:
+class LanguageModel(Parameters):
   """Backbone and output embedding: what both pre-training objectives train.
 
   `init` gives {'embeddings', 'layers', 'final_norm', 'head'}; the head is empty (absent) where embeddings are tied
@@ -38,29 +38,19 @@ class LanguageModel:
 
   backbone: Transformer
 
-  def init(self, key: jax.Array) -> dict:
-    """Random float32 parameters."""
-    backbone_key, head_key = jax.random.split(key)
-    params = self.backbone.init(backbone_key)
-    head = nn.unbox(self._init_head(head_key))
-    return {**params, 'head': head} if head else params
-
-  def axes(self) -> dict:
-    """Logical axis names of every parameter."""
-    head = names_of(jax.eval_shape(lambda: self._init_head(jax.random.key(0))))
-    return {**self.backbone.axes(), 'head': head} if head else self.backbone.axes()
-
-  def _init_head(self, key):
+  def boxed(self, key: jax.Array) -> dict:
+    """See `Parameters`."""
     c, rows = self.backbone.config, self.backbone.padded_vocab_size
-    transform_key, output_key = jax.random.split(key)
-    head = {}
+    backbone_key, head_key = jax.random.split(key)
+    transform_key, output_key = jax.random.split(head_key)
+    params, head = self.backbone.boxed(backbone_key), {}
     if c.mlm_transform:
       head['transform'] = MlmTransform(c).init(transform_key, jnp.zeros((1, 1, c.width), c.dtype))['params']
       head['bias'] = Named(jnp.zeros((rows,)), ('vocab',))
     if not c.tied_embeddings:
       kernel = nn.initializers.normal(c.init_std)(output_key, (c.width, rows))
       head['output'] = {'kernel': Named(kernel, ('embed', 'vocab'))}
-    return head
+    return {**params, 'head': head} if head else params
 
   def output(self, params: dict, x_BTD: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
     """What the logits are made of: x_BTD (transformed), kernel_DV, bias_V or None; logits = x @ kernel + bias."""
@@ -95,7 +85,7 @@ class LanguageModel:
 
 
 @dataclasses.dataclass(frozen=True)
-class HeadedModel:
+class HeadedModel(Parameters):
   """Backbone and one linear layer: what classification and extractive question answering train.
 
   `init` gives {'embeddings', 'layers', 'final_norm', NAME: {'kernel' [D, outputs], 'bias' [outputs]}}.
@@ -105,16 +95,13 @@ class HeadedModel:
   name: str  # of the layer in the parameter tree
   outputs: int
 
-  def init(self, key: jax.Array) -> dict:
-    """Random float32 parameters."""
+  def boxed(self, key: jax.Array) -> dict:
+    """See `Parameters`."""
     backbone_key, head_key = jax.random.split(key)
     c = self.backbone.config
     kernel = nn.initializers.normal(c.init_std)(head_key, (c.width, self.outputs))
-    return {**self.backbone.init(backbone_key), self.name: {'kernel': kernel, 'bias': jnp.zeros(self.outputs)}}
-
-  def axes(self) -> dict:
-    """Logical axis names of every parameter."""
-    return {**self.backbone.axes(), self.name: {'kernel': ('embed', None), 'bias': (None,)}}
+    head = {'kernel': Named(kernel, ('embed', None)), 'bias': Named(jnp.zeros(self.outputs), (None,))}
+    return {**self.backbone.boxed(backbone_key), self.name: head}
 
   def logits(self, params: dict, x: jax.Array) -> jax.Array:
     """[..., D] -> float32 [..., outputs]."""

@@ -6,58 +6,44 @@ Legend: D inputs, F outputs, R rank.
 """
 
 import fnmatch
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from lmjax import paths
 from lmjax.errors import ConfigError
+from lmjax.models.axes import Named
 from lmjax.models.config import LoraConfig, ModelConfig
 
 
-def add(params: dict, config: ModelConfig, key: jax.Array) -> dict:
+def add(boxed: dict, config: ModelConfig, key: jax.Array) -> dict:
   """Puts adapters next to the kernels that the config names: `a` random, `b` zero, so that nothing changes yet.
 
   Raises ConfigError: a pattern matches no kernel, or, with scanned layers, not the same kernels in each.
   """
-  rank, grown = config.lora.rank, jax.tree.map(lambda p: p, params)
-  for number, path in enumerate(_targets(params, config)):
-    layer, kernel = _parent(grown, path), _parent(params, path)['kernel']
-    std = kernel.shape[0] ** -0.5
-    layer['lora_a'] = std * jax.random.normal(jax.random.fold_in(key, number), (kernel.shape[0], rank), jnp.float32)
-    layer['lora_b'] = jnp.zeros((rank, kernel.shape[1]), jnp.float32)
-  return grown
-
-
-def add_axes(axes: dict, config: ModelConfig) -> dict:
-  """The same for the tree of logical axis names."""
-  grown = jax.tree.map(lambda a: a, axes, is_leaf=_is_axes)
-  for path in _targets(axes, config):
-    layer = _parent(grown, path)
-    rows, columns = layer['kernel']
-    layer['lora_a'], layer['lora_b'] = (rows, None), (None, columns)
-  return grown
+  rank, flat = config.lora.rank, paths.flatten(boxed, is_leaf=nn.meta.is_axis_metadata)
+  for number, path in enumerate(_targets(flat, config)):
+    above, (D, F), (rows, columns) = path.removesuffix('kernel'), flat[path].value.shape, flat[path].names
+    a_DR = D**-0.5 * jax.random.normal(jax.random.fold_in(key, number), (D, rank), jnp.float32)
+    flat[f'{above}lora_a'] = Named(a_DR, (rows, None))
+    flat[f'{above}lora_b'] = Named(jnp.zeros((rank, F), jnp.float32), (None, columns))
+  return paths.unflatten(flat)
 
 
 def merge(params: dict, config: LoraConfig) -> dict:
   """Adds every adapter to its kernel and takes it out: the same function without adapters, exactly but for rounding."""
-
-  def walk(node: Any) -> Any:
-    if not isinstance(node, dict):
-      return node
-    merged = {name: walk(child) for name, child in node.items() if name not in ('lora_a', 'lora_b')}
-    if 'lora_a' in node:
-      product = jnp.matmul(node['lora_a'], node['lora_b'], precision='highest')
-      merged['kernel'] = node['kernel'] + config.scale * product
-    return merged
-
-  return walk(params)
+  flat = paths.flatten(params)
+  for path in fnmatch.filter(flat, '*/lora_a'):
+    above = path.removesuffix('lora_a')
+    product = jnp.matmul(flat.pop(path), flat.pop(f'{above}lora_b'), precision='highest')
+    flat[f'{above}kernel'] = flat[f'{above}kernel'] + config.scale * product
+  return paths.unflatten(flat)
 
 
-def _targets(tree: dict, config: ModelConfig) -> list[str]:
+def _targets(flat: dict, config: ModelConfig) -> list[str]:
   """Paths of the kernels that get an adapter."""
-  kernels = fnmatch.filter(paths.flatten(tree, is_leaf=_is_axes), 'layers/*/kernel')
+  kernels = fnmatch.filter(flat, 'layers/*/kernel')
   for pattern in config.lora.targets:
     if not any(paths.matches(path, (pattern,)) for path in kernels):
       raise ConfigError(f'model.lora.targets = {pattern!r}: matches no kernel of a layer; try */query/kernel')
@@ -67,13 +53,3 @@ def _targets(tree: dict, config: ModelConfig) -> list[str]:
     rule = 'must take the same kernels in each layer with model.scan'
     raise ConfigError(f'model.lora.targets = {config.lora.targets}: {rule}; set that to False')
   return targets
-
-
-def _is_axes(node) -> bool:
-  return isinstance(node, tuple)
-
-
-def _parent(tree: dict, path: str) -> dict:
-  for name in path.split('/')[:-1]:
-    tree = tree[name]
-  return tree

@@ -10,22 +10,20 @@ Legend: B batch, T length, D width.
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from lmjax.models import lora
-from lmjax.models.axes import names_of
+from lmjax.models.axes import Parameters
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import Block, Embeddings, Norm, TokenInfo
 from lmjax.sharding import constrain
 
 
 @dataclasses.dataclass(frozen=True)
-class Transformer:
+class Transformer(Parameters):
   """The backbone as pure functions of its parameters."""
 
   config: ModelConfig
@@ -36,8 +34,8 @@ class Transformer:
     """Rows of the token table: a multiple of config.vocab_multiple."""
     return -(-self.vocab_size // self.config.vocab_multiple) * self.config.vocab_multiple
 
-  def init(self, key: jax.Array) -> dict:
-    """Random float32 parameters: {'embeddings', 'layers': {'0': ...}, 'final_norm' (pre-norm alone)}."""
+  def boxed(self, key: jax.Array) -> dict:
+    """See `Parameters`: {'embeddings', 'layers': {'0': ...}, 'final_norm' (pre-norm alone)}."""
     c = self.config
     embed_key, layers_key, final_key, lora_key = jax.random.split(key, 4)
     tokens_11, x_11D = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, c.width), c.dtype)
@@ -47,16 +45,12 @@ class Transformer:
       return Block(c).init(layer_key, x_11D, TokenInfo(tokens_11, tokens_11, None), None, c.rope_theta, None)
 
     # one compiled initialiser for all layers; each layer's numbers depend on its own key alone
-    stacked = jax.vmap(lambda k: nn.unbox(block(k)))(jax.random.split(layers_key, c.layers))
+    stacked = jax.vmap(block)(jax.random.split(layers_key, c.layers))
     layers = {str(i): jax.tree.map(lambda p, i=i: p[i], stacked['params']) for i in range(c.layers)}
-    params = {'embeddings': nn.unbox(embeddings)['params'], 'layers': layers}
+    params = {'embeddings': embeddings['params'], 'layers': layers}
     if c.norm_placement == 'pre':
-      params['final_norm'] = nn.unbox(Norm(c).init(final_key, x_11D))['params']
+      params['final_norm'] = Norm(c).init(final_key, x_11D)['params']
     return params if c.lora is None else lora.add(params, c, lora_key)
-
-  def axes(self) -> dict:
-    """Logical axis names of every parameter, in a tree like `init`'s; not to be changed: it is made once a config."""
-    return _axes(self.config)
 
   def apply(
     self,
@@ -158,20 +152,3 @@ class Transformer:
       layer = {'params': params['layers'][str(i)]}
       x_BTD, new[str(i)] = Block(c).apply(layer, x_BTD, info, c.window_of(i), c.theta_of(i), None, cache[str(i)])
     return x_BTD, new
-
-
-@functools.cache
-def _axes(c: ModelConfig) -> dict:
-  def one_layer():  # traced, never run: it may be asked for a device that is not here
-    key, tokens_11, x_11D = jax.random.key(0), jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, c.width), c.dtype)
-    return {
-      'embeddings': Embeddings(c, rows=1).init(key, tokens_11, tokens_11, tokens_11, None),
-      'layer': Block(c).init(key, x_11D, TokenInfo(tokens_11, tokens_11, None), None, c.rope_theta, None),
-      'final_norm': Norm(c).init(key, x_11D),
-    }
-
-  names = {part: names_of(boxed['params']) for part, boxed in jax.eval_shape(one_layer).items()}
-  tree = {'embeddings': names['embeddings'], 'layers': {str(i): names['layer'] for i in range(c.layers)}}
-  if c.norm_placement == 'pre':
-    tree['final_norm'] = names['final_norm']
-  return tree if c.lora is None else lora.add_axes(tree, c)

@@ -7,7 +7,6 @@ all tasks.
 Legend: B batch, T length.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
@@ -24,11 +23,6 @@ Loss = Callable[[Any, Any, jax.Array | None], tuple[jax.Array, jax.Array, dict[s
 Run = Callable[[Callable, Any, Batch], Any]
 
 
-@functools.cache
-def _shapes(model):
-  return jax.eval_shape(lambda: model.init(jax.random.key(0)))
-
-
 class Task(Protocol):
   """A model, its data and its loss; `read` to `pipeline` are called in this order, once a run."""
 
@@ -37,7 +31,7 @@ class Task(Protocol):
   HIGHER_IS_BETTER: bool  # of RANKING_METRIC
   MAIN_METRIC: str  # what is plotted and reported
   BASELINE: str | None  # what is known of it without a model
-  model: Any  # has `init(key)`, `axes()` and `backbone`
+  model: Any  # has `init(key)`, `shapes()`, `axes()` and `backbone`
   loss: Loss
   objective: Any  # this slice of the config, as is `data`
   data: Any
@@ -50,7 +44,6 @@ class Task(Protocol):
   @classmethod
   def resolve(cls, objective, read):
     """The objective with what only the data decides, such as the labels."""
-    del read
     return objective
 
   def load(self, read) -> Any:
@@ -65,7 +58,6 @@ class Task(Protocol):
 
   def token_stores(self, data) -> dict[str, str]:
     """{source: fingerprint} of the token stores that the run reads."""
-    del data
     return {}
 
   def pipeline(self, data, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
@@ -89,7 +81,7 @@ class Task(Protocol):
 
   def shapes(self):
     """Shapes and dtypes of the parameters."""
-    return _shapes(self.model)
+    return self.model.shapes()
 
   def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a training batch, over all hosts, without its data."""

@@ -40,8 +40,6 @@ def init_state(task, tx: optax.GradientTransformation, mesh, seed: int) -> Train
 def abstract_params(task, mesh):
   """Shapes, dtypes and shardings of the parameters: what those of a checkpoint are restored into."""
   places, shapes = sharding.shardings(task.model.axes(), mesh), task.shapes()
-  if unnamed := paths.flatten(shapes).keys() ^ paths.flatten(places).keys():
-    raise AssertionError(f'parameters without axis names: {sorted(unnamed)}')
   return jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), shapes, places)
 
 
