@@ -10,9 +10,17 @@ import difflib
 from lmjax.errors import ConfigError
 
 _OFF = ('rope_theta', 'rope_theta_local', 'rope_scaling', 'max_length', 'window', 'global_every', 'segment_types')
+_DROPOUTS = ('embedding_dropout', 'attention_dropout', 'residual_dropout')
+# What most families share; each names what it has otherwise.
 _COMMON = dict.fromkeys(_OFF) | dict(
-  **dict.fromkeys(('qk_norm', 'embedding_norm', 'mlm_transform'), False),
-  **dict.fromkeys(('embedding_dropout', 'attention_dropout', 'residual_dropout'), 0.0),
+  **dict.fromkeys(('biases', 'qk_norm', 'embedding_norm', 'mlm_transform'), False),
+  **dict.fromkeys(_DROPOUTS, 0.0),
+  attention='causal',
+  positions='rotary',
+  norm='layernorm',
+  norm_eps=1e-5,
+  norm_placement='pre',
+  tied_embeddings=True,
   init_std=0.02,
   residual_init='plain',
   vocab_multiple=128,
@@ -27,67 +35,42 @@ _COMMON = dict.fromkeys(_OFF) | dict(
 # https://huggingface.co/openai-community/gpt2/blob/main/config.json, without dropout, since a web-scale corpus is
 # seen about once.
 _GPT2 = _COMMON | dict(
-  attention='causal',
   positions='learned',
   max_length=1024,
-  norm='layernorm',
-  norm_eps=1e-5,
-  norm_placement='pre',
   activation='gelu_tanh',
   biases=True,
-  tied_embeddings=True,
   residual_init='scaled',
 )
 
 # Touvron et al. 2023, https://arxiv.org/abs/2302.13971
-_LLAMA = _COMMON | dict(
-  attention='causal',
-  positions='rotary',
-  rope_theta=10000.0,
-  norm='rmsnorm',
-  norm_eps=1e-6,
-  norm_placement='pre',
-  activation='swiglu',
-  biases=False,
-  tied_embeddings=False,
-)
+_LLAMA = _COMMON | dict(rope_theta=10000.0, norm='rmsnorm', norm_eps=1e-6, activation='swiglu', tied_embeddings=False)
 _LLAMA_3 = _LLAMA | dict(rope_theta=500000.0, norm_eps=1e-5, tied_embeddings=True)
 
 # Devlin et al. 2019, https://arxiv.org/abs/1810.04805;
 # https://huggingface.co/google-bert/bert-base-uncased/blob/main/config.json
 _BERT = _COMMON | dict(
+  **dict.fromkeys(_DROPOUTS, 0.1),
   attention='bidirectional',
   positions='learned',
   max_length=512,
-  norm='layernorm',
   norm_eps=1e-12,
   norm_placement='post',
   activation='gelu',
   biases=True,
-  tied_embeddings=True,
   segment_types=2,
   embedding_norm=True,
   mlm_transform=True,
-  embedding_dropout=0.1,
-  attention_dropout=0.1,
-  residual_dropout=0.1,
 )
 
 # Warner et al. 2024, https://arxiv.org/abs/2412.13663, appendix D; its first layer has no norm before the
 # attention, here it has one.
 _MODERNBERT = _COMMON | dict(
   attention='bidirectional',
-  positions='rotary',
   rope_theta=160000.0,
   rope_theta_local=10000.0,
-  norm='layernorm',
-  norm_eps=1e-5,
-  norm_placement='pre',
   activation='geglu',
-  biases=False,
   window=128,
   global_every=3,
-  tied_embeddings=True,
   embedding_norm=True,
   mlm_transform=True,
 )
@@ -136,11 +119,8 @@ def get(name: str, attention: str | None = None) -> dict:
   fitting = [key for key, preset in PRESETS.items() if attention in (None, preset['model']['attention'])]
   if name in fitting:
     return PRESETS[name]
+  rule, close = 'no such preset', difflib.get_close_matches(name, fitting, 1)
   if name in PRESETS:
-    kind = PRESETS[name]['model']['attention']
-    raise ConfigError(
-      f'preset = {name}: is {kind}, this objective needs {attention}; choose one of {", ".join(fitting)}'
-    )
-  close = difflib.get_close_matches(name, fitting, 1)
+    rule, close = f'is {PRESETS[name]["model"]["attention"]}, this objective needs {attention}', []
   hint = f'did you mean {close[0]}?' if close else f'choose one of {", ".join(fitting)}'
-  raise ConfigError(f'preset = {name}: no such preset; {hint}')
+  raise ConfigError(f'preset = {name}: {rule}; {hint}')
