@@ -16,7 +16,7 @@ from lmjax.checkpoint.checkpoints import Checkpoints, restore_params
 from lmjax.checkpoint.locate import InitCheckpoint, absolute, evaluated, reach, saved_steps
 from lmjax.console import print_line, redacted
 from lmjax.errors import CheckpointError, ConfigError, LmjaxError, Stopped, reason
-from lmjax.hosts import collectives, preemption, watchdog
+from lmjax.hosts import collectives, preemption
 from lmjax.hosts.watchdog import Watchdog
 from lmjax.schema import describe, validate
 from lmjax.tasks import prepare
@@ -25,7 +25,7 @@ from lmjax.tasks.fine_tuning import FineTuningTask
 from lmjax.training import evaluator, initialize, progress
 from lmjax.training import step as step_lib
 from lmjax.training.evaluator import Evaluations
-from lmjax.training.loop import Intervals, Loop, Saver
+from lmjax.training.loop import Intervals, Loop
 from lmjax.training.progress import Progress
 from lmjax.training.state import TrainState
 from lmjax.workdir import lock
@@ -61,7 +61,7 @@ def run(config, source: InitCheckpoint | None, workdir: str, log: Log | None = N
     if config.train.seeds > 1:
       return _run_seeds(config, source, workdir, log, devices)
     mesh = sharding.make_mesh(config.mesh, devices)
-    with watchdog.watching(config.hosts) as watch, jax.set_mesh(mesh):
+    with Watchdog(config.hosts) as watch, jax.set_mesh(mesh):
       return _run_one(config, source, workdir, mesh, log, watch)
   except OSError as error:  # a full disk, above all; what reads data raises its own
     what = f'{error.filename or workdir}: cannot be written or read ({error.strerror or reason(error)})'
@@ -104,19 +104,19 @@ def _run_one(config, source: InitCheckpoint | None, workdir: str, mesh, log: Log
     files.begin(last, config.writer.tensorboard, config.writer.wandb_project)
     newest = next(reversed(files.earlier('train', last).values()), {})
     reporter = Progress(task, config.train, first, newest, mesh.size, batches.rows, files, log)
-    save = Saver(checkpoints, metadata | {'hand_off': redacted(initial.hand_off)}, files, reporter, watch)
+    metadata |= {'hand_off': redacted(initial.hand_off)}
     step_fn = None if is_over else _compiled(config, task, tx, mesh, state, reporter, log)
     intervals = Intervals(steps, config.train.log_every, config.eval.every, config.checkpoint.every)
-    _evaluate_start(intervals, evaluations, save, reporter, state, first)
     tracer = profile.Tracer(config.profile, files.folder)
-    loop = Loop(intervals, mesh, evaluations, reporter, save, stop, watch, tracer, workdir, log)
-    with preemption.listening(stop), _until_stopped(stop, save):
+    loop = Loop(intervals, mesh, evaluations, reporter, checkpoints, metadata, stop, watch, tracer, workdir, log)
+    _evaluate_start(loop, state, first)
+    with preemption.listening(stop), _until_stopped(stop, checkpoints):
       if step_fn is not None and not evaluations.has_patience_ended:
         key = jax.device_put(step_lib.dropout_key(seed), sharding.replicated(mesh))
         state, first = loop.run(state, first, step_fn, batches.iterate(first), key)
       with reporter.clock('checkpoint'):
         checkpoints.wait()
-      results = _results(config, task, data, evaluations, save, initial.hand_off, state, first, mesh, log)
+      results = _results(config, data, loop, initial.hand_off, state, first)
     log(progress.farewell(task, workdir, results))
     return results
 
@@ -131,40 +131,40 @@ def _compiled(config, task: Task, tx, mesh, state: TrainState, reporter: Progres
   return compiled
 
 
-def _evaluate_start(intervals: Intervals, evaluations: Evaluations, save: Saver, reporter, state, first: int) -> None:
+def _evaluate_start(loop: Loop, state: TrainState, first: int) -> None:
   """The evaluation before the first step; or that of the step where a run resumes, if it was stopped in the middle."""
-  if first in evaluations.history or not (first == 0 or 'evaluate' in intervals.due(first)):
+  if first in loop.evaluations.history or not (first == 0 or 'evaluate' in loop.intervals.due(first)):
     return
-  with reporter.clock('evaluate'):
-    values = evaluations(first, state.params)
+  with loop.progress.clock('evaluate'):
+    values = loop.evaluations(first, state.params)
   if first:
-    save.checkpoints.rank(first, values)
-  elif intervals.steps == 0 and not saved_steps(save.checkpoints.directory):
-    save(0, state, values)
+    loop.checkpoints.rank(first, values)
+  elif loop.intervals.steps == 0 and not saved_steps(loop.checkpoints.directory):
+    loop.save(0, state, values)
 
 
-def _results(config, task, data, evaluations, save, hand_off, state, step: int, mesh, log: Log) -> dict:
+def _results(config, data, loop: Loop, hand_off: dict | None, state: TrainState, step: int) -> dict:
   """What a run ends with; a fine-tuned one is evaluated once more with its best checkpoint, on the test set too."""
-  reporter = save.progress
+  evaluations, reporter, task = loop.evaluations, loop.progress, loop.evaluations.task
   results: dict[str, Any] = {'status': 'done', 'step': step, 'metrics': {}, 'hand_off': hand_off}
   results['main_metric'] = task.MAIN_METRIC
   splits = {'valid': list(evaluations.history.values())[-1] if evaluations.history else {}}
   if isinstance(task, FineTuningTask):
-    best, params = _best(task, save.checkpoints, state, step, log)
+    best, params = _best(task, loop.checkpoints, state, step, loop.log)
     results['best_step'] = best
-    splits = _final_evaluation(task, data, evaluations, save.files, best, params)
+    splits = _final_evaluation(task, data, evaluations, best, params)
     results['settings'] = task.calibration
-    results['moved'] = initialize.moved(task, config.optim, mesh, config.seed, config.init_from, hand_off, params)
+    results['moved'] = initialize.moved(task, config.optim, loop.mesh, config.seed, config.init_from, hand_off, params)
     if results['moved'] is not None:
       groups = ', '.join(f'{name} {share:.3f}' for name, share in results['moved'].items())
-      log(f'{"moved":>13}  {groups}')
+      loop.log(f'{"moved":>13}  {groups}')
   results['metrics'] = {f'{split}/{k}': v for split, values in splits.items() for k, v in values.items()}
   results['metrics'] |= {f'train/{k}': v for k, v in reporter.last.items()}
   results |= {'seconds': reporter.seconds, 'parameters': metrics.count(state.params)}
   results |= {'time': reporter.times(), 'recompilations': reporter.recompiled}
   evaluations.draw()
-  save.files.write_json('results.json', results)
-  save.files.sync()
+  reporter.files.write_json('results.json', results)
+  reporter.files.sync()
   return results
 
 
@@ -182,7 +182,7 @@ def _best(task: Task, checkpoints: Checkpoints, state: TrainState, step: int, lo
   return step, state.params
 
 
-def _final_evaluation(task: FineTuningTask, data, evaluations: Evaluations, files: RunFiles, best: int, params) -> dict:
+def _final_evaluation(task: FineTuningTask, data, evaluations: Evaluations, best: int, params) -> dict:
   """{split: metrics} of the best checkpoint, on the test set too where there is one; writes predictions and pages."""
   splits = {}
   for split in [split for split in ('valid', 'test') if split in data.splits]:
@@ -191,9 +191,9 @@ def _final_evaluation(task: FineTuningTask, data, evaluations: Evaluations, file
       values, predictions = evaluations.evaluate(params, split)
     splits[split] = values
     for name, content in task.report_files(split, data.splits[split].records, predictions).items():
-      files.write(name, content)
+      evaluations.files.write(name, content)
   if 'test' in splits:
-    files.add_metrics(best, 'test', splits['test'])
+    evaluations.files.add_metrics(best, 'test', splits['test'])
   return splits
 
 
@@ -217,16 +217,16 @@ def _ended_before(files: RunFiles, step: int, optim_settings: dict) -> dict | No
 
 
 @contextlib.contextmanager
-def _until_stopped(stop: preemption.StopSignal, save: Saver) -> Iterator[None]:
+def _until_stopped(stop: preemption.StopSignal, checkpoints: Checkpoints) -> Iterator[None]:
   """A run that is asked to stop ends once its checkpoint is whole, on every host."""
   try:
     yield
     return
   except preemption.Interrupted:  # in the last evaluations: all steps are saved
-    stopped: Stopped = stop.stopped(saved_steps(save.checkpoints.directory)[-1])
+    stopped: Stopped = stop.stopped(saved_steps(checkpoints.directory)[-1])
   except Stopped as error:
     stopped = error
-  save.checkpoints.wait()
+  checkpoints.wait()
   stop.wait_for_all()
   raise stopped
 

@@ -10,7 +10,6 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 import jax
 
@@ -139,6 +138,16 @@ class Watchdog:
       self._store.put('end', redact(f'host {self._me} of {self._count} ended: {reason(error)}'))
       time.sleep(3 * self._pause if self._me == 0 else 0)
 
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, error, traceback):
+    try:
+      if error is not None:
+        self.failed(error)
+    finally:
+      self.close()
+
   def close(self) -> None:
     """Ends the watch; this host is done."""
     self._closed.set()
@@ -164,16 +173,3 @@ class Store:
   def read(self) -> dict[str, str]:
     """What all hosts have set so far."""
     return {key.removeprefix(self._folder): value for key, value in self._client.key_value_dir_get(self._folder)}
-
-
-@contextlib.contextmanager
-def watching(config: HostsConfig) -> Iterator[Watchdog]:
-  """A Watchdog while a run lasts."""
-  watch = Watchdog(config)
-  try:
-    yield watch
-  except BaseException as error:
-    watch.failed(error)
-    raise
-  finally:
-    watch.close()

@@ -14,7 +14,6 @@ from lmjax.hosts.watchdog import Watchdog
 from lmjax.training.evaluator import Evaluations
 from lmjax.training.progress import Progress
 from lmjax.training.state import TrainState
-from lmjax.workdir.run_files import RunFiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,24 +36,6 @@ class Intervals:
 
 
 @dataclasses.dataclass(frozen=True)
-class Saver:
-  """Saves the checkpoints of a run, with `metadata` in their manifests, each once the lines up to it are on disk."""
-
-  checkpoints: Checkpoints
-  metadata: dict
-  files: RunFiles
-  progress: Progress
-  watchdog: Watchdog
-
-  def __call__(self, step: int, state: TrainState, values: dict[str, float] | None) -> None:
-    """Returns once the arrays are copied; `values` are the metrics of the evaluation at this step, if there was one."""
-    self.watchdog.heartbeat(f'saving step {step}')
-    with self.progress.clock('checkpoint'):
-      self.files.sync()
-      self.checkpoints.save(step, state, self.metadata, values)
-
-
-@dataclasses.dataclass(frozen=True)
 class Loop:
   """All that happens between the first step and the last one; the state itself is passed through `run`."""
 
@@ -62,7 +43,8 @@ class Loop:
   mesh: jax.sharding.Mesh
   evaluations: Evaluations
   progress: Progress
-  save: Saver
+  checkpoints: Checkpoints
+  metadata: dict  # what the manifests of all of them hold
   stop: StopSignal
   watchdog: Watchdog
   tracer: profile.Tracer
@@ -102,7 +84,7 @@ class Loop:
           self._read(*pending)
         pending, done = (step, report), step
         self.progress.check_compilations(step)
-        self.save.checkpoints.poll()
+        self.checkpoints.poll()
         due = {'save'} if self.stop.asked() else self.intervals.due(step)
         if due & {'evaluate', 'save'}:
           self._read(*pending)
@@ -113,6 +95,16 @@ class Loop:
           self.progress.start_clock()
         self.progress.mark_compilations()
     return state, done
+
+  def save(self, step: int, state: TrainState, values: dict[str, float] | None) -> None:
+    """Saves a checkpoint, once the lines up to it are on disk; returns when its arrays are copied.
+
+    `values` are the metrics of the evaluation at this step, if there was one.
+    """
+    self.watchdog.heartbeat(f'saving step {step}')
+    with self.progress.clock('checkpoint'):
+      self.progress.files.sync()
+      self.checkpoints.save(step, state, self.metadata, values)
 
   def _read(self, step: int, report: dict) -> None:
     """Waits for the report of a step; every host reads the same stop flag in it."""

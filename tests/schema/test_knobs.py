@@ -372,7 +372,7 @@ def test_what_jax_is_given(configured, tmp_path, case, monkeypatch):
   def observe(config):
     told.clear()
     join.join(config.hosts, 'localhost:1234', 2, 0)
-    with watchdog.watching(config.hosts) as watch:
+    with watchdog.Watchdog(config.hosts) as watch:
       watch.heartbeat('step 1')
     tracer = profile.Tracer(config.profile, str(tmp_path))
     for step in range(1, 7):
