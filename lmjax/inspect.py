@@ -21,14 +21,7 @@ from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
 from lmjax.tasks.table import TASKS
 
-FLAGS = {
-  'batch': int,
-  'neighbors': str,
-  'prompt': str,
-  'minimal_pairs': str,
-  'step': int,
-  'mesh': PositiveInt,
-}
+FLAGS = {'batch': int, 'neighbors': str, 'prompt': str, 'minimal_pairs': str, 'step': int, 'mesh': PositiveInt}
 NEIGHBORS = 8
 TOP = 5
 NEW_TOKENS = 64

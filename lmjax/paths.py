@@ -7,24 +7,19 @@ from typing import Any
 # jax is imported where a tree is walked: patterns are matched before it may be.
 
 
-def path_of(keys) -> str:
-  """Keys as `jax.tree_util` gives them -> 'a/b/0/c'."""
-  import jax
-
-  return '/'.join(jax.tree_util.keystr((key,), simple=True) for key in keys)
-
-
 def flatten(tree, is_leaf=None) -> dict:
   """A tree -> {path: leaf}, in the tree's order."""
   import jax
 
-  return {path_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)}
+  leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_leaf)
+  return {jax.tree_util.keystr(keys, simple=True, separator='/'): leaf for keys, leaf in leaves}
 
 
 def map_with_path(function, tree, *rest):
   """`function(path, leaf, ...)` at every leaf."""
   import jax
 
+  path_of = lambda keys: jax.tree_util.keystr(keys, simple=True, separator='/')
   return jax.tree_util.tree_map_with_path(lambda keys, *leaves: function(path_of(keys), *leaves), tree, *rest)
 
 

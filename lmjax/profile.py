@@ -1,5 +1,6 @@
 """Where a run's time goes: the clock of its parts, what was compiled, and traces that xprof opens."""
 
+import collections
 import contextlib
 import os
 import time
@@ -46,7 +47,6 @@ _compilations = 0
 
 
 def _count(event: str, duration_secs: float, **metadata) -> None:
-  del duration_secs, metadata
   global _compilations
   _compilations += event == '/jax/core/compile/backend_compile_duration'
 
@@ -59,11 +59,8 @@ def compilations() -> int:
   return _compilations
 
 
-class Clock:
-  """Seconds of each part of a run: `with clock('input'): ...`."""
-
-  def __init__(self):
-    self.seconds: dict[str, float] = {}
+class Clock(collections.defaultdict[str, float]):
+  """Seconds of each part of a run: `clock = Clock(float)`, then `with clock('input'): ...`."""
 
   @contextlib.contextmanager
   def __call__(self, part: str) -> Iterator[None]:
@@ -72,8 +69,4 @@ class Clock:
     try:
       yield
     finally:
-      self.add(part, time.perf_counter() - began)
-
-  def add(self, part: str, seconds: float) -> None:
-    """Adds what was measured elsewhere."""
-    self.seconds[part] = self.seconds.get(part, 0.0) + seconds
+      self[part] += time.perf_counter() - began

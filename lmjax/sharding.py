@@ -124,16 +124,12 @@ def spec(axes: tuple[str | None, ...]) -> PartitionSpec:
     KeyError: a name that is not in RULES.
     ValueError: two axes of one array on one mesh axis.
   """
-  entries, used = [], set()
-  for axis in axes:
-    if axis is not None and axis not in RULES:
-      raise KeyError(f'logical axis {axis!r} is not in sharding.RULES: {", ".join(RULES)}')
-    entry = None if axis is None else RULES[axis]
-    names = (entry,) if isinstance(entry, str) else entry or ()
-    if used & set(names):
-      raise ValueError(f'logical axes {axes} use the mesh axis {used & set(names)} twice')
-    used |= set(names)
-    entries.append(entry)
+  if unknown := set(axes) - {None, *RULES}:
+    raise KeyError(f'logical axes {unknown} are not in sharding.RULES: {", ".join(RULES)}')
+  entries = [None if axis is None else RULES[axis] for axis in axes]
+  used = [name for entry in entries for name in ((entry,) if isinstance(entry, str) else entry or ())]
+  if len(used) > len(set(used)):
+    raise ValueError(f'logical axes {axes} use a mesh axis twice: {used}')
   return PartitionSpec(*entries)
 
 

@@ -32,26 +32,11 @@ sys.unraisablehook = lambda error: None if 'Event loop is closed' in str(error.e
 logging.getLogger('asyncio').addFilter(lambda record: 'never retrieved' not in record.getMessage())
 
 
-class _Manifest:
+class _Manifest(ocp.handlers.JsonHandler):
   """Stores a dict of JSON values as a readable file (Orbax would store it as arrays)."""
 
   def __init__(self):
-    self._json = ocp.handlers.JsonHandler(filename='manifest.json')
-
-  async def save(self, directory, checkpointable):
-    return await self._json.save(directory, checkpointable)
-
-  async def load(self, directory, abstract_checkpointable=None):
-    return await self._json.load(directory, abstract_checkpointable)
-
-  async def metadata(self, directory):
-    return None
-
-  def is_handleable(self, checkpointable):
-    return isinstance(checkpointable, dict)
-
-  def is_abstract_handleable(self, abstract_checkpointable):
-    return None
+    super().__init__(filename='manifest.json')
 
 
 def _context() -> ocp.Context:

@@ -23,7 +23,7 @@ CONVERSIONS = {'encoder_to_decoder': ('bidirectional', 'causal'), 'decoder_to_en
 RESIZABLE = 'embeddings/position/embedding'
 # What a token is looked up in. A fresh table is added to what comes out of it, so it is drawn with the same standard
 # deviation: with that of initial weights it would be drowned by an embedding that has been trained.
-TOKEN_TABLE = 'embeddings/token/embedding'
+TOKEN_TABLE, TABLES = 'embeddings/token/embedding', ('embeddings/*/embedding',)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +114,6 @@ def adapt_model(saved: Mapping, asked: Mapping, convert: str | None) -> tuple[di
       remedy = f'set init_from.convert to {conversion}, if that is meant'
     problems.append((f'model.{name}', value, rule, remedy))
   return model, problems
-
-
-def is_table(path: str) -> bool:
-  """Whether a parameter is an embedding table."""
-  return path.startswith('embeddings/') and path.endswith('/embedding')
 
 
 def _misfit(path: str, there: Mapping, here: Mapping) -> str | None:

@@ -31,7 +31,7 @@ def hand_off(source: InitCheckpoint, plan: handoff.Plan, fresh: dict) -> dict:
   taken = paths.flatten(loaded)
   if handoff.TOKEN_TABLE in taken:
     scale = jnp.std(taken[handoff.TOKEN_TABLE]) / (jnp.std(here[handoff.TOKEN_TABLE]) + 1e-12)
-    taken |= {path: here[path] * scale for path in plan.fresh if handoff.is_table(path)}
+    taken |= {path: here[path] * scale for path in plan.fresh if paths.matches(path, handoff.TABLES)}
 
   def choose(path, array):
     if path in plan.resized:

@@ -47,13 +47,9 @@ def attend(
 
   Args:
     q_BTHK: queries, unscaled; they are scaled by K ** -0.5.
-    k_BSGK: keys; each serves H // G query heads.
-    v_BSGK: values.
-    causal: see `attention_mask`, as for window and segments.
-    window: sliding window in tokens, or None.
+    k_BSGK, v_BSGK: keys and values; each serves H // G query heads.
+    causal, window, q_segments_BT, k_segments_BS: see `attention_mask`.
     q_index_T: place of each query among the keys; None: 0 .. T-1.
-    q_segments_BT: document numbers, or None for one document a row.
-    k_segments_BS: the same for the keys.
     k_prefix_BS: see `attention_mask`; with it splash gives way to xla.
     implementation: 'xla' (the reference), 'cudnn' (GPU, bfloat16), 'splash' (TPU) or 'blockwise' (CPU); with
       `q_index_T` all are 'xla'.
@@ -191,14 +187,9 @@ def _splash_kernel(heads, length, causal, window, interpret):
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-  one: masks.Mask
-  if causal:
-    one = (
-      masks.CausalMask((length, length)) if window is None else masks.LocalMask((length, length), (window - 1, 0), 0)
-    )
-  elif window is None:
-    one = masks.FullMask((length, length))
-  else:
-    one = masks.LocalMask((length, length), (window // 2, window // 2), 0)
+  shape = (length, length)
+  one: masks.Mask = masks.CausalMask(shape) if causal else masks.FullMask(shape)
+  if window is not None:
+    one = masks.LocalMask(shape, (window - 1, 0) if causal else (window // 2, window // 2), 0)
   many = masks.MultiHeadMask([one] * heads)
   return kernels.make_splash_mha(many, head_shards=1, q_seq_shards=1, interpret=interpret)

@@ -55,10 +55,7 @@ def _forward(*arguments):
 
 
 def _backward(vocab_size, chunk, z_loss, label_smoothing, gradients, cotangents):
-  del vocab_size, chunk, z_loss, label_smoothing
-  dx_BTD, dkernel_DV, dbias_V = gradients
-  scale = cotangents.loss
-  scaled = jax.tree.map(lambda g: (g * scale).astype(g.dtype), (dx_BTD, dkernel_DV, dbias_V))
+  scaled = jax.tree.map(lambda g: (g * cotangents.loss).astype(g.dtype), gradients)  # of x, kernel and bias
   return *scaled, None, None, None
 
 
@@ -88,13 +85,12 @@ def _over_chunks(
     return jax.tree.map(jnp.add, total, (sums, dkernel, dbias)), dx
 
   pieces = (split(x_BTD), split(targets_BT), split(weights_BT), split(counted_BT))
+  first = jax.tree.map(lambda a: a[0], pieces)
   if C == 1:
-    sums, dx, dkernel, dbias = one(*jax.tree.map(lambda a: a[0], pieces))
+    sums, dx, dkernel, dbias = one(*first)
     dx = dx if dx is None else dx[None]
   else:
-    zeros = jax.tree.map(
-      lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, *jax.tree.map(lambda a: a[0], pieces))
-    )
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, *first))
     (sums, dkernel, dbias), dx = jax.lax.scan(body, (zeros[0], _keep_apart(zeros[2]), zeros[3]), pieces)
   if not gradients:
     return sums, None

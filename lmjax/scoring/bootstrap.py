@@ -4,9 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# Scores drawn at a time: bounds the memory to some 64 MiB whatever the number of examples.
-_DRAWN = 4_000_000
-
 
 def bootstrap(
   first: Sequence[float], second: Sequence[float], *, seed: int = 0, resamples: int = 10_000
@@ -27,10 +24,7 @@ def bootstrap(
   if len(first) != len(second) or not len(first):
     raise ValueError(f'{len(first)} and {len(second)} scores: must be as many, and 1 or more')
   differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
-  count, rng, means = len(differences), np.random.default_rng(seed), np.empty(resamples)
-  rows = max(1, _DRAWN // count)
-  for start in range(0, resamples, rows):
-    drawn = rng.integers(count, size=(min(rows, resamples - start), count))
-    means[start : start + rows] = differences[drawn].mean(axis=1)
+  count, rng = len(differences), np.random.default_rng(seed)
+  means = [differences[rng.integers(count, size=count)].mean() for _ in range(resamples)]
   low, high = np.percentile(means, [2.5, 97.5])
   return float(differences.mean()), float(low), float(high)

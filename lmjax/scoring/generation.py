@@ -69,28 +69,24 @@ def rouge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, fl
   return {name: float(values.mean()) for name, values in rouge_each(predictions, references).items()}
 
 
-def bleu(predictions: Sequence[str], references: Sequence[str]) -> float:
-  """BLEU of the whole corpus with sacreBLEU's defaults (Post 2018, https://aclanthology.org/W18-6319/)."""
-  _check(predictions, references)
-  import sacrebleu
-
-  return _share(sacrebleu.corpus_bleu(list(predictions), [list(references)]).score)
-
-
-def chrf(predictions: Sequence[str], references: Sequence[str]) -> float:
-  """chrF2 of the whole corpus with sacreBLEU's defaults (Popović 2015, https://aclanthology.org/W15-3049/)."""
-  _check(predictions, references)
-  import sacrebleu
-
-  return _share(sacrebleu.corpus_chrf(list(predictions), [list(references)]).score)
-
-
 def scores(names: Sequence[str], predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-  """The scores of the named families: 'rouge' gives four, 'bleu' and 'chrf' one each."""
-  single, values = {'bleu': bleu, 'chrf': chrf}, {}
+  """The scores of the named families: 'rouge' gives four, 'bleu' and 'chrf' one each.
+
+  BLEU (Post 2018, https://aclanthology.org/W18-6319/) and chrF2 (Popović 2015, https://aclanthology.org/W15-3049/) are
+  those of the whole corpus with sacreBLEU's defaults.
+  """
+  values = {}
   for name in names:
-    values |= rouge(predictions, references) if name == 'rouge' else {name: single[name](predictions, references)}
+    values |= rouge(predictions, references) if name == 'rouge' else {name: _corpus(name, predictions, references)}
   return values
+
+
+def _corpus(name: str, predictions: Sequence[str], references: Sequence[str]) -> float:
+  _check(predictions, references)
+  import sacrebleu
+
+  percent = getattr(sacrebleu, f'corpus_{name}')(list(predictions), [list(references)]).score
+  return min(1.0, percent / 100)  # sacreBLEU's 100 is a rounding error too high at times
 
 
 def rouge_by_length(
@@ -121,10 +117,6 @@ def rouge_by_length(
 def _is_abbreviation(word):
   word = word.lstrip(_OPENING)
   return word[:-1].lower() in ABBREVIATIONS or bool(_DOTTED.fullmatch(word) and word.endswith('.'))
-
-
-def _share(percent):
-  return min(1.0, percent / 100)  # sacreBLEU's 100 is a rounding error too high at times
 
 
 def _check(predictions, references):

@@ -75,25 +75,13 @@ class Stage:
     return {key: float(np.mean(values)) for key, values in scores.items()}
 
 
-@dataclasses.dataclass(frozen=True)
-class Difference:
-  """The candidate's mean minus another arm's."""
+def difference(candidate: Stage, other: Stage, metric: str) -> dict[str, Any]:
+  """The candidate's mean minus another arm's, and what follows for the claim that the candidate is higher.
 
-  value: float  # in the unit of the metric
-  low: float | None  # of a 95% interval, None where there is none
-  high: float | None
-  examples: int  # that it is computed over
-  verdict: str  # what follows for the claim that the candidate is higher
-
-  def __str__(self):
-    if self.low is None:
-      return f'difference {self.value:+.4f}'
-    interval = f'95% interval {self.low:+.4f} to {self.high:+.4f} over {self.examples:,} examples'
-    return f'difference {self.value:+.4f}, {interval}'
-
-
-def difference(candidate: Stage, other: Stage, metric: str) -> Difference:
-  """Compares two stages in a metric, by a paired bootstrap over the examples that both have scores for."""
+  Returns:
+    value, in the unit of the metric; low and high of a 95% interval, by a paired bootstrap over the examples that both
+    have scores for, None where there is none; examples, how many those are; verdict; text, the numbers for people.
+  """
   split, means = metric.partition('/')[0], [float(np.mean(stage.values(metric))) for stage in (candidate, other)]
   value, scores = means[0] - means[1], [stage.scores(split) for stage in (candidate, other)]
   reason = None
@@ -104,10 +92,12 @@ def difference(candidate: Stage, other: Stage, metric: str) -> Difference:
   elif any(abs(np.mean(list(by_id.values())) - mean) > SAME for by_id, mean in zip(scores, means)):
     reason = f'{metric} is not the mean of the scores by example'
   if reason is not None:
-    return Difference(value, None, None, 0, f'not decided: {reason}')
+    gap = {'value': value, 'low': None, 'high': None, 'examples': 0, 'verdict': f'not decided: {reason}'}
+    return gap | {'text': f'difference {value:+.4f}'}
   _, low, high = bootstrap(*([by_id[key] for key in sorted(by_id)] for by_id in scores))
   verdict = 'confirmed' if low > 0 else 'contradicted' if high < 0 else 'not decided: the interval includes 0'
-  return Difference(value, low, high, len(scores[0]), verdict)
+  text = f'difference {value:+.4f}, 95% interval {low:+.4f} to {high:+.4f} over {len(scores[0]):,} examples'
+  return {'value': value, 'low': low, 'high': high, 'examples': len(scores[0]), 'verdict': verdict, 'text': text}
 
 
 def rows_of(config: ComparisonConfig, stages: dict[str, Stage]) -> list[dict]:
@@ -118,14 +108,11 @@ def rows_of(config: ComparisonConfig, stages: dict[str, Stage]) -> list[dict]:
       stage, candidate = stages[name], stages[config.arms[config.candidate].stages[i]]
       values, valid = stage.values(config.metric), 'valid/' + config.metric.partition('/')[2]
       row: dict[str, Any] = {'arm': label, 'x': config.x and config.x[i], 'stage': name, 'values': values}
-      row |= {
-        'mean': float(np.mean(values)),
-        'standard_deviation': None if len(values) < 2 else float(np.std(values, ddof=1)),
-      }
+      spread = None if len(values) < 2 else float(np.std(values, ddof=1))
+      row |= {'mean': float(np.mean(values)), 'standard_deviation': spread}
       row |= {'seconds': stage.seconds, 'valid': stage.results['metrics'].get(valid), 'difference': None}
       if label != config.candidate:
-        gap = difference(candidate, stage, config.metric)
-        row['difference'] = dataclasses.asdict(gap) | {'text': str(gap)}
+        row['difference'] = difference(candidate, stage, config.metric)
       rows.append(row)
   return rows
 

@@ -79,7 +79,6 @@ class Classification(FineTuningTask):
 
   def example(self, row, rng) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, segment_types [T], labels and weights (scalars)."""
-    del rng
     padded = self.padded(row['tokens'], row['second'])
     return {**padded, 'labels': np.array(row['label'], np.int32), 'weights': np.ones((), np.float32)}
 

@@ -55,7 +55,6 @@ class ExtractiveQA(FineTuningTask):
   @classmethod
   def example_records(cls, objective) -> list[dict]:
     """A question with an answer."""
-    del objective
     return [{'id': '0', 'question': 'a', 'context': 'a', 'answers': [{'text': 'a', 'answer_start': 0}]}]
 
   def load(self, read: records.Records) -> FineTuningData:
@@ -111,7 +110,6 @@ class ExtractiveQA(FineTuningTask):
 
   def example(self, row, rng) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, segment_types, candidates [T]; starts, ends and weights (scalars)."""
-    del rng
     tokens, second, size = row['tokens'], row['second'], len(row['tokens'])
     padded = self.padded(tokens, second)
     if (self.backbone.config.segment_types or 0) > 2:

@@ -73,7 +73,6 @@ class FineTuningTask(Task):
   @classmethod
   def read(cls, data: RecordsConfig, tokenizer: Tokenizer | None, seed: int, progress: bool):
     """(tokenizer, Records) of a data slice; without a checkpoint's tokenizer one is loaded or trained."""
-    del progress
     read = records.load(data, TASKS[cls.NAME].records, seed)
     settings = data.tokenizer  # given where there is no checkpoint: a rule of the config
     if tokenizer is not None:

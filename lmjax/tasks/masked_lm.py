@@ -64,7 +64,6 @@ class MaskedLM(LanguageModelTask):
 
   def samples(self, params, stores, key) -> str:
     """Markdown: held-out rows with masks, and the likeliest tokens for each."""
-    del key
     c, blocks = self.samples_config, []
     store = next(iter(stores.values()))
     batches = valid_batches(self.data, store, self.row_spec(), self.eval_example(stores, store), batch_size=c.count)

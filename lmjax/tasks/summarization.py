@@ -68,7 +68,6 @@ class Summarization(FineTuningTask):
   @classmethod
   def example_records(cls, objective) -> list[dict]:
     """A document with its summary."""
-    del objective
     return [{'id': '0', 'document': 'a', 'summary': 'a'}]
 
   def rows_of(self, items: list[dict]) -> Examples:
@@ -85,7 +84,6 @@ class Summarization(FineTuningTask):
 
   def example(self, row, rng) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, prefix [T], slots, targets and weights [K]."""
-    del rng
     tokens, prompt = row['tokens'], row['prompt']
     padded = self.padded(tokens[:-1])
     del padded['segment_types']

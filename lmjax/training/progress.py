@@ -32,7 +32,7 @@ class Progress:
   recompiled: int = 0  # programs that were compiled in the middle of training
 
   def __post_init__(self):
-    self.clock = profile.Clock()  # seconds of this process by part
+    self.clock = profile.Clock(float)  # seconds of this process by part
     self.seconds = self.last.get('seconds', 0.0)  # in training steps alone: no compiling, evaluating or saving
     self._window = (self.seconds, self.first)
     self._since: float | None = None
@@ -46,7 +46,7 @@ class Progress:
     """Something else than training begins."""
     seconds = time.perf_counter() - self._since
     self.seconds += seconds
-    self.clock.add('train', seconds)
+    self.clock['train'] += seconds
     self._since = None
 
   def read(self, step: int, report) -> None:
@@ -108,7 +108,7 @@ class Progress:
 
   def times(self) -> dict[str, float]:
     """Seconds of this process by part: waiting for input, the rest of the training steps, evaluation, and so on."""
-    parts = dict(self.clock.seconds)
+    parts = dict(self.clock)
     parts['step'] = parts.pop('train', 0.0) - parts.get('input', 0.0)
     return {name: round(parts.get(name, 0.0), 3) for name in ('compile', 'input', 'step', 'evaluate', 'checkpoint')}
 

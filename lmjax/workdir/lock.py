@@ -1,19 +1,13 @@
 """Locks on files; one run at a time in a workdir: two would mix their metrics, and remove each other's checkpoints."""
 
 import contextlib
+import fcntl
 import os
 import socket
 import time
 from collections.abc import Iterator
 
 from lmjax.errors import ConfigError
-
-try:
-  import fcntl
-except ImportError:  # not on Windows
-  fcntl = None
-
-NAME = '.lock'
 
 
 def acquire(file, wait: bool) -> bool | None:
@@ -25,7 +19,7 @@ def acquire(file, wait: bool) -> bool | None:
     fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
     return False
-  except (OSError, AttributeError):
+  except OSError:
     return None
   return True
 
@@ -38,7 +32,7 @@ def holding(folder: str, log) -> Iterator[None]:
 
   Raises ConfigError: another run holds it.
   """
-  path = os.path.join(folder, NAME)
+  path = os.path.join(folder, '.lock')
   with open(path, 'a+', encoding='utf-8', errors='replace') as file:
     file.seek(0)
     before = file.read(200).split()

@@ -227,7 +227,7 @@ def test_pairs_examples_by_id_over_seeds(tmp_path):
   assert first.scores('test') == {'a': 1.0, 'b': 0.5, 'c': 1.0} and first.seconds == 6.0
   found = comparison.difference(first, other, 'test/accuracy')
   expected = bootstrap([1.0, 0.5, 1.0], [0.0, 0.0, 1.0])
-  assert (found.value, found.low, found.high) == pytest.approx(expected) and found.examples == 3
+  assert (found['value'], found['low'], found['high']) == pytest.approx(expected) and found['examples'] == 3
   assert first.values('test/accuracy') == pytest.approx([2 / 3, 1.0])
 
 
@@ -243,7 +243,7 @@ def test_no_interval_where_there_is_none(tmp_path):
     ((base, base), 'valid/accuracy', 'there are no scores by example'),
   ):
     found = comparison.difference(*pair, metric)
-    assert found.value == 0 and found.low is None and found.verdict == f'not decided: {reason}'
+    assert found['value'] == 0 and found['low'] is None and found['verdict'] == f'not decided: {reason}'
 
 
 def test_learning_curve(fake_train, tmp_path, capsys):

@@ -82,19 +82,29 @@ class MixtureSchedule:
 
   A pattern of 65,536 slots is repeated forever; in it each source has its share of slots, spread so evenly that after
   any number of rows every source is within one row of its share: drawn at random, a source would be off by some
-  hundred rows after 100,000, and a row's number in its source would depend on all draws before. 6 bytes a slot.
+  hundred rows after 100,000, and a row's number in its source would depend on all draws before. 6 bytes a slot. Each
+  source gets at least one slot.
+
+  >>> source, number = MixtureSchedule([2.0, 1.0]).locate(np.arange(6))
+  >>> source.tolist(), number.tolist()
+  ([0, 1, 0, 0, 1, 0], [0, 0, 1, 2, 1, 3])
 
   Attributes:
     counts: int64 [sources], slots of each source in a pattern.
     slots: length of the pattern.
   """
 
-  def __init__(self, counts: list[int]):
-    self.counts = np.array(counts, np.int64)
+  def __init__(self, weights: list[float]):
+    exact = np.array(weights, np.float64) / np.sum(weights) * (_SLOTS - len(weights))
+    self.counts = np.floor(exact).astype(np.int64) + 1
+    # Largest remainders take the slots that rounding down has left over.
+    self.counts[np.argsort(self.counts - 1 - exact, kind='stable')[: _SLOTS - int(self.counts.sum())]] += 1
+    if len(weights) == 1:  # a pattern of one slot, which takes no time to make
+      self.counts = np.ones(1, np.int64)
     self.slots = int(self.counts.sum())
-    self._source = _spread(counts)
+    self._source = _spread(self.counts.tolist())
     self._rank = np.zeros(self.slots, np.int32)
-    for source, count in enumerate(counts):
+    for source, count in enumerate(self.counts):
       self._rank[self._source == source] = np.arange(count)
 
   def locate(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,22 +112,6 @@ class MixtureSchedule:
     cycle, slot = np.divmod(np.asarray(row, np.int64), self.slots)
     source = self._source[slot].astype(np.int64)
     return source, cycle * self.counts[source] + self._rank[slot]
-
-
-def mixture_schedule(weights: list[float]) -> MixtureSchedule:
-  """The quota of sources by weight; each gets at least one slot of 65,536.
-
-  >>> source, number = mixture_schedule([2.0, 1.0]).locate(np.arange(6))
-  >>> source.tolist(), number.tolist()
-  ([0, 1, 0, 0, 1, 0], [0, 0, 1, 2, 1, 3])
-  """
-  if len(weights) == 1:
-    return MixtureSchedule([1])
-  exact = np.array(weights, np.float64) / np.sum(weights) * (_SLOTS - len(weights))
-  counts = np.floor(exact).astype(np.int64) + 1
-  # Largest remainders take the slots that rounding down has left over.
-  counts[np.argsort(counts - 1 - exact, kind='stable')[: _SLOTS - int(counts.sum())]] += 1
-  return MixtureSchedule(counts.tolist())
 
 
 def _spread(counts: list[int]) -> np.ndarray:

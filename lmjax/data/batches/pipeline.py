@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from lmjax.data.batches.order import key_of, mix, mixture_schedule, permute
+from lmjax.data.batches.order import MixtureSchedule, key_of, mix, permute
 from lmjax.data.batches.packing import RowLayout, RowSpec
 from lmjax.data.config import DataConfig
 from lmjax.data.tokens.store import StoredDocuments, TokenStore
@@ -84,7 +84,7 @@ class Pipeline:
     self._batch_size, self._vocab_size = batch_size, vocab_size
     self._seed, self._total_steps = seed, total_steps
     self._part = _part(batch_size, hosts, host)
-    self._mixture = mixture_schedule(weights)
+    self._mixture = MixtureSchedule(weights)
     self.rows_per_epoch = {name: len(layout) for name, layout in self.layouts.items()}
 
   def batch(self, step: int) -> dict[str, np.ndarray]:

@@ -36,10 +36,19 @@ _EXTENSIONS = """
 """.split()
 
 
-def documents() -> Iterator[tuple[str, str]]:
-  """Yields (where, text): the topics of the language reference, then each docstring once, in a fixed order."""
-  for index, text in enumerate(_scan()):
-    yield f'pydoc, document {index}', text
+@functools.cache
+def documents() -> tuple[tuple[str, str], ...]:
+  """(where, text) of each: the topics of the language reference, then each docstring once, in a fixed order.
+
+  Kept, since the tokenizer's sample and the token store both read them.
+  """
+  texts = []
+  with contextlib.suppress(ImportError):  # some distributions leave it out
+    from pydoc_data import topics
+
+    texts += [text.strip() + '\n' for _, text in sorted(topics.topics.items())]
+  texts += [*_prose(text for _, text in docstrings()), *_prose(_extension_docstrings())]
+  return tuple((f'pydoc, document {index}', text) for index, text in enumerate(dict.fromkeys(texts)))
 
 
 def identity() -> dict:
@@ -76,18 +85,6 @@ def docstrings() -> tuple[tuple[str, str], ...]:
   return tuple(pairs)
 
 
-@functools.cache
-def _scan() -> tuple[str, ...]:
-  """All documents, each once. Kept, since the tokenizer's sample and the token store both read them."""
-  texts = []
-  with contextlib.suppress(ImportError):  # some distributions leave it out
-    from pydoc_data import topics
-
-    texts += [text.strip() + '\n' for _, text in sorted(topics.topics.items())]
-  texts += [*_prose(text for _, text in docstrings()), *_prose(_extension_docstrings())]
-  return tuple(dict.fromkeys(texts))
-
-
 def _library() -> str:
   folder = sysconfig.get_paths()['stdlib']
   if not os.path.isfile(os.path.join(folder, 'ast.py')):
@@ -107,21 +104,18 @@ def _module_files(folder: str) -> list[str]:
   return sorted(files)
 
 
-def _docstrings(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:
+def _docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
   """The docstrings of a module, its classes and functions, in the order of the source."""
   definitions = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-  stack: list[tuple[ast.AST, str]] = [(tree, module)]
-  while stack:
-    node, name = stack.pop()
-    if isinstance(node, definitions):
-      name = f'{name}.{node.name}'
-    if isinstance(node, ast.Module | definitions):
-      if text := ast.get_docstring(node):
-        yield name, text
-    # Definitions also stand under `if` and `try`; nothing else that holds statements is looked into.
-    for block in ('finalbody', 'handlers', 'orelse', 'body'):
-      inner = [n for n in getattr(node, block, ()) if isinstance(n, definitions | ast.If | ast.Try | ast.ExceptHandler)]
-      stack += [(child, name) for child in reversed(inner)]
+  if isinstance(node, definitions):
+    name = f'{name}.{node.name}'
+  if isinstance(node, ast.Module | definitions) and (text := ast.get_docstring(node)):
+    yield name, text
+  # Definitions also stand under `if` and `try`; nothing else that holds statements is looked into.
+  for block in ('body', 'orelse', 'handlers', 'finalbody'):
+    for child in getattr(node, block, ()):
+      if isinstance(child, definitions | ast.If | ast.Try | ast.ExceptHandler):
+        yield from _docstrings(child, name)
 
 
 def _extension_docstrings() -> Iterator[str | None]:

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from lmjax.data.batches.order import key_of, mix, mixture_schedule, permute
+from lmjax.data.batches.order import MixtureSchedule, key_of, mix, permute
 
 
 @pytest.mark.parametrize('n', [*range(1, 70), 255, 256, 257, 1_000, 65_537])
@@ -52,7 +52,7 @@ def test_keys_are_stable_and_distinct():
 
 @pytest.mark.parametrize('weights', [[1.0], [1, 1], [2, 1], [0.7, 0.2, 0.1], [5, 1, 1, 1, 3, 2, 2.5], [1, 1e-9]])
 def test_quota_is_kept_within_one_row_at_every_point(weights):
-  mixture = mixture_schedule(weights)
+  mixture = MixtureSchedule(weights)
   rows = 3 * mixture.slots + 5
   sources, numbers = mixture.locate(np.arange(rows))
   shares = np.array(weights) / sum(weights)
@@ -66,7 +66,7 @@ def test_quota_is_kept_within_one_row_at_every_point(weights):
 
 
 def test_quota_finds_a_far_row_at_once():
-  mixture = mixture_schedule([2, 1])
+  mixture = MixtureSchedule([2, 1])
   started = time.monotonic()
   source, number = mixture.locate(np.array([10**14]))
   assert time.monotonic() - started < 0.1

@@ -194,7 +194,7 @@ from lmjax.data.config import DataConfig, SourceConfig, TokenizerConfig
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.workdir import lock
 if sys.argv[4] == 'no locks':
-  lock.fcntl = None
+  lock.acquire = lambda file, wait: None
 sources, trained = {'corpus': SourceConfig(sys.argv[1], 'text', 1.0)}, TokenizerConfig(None, 320, 1, False)
 config = DataConfig(sources, trained, 'concat', 32, 8, False, 0.2, None, 'raise', sys.argv[3])
 made = store.open_or_build('corpus', config, Tokenizer.load(sys.argv[2]))
