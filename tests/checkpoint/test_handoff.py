@@ -474,7 +474,8 @@ def test_an_encoder_becomes_a_decoder_with_the_same_weights(mlm, raw_config):
     np.testing.assert_array_equal(leaf, expected[path])
 
 
-@pytest.mark.parametrize('rows', [40, *(pytest.param(rows, marks=pytest.mark.slow) for rows in (16, 24, 80))])
+@pytest.mark.slow
+@pytest.mark.parametrize('rows', [16, 24, 40, 80])
 def test_rows_of_the_position_table(make_config, tokenizer, tmp_path, rows):
   """Row i is row i modulo the rows there were: a longer table repeats, a shorter one is the beginning."""
   learned = {'model.positions': 'learned', 'model.max_length': 32, 'model.rope_theta': None, 'model.layers': 1}
@@ -512,6 +513,7 @@ def test_from_a_mesh_to_one_device(make_config, tokenizer, tmp_path):
   assert len(params['embeddings']['token']['embedding'].sharding.device_set) == 1
 
 
+@pytest.mark.slow
 def test_bfloat16_parameters_arrive_as_float32(make_config, tokenizer, tmp_path):
   halve = lambda params: jax.tree.map(lambda p: p.astype(jnp.bfloat16), params)
   workdir = save(tmp_path / 'run', make_config('masked_lm', **{'model.layers': 1}), tokenizer, change=halve)
@@ -543,6 +545,7 @@ def test_with_nothing_taken_all_is_random_but_the_model_and_tokenizer(mlm, tmp_p
   assert not np.array_equal(other.params['classifier']['kernel'], fresh['classifier']['kernel'])
 
 
+@pytest.mark.slow
 def test_a_fresh_table_is_as_large_as_the_trained_one_next_to_it(make_config, tokenizer, tmp_path):
   workdir = save(
     tmp_path / 'run', make_config('masked_lm'), tokenizer, change=lambda tree: jax.tree.map(lambda p: 8 * p, tree)

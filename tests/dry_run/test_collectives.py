@@ -38,6 +38,7 @@ def moved(make_config):
   return measure
 
 
+@pytest.mark.slow
 def test_data_parallelism_sums_each_gradient_once(moved):
   found, K, vectors = moved(8, 1, 1, tied=False)
   assert set(found) == {'all-reduce'}
@@ -78,6 +79,7 @@ def test_groups_of_fsdp_sum_the_shares_of_gradients_between_them(moved, data, fs
   assert not found
 
 
+@pytest.mark.slow
 def test_tensor_parallelism_sums_activations(moved):
   """Megatron (arXiv:1909.08053, section 3): two sums of activations a layer in each direction, and for the vocabulary
   one in each; and three numbers a position: largest logit, partition, the target's logit.

@@ -91,8 +91,17 @@ def same(one, two):
   return set(one) == set(two) and all(np.array_equal(one[key], two[key]) for key in one)
 
 
-@pytest.mark.parametrize('objective', ['causal', 'masked'])
-@pytest.mark.parametrize('rows', ['concat', 'packed', 'padded'])
+@pytest.mark.parametrize(
+  'objective,rows',
+  [
+    ('causal', 'concat'),
+    ('causal', 'padded'),
+    ('masked', 'packed'),
+    pytest.param('causal', 'packed', marks=pytest.mark.slow),
+    pytest.param('masked', 'concat', marks=pytest.mark.slow),
+    pytest.param('masked', 'padded', marks=pytest.mark.slow),
+  ],
+)
 def test_batches_are_the_same_for_any_number_of_hosts(run, objective, rows):
   config = dataclasses.replace(run.config, rows=rows)
   whole = run.make(objective, config)
