@@ -1,17 +1,18 @@
-"""What a compiled program moves between devices, read from its text (XLA's HLO)."""
+"""What a compiled program computes and moves between devices, read from its text (XLA's HLO)."""
 
 import collections
-import functools
 import math
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 KINDS = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute')
 _BITS = {'pred': 8, 'bf16': 16}  # others carry them in their name: f32, s8, u4, f8e4m3fn
-_INSTRUCTION = re.compile(r'\s*(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)')
+_INSTRUCTION = re.compile(r'\s*(ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*)')
 _COMPUTATION = re.compile(r'(ENTRY )?%?([\w.-]+) \(.*\{$')
 _CALLED = re.compile(r'(?:calls|body|true_computation|false_computation)=%?([\w.-]+)')
 _BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
+_ARRAY = re.compile(r'([a-z]+\d*\w*)\[([\d,]*)\]')
 
 
 class Traffic(NamedTuple):
@@ -21,50 +22,81 @@ class Traffic(NamedTuple):
   bytes: int  # of the whole arrays, as a device ends (all-gather) or begins (the others) with them
 
 
-class _Instruction(NamedTuple):
+class Instruction(NamedTuple):
+  """One line of a program."""
+
   type: str
   opcode: str
   rest: str  # operands and attributes
+  is_root: bool
+
+  def operands(self) -> list[str]:
+    """Names of the operands."""
+    return re.findall(r'%([\w.-]+)', self.rest.partition(')')[0])
+
+  def attribute(self, pattern: str) -> str:
+    """What stands in the group of a pattern; '' where it is not there."""
+    found = re.search(pattern, self.rest)
+    return found[1] if found else ''
 
 
-def collectives(text: str) -> dict[str, Traffic]:
-  """Traffic of each kind in KINDS that is in `compiled.as_text()`, the program of one device.
+Computation = dict[str, Instruction]
 
-  The body of a loop counts as often as it runs.
+
+def instructions(text: str) -> Iterator[tuple[Instruction, Computation, int]]:
+  """Every instruction of `compiled.as_text()`, its computation, and how often a run of the program executes it.
+
+  The body of a loop counts as often as it runs. All branches of a condition count.
   """
   computations, entry = _read(text)
 
-  @functools.cache
-  def total(name: str) -> collections.Counter:
-    """{(kind, field of Traffic): number} of one run of a computation."""
-    counts: collections.Counter = collections.Counter()
-    for instruction in computations.get(name, {}).values():
-      kind = instruction.opcode.removesuffix('-start')
-      if kind in KINDS:
-        counts[kind, 'times'] += 1
-        counts[kind, 'bytes'] += _moved(instruction, computations[name])
-      times = _trips(instruction, computations) if instruction.opcode == 'while' else 1
+  def visit(name: str, times: int) -> Iterator[tuple[Instruction, Computation, int]]:
+    computation = computations.get(name, {})
+    for instruction in computation.values():
+      yield instruction, computation, times
+      trips = _trips(instruction, computation, computations) if instruction.opcode == 'while' else 1
       for called in _called(instruction):
-        counts += collections.Counter({key: times * number for key, number in total(called).items()})
-    return counts
+        yield from visit(called, times * trips)
 
-  counts = total(entry)
+  return visit(entry, 1)
+
+
+def collectives(text: str) -> dict[str, Traffic]:
+  """Traffic of each kind in KINDS that is in a program of one device.
+
+  An asynchronous collective may stand in several fused computations, its beginning, middle and end: under one channel,
+  which counts once.
+  """
+  counts: collections.Counter = collections.Counter()
+  channels = set()
+  for instruction, computation, times in instructions(text):
+    kind = instruction.opcode.removesuffix('-start')
+    channel = instruction.attribute(r'channel_id=(\d+)')
+    if kind not in KINDS or channel in channels:
+      continue
+    channels |= {channel} if channel else set()
+    counts[kind, 'times'] += times
+    counts[kind, 'bytes'] += times * _moved(instruction, computation)
   kinds = sorted({kind for kind, _ in counts})
   return {kind: Traffic(counts[kind, 'times'], counts[kind, 'bytes']) for kind in kinds}
 
 
-def _read(text: str) -> tuple[dict[str, dict[str, _Instruction]], str]:
-  """{computation: {instruction's name: instruction}}, and the name of the entry."""
-  computations: dict[str, dict[str, _Instruction]] = {}
-  entry, here = '', {}
-  for line in text.splitlines():
-    begun = _COMPUTATION.match(line)
-    if begun and ' = ' not in line.partition('(')[0]:
-      here = computations[begun[2]] = {}
-      entry = begun[2] if begun[1] else entry
-    elif match := _INSTRUCTION.match(line):
-      here[match[1]] = _Instruction(*match.groups()[1:])
-  return computations, entry
+def dot_flops(text: str) -> int:
+  """Floating-point operations of all matrix products; on TPUs they are convolutions."""
+  total = 0
+  for instruction, computation, times in instructions(text):
+    if instruction.opcode in ('dot', 'convolution'):
+      left, right = (_dims(computation[name].type) for name in instruction.operands())
+      result = _dims(instruction.type)
+      count = _dot if instruction.opcode == 'dot' else _convolution
+      total += times * 2 * count(instruction, left, right, result)
+  return total
+
+
+def estimated_cycles(text: str) -> int:
+  """The TPU compiler's own estimate of its fused operations, without collectives and Pallas kernels."""
+  found = ((one.attribute(r'"estimated_cycles":"(\d+)"'), times) for one, _, times in instructions(text))
+  return sum(int(cycles) * times for cycles, times in found if cycles)
 
 
 def bytes_of(type_: str) -> int:
@@ -74,33 +106,93 @@ def bytes_of(type_: str) -> int:
   16
   """
   total = 0
-  for dtype, dims in re.findall(r'([a-z]+\d*\w*)\[([\d,]*)\]', type_):
+  for dtype, dims in _ARRAY.findall(type_):
     digits = re.search(r'\d+', dtype)
     bits = _BITS.get(dtype) or (int(digits.group()) if digits else 0)
     total += math.prod(int(d) for d in dims.split(',') if d) * bits // 8
   return total
 
 
-def _moved(instruction: _Instruction, program: dict[str, _Instruction]) -> int:
-  names = re.findall(r'%?([\w.-]+)', instruction.rest.partition(')')[0])
-  given = sum(bytes_of(program[name].type) for name in names if name in program)
+def _read(text: str) -> tuple[dict[str, Computation], str]:
+  """{computation: {instruction's name: instruction}}, and the name of the entry."""
+  computations: dict[str, Computation] = {}
+  entry, here = '', {}
+  for line in text.splitlines():
+    begun = _COMPUTATION.match(line)
+    if begun and ' = ' not in line.partition('(')[0]:
+      here = computations[begun[2]] = {}
+      entry = begun[2] if begun[1] else entry
+    elif match := _INSTRUCTION.match(line):
+      root, name, *parts = match.groups()
+      here[name] = Instruction(*parts, bool(root))
+  return computations, entry
+
+
+def _dims(type_: str) -> list[int]:
+  found = _ARRAY.search(type_)
+  return [int(d) for d in found[2].split(',') if d] if found else []
+
+
+def _dot(instruction: Instruction, left: list[int], right: list[int], result: list[int]) -> int:
+  del right
+  contracted = instruction.attribute(r'lhs_contracting_dims=\{([\d,]*)\}')
+  return math.prod(result) * math.prod(left[int(d)] for d in contracted.split(',') if d)
+
+
+def _convolution(instruction: Instruction, left: list[int], right: list[int], result: list[int]) -> int:
+  """Products of numbers that are there: a window also slides over padding, which costs nothing."""
+  labels = [part for part in re.split('_|->', instruction.attribute(r'dim_labels=([\w>-]+)'))]
+  sizes = [dict(zip(label, dims)) for label, dims in zip(labels, (left, right, result))]
+  window = instruction.attribute(r'window=\{([^}]*)\}')
+  fields = dict(field.split('=') for field in window.split())
+  total = sizes[2]['b'] * sizes[2]['f'] * sizes[1]['i']
+  for place, label in enumerate(sorted(name for name in sizes[0] if name.isdigit())):
+    one = {name: value.split('x')[place] for name, value in fields.items()}
+    stride, left_step, right_step = (int(one.get(name, 1)) for name in ('stride', 'lhs_dilate', 'rhs_dilate'))
+    before = int(one.get('pad', '0_0').split('_')[0])
+    length = (sizes[0][label] - 1) * left_step + 1
+    offsets = (o * stride + k * right_step - before for o in range(sizes[2][label]) for k in range(sizes[1][label]))
+    total *= sum(0 <= at < length and at % left_step == 0 for at in offsets)
+  return total
+
+
+def _moved(instruction: Instruction, computation: Computation) -> int:
+  given = sum(bytes_of(computation[name].type) for name in instruction.operands() if name in computation)
   if not instruction.opcode.startswith('all-gather'):
     return given
   # the result of all-gather-start holds its operand too
   return bytes_of(instruction.type) - given * instruction.opcode.endswith('-start')
 
 
-def _called(instruction: _Instruction) -> list[str]:
+def _called(instruction: Instruction) -> list[str]:
   branches = _BRANCHES.search(instruction.rest)
   return _CALLED.findall(instruction.rest) + (re.findall(r'[\w.-]+', branches[1]) if branches else [])
 
 
-def _trips(loop: _Instruction, computations) -> int:
-  """How often a loop runs: as the compiler notes it, or the constant that its counter is compared with."""
-  noted = re.search(r'known_trip_count[^\d]*(\d+)', loop.rest)
-  if noted:
-    return int(noted[1])
-  condition = re.search(r'condition=%?([\w.-]+)', loop.rest)
-  steps = computations.get(condition[1], {}) if condition else {}
-  constants = [int(i.rest.partition(')')[0]) for i in steps.values() if i.opcode == 'constant' and i.type[:1] in 'su']
-  return max(constants, default=1)
+def _trips(loop: Instruction, around: Computation, computations: dict[str, Computation]) -> int:
+  """How often a loop runs: as the compiler notes it; or from its counter's beginning, step and bound.
+
+  A ring of partial products counts by two or four, with its body written out as often.
+  """
+  if noted := loop.attribute(r'known_trip_count[^\d]*(\d+)'):
+    return int(noted)
+  condition = computations.get(loop.attribute(r'condition=%?([\w.-]+)'), {})
+  body = computations.get(loop.attribute(r'body=%?([\w.-]+)'), {})
+  bound = max((value for name in condition if (value := _constant(condition, name)) is not None), default=1)
+  places = [int(one.attribute(r'index=(\d+)')) for one in condition.values() if one.opcode == 'get-tuple-element']
+  root = next((one for one in body.values() if one.is_root and one.opcode == 'tuple'), None)
+  if len(places) != 1 or root is None:
+    return bound
+  updated = body[root.operands()[places[0]]]
+  steps = [_constant(body, name) for name in updated.operands()] if updated.opcode == 'add' else []
+  step = next((value for value in steps if value), 1)
+  given = around.get(loop.operands()[0])
+  begin = _constant(around, given.operands()[places[0]]) if given is not None and given.opcode == 'tuple' else 0
+  return -(-(bound - (begin or 0)) // step)
+
+
+def _constant(computation: Computation, name: str) -> int | None:
+  """The value of a whole number that stands in the program."""
+  one = computation.get(name)
+  is_whole = one is not None and one.opcode == 'constant' and one.type[:1] in 'su'
+  return int(one.rest.partition(')')[0]) if one is not None and is_whole else None

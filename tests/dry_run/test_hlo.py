@@ -90,3 +90,83 @@ def test_text_of_a_tpu_program():
 )
 def test_bytes_of_types(type_, size):
   assert hlo.bytes_of(type_) == size
+
+
+RING = """
+HloModule jit_step
+
+%condition (p: (bf16[8,64], u32[])) -> pred[] {
+  %p = (bf16[8,64]{1,0:T(8,128)(2,1)}, u32[]{:T(128)}) parameter(0)
+  %limit = u32[]{:T(128)} constant(8)
+  %i = u32[]{:T(128)} get-tuple-element(%p), index=1
+  ROOT %lt = pred[]{:T(512)} compare(%i, %limit), direction=LT
+}
+
+%body (p: (bf16[8,64], u32[])) -> (bf16[8,64], u32[]) {
+  %p = (bf16[8,64]{1,0:T(8,128)(2,1)}, u32[]{:T(128)}) parameter(0)
+  %two = u32[]{:T(128)} constant(2)
+  %x = bf16[8,64]{1,0:T(8,128)(2,1)} get-tuple-element(%p), index=0
+  %i = u32[]{:T(128)} get-tuple-element(%p), index=1
+  %s = (bf16[8,64]{1,0}, bf16[8,64]{1,0}) collective-permute-start(%x), channel_id=1, source_target_pairs={{0,1},{1,0}}
+  %y = bf16[8,64]{1,0:T(8,128)(2,1)} collective-permute-done(%s)
+  %n = u32[]{:T(128)} add(%i, %two)
+  ROOT %t = (bf16[8,64]{1,0:T(8,128)(2,1)}, u32[]{:T(128)}) tuple(%y, %n)
+}
+
+%begin (a: bf16[4,64]) -> bf16[8,64] {
+  %a = bf16[4,64]{1,0} parameter(0)
+  ROOT %g = bf16[8,64]{1,0} all-gather(%a), channel_id=2, dimensions={0}
+}
+
+%end (a: bf16[4,64]) -> bf16[8,64] {
+  %a = bf16[4,64]{1,0} parameter(0)
+  ROOT %g = bf16[8,64]{1,0} all-gather(%a), channel_id=2, dimensions={0}
+}
+
+ENTRY %main (x: bf16[8,64], a: bf16[4,64]) -> bf16[8,64] {
+  %x = bf16[8,64]{1,0} parameter(0)
+  %a = bf16[4,64]{1,0} parameter(1)
+  %b = bf16[8,64]{1,0} fusion(%a), kind=kCustom, calls=%begin, backend_config={"estimated_cycles":"100"}
+  %e = bf16[8,64]{1,0} fusion(%a), kind=kCustom, calls=%end, backend_config={"estimated_cycles":"11"}
+  %zero = u32[]{:T(128)} constant(0)
+  %t = (bf16[8,64]{1,0}, u32[]{:T(128)}) tuple(%x, %zero)
+  %w = (bf16[8,64]{1,0}, u32[]{:T(128)}) while(%t), condition=%condition, body=%body
+  ROOT %r = bf16[8,64]{1,0} get-tuple-element(%w), index=0
+}
+"""
+
+
+def test_a_ring_counts_by_two_and_a_channel_counts_once():
+  traffic = {'all-gather': hlo.Traffic(1, 2 * 8 * 64), 'collective-permute': hlo.Traffic(4, 4 * 2 * 8 * 64)}
+  assert hlo.collectives(RING) == traffic
+  assert hlo.estimated_cycles(RING) == 111
+
+
+def test_products_are_counted_with_the_trips_of_their_loop():
+  w = jnp.ones((16, 16))
+  one = lambda x, _: (jax.lax.dot_general(x, w, (((1,), (0,)), ((), ()))), None)
+  looped = jax.jit(lambda x: jax.lax.scan(one, x, None, length=3)[0])
+  assert hlo.dot_flops(looped.lower(jnp.ones((8, 16))).compile().as_text()) == 3 * 2 * 8 * 16 * 16
+
+
+@pytest.mark.parametrize(
+  'left,right,result,attributes,products',
+  [
+    ('8,2048,64', '64,256,1', '8,2048,256', 'window={size=1}, dim_labels=0bf_io0->0bf', 8 * 2048 * 64 * 256),
+    # four heads as the places of a window that meets one number, and padding on both sides of it
+    (
+      *('8,2048,1,64', '4,64,32,1', '8,2048,4,32'),
+      'window={size=1x4 pad=0_0x3_3 rhs_reversal=0x1}, dim_labels=0b1f_1io0->0b1f',
+      8 * 2048 * 4 * 64 * 32,
+    ),
+  ],
+)
+def test_a_convolution_counts_what_is_not_padding(left, right, result, attributes, products):
+  text = f"""
+ENTRY %main (l: bf16[{left}], r: bf16[{right}]) -> bf16[{result}] {{
+  %l = bf16[{left}]{{0}} parameter(0)
+  %r = bf16[{right}]{{0}} parameter(1)
+  ROOT %o = bf16[{result}]{{0}} convolution(%l, %r), {attributes}
+}}
+"""
+  assert hlo.dot_flops(text) == 2 * products
