@@ -126,7 +126,7 @@ def _compiled(config, task: Task, tx, mesh, state: TrainState, reporter: Progres
   began = time.perf_counter()
   with reporter.clock('compile'):
     train_step = step_lib.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)
-    compiled = step_lib.lower(train_step, task, mesh, state).compile()
+    compiled = step_lib.compile_lowered(step_lib.lower(train_step, task, mesh, state), mesh)
   log(f'compiling ... done in {time.perf_counter() - began:.1f} s')
   return compiled
 

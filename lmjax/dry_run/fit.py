@@ -88,7 +88,7 @@ def compile_for(config: config_lib.Config, target: topology.Target, tokenizer=No
     train_step = step.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)
     lowered = step.lower(train_step, task, mesh, abstract)
     try:
-      program = lowered.compile()
+      program = step.compile_lowered(lowered, mesh)
       needed, memory = float(peak_bytes(program, mesh)), target.memory
     except jax.errors.JaxRuntimeError as error:
       if (refused := topology.memory_refused(error)) is None:

@@ -19,6 +19,7 @@ from lmjax.models import lora
 from lmjax.models.axes import Parameters
 from lmjax.models.config import ModelConfig
 from lmjax.models.layers import Block, Embeddings, Norm, TokenInfo
+from lmjax.ops import attention
 from lmjax.sharding import constrain
 
 
@@ -122,7 +123,10 @@ class Transformer(Parameters):
 
     if c.remat == 'none':
       return run
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if c.remat == 'dots' else None
+    policies = jax.checkpoint_policies
+    policy = policies.save_only_these_names(attention.RESIDUALS)
+    if c.remat == 'dots':
+      policy = policies.save_from_both_policies(policy, policies.dots_with_no_batch_dims_saveable)
     return jax.checkpoint(run, policy=policy, prevent_cse=not c.scan)
 
   def _scanned_layers(self, params, x_BTD, info, keys):

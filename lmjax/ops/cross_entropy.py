@@ -76,9 +76,8 @@ def _over_chunks(
     a = jnp.pad(a, [(0, 0), (0, short)] + [(0, 0)] * (a.ndim - 2))
     return jnp.moveaxis(a.reshape(N, B // N, C, chunk, *a.shape[2:]), 2, 0)
 
-  one = functools.partial(
-    _one_chunk, kernel_DV.astype(x_BTD.dtype), bias_V, vocab_size, z_loss, label_smoothing, gradients
-  )
+  low_DV = _gathered(kernel_DV.astype(x_BTD.dtype))
+  one = functools.partial(_one_chunk, low_DV, bias_V, vocab_size, z_loss, label_smoothing, gradients)
 
   def body(total, piece):
     sums, dx, dkernel, dbias = one(*piece)
@@ -149,6 +148,16 @@ def _shards(B: int) -> int:
   mesh = jax.sharding.get_abstract_mesh()
   n = 1 if mesh.empty else mesh.shape['data'] * mesh.shape['fsdp']
   return n if B % n == 0 else 1
+
+
+def _gathered(kernel_DV):
+  """The kernel whole on every device but for tensor parallelism, before the loop: in its body a partitioner that
+  gathers does so once a chunk (8.4 GB a step and device for 128k entries in 16 chunks, TPU v5e)."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return kernel_DV
+  kernel_DV = jax.lax.with_sharding_constraint(kernel_DV, jax.sharding.PartitionSpec(None, 'tensor'))
+  return jax.lax.optimization_barrier(kernel_DV)  # or it is moved back into the loop
 
 
 def _keep_apart(dkernel_NDV):

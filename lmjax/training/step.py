@@ -111,6 +111,18 @@ def accumulate(summed, params, batch, key, microbatches: int):
   return jax.lax.scan(body, zeros, (jnp.arange(microbatches), batch))[0]
 
 
+# What the compiler of a platform is told about a step. TPUs: by default each product with a kernel that FSDP shards is
+# a ring of partial products, which are summed in HBM. With plain gathers, which run beside other work, a step of 1.2
+# billion parameters on eight v5e chips is estimated to take 0.5 s less (libtpu 0.0.50.1), and compiles in 0.8 times.
+COMPILER_OPTIONS = {'tpu': {'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000'}}
+
+
+def compile_lowered(lowered: jax.stages.Lowered, mesh) -> jax.stages.Compiled:
+  """Compiles a lowered step with the options of the mesh's platform; rings stay where tensors are split over chips."""
+  platform = mesh.devices.flat[0].platform
+  return lowered.compile(COMPILER_OPTIONS.get(platform) if mesh.shape['tensor'] == 1 else None)
+
+
 def lower(train_step, task, mesh, state) -> jax.stages.Lowered:
   """The train step of a run, lowered for its mesh: what the loop compiles and runs, and a dry run compiles alone.
 

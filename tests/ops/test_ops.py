@@ -166,17 +166,26 @@ def test_attention_dropout_keeps_the_mean_and_the_mask():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('length', [512, 1152])  # one block, and three
 @pytest.mark.parametrize('causal,window', [(True, None), (True, 64), (False, None), (False, 64)])
-def test_splash_equals_xla(causal, window):
-  """The Pallas kernel, interpreted on the CPU."""
-  q, k, v = (
-    jax.random.normal(key, (1, 256, heads, 128))
-    for key, heads in zip(jax.random.split(jax.random.key(5), 3), (2, 1, 1))
-  )
-  segments = jnp.repeat(jnp.array([[1, 2]]), 128, axis=1)
-  got = attention._splash(q, k, v, segments, causal=causal, window=window, interpret=True)
-  settings = dict(causal=causal, window=window, q_segments_BT=segments, k_segments_BS=segments)
-  np.testing.assert_allclose(got, attention.attend(q, k, v, **settings), atol=2e-3)
+def test_splash_equals_xla(causal, window, length):
+  """The Pallas kernels, interpreted on the CPU: values and gradients, with two query heads for each of two key heads."""
+  keys = jax.random.split(jax.random.key(5), 4)
+  q, k, v, dy = (jax.random.normal(key, (1, length, heads, 64)) for key, heads in zip(keys, (4, 2, 2, 4)))
+  segments = jnp.repeat(jnp.array([[1, 2]]), length // 2, axis=1)
+  settings = dict(causal=causal, window=window)
+
+  def splash(q, k, v):
+    return attention._splash(q, k, v, segments, **settings, interpret=True)
+
+  def xla(q, k, v):
+    return attention.attend(q, k, v, **settings, q_segments_BT=segments, k_segments_BS=segments)
+
+  got, got_gradients = jax.vjp(splash, q, k, v)
+  expected, gradients = jax.vjp(xla, q, k, v)
+  np.testing.assert_allclose(got, expected, atol=2e-3)
+  for name, a, b in zip('qkv', got_gradients(dy), gradients(dy)):
+    np.testing.assert_allclose(a, b, atol=5e-3, err_msg=name)
 
 
 def test_rotary_scores_depend_on_distance_alone():
