@@ -28,8 +28,7 @@ def run(flags: command_line.CommandLine) -> None:
   if '://' in workdir:
     flags.problems.append(f'--workdir = {workdir}: must be a local folder; copy it when the experiment has ended')
   config, ready = stages.prepare(flags.config, workdir, flags.problems)
-  with stages.compilation_cached(os.path.join(workdir, 'xla_cache')):
-    stages.run_stages(ready, workdir, config.comparisons)
+  stages.run_stages(ready, workdir, config.comparisons)
   command = f'python -m lmjax.experiment {shlex.join(flags.argv)}'
   comparison.write_report(workdir, command, [stage.name for stage in ready], config.comparisons)
   print(f'report, numbers and pictures: {os.path.join(workdir, "")}{{report.md, results.json, *.png}}', flush=True)

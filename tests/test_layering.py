@@ -20,6 +20,7 @@ FLOORS = [
   ['models', 'reports'],
   ['data', 'hosts', 'optim', 'sharding', 'profile'],
   ['schema', 'workdir', 'metrics', 'scoring', 'ops'],
+  ['compilation'],
   ['console'],
   ['errors', 'paths'],
 ]

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import jax
 
+from lmjax import compilation, metrics, optim, paths, sharding
 from lmjax import config as config_lib
-from lmjax import metrics, optim, paths, sharding
 from lmjax.dry_run import hlo, topology
 from lmjax.errors import ConfigError
 from lmjax.models import flops as flops_lib
@@ -57,6 +57,11 @@ def dry_run(
   """
   tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
   initialize.plan_of(prepare.without_data(config, tokenizer)[1], source, config.init_from)
+  with compilation.without_kept_programs():
+    return _dry_run(config, target, tokenizer, command, log)
+
+
+def _dry_run(config, target, tokenizer, command, log) -> bool:
   first = compile_for(config, target, tokenizer)
   log(described(first, target, known_steps=config.train.steps))
   if getattr(config.objective, 'labels', ()) is None:

@@ -123,8 +123,8 @@ def _read(text: str) -> tuple[dict[str, Computation], str]:
       here = computations[begun[2]] = {}
       entry = begun[2] if begun[1] else entry
     elif match := _INSTRUCTION.match(line):
-      root, name, *parts = match.groups()
-      here[name] = Instruction(*parts, bool(root))
+      root, name, type_, opcode, rest = match.groups()
+      here[name] = Instruction(type_, opcode, rest, bool(root))
   return computations, entry
 
 

@@ -150,8 +150,6 @@ class ModelConfig:
       yield 'attention_dropout', 'only the xla attention has dropout', 'set it to 0'
     if self.attention_implementation == 'cudnn' and self.dtype == 'float32':
       yield 'attention_implementation', 'takes no float32', 'set model.dtype to bfloat16'
-    if self.attention_implementation == 'splash' and self.scan and self.global_every is not None:
-      yield 'attention_implementation', 'needs each window at compile time', 'set model.scan to False'
 
   def window_of(self, layer: int) -> int | None:
     """The sliding window of a layer, or None where it sees everything."""

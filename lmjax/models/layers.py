@@ -25,11 +25,12 @@ PLAIN: dict[str, Callable] = {
 
 
 class TokenInfo(NamedTuple):
-  """Where the tokens of a batch stand, and with what they share a row; arrays [B, T]."""
+  """Where the tokens of a batch stand, and with what they share a row."""
 
-  positions: jax.Array  # int32, in the document
-  segments: jax.Array | None  # int32, document number, 0 for padding; None: one document a row
-  prefix: jax.Array | None  # bool, tokens that a causal model reads from both sides; None: none
+  positions: jax.Array  # int32 [B, T], in the document
+  segments: jax.Array | None = None  # int32 [B, T], document number, 0 for padding; None: one document a row
+  lengths: jax.Array | None = None  # int32 [B], in place of segments: tokens of the one document, before its padding
+  prefix: jax.Array | None = None  # bool [B, T], tokens that a causal model reads from both sides; None: none
 
 
 class Norm(nn.Module):
@@ -150,6 +151,7 @@ class Attention(nn.Module):
       q_index_T=q_index_T,
       q_segments_BT=info.segments,
       k_segments_BS=k_segments_BS,
+      lengths_B=info.lengths,
       k_prefix_BS=k_prefix_BS,
       implementation=attention.choose(c.attention_implementation, c.dtype, c.attention_dropout),
       dropout=c.attention_dropout,

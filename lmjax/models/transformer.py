@@ -23,6 +23,19 @@ from lmjax.ops import attention
 from lmjax.sharding import constrain
 
 
+def documents_of(batch: dict) -> dict:
+  """The arguments of `Transformer.apply` that say which tokens of a batch belong together.
+
+  A batch without segments has one document a row; one with segments and positions several (packed rows); one with
+  segments alone a document and its padding in each row, of which kernels can skip the padding.
+  """
+  if 'segments' not in batch:
+    return {}
+  if 'positions' in batch:
+    return {'segments_BT': batch['segments'], 'positions_BT': batch['positions']}
+  return {'lengths_B': batch['segments'].sum(axis=1)}
+
+
 @dataclasses.dataclass(frozen=True)
 class Transformer(Parameters):
   """The backbone as pure functions of its parameters."""
@@ -43,7 +56,7 @@ class Transformer(Parameters):
     embeddings = Embeddings(c, self.padded_vocab_size).init(embed_key, tokens_11, tokens_11, tokens_11, None)
 
     def block(layer_key):
-      return Block(c).init(layer_key, x_11D, TokenInfo(tokens_11, tokens_11, None), None, c.rope_theta, None)
+      return Block(c).init(layer_key, x_11D, TokenInfo(tokens_11, tokens_11), None, c.rope_theta, None)
 
     # one compiled initialiser for all layers; each layer's numbers depend on its own key alone
     stacked = jax.vmap(block)(jax.random.split(layers_key, c.layers))
@@ -59,6 +72,7 @@ class Transformer(Parameters):
     tokens_BT: jax.Array,
     *,
     segments_BT: jax.Array | None = None,
+    lengths_B: jax.Array | None = None,
     positions_BT: jax.Array | None = None,
     segment_types_BT: jax.Array | None = None,
     prefix_BT: jax.Array | None = None,
@@ -70,6 +84,7 @@ class Transformer(Parameters):
     Args:
       tokens_BT: ids below vocab_size.
       segments_BT: document numbers, 0 for padding; attention stays within a number. None: all one document.
+      lengths_B: in place of segments_BT, the tokens of each row's one document, which padding follows.
       positions_BT: position of each token in its document. None: 0 .. T-1.
       segment_types_BT: token types, where the config has a table for them. None: 0.
       prefix_BT: bool, tokens that a causal model reads from both sides. None: none.
@@ -88,7 +103,7 @@ class Transformer(Parameters):
     x_BTD: Any = Embeddings(c, self.padded_vocab_size).apply(
       {'params': params['embeddings']}, tokens_BT, positions_BT, segment_types_BT, keys[0]
     )
-    info = TokenInfo(positions_BT, segments_BT, prefix_BT)
+    info = TokenInfo(positions_BT, segments_BT, lengths_B, prefix_BT)
     if cache is not None:
       x_BTD, cache = self._cached_layers(params, x_BTD, info, cache)
     elif c.scan:
@@ -130,23 +145,22 @@ class Transformer(Parameters):
     return jax.checkpoint(run, policy=policy, prevent_cse=not c.scan)
 
   def _scanned_layers(self, params, x_BTD, info, keys):
+    """A loop over what repeats: a layer, or a global layer and the local ones after it, so that windows are static."""
     c = self.config
     low = jax.tree.map(lambda p: p.astype(c.dtype) if p.ndim == 2 else p, params['layers'])
-    stacked = jax.tree.map(lambda *layers: jnp.stack(layers), *(low[str(i)] for i in range(c.layers)))
-    mixed = c.global_every is not None  # then windows and rotary bases are arrays that the loop runs over
-    # T tokens see each other through a window of 2 T, which therefore stands for none
-    whole = 2 * x_BTD.shape[1]
-    windows = jnp.array([c.window_of(i) or whole for i in range(c.layers)])
-    thetas = jnp.array([c.theta_of(i) or 0.0 for i in range(c.layers)], jnp.float32)
-    keys = None if keys[0] is None else jnp.stack(list(keys))
+    layers = [(low[str(i)], keys[i]) for i in range(c.layers)]
+    runs = [self._layer(c.window_of(i), c.theta_of(i)) for i in range(c.global_every or 1)]
+    looped = c.layers - c.layers % len(runs)
 
-    def body(x_BTD, layer):
-      layer_params, window, theta, key = layer
-      window, theta = (window, theta) if mixed else (c.window_of(0), c.theta_of(0))
-      run = self._layer(window, theta)
-      return run(layer_params, x_BTD, info, key), None
+    def body(x_BTD, group):
+      for run, (layer_params, key) in zip(runs, group):
+        x_BTD = run(layer_params, x_BTD, info, key)
+      return x_BTD, None
 
-    return jax.lax.scan(body, x_BTD, (stacked, windows, thetas, keys))[0]
+    groups = [layers[i : i + len(runs)] for i in range(0, looped, len(runs))]
+    if groups:
+      x_BTD, _ = jax.lax.scan(body, x_BTD, jax.tree.map(lambda *same: jnp.stack(same), *groups))
+    return body(x_BTD, layers[looped:])[0]
 
   def _cached_layers(self, params, x_BTD, info, cache):
     c, new = self.config, {}

@@ -8,6 +8,7 @@ import functools
 import jax
 
 from lmjax.models.heads import LanguageModel
+from lmjax.models.transformer import documents_of
 from lmjax.objectives.config import CausalConfig
 from lmjax.ops.cross_entropy import cross_entropy
 
@@ -17,7 +18,7 @@ def make_loss(model: LanguageModel, config: CausalConfig):
   """The jitted loss `(params, batch, key) -> (loss_sum, weight_sum, metrics)`, metrics as (sum, weight) pairs.
 
   The batch holds inputs_BT, targets_BT, weights_BT (float32, 0 where nothing is predicted), and where documents
-  are kept apart segments_BT and positions_BT. Evaluation batches also hold bytes_BT and majority_BT, what each
+  are kept apart what `documents_of` reads. Evaluation batches also hold bytes_BT and majority_BT, what each
   target stands for; their weighted sums are reported. `key` is for dropout, None for none.
   """
 
@@ -25,9 +26,7 @@ def make_loss(model: LanguageModel, config: CausalConfig):
 
   @jax.jit
   def causal_loss(params, batch, key):
-    x_BTD = model.backbone.apply(
-      params, batch['inputs'], segments_BT=batch.get('segments'), positions_BT=batch.get('positions'), key=key
-    )
+    x_BTD = model.backbone.apply(params, batch['inputs'], **documents_of(batch), key=key)
     weights_BT = batch['weights']
     arrays = (*model.output(params, x_BTD), batch['targets'], weights_BT, weights_BT)
     sums = cross_entropy(*arrays, model.backbone.vocab_size, config.chunk, z_loss, smoothing)

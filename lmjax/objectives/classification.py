@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from lmjax.models.heads import HeadedModel
 from lmjax.models.layers import dropout
+from lmjax.models.transformer import documents_of
 from lmjax.objectives.config import ClassificationConfig
 
 
@@ -31,7 +32,7 @@ def make_logits(model: HeadedModel, config: ClassificationConfig):
   def logits(params, batch, key):
     keys = (None, None) if key is None else jax.random.split(key)
     x_BTD = model.backbone.apply(
-      params, batch['inputs'], segments_BT=batch['segments'], segment_types_BT=batch['segment_types'], key=keys[0]
+      params, batch['inputs'], **documents_of(batch), segment_types_BT=batch['segment_types'], key=keys[0]
     )
     pooled_BD = pool(x_BTD, batch['segments'], config.pooling)
     return model.logits(params, dropout(pooled_BD, config.dropout, keys[1]))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.models.heads import LanguageModel
+from lmjax.models.transformer import documents_of
 from lmjax.objectives.config import ConditionalConfig
 from lmjax.ops.cross_entropy import cross_entropy
 
@@ -24,7 +25,7 @@ def make_loss(model: LanguageModel, config: ConditionalConfig):
   @jax.jit
   def conditional_loss(params, batch, key):
     prefix_BT = batch['prefix'] > 0 if config.prefix else None
-    x_BTD = model.backbone.apply(params, batch['inputs'], segments_BT=batch['segments'], prefix_BT=prefix_BT, key=key)
+    x_BTD = model.backbone.apply(params, batch['inputs'], **documents_of(batch), prefix_BT=prefix_BT, key=key)
     x_BKD = jnp.take_along_axis(x_BTD, batch['slots'][:, :, None], axis=1)
     weights_BK = batch['weights']
     arrays = (*model.output(params, x_BKD), batch['targets'], weights_BK, weights_BK)

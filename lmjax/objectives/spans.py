@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.models.heads import HeadedModel
+from lmjax.models.transformer import documents_of
 
 
 @functools.lru_cache(maxsize=8)
@@ -21,7 +22,7 @@ def make_logits(model: HeadedModel):
 
   def logits(params, batch, key=None):
     x_BTD = model.backbone.apply(
-      params, batch['inputs'], segments_BT=batch['segments'], segment_types_BT=batch['segment_types'], key=key
+      params, batch['inputs'], **documents_of(batch), segment_types_BT=batch['segment_types'], key=key
     )
     logits_BT2 = jnp.where(batch['candidates'][:, :, None] > 0, model.logits(params, x_BTD), -jnp.inf)
     return {'start': logits_BT2[..., 0], 'end': logits_BT2[..., 1]}

@@ -3,8 +3,6 @@
 Legend: B batch, T queries, S keys, H heads, G key-value heads (H a multiple of G), R = H / G, K head width.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 
@@ -36,10 +34,11 @@ def attend(
   v_BSGK: jax.Array,
   *,
   causal: bool,
-  window: int | jax.Array | None = None,
+  window: int | None = None,
   q_index_T: jax.Array | None = None,
   q_segments_BT: jax.Array | None = None,
   k_segments_BS: jax.Array | None = None,
+  lengths_B: jax.Array | None = None,
   k_prefix_BS: jax.Array | None = None,
   implementation: str = 'xla',
   dropout: float = 0.0,
@@ -52,7 +51,8 @@ def attend(
     k_BSGK, v_BSGK: keys and values; each serves H // G query heads.
     causal, window, q_segments_BT, k_segments_BS: see `attention_mask`.
     q_index_T: place of each query among the keys; None: 0 .. T-1.
-    k_prefix_BS: see `attention_mask`; with it splash gives way to xla.
+    lengths_B: in place of segments, how many positions of a row come before its padding.
+    k_prefix_BS: see `attention_mask`; with it splash and cudnn give way to xla.
     implementation: 'xla' (the reference), 'cudnn' (GPU, bfloat16), 'splash' (TPU) or 'blockwise' (CPU); with
       `q_index_T` all are 'xla'.
     dropout: rate on the attention weights (xla alone).
@@ -62,10 +62,13 @@ def attend(
     [B, T, H, K] in the dtype of the queries.
   """
   T, S = q_BTHK.shape[1], k_BSGK.shape[1]
-  # single tokens (initialisation, generation), odd prompts and windows that a loop runs over take the XLA path
-  is_static = window is None or isinstance(window, int)
+  # generation and prefixes that are read from both sides take the XLA path, as do lengths that splash does not
   plain = q_index_T is None and k_prefix_BS is None
-  if implementation == 'splash' and plain and T % SPLASH_BLOCK == 0 and is_static:
+  if implementation == 'cudnn' and plain:
+    return _cudnn(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, lengths_B, causal=causal, window=window)
+  if lengths_B is not None:
+    q_segments_BT = k_segments_BS = (jnp.arange(T) < lengths_B[:, None]).astype(jnp.int32)
+  if implementation == 'splash' and plain and T % SPLASH_BLOCK == 0:
     return _splash(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, causal=causal, window=window)
   mask = attention_mask(
     jnp.arange(T) if q_index_T is None else q_index_T,
@@ -80,8 +83,30 @@ def attend(
     return _with_dropout(q_BTHK, k_BSGK, v_BSGK, mask, dropout, key)
   if implementation == 'blockwise' and q_index_T is None:
     return _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal and k_prefix_BS is None)
-  kernel: Literal['xla', 'cudnn'] = 'cudnn' if implementation == 'cudnn' and q_index_T is None else 'xla'
-  return jax.nn.dot_product_attention(q_BTHK, k_BSGK, v_BSGK, mask=mask, implementation=kernel)
+  return jax.nn.dot_product_attention(q_BTHK, k_BSGK, v_BSGK, mask=mask, implementation='xla')
+
+
+def _cudnn(q_BTHK, k_BSGK, v_BSGK, segments_BT, lengths_B, *, causal, window):
+  """cuDNN's flash attention, told by its own settings what is hidden. Given as a mask, it would compute every tile of
+  the scores, hidden ones too, and read T x T numbers a head; only documents that share a row, and windows that look
+  ahead, cannot be told otherwise."""
+  T = q_BTHK.shape[1]
+  two_sided = None if causal else window
+  mask = attention_mask(
+    jnp.arange(T), jnp.arange(T), causal=False, window=two_sided, q_segments_BT=segments_BT, k_segments_BS=segments_BT
+  )
+  lengths_B = None if lengths_B is None else jnp.maximum(lengths_B, 1)  # no softmax over nothing
+  return jax.nn.dot_product_attention(
+    q_BTHK,
+    k_BSGK,
+    v_BSGK,
+    mask=mask,
+    is_causal=causal,
+    local_window_size=(window - 1, 0) if causal and window is not None else None,
+    query_seq_lengths=lengths_B,
+    key_value_seq_lengths=lengths_B,
+    implementation='cudnn' if mask is None or T % 2 == 0 else 'xla',  # cuDNN takes no mask of an odd length
+  )
 
 
 def _with_dropout(q_BTHK, k_BSGK, v_BSGK, mask, rate, key):

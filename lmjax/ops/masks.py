@@ -9,7 +9,7 @@ def attention_mask(
   k_index_S: jax.Array,
   *,
   causal: bool,
-  window: int | jax.Array | None = None,
+  window: int | None = None,
   q_segments_BT: jax.Array | None = None,
   k_segments_BS: jax.Array | None = None,
   k_prefix_BS: jax.Array | None = None,
@@ -22,7 +22,6 @@ def attention_mask(
     causal: keys after the query are hidden.
     window: how wide a sliding window is, in tokens. Causal: the query and the `window - 1` before it;
       bidirectional: `window // 2` on each side (ModernBERT, https://arxiv.org/abs/2412.13663, section 2.1).
-      An array where layers are scanned and their windows differ.
     q_segments_BT: document number of each query; only equal numbers see each other. Padding is segment 0 and
       sees padding, so that no row of the softmax is empty.
     k_segments_BS: the same for keys.

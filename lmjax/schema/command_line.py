@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from lmjax.compilation import FOLDER, keep_programs
 from lmjax.console import SHOWN, print_line, silence
 from lmjax.errors import ConfigError, DataError, LmjaxError
 from lmjax.schema.describe import describe, parts_of
@@ -35,6 +36,8 @@ COMMON = 'common'  # what the configs of a folder share
 _LONGEST_NAME = 80
 _NUMBERS = {int, float, bool, type(None)}
 _serial = itertools.count()
+
+_COMMON_HELP = f'--compilation_cache=DIR: where compiled programs are kept, {FOLDER} by default; none: nowhere'
 
 UseOfConfig = Literal['required', 'optional', 'refused']
 
@@ -71,8 +74,9 @@ def command(run, argv, doc: str, flags=None, config: UseOfConfig = 'refused', ro
     saved = given.values.get('config_json')
     has_config = given.file is not None or saved is not None
     if given.help and given.file is None:
-      print(doc)
+      print(f'{doc}\n{_COMMON_HELP}')
       return
+    keep_programs(given.values.pop('compilation_cache'))
     if given.problems and (config == 'refused' or not has_config):
       raise ConfigError(given.problems)
     if has_config:
@@ -116,7 +120,7 @@ def parse_command_line(argv, flags=None, config: UseOfConfig = 'required', words
     config: whether `--config` and its settings are required, optional (in place of `--workdir`) or refused.
     words: whether there may be arguments that are no flags.
   """
-  kinds = {'config': str, 'workdir': str, **(flags or {})}
+  kinds = {'config': str, 'workdir': str, 'compilation_cache': str, **(flags or {})}
   bare = {name for name, annotation in kinds.items() if bool in parts_of(annotation)}
   values, assignments, problems, texts, wants_help = dict.fromkeys(kinds), [], [], [], False
   for flag, text in _flags(argv, bare):

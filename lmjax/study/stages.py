@@ -1,7 +1,6 @@
 """The stages of a study: their order, what each is, running those that are not done."""
 
 import collections
-import contextlib
 import dataclasses
 import difflib
 import graphlib
@@ -13,7 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 
 from lmjax import config as config_lib
 from lmjax import train as train_lib
@@ -28,8 +26,6 @@ from lmjax.workdir import files
 
 # Of the lines of a stage, those that a person should see at once; all are in its log.txt.
 IMPORTANT = re.compile(r'^(seed \d|resuming from|checkpoint \d+ rejected)| skipped: |training ends$')
-
-_CACHE_DIR = 'jax_compilation_cache_dir'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,28 +214,3 @@ def _log(line: str, file) -> None:
   file.flush()
   if IMPORTANT.search(line):
     print(f'  {line}', flush=True)
-
-
-@contextlib.contextmanager
-def compilation_cached(folder: str):
-  """Programs compiled inside are kept in a folder (or where JAX_COMPILATION_CACHE_DIR says), small ones too.
-
-  By default JAX keeps those alone that took a second to compile; a study runs many small programs many times.
-  """
-
-  def apply(settings: dict) -> None:
-    for name, value in settings.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()  # it is opened once, by the first program that is compiled
-
-  settings = {
-    _CACHE_DIR: getattr(jax.config, _CACHE_DIR) or os.path.abspath(folder),
-    'jax_persistent_cache_min_compile_time_secs': 0.0,
-    'jax_persistent_cache_min_entry_size_bytes': -1,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  try:
-    apply(settings)
-    yield
-  finally:
-    apply(before)

@@ -36,11 +36,13 @@ class CausalLM(LanguageModelTask):
     return self.data.length
 
   def example(self, row, rng, keep_segments=False) -> dict[str, np.ndarray]:
-    """A row -> inputs, targets, weights [T]; segments and positions where documents are kept apart."""
+    """A row -> inputs, targets, weights [T]; segments and positions as `documents_of` wants them."""
     del rng, keep_segments  # in concat rows padding comes last: causal attention never sees it
     example = causal_example(row)
     if self.data.rows == 'concat':
-      del example['segments'], example['positions']
+      del example['segments']
+    if self.data.rows != 'packed':
+      del example['positions']
     return example
 
   def complete(self, params, prompts, key, *, new_tokens, temperature, top_k, top_p) -> list[list[int]]:

@@ -40,10 +40,12 @@ class MaskedLM(LanguageModelTask):
     return self.objective.masking.slots(self.data.length)
 
   def example(self, row, rng, keep_segments=False) -> dict[str, np.ndarray]:
-    """A row -> inputs [T], slots, targets, weights, shown [K]; segments and positions where rows are not full."""
+    """A row -> inputs [T], slots, targets, weights, shown [K]; segments and positions as `documents_of` wants them."""
     example = masked_example(row, rng, self.predicted, self.objective.masking, self.vocabulary)
     if self.data.rows == 'concat' and not keep_segments:
-      del example['segments'], example['positions']
+      del example['segments']
+    if self.data.rows != 'packed':
+      del example['positions']
     return example
 
   def fill(self, params, rows: list[list[int]], top: int):
@@ -90,6 +92,6 @@ class MaskedLM(LanguageModelTask):
 
 @functools.partial(jax.jit, static_argnames=('model', 'top'))
 def _fill(model: LanguageModel, params, inputs_BT, segments_BT, slots_BK, top: int):
-  x_BTD = model.backbone.apply(params, inputs_BT, segments_BT=segments_BT)
+  x_BTD = model.backbone.apply(params, inputs_BT, lengths_B=segments_BT.sum(axis=1))
   x_BKD = jnp.take_along_axis(x_BTD, slots_BK[:, :, None], axis=1)
   return jax.lax.top_k(jax.nn.softmax(model.logits(params, x_BKD)), top)

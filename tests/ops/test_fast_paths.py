@@ -130,3 +130,57 @@ def test_auto_takes_blockwise_for_float32_on_a_cpu_alone(monkeypatch):
 def test_matmul_equals_that_of_jax(shape):
   arrays = [draw(shape), draw((8, 6), 1)]
   assert_same(value_and_gradients(matmul, arrays), value_and_gradients(jnp.matmul, arrays))
+
+
+CUDNN_CASES = {
+  'causal': (dict(causal=True), 'CAUSAL', 0),
+  'window': (dict(causal=True, window=8), 'CAUSAL', 8),
+  'padded': (dict(causal=False, lengths_B=jnp.array([20, 32])), 'PADDING', 0),
+  'causal padded': (dict(causal=True, window=8, lengths_B=jnp.array([20, 32])), 'PADDING_CAUSAL', 8),
+}
+
+
+@pytest.mark.parametrize('case', CUDNN_CASES)
+def test_cudnn_is_told_what_is_hidden_without_a_mask(case, monkeypatch):
+  """Lowered for CUDA on a CPU: a mask would be an operand of T x T numbers, and every tile of scores computed."""
+  settings, mask_type, window = CUDNN_CASES[case]
+  from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+  monkeypatch.setattr(cudnn, 'check_cudnn_version', lambda: 91000)
+  monkeypatch.setattr(cudnn, 'check_compute_capability', lambda capability: True)
+  function = functools.partial(attention.attend, implementation='cudnn', **settings)
+  loss = lambda *arrays: function(*arrays).astype(jnp.float32).sum()
+  arrays = heads(4, 2, width=16, dtype=jnp.bfloat16)
+  lowered = jax.jit(jax.grad(loss, (0, 1, 2))).trace(*arrays).lower(lowering_platforms=('cuda',)).as_text()
+  text = lowered.replace('\\22', '"')
+  assert text.count('@__cudnn$fmhaSoftmax(') == text.count('@__cudnn$fmhaSoftmaxBackward(') == 1
+  assert text.count(f'"mask_type": "{mask_type}"') == text.count(f'"sliding_window_length": {window}') == 2
+  assert 'x32x32x' not in text, 'an operand [.., T, T]'
+
+
+@pytest.mark.parametrize('case', [*CUDNN_CASES, 'packed', 'two-sided window'])
+def test_cudnn_is_told_the_same_as_xla(case, monkeypatch):
+  """Its settings mean what the mask does, wherever a token counts: as XLA computes them."""
+  segments = jnp.array([[1] * 20 + [2] * 8 + [0] * 4, [1] * 32])
+  others = {
+    'packed': dict(causal=True, q_segments_BT=segments, k_segments_BS=segments),
+    'two-sided window': dict(causal=False, window=8),
+  }
+  settings = others[case] if case in others else CUDNN_CASES[case][0]
+  plain, asked = jax.nn.dot_product_attention, []
+
+  def computed(*arrays, implementation, **rest):
+    asked.append(implementation)
+    return plain(*arrays, implementation='xla', **rest)
+
+  counted = jnp.arange(32) < settings.get('lengths_B', jnp.full(2, 32))[:, None]
+
+  def masked(implementation):
+    return lambda *arrays: jnp.where(
+      counted[:, :, None, None], attention.attend(*arrays, implementation=implementation, **settings), 0.0
+    )
+
+  expected = value_and_gradients(masked('xla'), heads(4, 2))
+  monkeypatch.setattr(jax.nn, 'dot_product_attention', computed)
+  assert_same(value_and_gradients(masked('cudnn'), heads(4, 2)), expected)
+  assert set(asked) == {'cudnn'}

@@ -169,7 +169,7 @@ def test_attention_dropout_keeps_the_mean_and_the_mask():
 @pytest.mark.parametrize('length', [512, 1152])  # one block, and three
 @pytest.mark.parametrize('causal,window', [(True, None), (True, 64), (False, None), (False, 64)])
 def test_splash_equals_xla(causal, window, length):
-  """The Pallas kernels, interpreted on the CPU: values and gradients, with two query heads for each of two key heads."""
+  """The Pallas kernels, interpreted on the CPU: values and gradients, two query heads for each of two key heads."""
   keys = jax.random.split(jax.random.key(5), 4)
   q, k, v, dy = (jax.random.normal(key, (1, length, heads, 64)) for key, heads in zip(keys, (4, 2, 2, 4)))
   segments = jnp.repeat(jnp.array([[1, 2]]), length // 2, axis=1)

@@ -156,6 +156,7 @@ def test_padded_against_packed(reference, name):
   """The same documents, one a row with padding, or several in a row that do not see each other."""
   task, batch, expected = reference(name)
   longest = batch['inputs'].shape[1]
+  batch = batch | {'positions': np.broadcast_to(np.arange(longest, dtype=np.int32), batch['inputs'].shape)}
   packed = {key: [] for key in batch}
   rows, row, room = [], [], 0
   for i in range(len(batch['inputs'])):
