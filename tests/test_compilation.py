@@ -77,7 +77,9 @@ def test_damage_is_reported_once(updated, tmp_path, capsys):
     show("Error reading persistent compilation cache entry for 'jit_f': error: incorrect header\ncheck")
   show('another one')
   out, err = capsys.readouterr()
-  assert err.count('\n') == 1 and "'jit_f': error: incorrect header check; compiled again" in err and 'another one' in out
+  assert (
+    err.count('\n') == 1 and "'jit_f': error: incorrect header check; compiled again" in err and 'another one' in out
+  )
 
 
 def started(folder: pathlib.Path, cache: str, *flags) -> tuple[list[str], str]:

@@ -1,0 +1,240 @@
+"""Train steps that take turns: lmjax's own, and transformers with torch, each in a process of its own.
+
+As a program this is the other side of `Worker`: `contenders.py NAME SHAPE_AS_JSON`.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+ADAMW = dict(learning_rate=3e-4, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1)
+CLIP_NORM = 1.0
+MASK_RATE = 0.15  # of BERT
+LABEL_IGNORED = -100  # by the losses of transformers
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """What is computed, in float32; `chunk` (positions a row whose logits exist at one time) concerns lmjax alone."""
+
+  model: str  # gpt2, bert or llama
+  layers: int
+  width: int
+  heads: int
+  vocab: int
+  batch: int
+  length: int
+  chunk: int
+
+  @property
+  def mlp_width(self) -> int:
+    """Llama's gated layers have three matrices where the others have two."""
+    return 8 * self.width // 3 // 32 * 32 if self.model == 'llama' else 4 * self.width
+
+  @property
+  def tokens(self) -> int:
+    """Of a step."""
+    return self.batch * self.length
+
+
+class Worker:
+  """One contender in a process of its own, spoken to in lines of JSON.
+
+  Attributes:
+    first: {'start': seconds from the start of the process to the end of its first step}.
+    error: why it failed, or None.
+  """
+
+  def __init__(self, name: str, shape: Shape, environment: dict | None = None):
+    began = time.perf_counter()
+    command = [sys.executable, __file__, name, json.dumps(dataclasses.asdict(shape))]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    self.process = subprocess.Popen(command, text=True, env=os.environ | (environment or {}), **pipes)
+    self.first = self._read() | {'start': time.perf_counter() - began}
+    self.error = self.first.get('error')
+
+  def ask(self, steps: int) -> dict:
+    """Has it take so many steps: seconds, loss and peak_bytes, the highest resident set of the process so far."""
+    self.process.stdin.write(json.dumps({'steps': steps}) + '\n')
+    self.process.stdin.flush()
+    answer = self._read()
+    if 'error' in answer:
+      raise RuntimeError(answer['error'])
+    return answer
+
+  def end(self):
+    """Closes its input, at which it ends."""
+    self.process.stdin.close()
+    self.process.wait()
+
+  def _read(self):
+    line = self.process.stdout.readline()
+    return json.loads(line) if line else {'error': f'ended with exit code {self.process.wait()}'}
+
+
+def work(name: str, shape: Shape):
+  """The first step at once, then as many as each line of the input asks for."""
+  answers = os.fdopen(os.dup(1), 'w')
+  os.dup2(2, 1)  # whatever a library prints is not an answer
+
+  def answer(**values):
+    answers.write(json.dumps(values) + '\n')
+    answers.flush()
+
+  try:
+    step = make_lmjax(shape) if name == 'lmjax' else make_torch(shape, compiled=name == 'torch.compile')
+    step()
+    answer(ready=True)
+    step()  # what is done once more (allocation, recompilation) stays out of the first round
+  except Exception as error:  # a missing compiler, an operation that is not there: reported in the table
+    return answer(error=f'{type(error).__name__}: {str(error).strip().splitlines()[0]}')
+  for line in sys.stdin:
+    steps = json.loads(line)['steps']
+    began = time.perf_counter()
+    for _ in range(steps):
+      loss = step()
+    seconds = time.perf_counter() - began
+    answer(seconds=seconds, loss=loss, peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def make_batch(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+  """Rows of random ids, one longer than the model's input, and for BERT the masked places of each row, sorted."""
+  rng = np.random.default_rng(0)
+  rows = rng.integers(0, shape.vocab, (shape.batch, shape.length + 1), dtype=np.int32)
+  slots = math.ceil(MASK_RATE * shape.length)
+  places = np.argsort(rng.random((shape.batch, shape.length)), axis=1)[:, :slots]
+  return rows, np.sort(places, axis=1).astype(np.int32)
+
+
+def settings(shape: Shape) -> dict[str, object]:
+  """The settings of a run of lmjax that computes this shape."""
+  given = dict(layers=shape.layers, width=shape.width, heads=shape.heads, kv_heads=shape.heads)
+  given |= dict(mlp_width=shape.mlp_width, vocab_multiple=1, scan=False, remat='none', dtype='float32')
+  given |= dict.fromkeys(('embedding_dropout', 'attention_dropout', 'residual_dropout'), 0.0)
+  if shape.model != 'llama':
+    given['max_length'] = shape.length + 1
+  of_bert, of_others = {'objective.masking.rate': MASK_RATE}, {'samples.prompt_tokens': 4, 'samples.new_tokens': 4}
+  no_decay = ('*/scale', '*/embedding') if shape.model == 'llama' else ('*/bias', '*/scale', '*/embedding')
+  return (
+    {f'model.{name}': value for name, value in given.items()}
+    | {f'optim.{name}': value for name, value in ADAMW.items()}
+    | {'optim.schedule': 'constant', 'optim.warmup_steps': 0, 'optim.final_rate': None, 'optim.no_decay': no_decay}
+    | {'optim.name': 'adamw', 'optim.clip_norm': CLIP_NORM, 'objective.chunk': shape.chunk, 'train.accumulate': 1}
+    | {'data.batch_size': shape.batch, 'data.length': shape.length, 'data.tokenizer.vocab_size': shape.vocab}
+    | (of_bert if shape.model == 'bert' else of_others)
+    | {f'mesh.{axis}': 1 for axis in ('data', 'fsdp', 'tensor')}
+  )
+
+
+def make_lmjax(shape: Shape):
+  """A function that takes one step and returns the loss: a config's own step, compiled as a run compiles it."""
+  import jax
+
+  from lmjax import config as config_lib
+  from lmjax import optim, sharding
+  from lmjax.schema.command_line import load_config_file
+  from lmjax.tasks import prepare
+  from lmjax.training import state
+  from lmjax.training import step as step_lib
+
+  file, preset = ('pretrain_mlm.py', 'bert_base') if shape.model == 'bert' else ('pretrain_clm.py', 'gpt2_small')
+  raw = load_config_file(CONFIGS / file, f'preset={"llama_60m" if shape.model == "llama" else preset}')
+  with raw.ignore_type():
+    raw.update_from_flattened_dict(settings(shape))
+  config, task = prepare.without_data(config_lib.build(raw))
+  rows, slots = make_batch(shape)
+  if shape.model == 'bert':
+    ones, targets = np.ones(slots.shape, np.float32), np.take_along_axis(rows, slots, axis=1)
+    batch = dict(inputs=rows[:, :-1], slots=slots, targets=targets, weights=ones, shown=ones)
+  else:
+    batch = dict(inputs=rows[:, :-1], targets=rows[:, 1:], weights=np.ones(rows[:, 1:].shape, np.float32))
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+  jax.set_mesh(mesh)
+  tx = optim.make(config.optim, task.shapes())
+  current = state.init_state(task, tx, mesh, seed=0)
+  train_step = step_lib.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)
+  compiled = step_lib.compile_lowered(step_lib.lower(train_step, task, mesh, current), mesh)
+  batch, key = sharding.shard_batch(batch, mesh), jax.device_put(step_lib.dropout_key(0), sharding.replicated(mesh))
+
+  def step():
+    nonlocal current
+    current, report = compiled(current, batch, key)
+    total, weight = report['pairs']['loss']
+    return float(total) / float(weight)
+
+  return step
+
+
+def make_torch(shape: Shape, compiled: bool):
+  """The same with transformers and torch.optim.AdamW, both at their fastest: SDPA attention, the fused optimizer."""
+  import torch
+
+  torch.manual_seed(0)
+  torch.set_num_threads(len(os.sched_getaffinity(0)))
+  model = transformers_model(shape).train()
+  tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+  decayed = [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
+  kept = [p for p in model.parameters() if p.ndim != 2 or id(p) in tables]
+  optimizer = torch.optim.AdamW(
+    [dict(params=decayed, weight_decay=ADAMW['weight_decay']), dict(params=kept, weight_decay=0.0)],
+    lr=ADAMW['learning_rate'],
+    betas=(ADAMW['b1'], ADAMW['b2']),
+    eps=ADAMW['eps'],
+    fused=True,
+  )
+  rows, slots = (torch.from_numpy(a.astype(np.int64)) for a in make_batch(shape))
+  if shape.model == 'bert':
+    inputs = rows[:, :-1].contiguous()
+    labels = torch.full_like(inputs, LABEL_IGNORED).scatter(1, slots, inputs.gather(1, slots))
+  else:
+    inputs = labels = rows  # the labels are shifted by transformers
+  forward = torch.compile(model) if compiled else model
+
+  def step():
+    loss = forward(input_ids=inputs, labels=labels).loss
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+    optimizer.step()
+    return loss.item()
+
+  return step
+
+
+def transformers_model(shape: Shape):
+  """The model of the same shape, with random weights and without dropout."""
+  import transformers
+
+  c = shape
+  if c.model == 'gpt2':
+    sizes = dict(vocab_size=c.vocab, n_positions=c.length + 1, n_embd=c.width, n_layer=c.layers, n_head=c.heads)
+    off = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False)
+    return transformers.GPT2LMHeadModel(
+      transformers.GPT2Config(**sizes, **off, bos_token_id=0, eos_token_id=0, attn_implementation='sdpa')
+    )
+  sizes = dict(
+    vocab_size=c.vocab,
+    hidden_size=c.width,
+    num_hidden_layers=c.layers,
+    num_attention_heads=c.heads,
+    intermediate_size=c.mlp_width,
+    max_position_embeddings=c.length + 1,
+    attn_implementation='sdpa',
+  )
+  if c.model == 'bert':
+    off = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    return transformers.BertForMaskedLM(transformers.BertConfig(**sizes, **off))
+  return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, use_cache=False))
+
+
+if __name__ == '__main__':
+  work(sys.argv[1], Shape(**json.loads(sys.argv[2])))

@@ -1,0 +1,201 @@
+"""Benchmarks: a suite is run, its table printed, and with --out also written and plotted.
+
+  python experiments/benchmarks/run.py --suite=cpu [--out=DIR]
+
+cpu: train steps against transformers with torch. start: from the start of a process to the end of its first step,
+with compiled programs at hand against without. memory: peak bytes of the loss over a large vocabulary, against logits
+that are written out. --rounds=N is how often contenders take turns; --tiny takes the smallest sizes, for a test.
+
+Shared machines change their speed by the minute: so ratios are taken within a round, between contenders that take
+turns, and their median over the rounds is given with the least and the greatest. Needs the extra `parity` for torch;
+torch.compile also needs a C++ compiler.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import pathlib
+import platform
+import shlex
+import statistics
+import sys
+import tempfile
+from importlib import metadata
+
+from contenders import Shape, Worker
+
+PEERS = ('torch eager', 'torch.compile')
+SIZES = dict(layers=6, width=384, heads=6, vocab=8192, batch=16, length=256, chunk=64)
+TINY = dict(layers=1, width=32, heads=2, vocab=320, batch=2, length=16, chunk=8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One comparison; every ratio is above 1 where lmjax is better."""
+
+  name: str
+  peer: str
+  ratio: float  # median over rounds
+  ratio_min: float
+  ratio_max: float
+  ours: float  # median over rounds, in `unit`
+  theirs: float
+  unit: str
+  note: str = ''  # what else was measured, for people
+
+  @classmethod
+  def of(cls, name: str, peer: str, ours: list[float], theirs: list[float], unit: str, note: str = '') -> 'Row':
+    """Of figures by round, of which more is better where the unit is a rate, and less where it is seconds or bytes."""
+    is_rate = unit.endswith('/s')
+    ratios = [a / b if is_rate else b / a for a, b in zip(ours, theirs, strict=True)]
+    middle = statistics.median
+    return cls(name, peer, middle(ratios), min(ratios), max(ratios), middle(ours), middle(theirs), unit, note)
+
+
+def cpu(rounds: int, tiny: bool) -> list[Row]:
+  """Forward, loss, backward, clipping and AdamW in float32, each contender a step at a time."""
+  rows = []
+  for model in ('gpt2', 'bert', 'llama'):
+    shape = Shape(model, **(TINY if tiny else SIZES))
+    workers = {name: Worker(name, shape) for name in ('lmjax', *PEERS)}
+    for name in [name for name, worker in workers.items() if worker.error]:
+      print(f'{model}: {name} failed: {workers[name].error}', file=sys.stderr, flush=True)
+    if workers['lmjax'].error:
+      raise SystemExit('there is nothing to compare')
+    running = [name for name, worker in workers.items() if not worker.error]
+    answers: dict[str, list[dict]] = {name: [] for name in running}
+    for number in range(rounds):
+      shift = number % len(running)  # nobody always goes first
+      for name in running[shift:] + running[:shift]:
+        answers[name].append(workers[name].ask(steps=1))
+    for name in running:
+      workers[name].end()
+    rates = {name: [shape.tokens / answer['seconds'] for answer in answers[name]] for name in running}
+    for name in running[1:]:
+      mine, theirs = answers['lmjax'][-1], answers[name][-1]
+      memory = f'{mine["peak_bytes"] / 1e6:,.0f} against {theirs["peak_bytes"] / 1e6:,.0f} MB'
+      starts = [workers[one].first['start'] for one in ('lmjax', name)]
+      losses = f'losses {mine["loss"]:.3f}, {theirs["loss"]:.3f}'
+      note = f'{losses}; {memory}; first step after {starts[0]:.1f}, {starts[1]:.1f} s'
+      rows.append(Row.of(model, name, rates['lmjax'], rates[name], 'tokens/s', note))
+  return rows
+
+
+def start(rounds: int, tiny: bool) -> list[Row]:
+  """From the start of a process to the end of its first step, with the programs of an earlier one or with none."""
+  shape, second, first = Shape('gpt2', **(TINY if tiny else SIZES)), [], []
+  with tempfile.TemporaryDirectory() as folder:
+    for number in range(rounds + 1):
+      for times, kept in ((first, f'{folder}/{number}'), (second, f'{folder}/kept')):
+        worker = Worker('lmjax', shape, {'JAX_COMPILATION_CACHE_DIR': kept} | _CACHE)
+        if worker.error:
+          raise SystemExit(worker.error)
+        worker.end()
+        times.append(worker.first['start'])
+  return [Row.of('second start', 'first start', second[1:], first[1:], 's')]  # round 0 fills the folder
+
+
+_CACHE = {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1', 'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '0'}
+
+
+def memory(rounds: int, tiny: bool) -> list[Row]:
+  """Peak bytes of loss and gradients by the compiler, at a vocabulary of 128k, in chunks and with whole logits."""
+  del rounds  # a compiler's figure does not change
+  import jax
+  import jax.numpy as jnp
+
+  from lmjax.ops.cross_entropy import cross_entropy
+
+  B, T, D, V, chunk = (2, 16, 8, 512, 4) if tiny else (8, 1024, 768, 128_256, 128)
+  shapes = [jax.ShapeDtypeStruct((B, T, D), jnp.bfloat16), jax.ShapeDtypeStruct((D, V), jnp.float32)]
+  rest = [jax.ShapeDtypeStruct((B, T), dtype) for dtype in (jnp.int32, jnp.float32)]
+
+  def ours(x_BTD, kernel_DV, targets_BT, weights_BT):
+    return cross_entropy(x_BTD, kernel_DV, None, targets_BT, weights_BT, weights_BT, V, chunk).loss
+
+  def plain(x_BTD, kernel_DV, targets_BT, weights_BT):
+    logits = jnp.einsum('BTD,DV->BTV', x_BTD, kernel_DV.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
+    nll = jax.nn.logsumexp(logits, axis=-1) - jnp.take_along_axis(logits, targets_BT[..., None], -1)[..., 0]
+    return (nll * weights_BT).sum()
+
+  def peak(loss) -> float:
+    sizes = jax.jit(jax.grad(loss, (0, 1))).lower(*shapes, *rest).compile().memory_analysis()
+    return float(sizes.temp_size_in_bytes + sizes.argument_size_in_bytes + sizes.output_size_in_bytes)
+
+  return [Row.of(f'loss, vocabulary {V:,}', 'whole logits', [peak(ours)], [peak(plain)], 'bytes')]
+
+
+SUITES = {'cpu': cpu, 'start': start, 'memory': memory}
+
+
+def main() -> None:
+  """Runs a suite."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--suite', choices=SUITES, required=True)
+  parser.add_argument('--out', type=pathlib.Path, help='folder for SUITE.json and SUITE.png; it may exist')
+  parser.add_argument('--rounds', type=int, default=7)
+  parser.add_argument('--tiny', action='store_true')
+  flags = parser.parse_args()
+  if flags.rounds < 1:
+    parser.error(f'--rounds = {flags.rounds}: must be 1 or more')
+  rows = SUITES[flags.suite](flags.rounds, flags.tiny)
+  about = f'{datetime.date.today()}; {machine()}; {flags.rounds} rounds'
+  print(f'{about}\n\n{table(rows)}')
+  if not rows:
+    raise SystemExit('nothing could be compared')
+  if flags.out is not None:
+    flags.out.mkdir(parents=True, exist_ok=True)
+    command = shlex.join(['python', *sys.argv])
+    record = {'suite': flags.suite, 'command': command, 'about': about, 'rows': list(map(dataclasses.asdict, rows))}
+    (flags.out / f'{flags.suite}.json').write_text(json.dumps(record, indent=2) + '\n', encoding='utf-8')
+    plot(rows, flags.suite, flags.out / f'{flags.suite}.png')
+
+
+def table(rows: list[Row]) -> str:
+  """Markdown."""
+  head = ('', 'against', 'lmjax is ... times as good (range)', 'lmjax', 'the other', 'unit', '')
+  lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
+  for row in rows:
+    ratio = f'**{row.ratio:.2f}** ({row.ratio_min:.2f} to {row.ratio_max:.2f})'
+    figures = ' | '.join(f'{value:,.1f}' if value < 100 else f'{value:,.0f}' for value in (row.ours, row.theirs))
+    lines.append(f'| {row.name} | {row.peer} | {ratio} | {figures} | {row.unit} | {row.note} |')
+  return '\n'.join(lines)
+
+
+def plot(rows: list[Row], title: str, file: pathlib.Path) -> None:
+  """A PNG: a bar for each comparison, with the range over the rounds."""
+  from lmjax.reports import pictures
+
+  picture = pictures.figure(7, 1.5 + 0.4 * len(rows))
+  axes = picture.subplots()
+  low, high = ([abs(getattr(row, name) - row.ratio) for row in rows] for name in ('ratio_min', 'ratio_max'))
+  axes.barh([f'{row.name} / {row.peer}' for row in rows], [row.ratio for row in rows], xerr=[low, high], capsize=4)
+  axes.axvline(1, color='grey', linestyle='--')
+  axes.invert_yaxis()
+  axes.set_xlabel('lmjax is ... times as good')
+  axes.set_title(title)
+  file.write_bytes(pictures.png(picture))
+
+
+def machine() -> str:
+  """Processor, cores and versions."""
+  model = platform.processor()
+  if os.path.exists('/proc/cpuinfo'):
+    with open('/proc/cpuinfo') as file:
+      model = next((line.split(':')[1].strip() for line in file if line.startswith('model name')), model)
+  there = {name: _version(name) for name in ('jax', 'flax', 'torch', 'transformers')}
+  versions = ', '.join(f'{name} {version}' for name, version in there.items() if version)
+  return f'{model}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}, {versions}'
+
+
+def _version(name: str) -> str | None:
+  try:
+    return metadata.version(name)
+  except metadata.PackageNotFoundError:
+    return None
+
+
+if __name__ == '__main__':
+  main()
