@@ -135,8 +135,10 @@ def settings(shape: Shape) -> dict[str, object]:
   )
 
 
-def make_lmjax(shape: Shape):
-  """A function that takes one step and returns the loss: a config's own step, compiled as a run compiles it."""
+def lmjax_run(shape: Shape):
+  """A run of lmjax as far as its first step: its config, task, mesh, first state, and compiled step."""
+  import types
+
   import jax
 
   from lmjax import config as config_lib
@@ -151,26 +153,37 @@ def make_lmjax(shape: Shape):
   with raw.ignore_type():
     raw.update_from_flattened_dict(settings(shape))
   config, task = prepare.without_data(config_lib.build(raw))
-  rows, slots = make_batch(shape)
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+  jax.set_mesh(mesh)
+  tx = optim.make(config.optim, task.shapes())
+  first = state.init_state(task, tx, mesh, seed=0)
+  train_step = step_lib.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)
+  compiled = step_lib.compile_lowered(step_lib.lower(train_step, task, mesh, first), mesh)
+  return types.SimpleNamespace(config=config, task=task, mesh=mesh, state=first, compiled=compiled)
+
+
+def make_lmjax(shape: Shape):
+  """A function that takes one step of a run and returns the loss."""
+  import jax
+
+  from lmjax import sharding
+  from lmjax.training import step as step_lib
+
+  run, (rows, slots) = lmjax_run(shape), make_batch(shape)
   if shape.model == 'bert':
     ones, targets = np.ones(slots.shape, np.float32), np.take_along_axis(rows, slots, axis=1)
     batch = dict(inputs=rows[:, :-1], slots=slots, targets=targets, weights=ones, shown=ones)
   else:
     batch = dict(inputs=rows[:, :-1], targets=rows[:, 1:], weights=np.ones(rows[:, 1:].shape, np.float32))
-  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-  jax.set_mesh(mesh)
-  tx = optim.make(config.optim, task.shapes())
-  current = state.init_state(task, tx, mesh, seed=0)
-  train_step = step_lib.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)
-  compiled = step_lib.compile_lowered(step_lib.lower(train_step, task, mesh, current), mesh)
-  batch, key = sharding.shard_batch(batch, mesh), jax.device_put(step_lib.dropout_key(0), sharding.replicated(mesh))
+  batch = sharding.shard_batch(batch, run.mesh)
+  key = jax.device_put(step_lib.dropout_key(0), sharding.replicated(run.mesh))
 
   def step():
-    nonlocal current
-    current, report = compiled(current, batch, key)
+    run.state, report = run.compiled(run.state, batch, key)
     total, weight = report['pairs']['loss']
     return float(total) / float(weight)
 
+  step.run = run
   return step
 
 

@@ -4,7 +4,8 @@
 
 cpu: train steps against transformers with torch. start: from the start of a process to the end of its first step,
 with compiled programs at hand against without. memory: peak bytes of the loss over a large vocabulary, against logits
-that are written out. --rounds=N is how often contenders take turns; --tiny takes the smallest sizes, for a test.
+that are written out. checkpoint: how long a save stops the loop, and the rate of restoring. --rounds=N is how often
+contenders take turns; --tiny takes the smallest sizes, for a test.
 
 Shared machines change their speed by the minute: so ratios are taken within a round, between contenders that take
 turns, and their median over the rounds is given with the least and the greatest. Needs the extra `parity` for torch;
@@ -22,8 +23,10 @@ import shlex
 import statistics
 import sys
 import tempfile
+import time
 from importlib import metadata
 
+import numpy as np
 from contenders import Shape, Worker
 
 PEERS = ('torch eager', 'torch.compile')
@@ -127,7 +130,46 @@ def memory(rounds: int, tiny: bool) -> list[Row]:
   return [Row.of(f'loss, vocabulary {V:,}', 'whole logits', [peak(ours)], [peak(plain)], 'bytes')]
 
 
-SUITES = {'cpu': cpu, 'start': start, 'memory': memory}
+def checkpoint(rounds: int, tiny: bool) -> list[Row]:
+  """How long the loop stands still for a save, and how fast a checkpoint is restored; GPT-2 124M, 8 rows of 1,024."""
+  from contenders import make_lmjax
+
+  from lmjax.checkpoint.checkpoints import Checkpoints
+
+  sizes = dict(layers=12, width=768, heads=12, vocab=50257, batch=8, length=1024, chunk=128)
+  step = make_lmjax(Shape('gpt2', **(TINY if tiny else sizes)))
+  step()
+  run, stalls, allowed, restored, read = step.run, [], [], [], []
+  with tempfile.TemporaryDirectory(dir=os.getcwd()) as folder:
+    checkpoints = Checkpoints(folder, run.config.checkpoint, run.task.RANKING_METRIC)
+    for number in range(1, rounds + 1):
+      allowed.append(0.05 * _seconds(step))
+      stalls.append(_seconds(lambda: checkpoints.save(number, run.state, {})))  # noqa: B023
+      checkpoints.wait()
+      files = [file for file in pathlib.Path(folder, 'checkpoints', str(number)).rglob('*') if file.is_file()]
+      size = sum(file.stat().st_size for file in files)
+      seconds = [
+        _seconds(lambda: checkpoints.restore_latest(run.state)[0]),
+        _seconds(lambda: [int(np.frombuffer(file.read_bytes(), np.uint8).sum()) for file in files]),  # noqa: B023
+      ]
+      restored.append(size / 1e6 / seconds[0])
+      read.append(size / 1e6 / seconds[1])
+    checkpoints.close()
+  return [
+    Row.of('save stands still', '5% of a step', stalls, allowed, 's'),
+    Row.of('restore', 'reading and summing the files', restored, read, 'MB/s'),
+  ]
+
+
+def _seconds(call) -> float:
+  import jax
+
+  began = time.perf_counter()
+  jax.block_until_ready(call())
+  return time.perf_counter() - began
+
+
+SUITES = {'cpu': cpu, 'start': start, 'memory': memory, 'checkpoint': checkpoint}
 
 
 def main() -> None:
