@@ -49,6 +49,7 @@ class CommandLine:
   file: str | None  # what stands before the first `:` of --config
   argument: str | None  # what follows it, None where there is no `:`
   workdir: str | None  # None where it is not given
+  compilation_cache: str | None  # None where it is not given
   assignments: list  # (path, text) of every `--config.PATH=TEXT`, in order
   values: dict  # of the other flags by name, None where not given
   words: list  # what is no flag, where that is allowed
@@ -76,7 +77,7 @@ def command(run, argv, doc: str, flags=None, config: UseOfConfig = 'refused', ro
     if given.help and given.file is None:
       print(f'{doc}\n{_COMMON_HELP}')
       return
-    keep_programs(given.values.pop('compilation_cache'))
+    keep_programs(given.compilation_cache)
     if given.problems and (config == 'refused' or not has_config):
       raise ConfigError(given.problems)
     if has_config:
@@ -136,7 +137,8 @@ def parse_command_line(argv, flags=None, config: UseOfConfig = 'required', words
       values[name] = _read(flag, flag, kinds.get(name), text, problems)
     else:
       problems.append(_unknown_flag(flag, text, kinds))
-  file, workdir, saved = values.pop('config'), values.pop('workdir'), values.get('config_json')
+  file, workdir, cache = (values.pop(name) for name in ('config', 'workdir', 'compilation_cache'))
+  saved = values.get('config_json')
   if config == 'refused' and (file is not None or assignments):
     name, text = ('--config', file) if file is not None else (f'--config.{assignments[0][0]}', assignments[0][1])
     problems.append(line(name, text, 'has no effect: a run has its own config', 'leave it out'))
@@ -151,7 +153,9 @@ def parse_command_line(argv, flags=None, config: UseOfConfig = 'required', words
   if texts and values.get('file') is not None:
     problems.append(line('--file', values['file'], 'not with texts on the command line', 'leave one of them out'))
   file, argument = split_config_flag(file) if file else (None, None)
-  return CommandLine(file, argument, workdir or None, assignments, values, texts, wants_help, problems, argv)
+  return CommandLine(
+    file, argument, workdir or None, cache or None, assignments, values, texts, wants_help, problems, argv
+  )
 
 
 def split_config_flag(flag):
