@@ -140,7 +140,7 @@ def checkpoint(rounds: int, tiny: bool) -> list[Row]:
   step = make_lmjax(Shape('gpt2', **(TINY if tiny else sizes)))
   step()
   run, stalls, allowed, restored, read = step.run, [], [], [], []
-  with tempfile.TemporaryDirectory(dir=os.getcwd()) as folder:
+  with tempfile.TemporaryDirectory() as folder:
     checkpoints = Checkpoints(folder, run.config.checkpoint, run.task.RANKING_METRIC)
     for number in range(1, rounds + 1):
       allowed.append(0.05 * _seconds(step))
