@@ -35,7 +35,7 @@ def keep_programs(folder: str | None) -> None:
     return
   path = pathlib.Path(folder or FOLDER).expanduser().absolute() / _machine()
   try:
-    path.mkdir(parents=True, exist_ok=True)
+    path.mkdir(0o700, parents=True, exist_ok=True)
     about = path.stat()
     if about.st_uid != os.getuid() or about.st_mode & 0o022:
       raise PermissionError(None, 'others may write to it')

@@ -31,7 +31,8 @@ def test_a_folder_of_this_user_and_this_kind_of_cpu(updated, tmp_path, monkeypat
   monkeypatch.setenv('HOME', str(tmp_path))
   compilation.keep_programs(None)
   folder = pathlib.Path(updated.pop('jax_compilation_cache_dir'))
-  assert folder.parent == tmp_path / '.cache/lmjax/programs' and folder.is_dir() and updated == compilation._SETTINGS
+  assert folder.parent == tmp_path / '.cache/lmjax/programs' and updated == compilation._SETTINGS
+  assert folder.stat().st_mode & 0o777 == 0o700, 'whatever the umask is'
   updated.clear()
   compilation.keep_programs(str(tmp_path / 'other'))
   assert updated['jax_compilation_cache_dir'] == str(tmp_path / 'other' / folder.name)
