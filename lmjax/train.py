@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +12,8 @@ import numpy as np
 from lmjax import config as config_lib
 from lmjax import metrics, optim, profile, sharding
 from lmjax.checkpoint.checkpoints import Checkpoints, restore_params
-from lmjax.checkpoint.locate import InitCheckpoint, absolute, evaluated, reach, saved_steps
+from lmjax.checkpoint.locate import InitCheckpoint, absolute, directory_of, evaluated, reach, saved_steps
+from lmjax.checkpoint.manifest import read_manifest
 from lmjax.console import print_line, redacted
 from lmjax.errors import CheckpointError, ConfigError, LmjaxError, Stopped, reason
 from lmjax.hosts import collectives, preemption
@@ -24,6 +24,7 @@ from lmjax.tasks.base import Task
 from lmjax.tasks.fine_tuning import FineTuningTask
 from lmjax.training import evaluator, initialize, progress
 from lmjax.training import step as step_lib
+from lmjax.training.compiled import GIB, Compiled, compile_run, memory_here, with_remat
 from lmjax.training.evaluator import Evaluations
 from lmjax.training.loop import Intervals, Loop
 from lmjax.training.progress import Progress
@@ -74,6 +75,7 @@ def _run_one(config, source: InitCheckpoint | None, workdir: str, mesh, log: Log
   config, task, data = prepare.prepare(config, tokenizer, progress=True)
   plan = initialize.plan_of(task, source, config.init_from)
   tx = optim.make(config.optim, task.shapes())
+  config, task, settled = _settled(config, task, tx, mesh, workdir, log)
   batches = task.pipeline(data, config.seed, config.train.steps, jax.process_count(), jax.process_index())
   metadata = initialize.metadata_of(config, task, data, batches.fingerprint)
 
@@ -105,7 +107,7 @@ def _run_one(config, source: InitCheckpoint | None, workdir: str, mesh, log: Log
     newest = next(reversed(files.earlier('train', last).values()), {})
     reporter = Progress(task, config.train, first, newest, mesh.size, batches.rows, files, log)
     metadata |= {'hand_off': redacted(initial.hand_off)}
-    step_fn = None if is_over else _compiled(config, task, tx, mesh, state, reporter, log)
+    step_fn = None if is_over else _compiled(config, task, tx, mesh, settled, reporter, log)
     intervals = Intervals(steps, config.train.log_every, config.eval.every, config.checkpoint.every)
     tracer = profile.Tracer(config.profile, files.folder)
     loop = Loop(intervals, mesh, evaluations, reporter, checkpoints, metadata, stop, watch, tracer, workdir, log)
@@ -121,14 +123,37 @@ def _run_one(config, source: InitCheckpoint | None, workdir: str, mesh, log: Log
     return results
 
 
-def _compiled(config, task: Task, tx, mesh, state: TrainState, reporter: Progress, log: Log):
-  """The train step for this run's shapes; any other shape is an error, not a silent recompilation."""
-  began = time.perf_counter()
-  with reporter.clock('compile'):
-    train_step = step_lib.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)
-    compiled = step_lib.compile_lowered(step_lib.lower(train_step, task, mesh, state), mesh)
-  log(f'compiling ... done in {time.perf_counter() - began:.1f} s')
-  return compiled
+def _settled(config, task: Task, tx, mesh, workdir: str, log: Log) -> tuple[Any, Task, Compiled | None]:
+  """(the Config, its task, its step where that had to be compiled) with `model.remat` settled where it is 'auto'.
+
+  A run that is resumed recomputes what it did before, wherever it is: its losses would not be the same bits otherwise.
+  """
+  if config.model.remat != 'auto':
+    return config, task, None
+  if steps := saved_steps(directory := directory_of(workdir)):
+    with contextlib.suppress(CheckpointError):  # one that is damaged is reported where it is restored
+      kind = read_manifest(directory, steps[-1])['model']['remat']
+      return *with_remat(config, task, kind), None
+  if jax.default_backend() == 'cpu':
+    return *with_remat(config, task, 'none'), None
+  memory = memory_here(mesh.devices.flat[0], mesh.size)
+  compiled = compile_run(config, task, tx, mesh, memory, log)
+  return compiled.config, compiled.task, compiled
+
+
+def _compiled(config, task: Task, tx, mesh, settled: Compiled | None, reporter: Progress, log: Log):
+  """The train step for this run's shapes; any other shape is an error, not a silent recompilation.
+
+  Raises ConfigError: the compiler refused it for its size.
+  """
+  compiled = settled or compile_run(config, task, tx, mesh, None, log)
+  reporter.clock['compile'] += compiled.seconds
+  log(f'compiling ... done in {compiled.seconds:.1f} s')
+  if compiled.program is None:
+    rule = f'the step needs {compiled.needed / GIB:.2f} of {compiled.memory / GIB:.2f} GiB a device'
+    remedy = '--dry_run finds what fits' if config.model.remat == 'full' else 'set it to full'
+    raise ConfigError(validate.line('model.remat', config.model.remat, rule, remedy))
+  return compiled.program
 
 
 def _evaluate_start(loop: Loop, state: TrainState, first: int) -> None:

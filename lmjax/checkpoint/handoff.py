@@ -90,10 +90,10 @@ def adapt_model(saved: Mapping, asked: Mapping, convert: str | None) -> tuple[di
     saved: the checkpoint's model, as a dict of settings.
     asked: the settings that the run's config gives; one that disagrees and is not in ADAPTABLE is a problem. The others
       are the checkpoint's, but for `lora`: adapters are merged into the kernels that are handed over, so the run has
-      new ones, or none.
+      new ones, or none; and for `remat`, which another batch settles otherwise.
     convert: see InitFrom.
   """
-  model = {**saved, 'lora': None, **asked, 'attention': saved['attention']}
+  model = {**saved, 'lora': None, 'remat': 'auto', **asked, 'attention': saved['attention']}
   problems: list[tuple[str, object, str, str]] = []
   if convert is not None:
     before, after = CONVERSIONS[convert]

@@ -5,9 +5,7 @@ No data is read and no folder made. What is printed of a target was compiled for
 
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import jax
 
@@ -17,30 +15,11 @@ from lmjax.dry_run import hlo, topology
 from lmjax.errors import ConfigError
 from lmjax.models import flops as flops_lib
 from lmjax.tasks import prepare
-from lmjax.tasks.base import Task
-from lmjax.training import initialize, progress, state, step
+from lmjax.training import initialize, progress
+from lmjax.training.compiled import GIB, Compiled, compile_run, share
 
 # Share of the devices' peak FLOP/s that the time is given for: what a well-tuned run reaches, not a prediction.
 MFU = 0.4
-GIB = 2**30
-
-
-class Compiled(NamedTuple):
-  """A train step compiled for a target."""
-
-  config: config_lib.Config  # of the run, with stand-ins for what only the data decides
-  task: Task
-  abstract: state.TrainState  # shapes and shardings of its TrainState
-  mesh: jax.sharding.Mesh  # of the target's devices
-  program: jax.stages.Compiled | None  # None where the compiler refused it for its size
-  needed: float  # peak bytes of a device, by the compiler
-  memory: float | None  # bytes of a device that there are; None where that is not known
-  seconds: float  # that compiling took
-
-  @property
-  def fits(self) -> bool:
-    """Whether the compiler's peak lies within the memory of a device."""
-    return self.program is not None and (self.memory is None or self.needed <= self.memory)
 
 
 def dry_run(
@@ -62,7 +41,7 @@ def dry_run(
 
 
 def _dry_run(config, target, tokenizer, command, log) -> bool:
-  first = compile_for(config, target, tokenizer)
+  first = compile_for(config, target, tokenizer, log)
   log(described(first, target, known_steps=config.train.steps))
   if getattr(config.objective, 'labels', ()) is None:
     log('   stand-ins  two labels: the data decides how many there are')
@@ -81,38 +60,13 @@ def _dry_run(config, target, tokenizer, command, log) -> bool:
   return False
 
 
-def compile_for(config: config_lib.Config, target: topology.Target, tokenizer=None) -> Compiled:
+def compile_for(config: config_lib.Config, target: topology.Target, tokenizer=None, log=lambda line: None) -> Compiled:
   """Compiles the train step of a run for a target. Raises ConfigError where its mesh does not fit (`check_devices`)."""
   config_lib.check_devices(config, len(target.devices))
   config, task = prepare.without_data(config, tokenizer)
   mesh = sharding.make_mesh(config.mesh, target.devices)
-  began = time.perf_counter()
   with jax.set_mesh(mesh):
-    tx = optim.make(config.optim, task.shapes())
-    abstract = state.abstract_state(task, tx, mesh)
-    train_step = step.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)
-    lowered = step.lower(train_step, task, mesh, abstract)
-    try:
-      program = step.compile_lowered(lowered, mesh)
-      needed, memory = float(peak_bytes(program, mesh)), target.memory
-    except jax.errors.JaxRuntimeError as error:
-      if (refused := topology.memory_refused(error)) is None:
-        raise
-      program, (needed, memory) = None, refused
-  return Compiled(config, task, abstract, mesh, program, needed, memory, time.perf_counter() - began)
-
-
-def peak_bytes(program: jax.stages.Compiled, mesh) -> int:
-  """Bytes of a device that a program needs at its peak, by the compiler.
-
-  The CPU compiler's `peak_memory_in_bytes` leaves out what the program works with, so all parts are added up there; for
-  GPUs too, where nobody has compared the two yet.
-  """
-  sizes = program.memory_analysis()
-  if mesh.devices.flat[0].platform == 'tpu':
-    return sizes.peak_memory_in_bytes
-  kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-  return kept + sizes.temp_size_in_bytes
+    return compile_run(config, task, optim.make(config.optim, task.shapes()), mesh, target.memory, log)
 
 
 def search(config, target, tokenizer, first: Compiled, log) -> tuple[dict, Compiled] | None:
@@ -121,7 +75,7 @@ def search(config, target, tokenizer, first: Compiled, log) -> tuple[dict, Compi
   Those that change no result come first. Each is compiled.
   """
   changes: dict[str, object] = {}
-  before = first
+  before, config = first, dataclasses.replace(config, model=first.config.model)  # its recomputation is settled
   for path, value in changes_to_try(first):
     asked = changes | {path: value}
     if path == 'data.batch_size':
@@ -170,6 +124,7 @@ def described(compiled: Compiled, target: topology.Target, known_steps: int | No
   rows: list[tuple[str, str | list[str]]] = [
     ('target', f'{target.name or "this machine"}: {devices} x {kind}, {_gib(compiled.memory)} a device; mesh {mesh}'),
     ('task', f'{config.task}; {m.attention}, {m.layers} layers, width {m.width}, {m.heads} heads, {m.dtype}'),
+    ('recomputed', m.remat),
     ('parameters', f'{metrics.count(params):,}, vocabulary {task.model.backbone.vocab_size:,}'),
     ('batch', f'{d.batch_size} rows x {d.length} = {tokens:,} tokens a step; {steps}'),
     ('FLOPs a step', f'{flops:.3e} ({flops_lib.FLOPS_COUNT})'),
@@ -194,7 +149,7 @@ def sharding_table(params) -> list[str]:
   for name, path in paths.by_layer(list(arrays)).items():
     array = arrays[path]
     axes = ', '.join('-' if axis is None else str(axis) for axis in array.sharding.spec) or '-'
-    lines.append(f'{name} {list(array.shape)} over ({axes}), {_size(_share(array))} a device')
+    lines.append(f'{name} {list(array.shape)} over ({axes}), {_size(share(array))} a device')
   return lines
 
 
@@ -203,17 +158,12 @@ def memory_table(compiled: Compiled) -> list[str]:
   params, opt_state = compiled.abstract.params, compiled.abstract.opt_state
   trainable, _ = optim.split(compiled.config.optim, params)
   trees = {'parameters': params, 'optimizer': opt_state, 'gradients': trainable}
-  held = {name: sum(map(_share, jax.tree.leaves(tree))) for name, tree in trees.items()}
+  held = {name: sum(map(share, jax.tree.leaves(tree))) for name, tree in trees.items()}
   lines = [f'{name}: {_size(size)} a device' for name, size in held.items()]
   rest = compiled.needed - sum(held.values())
   lines.append(f'activations and what the program works with: {_size(max(rest, 0))} a device (the rest of the peak)')
   lines.append(f'peak, by the compiler: {_gib(compiled.needed)} of {_gib(compiled.memory)} a device')
   return lines
-
-
-def _share(array) -> int:
-  """Bytes of an array that one device holds."""
-  return math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
 
 
 def _time(flops, devices, peak, steps) -> str:

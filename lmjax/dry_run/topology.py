@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from lmjax.errors import ConfigError
+from lmjax.training.compiled import memory_here, memory_refused
 
-_UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 GENERATIONS = ('v2', 'v3', 'v4', 'v5e', 'v5p', 'v6e', 'tpu7x')
 # no question to Google's servers, no complaint that this is no TPU VM, and no lock on chips that another process uses
 _LIBTPU = {
@@ -41,11 +41,11 @@ def find(name: str | None) -> Target:
   Raises ConfigError: no such target, with the nearest that exists, or no compiler for it.
   """
   if name is None:
-    return Target(None, jax.devices(), _memory_here(jax.devices()[0], len(jax.devices())))
+    return Target(None, jax.devices(), memory_here(jax.devices()[0], len(jax.devices())))
   platform, count, shape = parse(name)
   jax.config.update('jax_platforms', 'cpu')  # what is only described needs no accelerator of this machine
   if platform == 'cpu':
-    return Target(name, cpu_devices(count), _memory_here(jax.devices('cpu')[0], count))
+    return Target(name, cpu_devices(count), memory_here(jax.devices('cpu')[0], count))
   devices = _describe(count, platform, shape)
   if devices is None:
     nearest = _nearest(count, platform, shape)
@@ -143,15 +143,6 @@ def _shown(shape) -> str:
   return 'x'.join(map(str, shape))
 
 
-def memory_refused(error: Exception) -> tuple[float, float] | None:
-  """(bytes needed, bytes there are) on a device, where a compiler's error says that a program is too large."""
-  match = re.search(r'\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)', str(error))
-  if match is None:
-    return None
-  needed, unit, there, other = match.groups()
-  return float(needed) * _UNITS[unit], float(there) * _UNITS[other]
-
-
 def _memory_of(device) -> float | None:
   """Bytes of a described device that a program may use: the compiler says so when it is asked for far too many."""
   here = jax.sharding.SingleDeviceSharding(device)
@@ -163,10 +154,3 @@ def _memory_of(device) -> float | None:
     if refused := memory_refused(error):
       return refused[1]
   return None
-
-
-def _memory_here(device, count: int) -> float | None:
-  """Bytes of a device of this machine: an accelerator's own; CPU devices share the machine's."""
-  if device.platform == 'cpu':
-    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / count
-  return (device.memory_stats() or {}).get('bytes_limit')

@@ -6,6 +6,11 @@ from lmjax.schema.types import Bool, NonNegativeFloat, PositiveFloat, PositiveIn
 
 # Path patterns of the adapters' parameters.
 ADAPTERS = ('*/lora_a', '*/lora_b')
+# What a layer keeps for its backward pass, by the names that it gives to its parts, besides what the attention kernel
+# keeps; 'none' keeps all. From the least recomputation to the most.
+_ATTENTION = ('query', 'key', 'value', 'attention')
+KEPT = {'attention_and_up': (*_ATTENTION, 'output', 'up'), 'attention': _ATTENTION, 'full': ()}
+RECOMPUTED = ('none', 'dots', *KEPT)
 
 
 @section
@@ -68,7 +73,9 @@ class ModelConfig:
   residual_init: plain, or scaled (sublayer outputs start smaller by sqrt(2 layers), as in GPT-2)
   vocab_multiple: embedding rows are padded to a multiple of this; padding rows get no probability
   scan: whether layers run as one compiled loop (compiles faster) or written out (runs faster)
-  remat: what the backward pass computes again: none, dots (all but matrix products) or full (arXiv:1604.06174)
+  remat: what the backward pass computes again (arXiv:1604.06174), from least to most: none, dots (all but matrix
+    products), attention_and_up, attention (all but the attention's parts, with or without the first hidden product) or
+    full; auto: the least that fits, settled when a run begins
   dtype: compute dtype; parameters and their optimizer state stay float32
   attention_implementation: auto, xla (the reference), blockwise (CPU), cudnn (GPU) or splash (TPU)
   lora: low-rank adapters; None: none
@@ -104,7 +111,7 @@ class ModelConfig:
   residual_init: Literal['plain', 'scaled']
   vocab_multiple: PositiveInt
   scan: Bool
-  remat: Literal['none', 'dots', 'full']
+  remat: Literal['auto', 'none', 'dots', 'attention_and_up', 'attention', 'full']
   dtype: Literal['float32', 'bfloat16']
   attention_implementation: Literal['auto', 'xla', 'blockwise', 'cudnn', 'splash']
   lora: LoraConfig | None

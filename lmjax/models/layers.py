@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from lmjax.models.axes import named
 from lmjax.models.config import ModelConfig
@@ -142,6 +143,8 @@ class Attention(nn.Module):
         hidden_BS = jnp.zeros(k_segments_BS.shape, bool)
         k_prefix_BS = jax.lax.dynamic_update_slice_in_dim(hidden_BS, info.prefix, cache['index'], axis=1)
       cache = {'key': k_BTGK, 'value': v_BTGK, 'segments': k_segments_BS, 'index': cache['index'] + T}
+    parts = (('query', q_BTHK), ('key', k_BTGK), ('value', v_BTGK))
+    q_BTHK, k_BTGK, v_BTGK = (checkpoint_name(array, name) for name, array in parts)
     y_BTHK = attention.attend(
       q_BTHK,
       k_BTGK,
@@ -157,8 +160,9 @@ class Attention(nn.Module):
       dropout=c.attention_dropout,
       key=keys[3],
     )
+    y_BTHK = checkpoint_name(y_BTHK, 'attention')
     output = Linear(c, c.width, ('heads', 'embed'), _residual_std(c), name='output')
-    return output(y_BTHK.reshape(B, T, c.width), keys[4]), cache
+    return checkpoint_name(output(y_BTHK.reshape(B, T, c.width), keys[4]), 'output'), cache
 
 
 class FeedForward(nn.Module):
@@ -171,7 +175,7 @@ class FeedForward(nn.Module):
     """x_BTD -> x_BTD."""
     c = self.config
     keys = (None,) * 3 if key is None else jax.random.split(key, 3)
-    h_BTF = Linear(c, c.mlp_width, ('embed', 'mlp'), c.init_std, name='up')(x_BTD, keys[0])
+    h_BTF = checkpoint_name(Linear(c, c.mlp_width, ('embed', 'mlp'), c.init_std, name='up')(x_BTD, keys[0]), 'up')
     if c.activation in GATED:
       gate_BTF = Linear(c, c.mlp_width, ('embed', 'mlp'), c.init_std, name='gate')(x_BTD, keys[1])
       h_BTF = GATED[c.activation](gate_BTF) * h_BTF

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from lmjax.models import lora
 from lmjax.models.axes import Parameters
-from lmjax.models.config import ModelConfig
+from lmjax.models.config import KEPT, ModelConfig
 from lmjax.models.layers import Block, Embeddings, Norm, TokenInfo
 from lmjax.ops import attention
 from lmjax.sharding import constrain
@@ -136,10 +136,10 @@ class Transformer(Parameters):
       y_BTD, _ = Block(c).apply({'params': params}, x_BTD, info, window, theta, key)
       return constrain(y_BTD, ('batch', 'length', 'features'))
 
-    if c.remat == 'none':
+    if c.remat in ('none', 'auto'):  # not settled where nothing is trained
       return run
     policies = jax.checkpoint_policies
-    policy = policies.save_only_these_names(attention.RESIDUALS)
+    policy = policies.save_only_these_names(attention.RESIDUALS, *KEPT.get(c.remat, ()))
     if c.remat == 'dots':
       policy = policies.save_from_both_policies(policy, policies.dots_with_no_batch_dims_saveable)
     return jax.checkpoint(run, policy=policy, prevent_cse=not c.scan)

@@ -126,7 +126,7 @@ def banner(task: Task, seed: int, steps: int, mesh, params, data, workdir: str) 
   shape = ', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())
   rows = [
     ('task', f'{task.NAME}, seed {seed}'),
-    ('model', f'{m.attention}, {m.layers} layers, width {m.width}, {m.heads} heads, {m.dtype}'),
+    ('model', f'{m.attention}, {m.layers} layers, width {m.width}, {m.heads} heads, {m.dtype}; remat {m.remat}'),
     ('parameters', f'{metrics.count(params):,}, vocabulary {task.model.backbone.vocab_size:,}'),
     ('data', task.describe(data)),
     ('batch', f'{d.batch_size} rows x {d.length} = {d.batch_size * d.length:,} tokens a step, {steps:,} steps'),

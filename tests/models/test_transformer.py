@@ -126,7 +126,9 @@ def loss_and_gradient(model, params, tokens):
 # Windows that differ by layer; with layers that are alike `tests/training/test_invariance.py` does the same.
 @pytest.mark.parametrize('kind', ['windows', *slow('gpt2_small', 'bert_base', 'modernbert_base')])
 @pytest.mark.parametrize(
-  'change', [dict(scan=True, remat='full'), *slow(dict(remat='dots'))], ids=['scan-full', 'dots']
+  'change',
+  [dict(scan=True, remat='full'), *slow(*(dict(remat=kind) for kind in ('dots', 'attention_and_up', 'attention')))],
+  ids=['scan-full', 'dots', 'attention_and_up', 'attention'],
 )
 def test_scan_and_remat_compute_the_same(kind, change, tokens):
   """Outputs and gradients, from the same parameters: there is one parameter tree for both."""

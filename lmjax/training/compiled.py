@@ -1,0 +1,146 @@
+"""The train step of a run, compiled: the memory that it takes, and how much it has to compute again for it to fit."""
+
+import dataclasses
+import math
+import os
+import re
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from lmjax.models.config import RECOMPUTED, ModelConfig
+from lmjax.tasks import prepare
+from lmjax.tasks.base import Task
+from lmjax.training import state as state_lib
+from lmjax.training import step as step_lib
+
+GIB = 2**30
+# Of a device's memory, what the estimate of a step may take to be worth compiling: it leaves out what the loss and the
+# gathered kernels work with.
+_WORTH_TRYING = 0.85
+_UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+
+
+class Compiled(NamedTuple):
+  """A train step compiled for a mesh."""
+
+  config: Any  # of the run, whose `model.remat` is settled
+  task: Task
+  abstract: state_lib.TrainState  # shapes and shardings of its TrainState
+  mesh: jax.sharding.Mesh
+  program: jax.stages.Compiled | None  # None where the compiler refused it for its size
+  needed: float  # peak bytes of a device, by the compiler
+  memory: float | None  # bytes of a device that there are; None where that is not known
+  seconds: float  # that compiling took
+
+  @property
+  def fits(self) -> bool:
+    """Whether the compiler's peak lies within the memory of a device."""
+    return self.program is not None and (self.memory is None or self.needed <= self.memory)
+
+
+def compile_run(config, task: Task, tx, mesh, memory: float | None, log: Callable[[str], None]) -> Compiled:
+  """Compiles the step of a run for a mesh, with `model.remat` settled where it is 'auto'.
+
+  That is the least recomputation that fits: the kinds are tried from the least on, beginning with the first whose
+  estimated memory leaves room, and 'full' if that one does not fit after all. So two programs are compiled at most.
+  CPU devices recompute nothing.
+
+  Args:
+    memory: bytes of a device that there are; None where that is not known: 'full'.
+    log: called with each kind that was compiled.
+  """
+  abstract = state_lib.abstract_state(task, tx, mesh)
+  if config.model.remat != 'auto':
+    return _compile(config, task, tx, mesh, abstract, memory)
+  if mesh.devices.flat[0].platform == 'cpu':
+    return _compile(*with_remat(config, task, 'none'), tx, mesh, abstract, memory)
+  kept = sum(share(array) for array in jax.tree.leaves((abstract, abstract.params)))  # the gradients, too
+  groups = mesh.shape['data'] * mesh.shape['fsdp'] * config.train.accumulate
+  tokens = config.data.batch_size * config.data.length / groups
+  # the loss takes a chunk of logits and their gradient, in float32
+  for kind in RECOMPUTED:
+    expected = kept + config.model.layers * tokens * kept_bytes(config.model, kind) / mesh.shape['tensor']
+    if kind != 'full' and (memory is None or expected > _WORTH_TRYING * memory):
+      continue
+    compiled = _compile(*with_remat(config, task, kind), tx, mesh, abstract, memory)
+    there = 'unknown memory' if compiled.memory is None else f'{compiled.memory / GIB:.2f} GiB'
+    log(f'model.remat = {kind}: needs {compiled.needed / GIB:.2f} of {there} a device')
+    if compiled.fits or kind == 'full':
+      return compiled
+    return _compile(*with_remat(config, task, 'full'), tx, mesh, abstract, memory)
+  raise AssertionError(f'{RECOMPUTED} must end with full')
+
+
+def kept_bytes(config: ModelConfig, kind: str) -> float:
+  """Bytes a token and layer that a kind of recomputation keeps for the backward pass, about.
+
+  >>> from lmjax.models import presets
+  >>> llama = ModelConfig(**presets.PRESETS['llama_1b']['model'])
+  >>> [round(kept_bytes(llama, kind) / 1024) for kind in RECOMPUTED]
+  [91, 52, 34, 14, 8]
+  """
+  D, F, H, G = config.width, config.mlp_width, config.width, config.kv_heads * config.head_width
+  gates = 2 if config.activation in ('geglu', 'swiglu') else 1
+  full = D + H  # what goes in, and what the attention kernel keeps
+  attention = full + H + 2 * G
+  up = attention + D + F
+  dots = up + (gates - 1) * F + D
+  numbers = {'none': dots + 2 * D + (1 + gates) * F, 'dots': dots, 'attention_and_up': up, 'attention': attention}
+  return (2 if config.dtype == 'bfloat16' else 4) * numbers.get(kind, full)
+
+
+def with_remat(config, task: Task, kind: str) -> tuple[Any, Task]:
+  """(the Config, its task) with another kind of recomputation."""
+  config = dataclasses.replace(config, model=dataclasses.replace(config.model, remat=kind))
+  return config, prepare.build(config, task.tokenizer)
+
+
+def _compile(config, task: Task, tx, mesh, abstract, memory: float | None) -> Compiled:
+  began = time.perf_counter()
+  train_step = step_lib.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)
+  lowered = step_lib.lower(train_step, task, mesh, abstract)
+  try:
+    program = step_lib.compile_lowered(lowered, mesh)
+    needed = float(peak_bytes(program, mesh))
+  except jax.errors.JaxRuntimeError as error:
+    if (refused := memory_refused(error)) is None:
+      raise
+    program, (needed, memory) = None, refused
+  return Compiled(config, task, abstract, mesh, program, needed, memory, time.perf_counter() - began)
+
+
+def share(array) -> int:
+  """Bytes of an array that one device holds."""
+  return math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+
+
+def peak_bytes(program: jax.stages.Compiled, mesh) -> int:
+  """Bytes of a device that a program needs at its peak, by the compiler.
+
+  The CPU compiler's `peak_memory_in_bytes` leaves out what the program works with, so all parts are added up there; for
+  GPUs too, where nobody has compared the two yet.
+  """
+  sizes = program.memory_analysis()
+  if mesh.devices.flat[0].platform == 'tpu':
+    return sizes.peak_memory_in_bytes
+  kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+  return kept + sizes.temp_size_in_bytes
+
+
+def memory_refused(error: Exception) -> tuple[float, float] | None:
+  """(bytes needed, bytes there are) on a device, where a compiler's error says that a program is too large."""
+  match = re.search(r'\(([\d.]+)([KMGT])\) exceeds available HBM \(([\d.]+)([KMGT])\)', str(error))
+  if match is None:
+    return None
+  needed, unit, there, other = match.groups()
+  return float(needed) * _UNITS[unit], float(there) * _UNITS[other]
+
+
+def memory_here(device, count: int) -> float | None:
+  """Bytes of a device of this machine: an accelerator's own; CPU devices share the machine's."""
+  if device.platform == 'cpu':
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / count
+  return (device.memory_stats() or {}).get('bytes_limit')
