@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lmjax.models.config import RECOMPUTED, ModelConfig
+from lmjax.ops import attention
 from lmjax.tasks import prepare
 from lmjax.tasks.base import Task
 from lmjax.training import state as state_lib
@@ -58,38 +59,43 @@ def compile_run(config, task: Task, tx, mesh, memory: float | None, log: Callabl
   if mesh.devices.flat[0].platform == 'cpu':
     return _compile(*with_remat(config, task, 'none'), tx, mesh, abstract, memory)
   kept = sum(share(array) for array in jax.tree.leaves((abstract, abstract.params)))  # the gradients, too
-  groups = mesh.shape['data'] * mesh.shape['fsdp'] * config.train.accumulate
-  tokens = config.data.batch_size * config.data.length / groups
-  # the loss takes a chunk of logits and their gradient, in float32
-  for kind in RECOMPUTED:
-    expected = kept + config.model.layers * tokens * kept_bytes(config.model, kind) / mesh.shape['tensor']
-    if kind != 'full' and (memory is None or expected > _WORTH_TRYING * memory):
-      continue
+  m, d = config.model, config.data
+  implementation = attention.choose(m.attention_implementation, m.dtype, m.attention_dropout)
+  scores = d.length if implementation == 'xla' else 0
+  shards = math.prod(mesh.shape.values()) * config.train.accumulate
+  numbers = m.layers * d.batch_size * d.length / shards
+
+  def is_worth_trying(kind: str) -> bool:
+    return memory is not None and kept + numbers * kept_bytes(m, kind, scores) <= _WORTH_TRYING * memory
+
+  for kind in dict.fromkeys([*filter(is_worth_trying, RECOMPUTED)][:1] + ['full']):
     compiled = _compile(*with_remat(config, task, kind), tx, mesh, abstract, memory)
     there = 'unknown memory' if compiled.memory is None else f'{compiled.memory / GIB:.2f} GiB'
     log(f'model.remat = {kind}: needs {compiled.needed / GIB:.2f} of {there} a device')
-    if compiled.fits or kind == 'full':
-      return compiled
-    return _compile(*with_remat(config, task, 'full'), tx, mesh, abstract, memory)
-  raise AssertionError(f'{RECOMPUTED} must end with full')
+    if compiled.fits:
+      break
+  return compiled
 
 
-def kept_bytes(config: ModelConfig, kind: str) -> float:
+def kept_bytes(config: ModelConfig, kind: str, scores: int) -> float:
   """Bytes a token and layer that a kind of recomputation keeps for the backward pass, about.
+
+  `scores` is how many keys a query has whose scores are in memory: none where a kernel computes attention.
 
   >>> from lmjax.models import presets
   >>> llama = ModelConfig(**presets.PRESETS['llama_1b']['model'])
-  >>> [round(kept_bytes(llama, kind) / 1024) for kind in RECOMPUTED]
-  [91, 52, 34, 14, 8]
+  >>> [round(kept_bytes(llama, kind, scores=0) / 1024) for kind in RECOMPUTED]
+  [110, 54, 34, 14, 8]
   """
   D, F, H, G = config.width, config.mlp_width, config.width, config.kv_heads * config.head_width
   gates = 2 if config.activation in ('geglu', 'swiglu') else 1
   full = D + H  # what goes in, and what the attention kernel keeps
-  attention = full + H + 2 * G
-  up = attention + D + F
+  attention_ = full + H + 2 * G
+  up = attention_ + D + F
   dots = up + (gates - 1) * F + D
-  numbers = {'none': dots + 2 * D + (1 + gates) * F, 'dots': dots, 'attention_and_up': up, 'attention': attention}
-  return (2 if config.dtype == 'bfloat16' else 4) * numbers.get(kind, full)
+  none = dots + 2 * D + (1 + gates) * F + 3 * config.heads * scores  # float32 scores count as two, and as weights
+  numbers = {'none': none, 'dots': dots, 'attention_and_up': up, 'attention': attention_, 'full': full}
+  return (2 if config.dtype == 'bfloat16' else 4) * numbers[kind]
 
 
 def with_remat(config, task: Task, kind: str) -> tuple[Any, Task]:
