@@ -4,8 +4,9 @@
 
 cpu: train steps against transformers with torch. start: from the start of a process to the end of its first step,
 with compiled programs at hand against without. memory: peak bytes of the loss over a large vocabulary, against logits
-that are written out. checkpoint: how long a save stops the loop, and the rate of restoring. --rounds=N is how often
-contenders take turns; --tiny takes the smallest sizes, for a test.
+that are written out. checkpoint: how long a save stops the loop, and the rate of restoring. growth: tokens a second of a
+large batch against a small one. --rounds=N is how often contenders take turns; --tiny takes the smallest sizes, for a
+test.
 
 Shared machines change their speed by the minute: so ratios are taken within a round, between contenders that take
 turns, and their median over the rounds is given with the least and the greatest. Needs the extra `parity` for torch;
@@ -63,20 +64,9 @@ def cpu(rounds: int, tiny: bool) -> list[Row]:
   for model in ('gpt2', 'bert', 'llama'):
     shape = Shape(model, **(TINY if tiny else SIZES))
     workers = {name: Worker(name, shape) for name in ('lmjax', *PEERS)}
-    for name in [name for name, worker in workers.items() if worker.error]:
-      print(f'{model}: {name} failed: {workers[name].error}', file=sys.stderr, flush=True)
-    if workers['lmjax'].error:
-      raise SystemExit('there is nothing to compare')
-    running = [name for name, worker in workers.items() if not worker.error]
-    answers: dict[str, list[dict]] = {name: [] for name in running}
-    for number in range(rounds):
-      shift = number % len(running)  # nobody always goes first
-      for name in running[shift:] + running[:shift]:
-        answers[name].append(workers[name].ask(steps=1))
-    for name in running:
-      workers[name].end()
-    rates = {name: [shape.tokens / answer['seconds'] for answer in answers[name]] for name in running}
-    for name in running[1:]:
+    answers = take_turns(workers, rounds)
+    rates = {name: [shape.tokens / answer['seconds'] for answer in found] for name, found in answers.items()}
+    for name in [name for name in PEERS if name in rates]:
       mine, theirs = answers['lmjax'][-1], answers[name][-1]
       memory = f'{mine["peak_bytes"] / 1e6:,.0f} against {theirs["peak_bytes"] / 1e6:,.0f} MB'
       starts = [workers[one].first['start'] for one in ('lmjax', name)]
@@ -84,6 +74,33 @@ def cpu(rounds: int, tiny: bool) -> list[Row]:
       note = f'{losses}; {memory}; first step after {starts[0]:.1f}, {starts[1]:.1f} s'
       rows.append(Row.of(model, name, rates['lmjax'], rates[name], 'tokens/s', note))
   return rows
+
+
+def take_turns(workers: dict[str, Worker], rounds: int) -> dict[str, list[dict]]:
+  """The answers of each worker to a step a round. Those that failed are reported and left out; lmjax may not."""
+  for name, worker in workers.items():
+    if worker.error:
+      print(f'{name} failed: {worker.error}', file=sys.stderr, flush=True)
+      if name.startswith('lmjax'):
+        raise SystemExit('there is nothing to compare')
+  running = [name for name, worker in workers.items() if not worker.error]
+  answers: dict[str, list[dict]] = {name: [] for name in running}
+  for number in range(rounds):
+    shift = number % len(running)  # nobody always goes first
+    for name in running[shift:] + running[:shift]:
+      answers[name].append(workers[name].ask(steps=1))
+  for name in running:
+    workers[name].end()
+  return answers
+
+
+def growth(rounds: int, tiny: bool) -> list[Row]:
+  """Tokens a second of a large batch against a small one."""
+  sizes = TINY if tiny else SIZES | dict(layers=3)
+  shapes = {f'lmjax, batch {batch}': Shape('gpt2', **sizes | dict(batch=batch)) for batch in (8, 64)}
+  answers = take_turns({name: Worker('lmjax', shape) for name, shape in shapes.items()}, rounds)
+  small, large = ([shape.tokens / a['seconds'] for a in answers[name]] for name, shape in shapes.items())
+  return [Row.of('batch 64', 'batch 8', large, small, 'tokens/s')]
 
 
 def start(rounds: int, tiny: bool) -> list[Row]:
@@ -169,7 +186,7 @@ def _seconds(call) -> float:
   return time.perf_counter() - began
 
 
-SUITES = {'cpu': cpu, 'start': start, 'memory': memory, 'checkpoint': checkpoint}
+SUITES = {'cpu': cpu, 'start': start, 'memory': memory, 'checkpoint': checkpoint, 'growth': growth}
 
 
 def main() -> None:
