@@ -4,9 +4,9 @@
 
 cpu: train steps against transformers with torch. start: from the start of a process to the end of its first step,
 with compiled programs at hand against without. memory: peak bytes of the loss over a large vocabulary, against logits
-that are written out. checkpoint: how long a save stops the loop, and the rate of restoring. growth: tokens a second of a
-large batch against a small one. --rounds=N is how often contenders take turns; --tiny takes the smallest sizes, for a
-test.
+that are written out. checkpoint: how long a save stops the loop, and the rate of restoring. growth: tokens a second of
+a large batch against a small one. --rounds=N is how often contenders take turns; --tiny takes the smallest sizes, for
+a test.
 
 Shared machines change their speed by the minute: so ratios are taken within a round, between contenders that take
 turns, and their median over the rounds is given with the least and the greatest. Needs the extra `parity` for torch;
