@@ -130,15 +130,17 @@ def _settled(config, task: Task, tx, mesh, workdir: str, log: Log) -> tuple[Any,
   """
   if config.model.remat != 'auto':
     return config, task, None
+  compiled, kind = None, None
   if steps := saved_steps(directory := directory_of(workdir)):
     with contextlib.suppress(CheckpointError):  # one that is damaged is reported where it is restored
       kind = read_manifest(directory, steps[-1])['model']['remat']
-      return *with_remat(config, task, kind), None
-  if jax.default_backend() == 'cpu':
-    return *with_remat(config, task, 'none'), None
-  memory = memory_here(mesh.devices.flat[0], mesh.size)
-  compiled = compile_run(config, task, tx, mesh, memory, log)
-  return compiled.config, compiled.task, compiled
+  if kind is None and mesh.devices.flat[0].platform == 'cpu':
+    kind = 'none'
+  if kind is None:
+    memory = memory_here(mesh.devices.flat[0], mesh.size)
+    compiled = compile_run(task, tx, config.optim, config.train, mesh, memory, log)
+  task = with_remat(task, kind) if compiled is None else compiled.task
+  return dataclasses.replace(config, model=task.model.backbone.config), task, compiled
 
 
 def _compiled(config, task: Task, tx, mesh, settled: Compiled | None, reporter: Progress, log: Log):
@@ -146,7 +148,7 @@ def _compiled(config, task: Task, tx, mesh, settled: Compiled | None, reporter: 
 
   Raises ConfigError: the compiler refused it for its size.
   """
-  compiled = settled or compile_run(config, task, tx, mesh, None, log)
+  compiled = settled or compile_run(task, tx, config.optim, config.train, mesh, None, log)
   reporter.clock['compile'] += compiled.seconds
   log(f'compiling ... done in {compiled.seconds:.1f} s')
   if compiled.program is None:

@@ -66,7 +66,9 @@ def compile_for(config: config_lib.Config, target: topology.Target, tokenizer=No
   config, task = prepare.without_data(config, tokenizer)
   mesh = sharding.make_mesh(config.mesh, target.devices)
   with jax.set_mesh(mesh):
-    return compile_run(config, task, optim.make(config.optim, task.shapes()), mesh, target.memory, log)
+    tx = optim.make(config.optim, task.shapes())
+    compiled = compile_run(task, tx, config.optim, config.train, mesh, target.memory, log)
+  return compiled._replace(config=dataclasses.replace(config, model=compiled.task.model.backbone.config))
 
 
 def search(config, target, tokenizer, first: Compiled, log) -> tuple[dict, Compiled] | None:

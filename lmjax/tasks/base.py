@@ -15,6 +15,7 @@ import numpy as np
 
 from lmjax.data.batches.pipeline import Pipeline
 from lmjax.data.tokens.tokenizer import Tokenizer
+from lmjax.models.config import ModelConfig
 
 Batch = dict[str, np.ndarray]
 # (params, batch, key) -> (loss_sum, weight_sum, {name: (sum, weight)}); the key is for dropout, None for none
@@ -33,7 +34,8 @@ class Task(Protocol):
   BASELINE: str | None  # what is known of it without a model
   model: Any  # has `init(key)`, `shapes()`, `axes()` and `backbone`
   loss: Loss
-  objective: Any  # this slice of the config, as is `data`
+  objective: Any  # this slice of the config, as are `samples_config` and `data`
+  samples_config: Any
   data: Any
   tokenizer: Tokenizer
 
@@ -78,6 +80,10 @@ class Task(Protocol):
   def has_dropout(self) -> bool:
     """Whether training draws random numbers."""
     return self.model.backbone.config.has_dropout or bool(getattr(self.objective, 'dropout', 0.0))
+
+  def with_model(self, model: ModelConfig) -> 'Task':
+    """The same task with another model."""
+    return type(self)(model, self.objective, self.samples_config, self.data, self.tokenizer)  # type: ignore[call-arg]
 
   def shapes(self):
     """Shapes and dtypes of the parameters."""

@@ -1,6 +1,7 @@
 """The train step of a run, compiled: the memory that it takes, and how much it has to compute again for it to fit."""
 
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -12,7 +13,7 @@ import jax
 
 from lmjax.models.config import RECOMPUTED, ModelConfig
 from lmjax.ops import attention
-from lmjax.tasks import prepare
+from lmjax.schema.slices import OptimConfig, TrainConfig
 from lmjax.tasks.base import Task
 from lmjax.training import state as state_lib
 from lmjax.training import step as step_lib
@@ -27,14 +28,14 @@ _UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
 class Compiled(NamedTuple):
   """A train step compiled for a mesh."""
 
-  config: Any  # of the run, whose `model.remat` is settled
-  task: Task
+  task: Task  # whose `remat` is settled
   abstract: state_lib.TrainState  # shapes and shardings of its TrainState
   mesh: jax.sharding.Mesh
   program: jax.stages.Compiled | None  # None where the compiler refused it for its size
   needed: float  # peak bytes of a device, by the compiler
   memory: float | None  # bytes of a device that there are; None where that is not known
   seconds: float  # that compiling took
+  config: Any = None  # of the run, where it is a dry one
 
   @property
   def fits(self) -> bool:
@@ -42,7 +43,9 @@ class Compiled(NamedTuple):
     return self.program is not None and (self.memory is None or self.needed <= self.memory)
 
 
-def compile_run(config, task: Task, tx, mesh, memory: float | None, log: Callable[[str], None]) -> Compiled:
+def compile_run(
+  task: Task, tx, optim: OptimConfig, train: TrainConfig, mesh, memory: float | None, log: Callable[[str], None]
+) -> Compiled:
   """Compiles the step of a run for a mesh, with `model.remat` settled where it is 'auto'.
 
   That is the least recomputation that fits: the kinds are tried from the least on, beginning with the first whose
@@ -53,28 +56,28 @@ def compile_run(config, task: Task, tx, mesh, memory: float | None, log: Callabl
     memory: bytes of a device that there are; None where that is not known: 'full'.
     log: called with each kind that was compiled.
   """
-  abstract = state_lib.abstract_state(task, tx, mesh)
-  if config.model.remat != 'auto':
-    return _compile(config, task, tx, mesh, abstract, memory)
+  abstract, m, d = state_lib.abstract_state(task, tx, mesh), task.model.backbone.config, task.data
+  compiled = functools.partial(_compile, tx=tx, optim=optim, train=train, mesh=mesh, abstract=abstract, memory=memory)
+  if m.remat != 'auto':
+    return compiled(task)
   if mesh.devices.flat[0].platform == 'cpu':
-    return _compile(*with_remat(config, task, 'none'), tx, mesh, abstract, memory)
+    return compiled(with_remat(task, 'none'))
   kept = sum(share(array) for array in jax.tree.leaves((abstract, abstract.params)))  # the gradients, too
-  m, d = config.model, config.data
   implementation = attention.choose(m.attention_implementation, m.dtype, m.attention_dropout)
   scores = d.length if implementation == 'xla' else 0
-  shards = math.prod(mesh.shape.values()) * config.train.accumulate
+  shards = math.prod(mesh.shape.values()) * train.accumulate
   numbers = m.layers * d.batch_size * d.length / shards
 
   def is_worth_trying(kind: str) -> bool:
     return memory is not None and kept + numbers * kept_bytes(m, kind, scores) <= _WORTH_TRYING * memory
 
   for kind in dict.fromkeys([*filter(is_worth_trying, RECOMPUTED)][:1] + ['full']):
-    compiled = _compile(*with_remat(config, task, kind), tx, mesh, abstract, memory)
-    there = 'unknown memory' if compiled.memory is None else f'{compiled.memory / GIB:.2f} GiB'
-    log(f'model.remat = {kind}: needs {compiled.needed / GIB:.2f} of {there} a device')
-    if compiled.fits:
+    found = compiled(with_remat(task, kind))
+    there = 'unknown memory' if found.memory is None else f'{found.memory / GIB:.2f} GiB'
+    log(f'model.remat = {kind}: needs {found.needed / GIB:.2f} of {there} a device')
+    if found.fits:
       break
-  return compiled
+  return found
 
 
 def kept_bytes(config: ModelConfig, kind: str, scores: int) -> float:
@@ -98,15 +101,14 @@ def kept_bytes(config: ModelConfig, kind: str, scores: int) -> float:
   return (2 if config.dtype == 'bfloat16' else 4) * numbers[kind]
 
 
-def with_remat(config, task: Task, kind: str) -> tuple[Any, Task]:
-  """(the Config, its task) with another kind of recomputation."""
-  config = dataclasses.replace(config, model=dataclasses.replace(config.model, remat=kind))
-  return config, prepare.build(config, task.tokenizer)
+def with_remat(task: Task, kind: str) -> Task:
+  """A task whose backward pass computes another part again."""
+  return task.with_model(dataclasses.replace(task.model.backbone.config, remat=kind))
 
 
-def _compile(config, task: Task, tx, mesh, abstract, memory: float | None) -> Compiled:
+def _compile(task: Task, tx, optim: OptimConfig, train: TrainConfig, mesh, abstract, memory: float | None) -> Compiled:
   began = time.perf_counter()
-  train_step = step_lib.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)
+  train_step = step_lib.make_train_step(task, tx, optim, train.steps, train.accumulate)
   lowered = step_lib.lower(train_step, task, mesh, abstract)
   try:
     program = step_lib.compile_lowered(lowered, mesh)
@@ -115,7 +117,7 @@ def _compile(config, task: Task, tx, mesh, abstract, memory: float | None) -> Co
     if (refused := memory_refused(error)) is None:
       raise
     program, (needed, memory) = None, refused
-  return Compiled(config, task, abstract, mesh, program, needed, memory, time.perf_counter() - began)
+  return Compiled(task, abstract, mesh, program, needed, memory, time.perf_counter() - began)
 
 
 def share(array) -> int:

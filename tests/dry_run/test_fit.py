@@ -48,14 +48,14 @@ def test_bytes_a_device_are_those_of_real_arrays(make_config, cpu8, mesh):
     sizes = {sum(a.addressable_shards[i].data.nbytes for a in jax.tree.leaves(tree)) for i in range(8)}
     [size] = sizes
     assert f'{name}: {fit._size(size)} a device' in table
-    assert sum(map(fit._share, jax.tree.leaves(tree))) == size
+    assert sum(map(fit.share, jax.tree.leaves(tree))) == size
 
 
 @pytest.mark.slow
 def test_activations_are_counted(make_config, cpu8):
   """CPU compilers leave them out of their peak: a batch of eight times the rows must need about so many times more."""
   small, large = (fit.compile_for(make_config('causal_lm', **{'data.batch_size': n}), cpu8) for n in (32, 256))
-  held = sum(map(fit._share, jax.tree.leaves((small.abstract.params, small.abstract.opt_state))))
+  held = sum(map(fit.share, jax.tree.leaves((small.abstract.params, small.abstract.opt_state))))
   assert 4 < (large.needed - held) / (small.needed - held) <= 8
 
 

@@ -26,22 +26,22 @@ def tried(make_config, tokenizer, monkeypatch):
   tx = optim.make(config.optim, task.shapes())
   device = SimpleNamespace(platform='tpu')
   mesh = SimpleNamespace(devices=np.array([device]), shape={'data': 1, 'fsdp': 1, 'tensor': 1}, size=1)
-  monkeypatch.setattr(compiled_lib.state_lib, 'abstract_state', lambda *rest: SimpleNamespace(params=()))
+  monkeypatch.setattr(
+    compiled_lib.state_lib, 'abstract_state', lambda *rest: compiled_lib.state_lib.TrainState((), (), (), ())
+  )
 
   def settle(memory, needed):
     kinds = []
 
-    def compile_(config, task, tx, mesh, abstract, memory):
-      kind = config.model.remat
-      kinds.append(kind)
-      assert task.model.backbone.config.remat == kind
-      return compiled_lib.Compiled(config, task, abstract, mesh, object(), needed[kind], memory, 0.0)
+    def compile_(task, *, abstract, memory, **rest):
+      kinds.append(task.model.backbone.config.remat)
+      return compiled_lib.Compiled(task, abstract, mesh, object(), needed[kinds[-1]], memory, 0.0)
 
     monkeypatch.setattr(compiled_lib, '_compile', compile_)
     lines = []
-    found = compiled_lib.compile_run(config, task, tx, mesh, memory, lines.append)
+    found = compiled_lib.compile_run(task, tx, config.optim, config.train, mesh, memory, lines.append)
     assert [line.split()[2].rstrip(':') for line in lines] == kinds[: len(lines)]
-    return found.config.model.remat, kinds
+    return found.task.model.backbone.config.remat, kinds
 
   return settle, config
 
