@@ -48,9 +48,9 @@ def compile_run(
 ) -> Compiled:
   """Compiles the step of a run for a mesh, with `model.remat` settled where it is 'auto'.
 
-  That is the least recomputation that fits: the kinds are tried from the least on, beginning with the first whose
-  estimated memory leaves room, and 'full' if that one does not fit after all. So two programs are compiled at most.
-  CPU devices recompute nothing.
+  That is the least recomputation that fits: first the kind is compiled that does by an estimate; if it does not fit
+  after all, the one that does by the compiler's figure for the first. So two programs are compiled at most. CPU
+  devices recompute nothing.
 
   Args:
     memory: bytes of a device that there are; None where that is not known: 'full'.
@@ -68,16 +68,24 @@ def compile_run(
   shards = math.prod(mesh.shape.values()) * train.accumulate
   numbers = m.layers * d.batch_size * d.length / shards
 
-  def is_worth_trying(kind: str) -> bool:
-    return memory is not None and kept + numbers * kept_bytes(m, kind, scores) <= _WORTH_TRYING * memory
+  size = {kind: numbers * kept_bytes(m, kind, scores) for kind in RECOMPUTED}
 
-  for kind in dict.fromkeys([*filter(is_worth_trying, RECOMPUTED)][:1] + ['full']):
+  def least(rest: float, memory: float | None) -> str:
+    """The least recomputation with room for `rest` besides what it keeps."""
+    fitting = (kind for kind in RECOMPUTED if memory is not None and rest + size[kind] <= _WORTH_TRYING * memory)
+    return next(fitting, 'full')
+
+  def compile_and_log(kind: str) -> Compiled:
     found = compiled(with_remat(task, kind))
     there = 'unknown memory' if found.memory is None else f'{found.memory / GIB:.2f} GiB'
     log(f'model.remat = {kind}: needs {found.needed / GIB:.2f} of {there} a device')
-    if found.fits:
-      break
-  return found
+    return found
+
+  first = least(kept, memory)
+  found = compile_and_log(first)
+  if found.fits or first == 'full':
+    return found
+  return compile_and_log(least(found.needed - size[first], found.memory))  # with what the estimate left out
 
 
 def kept_bytes(config: ModelConfig, kind: str, scores: int) -> float:

@@ -59,8 +59,14 @@ def test_the_least_that_fits(tried):
 
 def test_two_programs_at_most(tried):
   """Where the estimate was too low."""
-  settle, _ = tried
+  settle, config = tried
   assert settle(1e9, {'none': 2e9, 'full': 5e8}) == ('full', ['none', 'full'])
+  size = lambda kind: tokens * compiled_lib.kept_bytes(config.model, kind, scores=0)
+  tokens = config.data.batch_size * config.data.length * config.model.layers
+  memory = size('none') / compiled_lib._WORTH_TRYING
+  more = memory * compiled_lib._WORTH_TRYING - size('attention')  # what the compiler needs besides
+  needed = {'none': size('none') + more, 'attention': size('attention') + more}
+  assert needed['none'] > memory and settle(memory, needed) == ('attention', ['none', 'attention'])
 
 
 def test_it_is_kept_with_the_run(raw_config, tmp_path):
