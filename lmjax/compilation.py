@@ -55,7 +55,7 @@ def keep_programs(folder: str | None) -> None:
 
 @contextlib.contextmanager
 def without_kept_programs() -> Iterator[None]:
-  """Inside, all is compiled: of a program that it has read jax may not know the memory, nor for which device it is."""
+  """Inside, all is compiled: a dry run reports what the compiler says now, and how long it took."""
   import jax
 
   before = jax.config.values['jax_enable_compilation_cache']

@@ -18,13 +18,14 @@ from lmjax.console import print_line, redacted
 from lmjax.errors import CheckpointError, ConfigError, LmjaxError, Stopped, reason
 from lmjax.hosts import collectives, preemption
 from lmjax.hosts.watchdog import Watchdog
+from lmjax.models.config import RECOMPUTED
 from lmjax.schema import describe, validate
 from lmjax.tasks import prepare
 from lmjax.tasks.base import Task
 from lmjax.tasks.fine_tuning import FineTuningTask
 from lmjax.training import evaluator, initialize, progress
 from lmjax.training import step as step_lib
-from lmjax.training.compiled import GIB, Compiled, compile_run, memory_here, with_remat
+from lmjax.training.compiled import Compiled, compile_run, gib, memory_here, with_remat
 from lmjax.training.evaluator import Evaluations
 from lmjax.training.loop import Intervals, Loop
 from lmjax.training.progress import Progress
@@ -127,20 +128,31 @@ def _settled(config, task: Task, tx, mesh, workdir: str, log: Log) -> tuple[Any,
   """(the Config, its task, its step where that had to be compiled) with `model.remat` settled where it is 'auto'.
 
   A run that is resumed recomputes what it did before, wherever it is: its losses would not be the same bits otherwise.
+  What host 0 knows counts: hosts with different programs would wait for each other forever.
   """
   if config.model.remat != 'auto':
     return config, task, None
-  compiled, kind = None, None
-  if steps := saved_steps(directory := directory_of(workdir)):
-    with contextlib.suppress(CheckpointError):  # one that is damaged is reported where it is restored
-      kind = read_manifest(directory, steps[-1])['model']['remat']
+  kind = _remat_before(workdir)
   if kind is None and mesh.devices.flat[0].platform == 'cpu':
     kind = 'none'
-  if kind is None:
-    memory = memory_here(mesh.devices.flat[0], mesh.size)
+  number, compiled = collectives.of_host_0(np.int32(-1 if kind is None else RECOMPUTED.index(kind))), None
+  if number >= 0:
+    task = with_remat(task, RECOMPUTED[int(number)])
+  else:
+    here = memory_here(mesh.local_devices[0], mesh.size)
+    memory = float(collectives.of_host_0(np.float32(here or 0))) or None
     compiled = compile_run(task, tx, config.optim, config.train, mesh, memory, log)
-  task = with_remat(task, kind) if compiled is None else compiled.task
+    task = compiled.task
   return dataclasses.replace(config, model=task.model.backbone.config), task, compiled
+
+
+def _remat_before(workdir: str) -> str | None:
+  """What the newest checkpoint with a manifest that is intact was made with; None where there is none."""
+  directory = directory_of(workdir)
+  for step in reversed(saved_steps(directory)):
+    with contextlib.suppress(CheckpointError):  # it is reported where checkpoints are restored
+      return read_manifest(directory, step)['model']['remat']
+  return None
 
 
 def _compiled(config, task: Task, tx, mesh, settled: Compiled | None, reporter: Progress, log: Log):
@@ -152,7 +164,7 @@ def _compiled(config, task: Task, tx, mesh, settled: Compiled | None, reporter: 
   reporter.clock['compile'] += compiled.seconds
   log(f'compiling ... done in {compiled.seconds:.1f} s')
   if compiled.program is None:
-    rule = f'the step needs {compiled.needed / GIB:.2f} of {compiled.memory / GIB:.2f} GiB a device'
+    rule = f'the step needs {gib(compiled.needed)} of {gib(compiled.memory)} a device'
     remedy = '--dry_run finds what fits' if config.model.remat == 'full' else 'set it to full'
     raise ConfigError(validate.line('model.remat', config.model.remat, rule, remedy))
   return compiled.program

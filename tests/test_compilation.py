@@ -50,10 +50,12 @@ def test_what_was_set_before_counts(updated, tmp_path, monkeypatch):
   assert updated == {'jax_enable_compilation_cache': False}
 
 
-@pytest.mark.parametrize('wrong', ['a file', 'others may write'])
-def test_a_folder_that_is_not_used_is_reported(updated, tmp_path, capsys, wrong):
+@pytest.mark.parametrize('wrong', ['a file', 'others may write', 'no filelock'])
+def test_a_folder_that_is_not_used_is_reported(updated, tmp_path, capsys, monkeypatch, wrong):
   if wrong == 'a file':
     (tmp_path / 'cache').write_text('')
+  elif wrong == 'no filelock':
+    monkeypatch.setattr(compilation.importlib.util, 'find_spec', lambda name: None)
   else:
     (tmp_path / 'cache' / compilation._machine()).mkdir(parents=True)
     (tmp_path / 'cache' / compilation._machine()).chmod(0o777)

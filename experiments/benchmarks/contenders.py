@@ -91,7 +91,7 @@ def work(name: str, shape: Shape):
     answers.flush()
 
   try:
-    step = make_lmjax(shape) if name == 'lmjax' else make_torch(shape, compiled=name == 'torch.compile')
+    step = Lmjax(shape) if name == 'lmjax' else make_torch(shape, compiled=name == 'torch.compile')
     step()
     answer(ready=True)
     step()  # what is done once more (allocation, recompilation) stays out of the first round
@@ -135,56 +135,41 @@ def settings(shape: Shape) -> dict[str, object]:
   )
 
 
-def lmjax_run(shape: Shape):
-  """A run of lmjax as far as its first step: its config, task, mesh, first state, and compiled step."""
-  import types
+class Lmjax:
+  """A run of lmjax; calling it takes one step, compiled as a run's is, and returns the loss."""
 
-  import jax
+  def __init__(self, shape: Shape):
+    import jax
 
-  from lmjax import config as config_lib
-  from lmjax import optim, sharding
-  from lmjax.schema.command_line import load_config_file
-  from lmjax.tasks import prepare
-  from lmjax.training import state
-  from lmjax.training import step as step_lib
+    from lmjax import config as config_lib
+    from lmjax import optim, sharding
+    from lmjax.schema.command_line import load_config_file
+    from lmjax.tasks import prepare
+    from lmjax.training import compiled, state, step
 
-  file, preset = ('pretrain_mlm.py', 'bert_base') if shape.model == 'bert' else ('pretrain_clm.py', 'gpt2_small')
-  raw = load_config_file(CONFIGS / file, f'preset={"llama_60m" if shape.model == "llama" else preset}')
-  with raw.ignore_type():
-    raw.update_from_flattened_dict(settings(shape))
-  config, task = prepare.without_data(config_lib.build(raw))
-  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-  jax.set_mesh(mesh)
-  tx = optim.make(config.optim, task.shapes())
-  first = state.init_state(task, tx, mesh, seed=0)
-  train_step = step_lib.make_train_step(task, tx, config.optim, config.train.steps, config.train.accumulate)
-  compiled = step_lib.compile_lowered(step_lib.lower(train_step, task, mesh, first), mesh)
-  return types.SimpleNamespace(config=config, task=task, mesh=mesh, state=first, compiled=compiled)
-
-
-def make_lmjax(shape: Shape):
-  """A function that takes one step of a run and returns the loss."""
-  import jax
-
-  from lmjax import sharding
-  from lmjax.training import step as step_lib
-
-  run, (rows, slots) = lmjax_run(shape), make_batch(shape)
-  if shape.model == 'bert':
-    ones, targets = np.ones(slots.shape, np.float32), np.take_along_axis(rows, slots, axis=1)
-    batch = dict(inputs=rows[:, :-1], slots=slots, targets=targets, weights=ones, shown=ones)
-  else:
+    file, preset = ('pretrain_mlm.py', 'bert_base') if shape.model == 'bert' else ('pretrain_clm.py', 'gpt2_small')
+    raw = load_config_file(CONFIGS / file, f'preset={"llama_60m" if shape.model == "llama" else preset}')
+    with raw.ignore_type():
+      raw.update_from_flattened_dict(settings(shape))
+    self.config, self.task = prepare.without_data(config_lib.build(raw))
+    mesh = sharding.make_mesh(self.config.mesh, jax.devices()[:1])
+    jax.set_mesh(mesh)
+    tx = optim.make(self.config.optim, self.task.shapes())
+    self.state = state.init_state(self.task, tx, mesh, seed=0)
+    found = compiled.compile_run(self.task, tx, self.config.optim, self.config.train, mesh, None, print)
+    rows, slots = make_batch(shape)
     batch = dict(inputs=rows[:, :-1], targets=rows[:, 1:], weights=np.ones(rows[:, 1:].shape, np.float32))
-  batch = sharding.shard_batch(batch, run.mesh)
-  key = jax.device_put(step_lib.dropout_key(0), sharding.replicated(run.mesh))
+    if shape.model == 'bert':
+      ones, targets = np.ones(slots.shape, np.float32), np.take_along_axis(rows, slots, axis=1)
+      batch = dict(inputs=rows[:, :-1], slots=slots, targets=targets, weights=ones, shown=ones)
+    key = jax.device_put(step.dropout_key(0), sharding.replicated(mesh))
+    self._step, self._rest = found.program, (sharding.shard_batch(batch, mesh), key)
 
-  def step():
-    run.state, report = run.compiled(run.state, batch, key)
+  def __call__(self) -> float:
+    """Takes a step."""
+    self.state, report = self._step(self.state, *self._rest)
     total, weight = report['pairs']['loss']
     return float(total) / float(weight)
-
-  step.run = run
-  return step
 
 
 def make_torch(shape: Shape, compiled: bool):

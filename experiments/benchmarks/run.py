@@ -149,18 +149,18 @@ def memory(rounds: int, tiny: bool) -> list[Row]:
 
 def checkpoint(rounds: int, tiny: bool) -> list[Row]:
   """How long the loop stands still for a save, and how fast a checkpoint is restored; GPT-2 124M, 8 rows of 1,024."""
-  from contenders import make_lmjax
+  from contenders import Lmjax
 
   from lmjax.checkpoint.checkpoints import Checkpoints
 
   sizes = dict(layers=12, width=768, heads=12, vocab=50257, batch=8, length=1024, chunk=128)
-  step = make_lmjax(Shape('gpt2', **(TINY if tiny else sizes)))
-  step()
-  run, stalls, allowed, restored, read = step.run, [], [], [], []
+  run = Lmjax(Shape('gpt2', **(TINY if tiny else sizes)))
+  run()
+  stalls, allowed, restored, read = [], [], [], []
   with tempfile.TemporaryDirectory() as folder:
     checkpoints = Checkpoints(folder, run.config.checkpoint, run.task.RANKING_METRIC)
     for number in range(1, rounds + 1):
-      allowed.append(0.05 * _seconds(step))
+      allowed.append(0.05 * _seconds(run))
       stalls.append(_seconds(lambda: checkpoints.save(number, run.state, {})))  # noqa: B023
       checkpoints.wait()
       files = [file for file in pathlib.Path(folder, 'checkpoints', str(number)).rglob('*') if file.is_file()]

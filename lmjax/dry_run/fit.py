@@ -16,7 +16,7 @@ from lmjax.errors import ConfigError
 from lmjax.models import flops as flops_lib
 from lmjax.tasks import prepare
 from lmjax.training import initialize, progress
-from lmjax.training.compiled import GIB, Compiled, compile_run, share
+from lmjax.training.compiled import Compiled, compile_run, gib, share
 
 # Share of the devices' peak FLOP/s that the time is given for: what a well-tuned run reaches, not a prediction.
 MFU = 0.4
@@ -55,8 +55,8 @@ def _dry_run(config, target, tokenizer, command, log) -> bool:
   else:
     changes, other = tried
     flags = ' '.join(f'--config.{path}={value}' for path, value in changes.items())
-    log(f'the nearest that fits, with a peak of {_gib(other.needed)} a device (compiled):\n  {command} {flags}')
-  log(f'verdict: does not fit (needs {_gib(first.needed)} of {_gib(first.memory)} a device)')
+    log(f'the nearest that fits, with a peak of {gib(other.needed)} a device (compiled):\n  {command} {flags}')
+  log(f'verdict: does not fit (needs {gib(first.needed)} of {gib(first.memory)} a device)')
   return False
 
 
@@ -86,7 +86,7 @@ def search(config, target, tokenizer, first: Compiled, log) -> tuple[dict, Compi
       tried = compile_for(_changed(config, asked), target, tokenizer)
     except ConfigError:
       continue  # this mesh, or batch, is not one
-    log(f'{", ".join(f"{p} = {v}" for p, v in asked.items())}: needs {_gib(tried.needed)}')
+    log(f'{", ".join(f"{p} = {v}" for p, v in asked.items())}: needs {gib(tried.needed)}')
     if tried.needed < before.needed:
       changes, before = asked, tried
     if tried.fits:
@@ -116,7 +116,7 @@ def changes_to_try(first: Compiled) -> Iterator[tuple[str, object]]:
 def described(compiled: Compiled, target: topology.Target, known_steps: int | None) -> str:
   """What a person wants to know before renting the target."""
   config, task = compiled.config, compiled.task
-  m, d, devices = config.model, config.data, compiled.mesh.size
+  d, devices = config.data, compiled.mesh.size
   params = compiled.abstract.params
   kind = target.devices[0].device_kind
   flops = progress.step_flops(task)
@@ -124,9 +124,8 @@ def described(compiled: Compiled, target: topology.Target, known_steps: int | No
   steps = 'steps by the data' if known_steps is None else f'{known_steps:,} steps, {known_steps * tokens:,} tokens'
   mesh = ', '.join(f'{axis} {size}' for axis, size in compiled.mesh.shape.items())
   rows: list[tuple[str, str | list[str]]] = [
-    ('target', f'{target.name or "this machine"}: {devices} x {kind}, {_gib(compiled.memory)} a device; mesh {mesh}'),
-    ('task', f'{config.task}; {m.attention}, {m.layers} layers, width {m.width}, {m.heads} heads, {m.dtype}'),
-    ('recomputed', m.remat),
+    ('target', f'{target.name or "this machine"}: {devices} x {kind}, {gib(compiled.memory)} a device; mesh {mesh}'),
+    ('task', f'{config.task}; {progress.model_line(config.model)}'),
     ('parameters', f'{metrics.count(params):,}, vocabulary {task.model.backbone.vocab_size:,}'),
     ('batch', f'{d.batch_size} rows x {d.length} = {tokens:,} tokens a step; {steps}'),
     ('FLOPs a step', f'{flops:.3e} ({flops_lib.FLOPS_COUNT})'),
@@ -135,7 +134,13 @@ def described(compiled: Compiled, target: topology.Target, known_steps: int | No
   ]
   whole = sum(math.prod(array.shape) * array.dtype.itemsize for array in jax.tree.leaves(compiled.abstract))
   if compiled.program is not None:
-    traffic = hlo.collectives(compiled.program.as_text())
+    text = compiled.program.as_text()
+    if cycles := hlo.estimated_cycles(text):  # of TPUs alone
+      products = f'{hlo.dot_flops(text):.4e} FLOPs of matrix products a device, what is computed again included'
+      rows.append(
+        ('program', [products, f'{cycles:.3e} cycles of a device by the compiler, without kernels and collectives'])
+      )
+    traffic = hlo.collectives(text)
     lines = [f'{kind}: {t.times:,} a step, {_size(t.bytes)}' for kind, t in traffic.items()]
     rows.append(('collectives', lines or 'none'))
   rows.append(('time', _time(flops, devices, flops_lib.peak_flops(target.devices[0]), known_steps)))
@@ -164,7 +169,7 @@ def memory_table(compiled: Compiled) -> list[str]:
   lines = [f'{name}: {_size(size)} a device' for name, size in held.items()]
   rest = compiled.needed - sum(held.values())
   lines.append(f'activations and what the program works with: {_size(max(rest, 0))} a device (the rest of the peak)')
-  lines.append(f'peak, by the compiler: {_gib(compiled.needed)} of {_gib(compiled.memory)} a device')
+  lines.append(f'peak, by the compiler: {gib(compiled.needed)} of {gib(compiled.memory)} a device')
   return lines
 
 
@@ -181,10 +186,6 @@ def _size(count: float) -> str:
     if count >= 10**power:
       return f'{count / 10**power:.1f} {unit}'
   return f'{count:.0f} bytes'
-
-
-def _gib(count: float | None) -> str:
-  return 'unknown memory' if count is None else f'{count / GIB:.2f} GiB'
 
 
 def _changed(config, changes: dict[str, object]):

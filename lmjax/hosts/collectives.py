@@ -1,4 +1,4 @@
-"""What all hosts do together: reading, and looking for the same folder."""
+"""What all hosts do together: reading, agreeing on a number, and looking for the same folder."""
 
 import os
 from collections.abc import Callable
@@ -30,6 +30,11 @@ def on_every_host(read: Callable[[], Any], kind: type[LmjaxError]) -> Any:
   if error is not None:
     raise error
   return result
+
+
+def of_host_0(number: Any) -> Any:
+  """The NumPy scalar that host 0 has, on every host."""
+  return number if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(number)
 
 
 def check_shared(folder) -> None:

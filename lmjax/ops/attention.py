@@ -87,7 +87,7 @@ def attend(
 
 
 def _cudnn(q_BTHK, k_BSGK, v_BSGK, segments_BT, lengths_B, *, causal, window):
-  """cuDNN's flash attention, told by its own settings what is hidden. Given as a mask, it would compute every tile of
+  """cuDNN's flash attention, with its own settings for what is hidden. For a mask it would compute every tile of
   the scores, hidden ones too, and read T x T numbers a head; only documents that share a row, and windows that look
   ahead, cannot be told otherwise."""
   T = q_BTHK.shape[1]

@@ -18,7 +18,6 @@ from lmjax.tasks.base import Task
 from lmjax.training import state as state_lib
 from lmjax.training import step as step_lib
 
-GIB = 2**30
 # Of a device's memory, what the estimate of a step may take to be worth compiling: it leaves out what the loss and the
 # gathered kernels work with.
 _WORTH_TRYING = 0.85
@@ -66,19 +65,17 @@ def compile_run(
   implementation = attention.choose(m.attention_implementation, m.dtype, m.attention_dropout)
   scores = d.length if implementation == 'xla' else 0
   shards = math.prod(mesh.shape.values()) * train.accumulate
-  numbers = m.layers * d.batch_size * d.length / shards
-
-  size = {kind: numbers * kept_bytes(m, kind, scores) for kind in RECOMPUTED}
+  tokens = d.batch_size * d.length / shards
+  size = {kind: m.layers * tokens * kept_bytes(m, kind, scores) for kind in RECOMPUTED}
 
   def least(rest: float, memory: float | None) -> str:
-    """The least recomputation with room for `rest` besides what it keeps."""
+    """The least recomputation with room for `rest` and for what it keeps."""
     fitting = (kind for kind in RECOMPUTED if memory is not None and rest + size[kind] <= _WORTH_TRYING * memory)
     return next(fitting, 'full')
 
   def compile_and_log(kind: str) -> Compiled:
     found = compiled(with_remat(task, kind))
-    there = 'unknown memory' if found.memory is None else f'{found.memory / GIB:.2f} GiB'
-    log(f'model.remat = {kind}: needs {found.needed / GIB:.2f} of {there} a device')
+    log(f'model.remat = {kind}: needs {gib(found.needed)} of {gib(found.memory)} a device')
     return found
 
   first = least(kept, memory)
@@ -126,6 +123,11 @@ def _compile(task: Task, tx, optim: OptimConfig, train: TrainConfig, mesh, abstr
       raise
     program, (needed, memory) = None, refused
   return Compiled(task, abstract, mesh, program, needed, memory, time.perf_counter() - began)
+
+
+def gib(count: float | None) -> str:
+  """Bytes for people."""
+  return 'unknown memory' if count is None else f'{count / 2**30:.2f} GiB'
 
 
 def share(array) -> int:

@@ -11,6 +11,7 @@ import jax
 from lmjax import metrics, profile
 from lmjax.errors import NonFiniteError
 from lmjax.models import flops
+from lmjax.models.config import ModelConfig
 from lmjax.schema.slices import TrainConfig
 from lmjax.tasks.base import Task
 from lmjax.tasks.table import TASKS
@@ -119,6 +120,11 @@ def step_flops(task: Task) -> float:
   return flops.train_flops(backbone.config, backbone.padded_vocab_size, data.batch_size, data.length, task.predicted)
 
 
+def model_line(m: ModelConfig) -> str:
+  """A model for people."""
+  return f'{m.attention}, {m.layers} layers, width {m.width}, {m.heads} heads, {m.dtype}; remat {m.remat}'
+
+
 def banner(task: Task, seed: int, steps: int, mesh, params, data, workdir: str) -> str:
   """What a person wants to know before the first step."""
   m, d = task.model.backbone.config, task.data
@@ -126,7 +132,7 @@ def banner(task: Task, seed: int, steps: int, mesh, params, data, workdir: str) 
   shape = ', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())
   rows = [
     ('task', f'{task.NAME}, seed {seed}'),
-    ('model', f'{m.attention}, {m.layers} layers, width {m.width}, {m.heads} heads, {m.dtype}; remat {m.remat}'),
+    ('model', model_line(m)),
     ('parameters', f'{metrics.count(params):,}, vocabulary {task.model.backbone.vocab_size:,}'),
     ('data', task.describe(data)),
     ('batch', f'{d.batch_size} rows x {d.length} = {d.batch_size * d.length:,} tokens a step, {steps:,} steps'),

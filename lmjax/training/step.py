@@ -111,8 +111,8 @@ def accumulate(summed, params, batch, key, microbatches: int):
   return jax.lax.scan(body, zeros, (jnp.arange(microbatches), batch))[0]
 
 
-# What the compiler of a platform is told about a step. TPUs: by default each product with a kernel that FSDP shards is
-# a ring of partial products, which are summed in HBM. With plain gathers, which run beside other work, a step of 1.2
+# Options for the compiler of a platform. TPUs: by default each product with a kernel that FSDP shards is
+# a ring of partial products, which are summed in HBM. With plain gathers, which run next to other work, a step of 1.2
 # billion parameters on eight v5e chips is estimated to take 0.5 s less (libtpu 0.0.50.1), and compiles in 0.8 times.
 COMPILER_OPTIONS: dict[str, dict[str, str | bool]] = {
   'tpu': {'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000'}

@@ -57,6 +57,7 @@ def command(task, corpus, cache_dir, workdir, steps=6, **leaves):
     'data.length': 32,
     'model.width': 32,
     'model.mlp_width': 64,
+    'model.remat': 'auto',
     'data.cache_dir': cache_dir,
     'data.tokenizer.vocab_size': 320,
     'data.valid_fraction': 0.1,

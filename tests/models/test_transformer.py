@@ -154,6 +154,8 @@ def test_remat_computes_again_and_scan_writes_a_layer_once(tokens):
 
   assert count('dot_general', remat='full') > count('dot_general', remat='none')
   assert count('dot_general', remat='dots') < count('dot_general', remat='full')
+  kinds = [count('dot_general', remat=kind) for kind in ('attention_and_up', 'attention', 'full')]
+  assert kinds == sorted(set(kinds)), 'each computes more products again than the one before'
   assert count('tanh', remat='dots') > count('tanh', remat='none')
   assert count('tanh', scan=True) < count('tanh', scan=False)
 

@@ -141,7 +141,7 @@ CUDNN_CASES = {
 
 
 @pytest.mark.parametrize('case', CUDNN_CASES)
-def test_cudnn_is_told_what_is_hidden_without_a_mask(case, monkeypatch):
+def test_cudnn_hides_by_its_own_settings_without_a_mask(case, monkeypatch):
   """Lowered for CUDA on a CPU: a mask would be an operand of T x T numbers, and every tile of scores computed."""
   settings, mask_type, window = CUDNN_CASES[case]
   from jax._src.cudnn import fused_attention_stablehlo as cudnn
@@ -159,7 +159,7 @@ def test_cudnn_is_told_what_is_hidden_without_a_mask(case, monkeypatch):
 
 
 @pytest.mark.parametrize('case', [*CUDNN_CASES, 'packed', 'two-sided window'])
-def test_cudnn_is_told_the_same_as_xla(case, monkeypatch):
+def test_cudnn_hides_what_xla_hides(case, monkeypatch):
   """Its settings mean what the mask does, wherever a token counts: as XLA computes them."""
   segments = jnp.array([[1] * 20 + [2] * 8 + [0] * 4, [1] * 32])
   others = {

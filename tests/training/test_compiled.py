@@ -64,7 +64,7 @@ def test_two_programs_at_most(tried):
   size = lambda kind: tokens * compiled_lib.kept_bytes(config.model, kind, scores=0)
   tokens = config.data.batch_size * config.data.length * config.model.layers
   memory = size('none') / compiled_lib._WORTH_TRYING
-  more = memory * compiled_lib._WORTH_TRYING - size('attention')  # what the compiler needs besides
+  more = memory * compiled_lib._WORTH_TRYING - size('attention')  # what the compiler needs more
   needed = {'none': size('none') + more, 'attention': size('attention') + more}
   assert needed['none'] > memory and settle(memory, needed) == ('attention', ['none', 'attention'])
 
@@ -79,3 +79,6 @@ def test_it_is_kept_with_the_run(raw_config, tmp_path):
   runs.train(raw_config('causal_lm', **AUTO | {'model.remat': 'attention', 'train.steps': 6}), tmp_path / 'run')
   runs.train(raw_config('causal_lm', **AUTO | {'train.steps': 9}), tmp_path / 'run')
   assert settled() == runs.manifest_of(tmp_path / 'run')['model']['remat'] == 'attention'
+  (tmp_path / 'run/checkpoints/9/manifest/manifest.json').write_text('{}')
+  runs.train(raw_config('causal_lm', **AUTO | {'train.steps': 12}), tmp_path / 'run')
+  assert settled() == 'attention', 'of the newest that is intact'
