@@ -59,18 +59,27 @@ def without_kept_programs() -> Iterator[None]:
   import jax
 
   before = jax.config.values['jax_enable_compilation_cache']
-  jax.config.update('jax_enable_compilation_cache', False)
+  _set_now('jax_enable_compilation_cache', False)
   try:
     yield
   finally:
-    jax.config.update('jax_enable_compilation_cache', before)
+    _set_now('jax_enable_compilation_cache', before)
 
 
 def _set(name: str, value) -> None:
   """A setting of jax, which reads the environment when it is imported: most commands do so later."""
   os.environ[name.upper()] = str(value)
   if 'jax' in sys.modules:
-    sys.modules['jax'].config.update(name, value)
+    _set_now(name, value)
+
+
+def _set_now(name: str, value) -> None:
+  """A setting of jax, also where it has compiled: what it decided about its cache then, it would go by for ever."""
+  import jax
+  from jax.experimental.compilation_cache import compilation_cache
+
+  jax.config.update(name, value)
+  compilation_cache.reset_cache()
 
 
 def _machine() -> str:

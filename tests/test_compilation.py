@@ -1,5 +1,6 @@
 """Compiled programs are kept from one command to the next; what is wrong with the folder stops nobody."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -71,6 +72,26 @@ def test_half_a_program_is_removed(updated, tmp_path):
     (folder / name).write_bytes(b'12345678')
   compilation.keep_programs(str(tmp_path))
   assert {file.name for file in folder.iterdir()} == {'whole-cache', 'whole-atime', '.lockfile'}
+
+
+def test_inside_a_dry_run_nothing_is_taken_from_the_folder(tmp_path):
+  """Also where jax has compiled before, and again afterwards."""
+  import jax
+
+  names = ('jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs')
+  before = {name: jax.config.values[name] for name in names}
+  for name, value in zip(names, (str(tmp_path), 0)):
+    compilation._set_now(name, value)
+  try:
+    kept = []
+    for number, context in enumerate((contextlib.nullcontext, compilation.without_kept_programs) * 2):
+      with context():
+        jax.jit(lambda x, n=number: x * x + n)(1.0)
+      kept.append(len(list(tmp_path.glob('jit__lambda*-cache'))))
+    assert kept == [1, 1, 2, 2]
+  finally:
+    for name, value in before.items():
+      compilation._set_now(name, value)
 
 
 def test_damage_is_reported_once(updated, tmp_path, capsys):

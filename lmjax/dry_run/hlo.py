@@ -151,9 +151,25 @@ def _convolution(instruction: Instruction, left: list[int], right: list[int], re
     stride, left_step, right_step = (int(one.get(name, 1)) for name in ('stride', 'lhs_dilate', 'rhs_dilate'))
     before = int(one.get('pad', '0_0').split('_')[0])
     length = (sizes[0][label] - 1) * left_step + 1
-    offsets = (o * stride + k * right_step - before for o in range(sizes[2][label]) for k in range(sizes[1][label]))
-    total *= sum(0 <= at < length and at % left_step == 0 for at in offsets)
+    few, many = sorted(((sizes[2][label], stride), (sizes[1][label], right_step)))
+    total *= sum(_hits(one * few[1] - before, many[1], many[0], length, left_step) for one in range(few[0]))
   return total
+
+
+def _hits(start: int, step: int, count: int, length: int, every: int) -> int:
+  """How many of `count` places, from `start` in steps, lie within `length` and are multiples of `every`.
+
+  >>> _hits(-3, 2, 10, 9, every=3)  # -3, -1, 1, 3, 5, 7, 9, ...
+  1
+  """
+  low, high = max(0, -(start // step)), min(count - 1, (length - 1 - start) // step)
+  common = math.gcd(step, every)
+  if start % common or high < low:
+    return 0
+  # start + i * step is a multiple of `every` for one i in each `period` of them
+  period = every // common
+  one = -start // common * pow(step // common, -1, period)
+  return (high - low - (one - low) % period) // period + 1
 
 
 def _moved(instruction: Instruction, computation: Computation) -> int:

@@ -1,5 +1,7 @@
 """What collectives move, read from programs whose traffic is known by hand."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -159,6 +161,12 @@ def test_products_are_counted_with_the_trips_of_their_loop():
       'window={size=1x4 pad=0_0x3_3 rhs_reversal=0x1}, dim_labels=0b1f_1io0->0b1f',
       8 * 2048 * 4 * 64 * 32,
     ),
+    # rows and heads as places that are far apart, each of which meets its own number
+    (
+      *('6144,4,64,128', '6144,4,128,32', '6144,4,64,32'),
+      'window={size=6144x4 stride=6143x3 lhs_dilate=6144x4}, dim_labels=01bf_01io->01bf',
+      6144 * 4 * 64 * 128 * 32,
+    ),
   ],
 )
 def test_a_convolution_counts_what_is_not_padding(left, right, result, attributes, products):
@@ -170,3 +178,11 @@ ENTRY %main (l: bf16[{left}], r: bf16[{right}]) -> bf16[{result}] {{
 }}
 """
   assert hlo.dot_flops(text) == 2 * products
+
+
+def test_hits_are_those_of_going_through_all_places():
+  values = ((-7, -4, 0, 3), (1, 2, 3, 4), (1, 5), (1, 6, 13), (1, 2, 4))
+  for start, step, count, length, every in itertools.product(*values):
+    places = (start + i * step for i in range(count))
+    expected = sum(0 <= at < length and at % every == 0 for at in places)
+    assert hlo._hits(start, step, count, length, every) == expected
