@@ -1,5 +1,6 @@
 """Every suite of the benchmarks runs, at its smallest sizes, by the command that its README gives."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -14,11 +15,20 @@ SUITES = re.findall(r'^python experiments/benchmarks/run.py --suite=(\w+)', READ
 KEYS = {'name', 'peer', 'ratio', 'ratio_min', 'ratio_max', 'ours', 'theirs', 'unit', 'note'}
 
 
+@pytest.fixture
+def benchmarks(monkeypatch):
+  """Imports a module of the folder, as its programs do."""
+  monkeypatch.syspath_prepend(str(ROOT / 'experiments/benchmarks'))
+  return importlib.import_module
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('suite', SUITES)
+@pytest.mark.parametrize('suite', [pytest.param(s, marks=pytest.mark.tpu_compile) if s == 'tpu' else s for s in SUITES])
 def test_a_suite_runs_and_leaves_its_rows(suite, tmp_path):
   if suite == 'cpu':
     pytest.importorskip('torch')
+  if suite == 'tpu':
+    pytest.importorskip('libtpu')
   command = [sys.executable, 'experiments/benchmarks/run.py', f'--suite={suite}', f'--out={tmp_path}']
   for _ in range(2 if suite == 'memory' else 1):  # the folder may exist
     done = subprocess.run([*command, '--rounds=1', '--tiny'], cwd=ROOT, capture_output=True, text=True)
@@ -31,3 +41,41 @@ def test_a_suite_runs_and_leaves_its_rows(suite, tmp_path):
   if suite == 'cpu':
     pairs = {(row['name'], row['peer']) for row in rows}
     assert pairs >= {(model, 'torch eager') for model in ('gpt2', 'bert', 'llama')}
+
+
+# As the TPU compiler writes a kernel: a step of its grid, which the last one jumps over, in it a part that begins a row
+# of blocks, the scores, and a short one that starts a copy.
+BUNDLES = """
+     0   :  { %s0 = smov 0 } /* Start region 1 */
+   0x1 LB: > { %p1 = scmp.eq.s32.totalorder %s1, 0 }
+   0x2   : > { %9 = sbr.rel (%p1) target = $region44 }
+   0x3   : > { %10 = sbr.rel (%p2) target = $region72 }
+  0x67 PF: > { %s4 = sld [smem:[#allocation58_spill]] } /* Start/End empty region 72 :: Start region 73 */
+  0x69   : > { %11 = sbr.rel (%p3) target = $region76 }
+ 0x451 PF: > { %s5 = sld [smem:[#allocation58_spill]] } /* Start/End empty region 76 :: Start region 77 */
+ 0x452   : > { %12 = sbr.rel (!%p4) target = $region80 }
+ 0x456 PF: > { %s5 = sld [smem:[#allocation58_spill]] } /* Start/End empty region 80 */
+ 0x460 PF: > { %s6 = sld [smem:[#allocation66_spill]] } /* Start/End empty region 44 */
+ 0x464   : > { %56 = sbr.rel (!%p5) target = $region1 }
+"""
+
+
+def test_static_bundles_of_a_kernel(benchmarks):
+  tpu = benchmarks('tpu')
+  assert tpu.step_bundles(BUNDLES) == (0x464 - 1000 - 100, 1000, 100)
+  # two blocks a row and side: three of four have something to see, a row begins twice
+  attention = tpu.Attention(layers=1, rows=2, length=8, heads=3, kv_heads=3, width=4, causal=True)
+  assert tpu._grid_bundles(attention, 4, 4, (10, 1000, 100), 'splash_mha_fwd') == 2 * 3 * (4 * 10 + 3 * 1000 + 2 * 100)
+  # a window of one block and what comes before it: two steps a row at most, of four
+  local = tpu.Attention(layers=1, rows=1, length=16, heads=1, kv_heads=1, width=4, causal=True, window=4)
+  assert tpu._grid_bundles(local, 4, 4, (10, 1000, 100), 'splash_mha_dkv') == 4 * 2 * 10 + 7 * 1000 + 4 * 100
+
+
+@pytest.mark.parametrize(
+  'words', [['--suite=cpu', '--maxtext=python'], ['--suite=memory', '--rounds=0'], ['--suite=all']]
+)
+def test_a_wrong_command_is_refused(words):
+  done = subprocess.run(
+    [sys.executable, 'experiments/benchmarks/run.py', *words], cwd=ROOT, capture_output=True, text=True
+  )
+  assert done.returncode == 2 and words[-1].partition('=')[0] in done.stderr

@@ -5,8 +5,8 @@
 cpu: train steps against transformers with torch. start: from the start of a process to the end of its first step,
 with compiled programs at hand against without. memory: peak bytes of the loss over a large vocabulary, against logits
 that are written out. checkpoint: how long a save stops the loop, and the rate of restoring. growth: tokens a second of
-a large batch against a small one. --rounds=N is how often contenders take turns; --tiny takes the smallest sizes, for
-a test.
+a large batch against a small one. tpu: steps compiled for TPUs that are not here, against MaxText's. --rounds=N is how
+often contenders take turns; --tiny takes the smallest sizes, for a test.
 
 Shared machines change their speed by the minute: so ratios are taken within a round, between contenders that take
 turns, and their median over the rounds is given with the least and the greatest. Needs the extra `parity` for torch;
@@ -178,6 +178,26 @@ def checkpoint(rounds: int, tiny: bool) -> list[Row]:
   ]
 
 
+def tpu(rounds: int, tiny: bool, maxtext: str | None = None) -> list[Row]:
+  """Steps compiled for eight v5e chips that are not here: estimated seconds, peak bytes, and the compiler's seconds."""
+  import tpu as programs
+  from compile_step import PRESETS
+
+  del rounds  # a compiler's figures do not change
+  versions, peers = programs.peers(maxtext)
+  print(f'MaxText: {versions}', file=sys.stderr, flush=True)
+  rows = []
+  for preset in ['gpt2_small'] if tiny else PRESETS:
+    mine = programs.ours(preset, tiny)
+    at_peak = mine.model_flops / 8 / programs.PEAK_FLOPS
+    rows.append(Row.of(preset, 'the chip at its peak', [mine.seconds], [at_peak], 's', mine.described()))
+    for peer, theirs in ({} if tiny else peers.get(preset, {})).items():
+      for what, unit in (('seconds', 's'), ('peak_bytes', 'bytes'), ('cpu_seconds', 's of the compiler')):
+        pair = ([getattr(one, what)] for one in (mine, theirs))
+        rows.append(Row.of(preset, peer, *pair, unit, theirs.described() if what == 'seconds' else ''))
+  return rows
+
+
 def _seconds(call) -> float:
   import jax
 
@@ -186,7 +206,7 @@ def _seconds(call) -> float:
   return time.perf_counter() - began
 
 
-SUITES = {'cpu': cpu, 'start': start, 'memory': memory, 'checkpoint': checkpoint, 'growth': growth}
+SUITES = {'cpu': cpu, 'start': start, 'memory': memory, 'checkpoint': checkpoint, 'growth': growth, 'tpu': tpu}
 
 
 def main() -> None:
@@ -195,11 +215,15 @@ def main() -> None:
   parser.add_argument('--suite', choices=SUITES, required=True)
   parser.add_argument('--out', type=pathlib.Path, help='folder for SUITE.json and SUITE.png; it may exist')
   parser.add_argument('--rounds', type=int, default=7)
+  parser.add_argument('--maxtext', metavar='PYTHON', help='of an environment with MaxText, to be compiled anew')
   parser.add_argument('--tiny', action='store_true')
   flags = parser.parse_args()
   if flags.rounds < 1:
     parser.error(f'--rounds = {flags.rounds}: must be 1 or more')
-  rows = SUITES[flags.suite](flags.rounds, flags.tiny)
+  if flags.maxtext and flags.suite != 'tpu':
+    parser.error(f'--maxtext belongs to --suite=tpu, not to --suite={flags.suite}')
+  more = {'maxtext': flags.maxtext} if flags.maxtext else {}
+  rows = SUITES[flags.suite](flags.rounds, flags.tiny, **more)
   about = f'{datetime.date.today()}; {machine()}; {flags.rounds} rounds'
   print(f'{about}\n\n{table(rows)}')
   if not rows:
@@ -218,7 +242,7 @@ def table(rows: list[Row]) -> str:
   lines = ['| ' + ' | '.join(head) + ' |', '|' + '---|' * len(head)]
   for row in rows:
     ratio = f'**{row.ratio:.2f}** ({row.ratio_min:.2f} to {row.ratio_max:.2f})'
-    figures = ' | '.join(f'{value:,.1f}' if value < 100 else f'{value:,.0f}' for value in (row.ours, row.theirs))
+    figures = ' | '.join(f'{value:.3g}' if value < 100 else f'{value:,.0f}' for value in (row.ours, row.theirs))
     lines.append(f'| {row.name} | {row.peer} | {ratio} | {figures} | {row.unit} | {row.note} |')
   return '\n'.join(lines)
 

@@ -20,6 +20,7 @@ class Traffic(NamedTuple):
 
   times: int  # how many are run
   bytes: int  # of the whole arrays, as a device ends (all-gather) or begins (the others) with them
+  waited: int = 0  # of these bytes, those next to which nothing else runs
 
 
 class Instruction(NamedTuple):
@@ -64,21 +65,21 @@ def instructions(text: str) -> Iterator[tuple[Instruction, Computation, int]]:
 def collectives(text: str) -> dict[str, Traffic]:
   """Traffic of each kind in KINDS that is in a program of one device.
 
-  An asynchronous collective may stand in several fused computations, its beginning, middle and end: under one channel,
-  which counts once.
+  An asynchronous collective has a -start, or stands in several fused computations, its beginning, middle and end: under
+  one channel, which counts once.
   """
-  counts: collections.Counter = collections.Counter()
-  channels = set()
-  for instruction, computation, times in instructions(text):
+  by_channel: dict[str, list] = collections.defaultdict(list)
+  for number, (instruction, computation, times) in enumerate(instructions(text)):
+    if instruction.opcode.removesuffix('-start') in KINDS:
+      channel = instruction.attribute(r'channel_id=(\d+)') or f'none {number}'
+      by_channel[channel].append((instruction, times, times * _moved(instruction, computation)))
+  found: dict[str, Traffic] = {}
+  for parts in by_channel.values():
+    instruction, times, size = parts[0]
     kind = instruction.opcode.removesuffix('-start')
-    channel = instruction.attribute(r'channel_id=(\d+)')
-    if kind not in KINDS or channel in channels:
-      continue
-    channels |= {channel} if channel else set()
-    counts[kind, 'times'] += times
-    counts[kind, 'bytes'] += times * _moved(instruction, computation)
-  kinds = sorted({kind for kind, _ in counts})
-  return {kind: Traffic(counts[kind, 'times'], counts[kind, 'bytes']) for kind in kinds}
+    waited = size if len(parts) == 1 and instruction.opcode == kind else 0
+    found[kind] = Traffic(*map(sum, zip(found.get(kind, Traffic(0, 0)), (times, size, waited))))
+  return dict(sorted(found.items()))
 
 
 def dot_flops(text: str) -> int:

@@ -9,7 +9,7 @@ ADAPTERS = ('*/lora_a', '*/lora_b')
 # What a layer keeps for its backward pass, by the names that it gives to its parts, besides what the attention kernel
 # keeps; 'none' keeps all. From the least recomputation to the most.
 _ATTENTION = ('query', 'key', 'value', 'attention')
-KEPT = {'attention_and_up': (*_ATTENTION, 'output', 'up'), 'attention': _ATTENTION, 'full': ()}
+KEPT = {'attention_and_up': (*_ATTENTION, 'up'), 'attention': _ATTENTION, 'full': ()}
 RECOMPUTED = ('none', 'dots', *KEPT)
 
 

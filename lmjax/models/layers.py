@@ -145,6 +145,7 @@ class Attention(nn.Module):
       cache = {'key': k_BTGK, 'value': v_BTGK, 'segments': k_segments_BS, 'index': cache['index'] + T}
     parts = (('query', q_BTHK), ('key', k_BTGK), ('value', v_BTGK))
     q_BTHK, k_BTGK, v_BTGK = (checkpoint_name(array, name) for name, array in parts)
+    implementation = attention.choose(c.attention_implementation, c.dtype, c.attention_dropout)
     y_BTHK = attention.attend(
       q_BTHK,
       k_BTGK,
@@ -156,13 +157,14 @@ class Attention(nn.Module):
       k_segments_BS=k_segments_BS,
       lengths_B=info.lengths,
       k_prefix_BS=k_prefix_BS,
-      implementation=attention.choose(c.attention_implementation, c.dtype, c.attention_dropout),
+      implementation=implementation,
       dropout=c.attention_dropout,
       key=keys[3],
     )
-    y_BTHK = checkpoint_name(y_BTHK, 'attention')
+    if implementation != 'splash':  # which names what it keeps, in its own layout
+      y_BTHK = checkpoint_name(y_BTHK, 'attention')
     output = Linear(c, c.width, ('heads', 'embed'), _residual_std(c), name='output')
-    return checkpoint_name(output(y_BTHK.reshape(B, T, c.width), keys[4]), 'output'), cache
+    return output(y_BTHK.reshape(B, T, c.width), keys[4]), cache
 
 
 class FeedForward(nn.Module):

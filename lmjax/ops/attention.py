@@ -6,6 +6,7 @@ Legend: B batch, T queries, S keys, H heads, G key-value heads (H a multiple of 
 import jax
 import jax.numpy as jnp
 
+from lmjax.ops import platforms
 from lmjax.ops.masks import attention_mask
 
 # The splash kernel works on blocks of multiples of so many positions and takes no other lengths.
@@ -15,17 +16,14 @@ RESIDUALS = 'splash'
 
 
 def choose(implementation: str, dtype: str, dropout: float) -> str:
-  """The kernel that 'auto' means where the program is to run: on the mesh, which may be described and not here, or
-  on this backend. Any other name is itself.
+  """The kernel that 'auto' means where the program is to run. Any other name is itself.
 
   Only the XLA path applies dropout to the attention weights; cuDNN's takes no float32.
   """
   if implementation != 'auto':
     return implementation
   fast = {('gpu', 'bfloat16'): 'cudnn', ('tpu', 'bfloat16'): 'splash', ('cpu', 'float32'): 'blockwise'}
-  described = jax.sharding.get_abstract_mesh().abstract_device
-  platform = jax.default_backend() if described is None else described.platform
-  return 'xla' if dropout else fast.get((platform, dtype), 'xla')
+  return 'xla' if dropout else fast.get((platforms.target(), dtype), 'xla')
 
 
 def attend(

@@ -93,14 +93,14 @@ def kept_bytes(config: ModelConfig, kind: str, scores: int) -> float:
   >>> from lmjax.models import presets
   >>> llama = ModelConfig(**presets.PRESETS['llama_1b']['model'])
   >>> [round(kept_bytes(llama, kind, scores=0) / 1024) for kind in RECOMPUTED]
-  [110, 54, 34, 14, 8]
+  [110, 54, 30, 14, 8]
   """
   D, F, H, G = config.width, config.mlp_width, config.width, config.kv_heads * config.head_width
   gates = 2 if config.activation in ('geglu', 'swiglu') else 1
   full = D + H  # what goes in, and what the attention kernel keeps
   attention_ = full + H + 2 * G
-  up = attention_ + D + F
-  dots = up + (gates - 1) * F + D
+  up = attention_ + F
+  dots = up + (gates - 1) * F + 2 * D
   none = dots + 2 * D + (1 + gates) * F + 3 * config.heads * scores  # float32 scores count as two, and as weights
   numbers = {'none': none, 'dots': dots, 'attention_and_up': up, 'attention': attention_, 'full': full}
   return (2 if config.dtype == 'bfloat16' else 4) * numbers[kind]

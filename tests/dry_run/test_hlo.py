@@ -26,12 +26,12 @@ def program(mesh, function, shape, given, wanted, times=1):
 
 def test_a_sum_over_devices_is_one_all_reduce(mesh):
   text = program(mesh, lambda x: x.sum(axis=0), (8, 100), ('x',), ())
-  assert hlo.collectives(text) == {'all-reduce': hlo.Traffic(1, 400)}
+  assert hlo.collectives(text) == {'all-reduce': hlo.Traffic(1, 400, 400)}
 
 
 def test_gathering_moves_the_whole_array(mesh):
   text = program(mesh, lambda x: x * 2, (16, 10), ('x',), ())
-  assert hlo.collectives(text) == {'all-gather': hlo.Traffic(1, 640)}
+  assert hlo.collectives(text) == {'all-gather': hlo.Traffic(1, 640, 640)}
 
 
 def test_a_program_without_communication(mesh):
@@ -41,7 +41,7 @@ def test_a_program_without_communication(mesh):
 def test_the_body_of_a_loop_counts_as_often_as_it_runs(mesh):
   centred = lambda x: x - jax.lax.with_sharding_constraint(x.sum(axis=0), NamedSharding(mesh, PartitionSpec()))
   text = program(mesh, centred, (8, 100), ('x',), ('x',), times=5)
-  assert hlo.collectives(text) == {'all-reduce': hlo.Traffic(5, 5 * 400)}
+  assert hlo.collectives(text) == {'all-reduce': hlo.Traffic(5, 5 * 400, 5 * 400)}
 
 
 # As the TPU's compiler writes it: layouts with parentheses, tuples, a loop whose trips stand in its condition.
@@ -83,8 +83,8 @@ ENTRY %main (x: bf16[2,512]) -> f32[64] {
 
 
 def test_text_of_a_tpu_program():
-  traffic = {'all-gather': hlo.Traffic(1, 256), 'all-reduce': hlo.Traffic(8, 8 * 2 * 2 * 512 * 2)}
-  assert hlo.collectives(TPU_TEXT) == traffic
+  size = 8 * 2 * 2 * 512 * 2
+  assert hlo.collectives(TPU_TEXT) == {'all-gather': hlo.Traffic(1, 256, 0), 'all-reduce': hlo.Traffic(8, size, size)}
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,7 @@ ENTRY %main (x: bf16[8,64], a: bf16[4,64]) -> bf16[8,64] {
 
 
 def test_a_ring_counts_by_two_and_a_channel_counts_once():
+  """Both are asynchronous: nothing waits for them."""
   traffic = {'all-gather': hlo.Traffic(1, 2 * 8 * 64), 'collective-permute': hlo.Traffic(4, 4 * 2 * 8 * 64)}
   assert hlo.collectives(RING) == traffic
   assert hlo.estimated_cycles(RING) == 111

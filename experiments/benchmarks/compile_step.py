@@ -1,0 +1,118 @@
+"""Compiles one program for eight TPU v5e chips that are not here, in a process of its own; see tpu.py.
+
+compile_step.py lmjax PRESET OUT [NAME=VALUE ...]    lmjax's step; leaves OUT.hlo and OUT.json
+compile_step.py maxtext SHAPE OUT NAME=VALUE ...     MaxText's, with an interpreter that has it
+compile_step.py kernels ATTENTION_AS_JSON FOLDER     splash attention alone; leaves FOLDER/blocks.json
+"""
+
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+
+TARGET = 'v5e:2x4'
+PRESETS = {'llama_1b': 'clm', 'gpt2_small': 'clm', 'bert_base': 'mlm', 'modernbert_base': 'mlm'}
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention:
+  """Splash kernels of some layers, on one device."""
+
+  layers: int
+  rows: int
+  length: int
+  heads: int
+  kv_heads: int
+  width: int
+  causal: bool
+  window: int | None = None
+  blocks: dict | None = None  # jax's BlockSizes; None: as lmjax chooses them
+
+
+def compile_lmjax(preset: str, out: str, words: list[str]) -> None:
+  """Writes OUT.hlo and OUT.json of a preset's step, with settings changed: ['model.layers=1']."""
+  from lmjax import config as config_lib
+  from lmjax.dry_run import fit, topology
+  from lmjax.schema.command_line import load_config_file
+  from lmjax.schema.overrides import override
+  from lmjax.training import progress
+
+  raw = load_config_file(CONFIGS / f'pretrain_{PRESETS[preset]}.py', f'preset={preset}')
+  raw, problems = override(config_lib.Config, raw, [tuple(word.split('=', 1)) for word in words])
+  assert not problems, problems
+  target, began = topology.find(TARGET), time.process_time()
+  compiled = fit.compile_for(config_lib.build(raw), target, log=print)
+  seconds = time.process_time() - began
+  _write(out, compiled.program, compiled.needed, seconds, progress.step_flops(compiled.task))
+
+
+def compile_maxtext(out: str, words: list[str]) -> None:
+  """Writes OUT.hlo and OUT.json of MaxText's step, by the program with which it compiles ahead of time."""
+  import maxtext
+  from maxtext.trainers.pre_train import train_compile
+
+  compile_step = train_compile.jit_and_compile
+
+  def compile_and_write(*arguments, **named):
+    began = time.process_time()
+    program = compile_step(*arguments, **named)
+    _write(out, program, program.memory_analysis().peak_memory_in_bytes, time.process_time() - began)
+    return program
+
+  train_compile.jit_and_compile = compile_and_write
+  base = pathlib.Path(maxtext.__file__).parent / 'configs' / 'base.yml'
+  try:
+    train_compile.main(['train_compile', str(base), *words])
+  except Exception:  # what it reports after compiling may need a TPU
+    if not pathlib.Path(f'{out}.json').exists():
+      raise
+
+
+def compile_kernels(attention: Attention, folder: str) -> None:
+  """Compiles the splash kernels of a layer, forward and backward, and writes their blocks."""
+  import jax
+  import jax.numpy as jnp
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+  from lmjax.dry_run import topology
+  from lmjax.ops import attention as attention_lib
+
+  a = attention
+  if a.blocks is None:
+    kernel = attention_lib._splash_kernel(a.heads, a.length, a.causal, a.window, interpret=False)
+  else:
+    many = masks.MultiHeadMask([masks.CausalMask((a.length, a.length))] * a.heads)
+    sizes = kernels.BlockSizes(**a.blocks)
+    kernel = kernels.make_splash_mha(many, block_sizes=sizes, head_shards=1, q_seq_shards=1)
+  sizes = kernel.kwargs['block_sizes']
+  pathlib.Path(folder, 'blocks.json').write_text(json.dumps(dataclasses.asdict(sizes), default=str))
+  place = jax.sharding.SingleDeviceSharding(topology.find(TARGET).devices[0])
+
+  def loss(q, k, v, segments):
+    ids = kernels.SegmentIds(q=segments, kv=segments)
+    return jax.vmap(kernel)(q, k, v, segment_ids=ids).astype(jnp.float32).sum()
+
+  shapes = [(a.rows, heads, a.length, a.width) for heads in (a.heads, a.kv_heads)]
+  queries, keys = (jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=place) for shape in shapes)
+  segments = jax.ShapeDtypeStruct((a.rows, a.length), jnp.int32, sharding=place)
+  traced = jax.jit(jax.grad(loss, (0, 1, 2))).trace(queries, keys, keys, segments)
+  traced.lower(lowering_platforms=('tpu',)).compile()
+
+
+def _write(out: str, program, peak_bytes: float, cpu_seconds: float, model_flops: float = 0.0) -> None:
+  pathlib.Path(f'{out}.hlo').write_text(program.as_text())
+  about = {'peak_bytes': peak_bytes, 'cpu_seconds': cpu_seconds, 'model_flops': model_flops}
+  pathlib.Path(f'{out}.json').write_text(json.dumps(about))
+
+
+if __name__ == '__main__':
+  kind, what, *rest = sys.argv[1:]
+  if kind == 'lmjax':
+    compile_lmjax(what, rest[0], rest[1:])
+  elif kind == 'maxtext':
+    compile_maxtext(rest[0], rest[1:])
+  else:
+    compile_kernels(Attention(**json.loads(what)), rest[0])
