@@ -28,7 +28,7 @@ class CrossEntropySums(NamedTuple):
 def cross_entropy(
   x_BTD, kernel_DV, bias_V, targets_BT, weights_BT, counted_BT, vocab_size, chunk, z_loss=0.0, label_smoothing=0.0
 ) -> CrossEntropySums:
-  """Weighted sums of the cross-entropy of `x @ kernel + bias`, computed `chunk` positions of each row at a time.
+  """Weighted sums of the cross-entropy of `x @ kernel + bias`, computed up to `chunk` positions of each row at a time.
 
   Float32 logits exist for [B, chunk, V] alone. When differentiated, the forward pass computes the gradients
   with the chunk's logits at hand, so that nothing is computed twice; the backward pass scales them.
@@ -41,7 +41,7 @@ def cross_entropy(
     weights_BT: float32, 0 where the position does not count.
     counted_BT: the weights of `correct`, which may leave out more.
     vocab_size: columns from here on pad the vocabulary and get no probability.
-    chunk: positions a row whose logits exist at one time.
+    chunk: positions a row whose logits exist at one time, at most.
     z_loss: coefficient of log(Z) ** 2 (PaLM, https://arxiv.org/abs/2204.02311, section 5).
     label_smoothing: share of the label spread evenly over the vocabulary (https://arxiv.org/abs/1512.00567,
       section 7).
@@ -68,8 +68,8 @@ def _over_chunks(
   B, T, D = x_BTD.shape
   # chunks are cut along T, of every row, not along B: each device then works on its own rows in each of them
   N = _shards(B)
-  chunk = min(chunk, T)
   C = -(-T // chunk)
+  chunk = -(-T // C)  # parts of one size: 154 positions in two of 77, not of 128 with 102 that are padding
   short = C * chunk - T
 
   def split(a):  # [B, T, ...] -> [C, N, B/N, chunk, ...]

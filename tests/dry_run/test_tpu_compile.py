@@ -8,7 +8,11 @@ import re
 import pytest
 
 from lmjax import compilation, main, sharding
+from lmjax import config as config_lib
 from lmjax.dry_run import fit, hlo, topology
+from lmjax.models import presets
+from lmjax.schema import command_line
+from lmjax.training import progress
 from tests import conftest, runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.tpu_compile]
@@ -111,6 +115,30 @@ def test_splash_attention_is_what_is_compiled(make_config):
   assert compiled.fits and 'tpu_custom_call' in compiled.program.as_text()
   plain = fit.compile_for(make_config('causal_lm', **leaves | {'model.attention_implementation': 'xla'}), target)
   assert 'tpu_custom_call' not in plain.program.as_text()
+
+
+@pytest.mark.parametrize('preset', presets.PRESETS)
+def test_products_are_those_of_theory(preset):
+  """Of every shape, by a few of its layers: what the counter reads from the program is what the model multiplies."""
+  model = presets.PRESETS[preset]['model']
+  kind = 'clm' if model['attention'] == 'causal' else 'mlm'
+  raw = command_line.load_config_file(f'{conftest.ROOT}/configs/pretrain_{kind}.py', f'preset={preset}')
+  changes = {'model.layers': (model['global_every'] or 1) + 1, 'model.remat': 'none', 'data.batch_size': 8}
+  # Muon multiplies, too
+  changes |= {
+    f'optim.{name}': value for name, value in dict(name='adamw', momentum=None, b1=0.9, b2=0.95, eps=1e-8).items()
+  }
+  with raw.ignore_type():
+    raw.update_from_flattened_dict(changes)
+  compiled = fit.compile_for(config_lib.build(raw), topology.find('v5e:2x4'))
+  text, c, d = compiled.program.as_text(), compiled.config.model, compiled.config.data
+  expected = progress.step_flops(compiled.task)
+  positions = 3 * c.layers * d.batch_size * d.length
+  if 'tpu_custom_call' in text:
+    expected -= positions * 4 * c.width * d.length  # kernels are no products
+  if c.positions == 'rotary':  # forwards and backwards the halves change places in a product
+    expected += positions * 2 / 3 * 2 * c.head_width * (c.width + c.kv_heads * c.head_width)
+  assert hlo.dot_flops(text) * 8 == pytest.approx(expected, rel=0.01)
 
 
 def test_tensor_parallelism_sums_activations_twice_a_layer_and_direction(make_config):
