@@ -124,10 +124,8 @@ def test_products_are_those_of_theory(preset):
   kind = 'clm' if model['attention'] == 'causal' else 'mlm'
   raw = command_line.load_config_file(f'{conftest.ROOT}/configs/pretrain_{kind}.py', f'preset={preset}')
   changes = {'model.layers': (model['global_every'] or 1) + 1, 'model.remat': 'none', 'data.batch_size': 8}
-  # Muon multiplies, too
-  changes |= {
-    f'optim.{name}': value for name, value in dict(name='adamw', momentum=None, b1=0.9, b2=0.95, eps=1e-8).items()
-  }
+  adamw = dict(name='adamw', momentum=None, b1=0.9, b2=0.95, eps=1e-8)  # Muon multiplies, too
+  changes |= {f'optim.{name}': value for name, value in adamw.items()}
   with raw.ignore_type():
     raw.update_from_flattened_dict(changes)
   compiled = fit.compile_for(config_lib.build(raw), topology.find('v5e:2x4'))
