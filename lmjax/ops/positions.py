@@ -29,7 +29,7 @@ def rotate(x_BTHK: jax.Array, positions_BT: jax.Array, theta: float) -> jax.Arra
 def _rotate_by_product(x_BTHK, sine, cosine):
   """The same numbers: the halves change places in an exact product with zeros and ones, which becomes one operation
   with the projection before it. Slices and a concatenation are five passes over memory, each half in rows of a
-  register's 128 places: 8 ms a layer of llama_1b on eight v5e chips, by the compiler (libtpu 0.0.50.1)."""
+  register's 128 places: 8 ms a layer of llama_1b on eight v5e chips, by the compiler (libtpu 0.0.42.1)."""
   width = x_BTHK.shape[-1]
   swap_KK = jnp.roll(jnp.eye(width, dtype=x_BTHK.dtype), width // 2, axis=1)
   exact = dict(precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)

@@ -29,7 +29,7 @@ FINE_TUNING = ['finetune_sentiment.py', 'finetune_qa.py', 'finetune_summarizatio
 
 @pytest.fixture(autouse=True)
 def compiled_with_little_effort():
-  """The same kernels and collectives and nearly the same memory, for a quarter of the time (libtpu 0.0.50.1: tiles of
+  """The same kernels and collectives and nearly the same memory, for a quarter of the time (libtpu 0.0.42.1: tiles of
   products are not searched for). A program that was read from a cache would not have been compiled."""
   import jax
 
