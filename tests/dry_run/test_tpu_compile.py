@@ -76,7 +76,7 @@ def test_a_small_model_fits_on_256_chips(capsys):
   assert out.splitlines()[-1] == 'verdict: fits' and '256 x TPU v5' in out
 
 
-@pytest.mark.parametrize('target,remat', [('v5e:2x4', 'attention'), ('2*v5e:4x4', 'none')])
+@pytest.mark.parametrize('target,remat', [('v5e:2x4', 'attention_and_up'), ('2*v5e:4x4', 'none')])
 def test_a_billion_parameters_fit(capsys, target, remat):
   out = verdict(capsys, 'pretrain_clm.py:preset=llama_1b', target)
   assert out.splitlines()[-1] == 'verdict: fits'
