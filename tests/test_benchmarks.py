@@ -38,6 +38,8 @@ def test_a_suite_runs_and_leaves_its_rows(suite, tmp_path):
   for row in rows:
     assert row.keys() == KEYS and row['ratio_min'] <= row['ratio'] <= row['ratio_max']
     assert f'| {row["name"]} | {row["peer"]} | **{row["ratio"]:.2f}**' in done.stdout
+  if suite == 'tpu':
+    assert 'kernels ' in rows[0]['note'] and 'kernels 0 s' not in rows[0]['note']
   if suite == 'cpu':
     pairs = {(row['name'], row['peer']) for row in rows}
     assert pairs >= {(model, 'torch eager') for model in ('gpt2', 'bert', 'llama')}
@@ -69,6 +71,15 @@ def test_static_bundles_of_a_kernel(benchmarks):
   # a window of one block and what comes before it: two steps a row at most, of four
   local = tpu.Attention(layers=1, rows=1, length=16, heads=1, kv_heads=1, width=4, causal=True, window=4)
   assert tpu._grid_bundles(local, 4, 4, (10, 1000, 100), 'splash_mha_dkv') == 4 * 2 * 10 + 7 * 1000 + 4 * 100
+
+
+def test_recorded_steps_are_what_a_preset_is_compared_with(benchmarks, monkeypatch):
+  tpu, run = benchmarks('tpu'), benchmarks('run')
+  recorded = tpu.RECORDED['gpt2_small']['MaxText']
+  monkeypatch.setattr(tpu, 'ours', lambda preset, tiny: recorded)
+  found = {(row.name, row.peer, row.unit): row.ratio for row in run.tpu(rounds=1, tiny=False)}
+  assert {found['gpt2_small', 'MaxText', unit] for unit in ('s', 'bytes', 's of the compiler')} == {1.0}
+  assert found['llama_1b', 'MaxText', 's'] == pytest.approx(1.9485 / recorded.seconds, rel=1e-3)
 
 
 @pytest.mark.parametrize(

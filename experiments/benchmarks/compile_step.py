@@ -1,7 +1,7 @@
 """Compiles one program for eight TPU v5e chips that are not here, in a process of its own; see tpu.py.
 
 compile_step.py lmjax PRESET OUT [NAME=VALUE ...]    lmjax's step; leaves OUT.hlo and OUT.json
-compile_step.py maxtext SHAPE OUT NAME=VALUE ...     MaxText's, with an interpreter that has it
+compile_step.py maxtext OUT NAME=VALUE ...           MaxText's, with an interpreter that has it
 compile_step.py kernels ATTENTION_AS_JSON FOLDER     splash attention alone; leaves FOLDER/blocks.json
 """
 
@@ -109,10 +109,10 @@ def _write(out: str, program, peak_bytes: float, cpu_seconds: float, model_flops
 
 
 if __name__ == '__main__':
-  kind, what, *rest = sys.argv[1:]
+  kind, first, *rest = sys.argv[1:]
   if kind == 'lmjax':
-    compile_lmjax(what, rest[0], rest[1:])
+    compile_lmjax(first, rest[0], rest[1:])
   elif kind == 'maxtext':
-    compile_maxtext(rest[0], rest[1:])
+    compile_maxtext(first, rest)
   else:
-    compile_kernels(Attention(**json.loads(what)), rest[0])
+    compile_kernels(Attention(**json.loads(first)), rest[0])

@@ -19,6 +19,7 @@ import numpy as np
 from compile_step import Attention
 
 CYCLES_PER_SECOND = 1.5e9  # 4 units of 128 x 128 products, 2 FLOPs each: 197 TFLOP/s
+DEVICES = 8
 PEAK_FLOPS = 197e12  # of a chip, bfloat16
 LINK_BYTES_PER_SECOND = 90e9  # of a chip: two directions of 45 GB/s
 ENVIRONMENT = {
@@ -93,49 +94,38 @@ def peers(maxtext: str | None) -> tuple[str, dict[str, dict[str, Program]]]:
   versions = subprocess.run([maxtext, '-c', about], check=True, capture_output=True, text=True).stdout.strip()
   found: dict[str, dict[str, Program]] = {}
   for preset, settings in MAXTEXT.items():
-    rows, length, heads, kv_heads, layers = _SHAPES[preset]
-    blocks = dict.fromkeys(_BLOCKS, 512)
-    attention = [Attention(layers, rows, length, heads, kv_heads, 64, True, blocks=blocks)]
+    attention = [dataclasses.replace(one, blocks=_MAXTEXT_BLOCKS) for one in attention_of(preset)]
     asked = {'MaxText': []} | ({'MaxText, plain gathers': [PLAIN_GATHERS]} if preset == 'llama_1b' else {})
     found[preset] = {
-      peer: measure([maxtext, COMPILE, 'maxtext', preset], [*settings.split(), *more], attention)
+      peer: measure([maxtext, COMPILE, 'maxtext'], [*settings.split(), *more], attention)
       for peer, more in asked.items()
     }
   return versions, found
 
 
-_SHAPES = {'llama_1b': (8, 2048, 32, 8, 16), 'gpt2_small': (32, 1024, 12, 12, 12)}  # of MAXTEXT, a device
-_PASSES = ('', '_dkv', '_dq')
-_BLOCKS = [f'block_{side}{suffix}' for suffix in _PASSES for side in ('q', 'kv')]
-_BLOCKS += ['block_kv_compute', 'block_kv_dkv_compute']
+# All of its blocks, for scores and for keys and values: 512.
+_MAXTEXT_BLOCKS = {f'block_{side}{kernel}': 512 for kernel in ('', '_dkv', '_dq') for side in ('q', 'kv')}
+_MAXTEXT_BLOCKS |= dict(block_kv_compute=512, block_kv_dkv_compute=512)
 
 
 def ours(preset: str, tiny: bool) -> Program:
   """lmjax's step of a preset, as its config file gives it; tiny: one layer, compiled with little effort."""
+  words = ['model.layers=1', 'data.batch_size=8'] if tiny else []
+  effort = {'JAX_EXEC_TIME_OPTIMIZATION_EFFORT': '-1'} if tiny else {}
+  attention = attention_of(preset, **dict(layers=1, rows=1) if tiny else {})
+  return measure([sys.executable, COMPILE, 'lmjax', preset], words, attention, effort)
+
+
+def attention_of(preset: str, layers: int | None = None, rows: int | None = None) -> list[Attention]:
+  """The kernels of a preset, one for each window that its layers have, of other sizes where they are given."""
   from lmjax.models import presets
 
-  model, recipe = (dict(presets.PRESETS[preset][part]) for part in ('model', 'recipe'))
-  words = []
-  if tiny:
-    model['layers'], recipe['batch_size'] = 1, 8
-    words = ['model.layers=1', 'data.batch_size=8']
-  is_local = [bool(model['window'] and i % model['global_every']) for i in range(model['layers'])]
-  windows = [model['window'] if local else None for local in is_local]
-  attention = [
-    Attention(
-      windows.count(window),
-      recipe['batch_size'] // 8,
-      recipe['length'],
-      model['heads'],
-      model['kv_heads'],
-      model['width'] // model['heads'],
-      model['attention'] == 'causal',
-      window,
-    )
-    for window in dict.fromkeys(windows)
-  ]
-  effort = {'JAX_EXEC_TIME_OPTIMIZATION_EFFORT': '-1'} if tiny else {}
-  return measure([sys.executable, COMPILE, 'lmjax', preset], words, attention, effort)
+  model, recipe = (presets.PRESETS[preset][part] for part in ('model', 'recipe'))
+  layers, rows = layers or model['layers'], rows or recipe['batch_size'] // DEVICES
+  windows = [model['window'] if model['window'] and i % model['global_every'] else None for i in range(layers)]
+  sizes = dict(rows=rows, length=recipe['length'], heads=model['heads'], kv_heads=model['kv_heads'])
+  sizes |= dict(width=model['width'] // model['heads'], causal=model['attention'] == 'causal')
+  return [Attention(windows.count(window), window=window, **sizes) for window in dict.fromkeys(windows)]
 
 
 def measure(command: list[str], words: list[str], attention: list[Attention], more: dict | None = None) -> Program:

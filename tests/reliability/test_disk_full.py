@@ -53,7 +53,7 @@ def test_no_file_may_grow(most, uninterrupted, corpus, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-  """A disk of 900 kB; None where one cannot be made."""
+  """A disk of 900 kB; tests are skipped where one cannot be made."""
   folder = tmp_path / 'disk'
   folder.mkdir()
   mount = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=900k', 'tmpfs', folder], capture_output=True)
