@@ -103,13 +103,15 @@ def _inner(config: OptimConfig):
   def decayed(params):
     return paths.map_with_path(lambda path, _: not paths.matches(path, config.no_decay), params)
 
-  decay = dict(weight_decay=config.weight_decay, mask=decayed)
+  # Adam's second moment stays in float32: a thousandth of it, which a batch adds, is less than bfloat16 can add
+  dtype = config.momentum_dtype
+  decay = dict(weight_decay=config.weight_decay, mask=decayed, mu_dtype=dtype)
   if config.name == 'adamw':
     return optax.adamw(1.0, config.b1, config.b2, config.eps, **decay)
   if config.name == 'lion':
     return optax.lion(1.0, config.b1, config.b2, **decay)
   if config.name == 'adafactor':
-    factored = optax.adafactor(None, momentum=config.momentum)
+    factored = optax.adafactor(None, momentum=config.momentum, dtype_momentum=dtype)
     return optax.chain(factored, optax.add_decayed_weights(-config.weight_decay, decayed))
   return optax.contrib.muon(
     1.0,
@@ -117,6 +119,7 @@ def _inner(config: OptimConfig):
     eps=config.eps,
     weight_decay=config.weight_decay,
     weight_decay_mask=decayed,
+    mu_dtype=dtype,
     adam_b1=config.b1,
     adam_b2=config.b2,
     # updates as large as Adam's, so that one learning rate serves both (arXiv:2502.16982, section 2.2)

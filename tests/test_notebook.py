@@ -15,8 +15,8 @@ FOLDER = ROOT / 'experiments' / 'notebooks'
 OLDER_JAX = '0.11.2'
 # The runs are made shorter, and nothing else: {a line of a cell: what the test executes in its place}.
 SHORTER = {
-  'config.train.steps = 200': 'config.train.steps = 50',
-  "config.init_from.path = 'runs/notebook_clm'": "config.init_from.path = 'runs/notebook_clm'\nconfig.train.steps = 50",
+  'config.train.steps = 200': 'config.train.steps = 20',
+  "config.init_from.path = 'runs/notebook_clm'": "config.init_from.path = 'runs/notebook_clm'\nconfig.train.steps = 20",
 }
 
 
@@ -67,14 +67,14 @@ def test_the_notebook_runs_where_jax_is_there_already(tmp_path, monkeypatch):
     if cell.cell_type == 'code':
       cell.outputs, cell.execution_count = [], None
       cell.source = '\n'.join(SHORTER.get(line, line) for line in cell.source.splitlines())
-  assert sum(cell.source.count('config.train.steps = 50') for cell in book.cells) == len(SHORTER)
+  assert sum(cell.source.count('config.train.steps = 20') for cell in book.cells) == len(SHORTER)
   here = {'metadata': {'path': str(checkout / 'experiments' / 'notebooks')}}
   nbclient.NotebookClient(book, timeout=1200, kernel_name='fresh', resources=here).execute()
   pictures = [out for cell in book.cells for out in cell.get('outputs', []) if 'image/png' in out.get('data', {})]
   assert len(pictures) == 3
   assert before.items() <= _versions(there).items()
   text = json.dumps([cell.get('outputs', []) for cell in book.cells])
-  for said in ('step 50/50', 'done: step', 'taken', 'pre-trained: test accuracy', 'negative', 'attention'):
+  for said in ('step 20/20', 'done: step', 'taken', 'pre-trained: test accuracy', 'negative', 'attention'):
     assert said in text
 
 

@@ -152,6 +152,27 @@ def test_nothing_to_train_is_an_error(params):
     optim.make(config(trainable=('layers/*',), frozen=('layers/*',)), params)
 
 
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_momentum_in_bfloat16(params, name):
+  """One number a weight in bfloat16, all else as before, and updates that differ by its rounding at most."""
+  settings = OPTIMIZERS[name] | (dict(momentum=0.9) if name == 'adafactor' else {})
+  found = {}
+  for dtype in ('float32', 'bfloat16'):
+    tx = optim.make(config(name=name, momentum_dtype=dtype, **settings), params)
+    state = tx.init(params)
+    for scale in (1.0, 0.3, -0.2):
+      updates, state = tx.update(jax.tree.map(lambda p: p * scale, params), state, params)
+    found[dtype] = updates, state
+  sizes = {
+    dtype: {kind: sum(a.size for a in jax.tree.leaves(state) if a.dtype == kind) for kind in ('float32', 'bfloat16')}
+    for dtype, (_, state) in found.items()
+  }
+  weights = sum(p.size for p in jax.tree.leaves(params))
+  assert sizes['bfloat16'] == {'float32': sizes['float32']['float32'] - weights, 'bfloat16': weights}
+  tolerance = dict(rtol=0.05, atol=0.02)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), found['bfloat16'][0], found['float32'][0])
+
+
 def test_a_rate_for_a_head_that_is_not_there_is_an_error(params):
   with pytest.raises(ConfigError, match='optim.head_learning_rate = 0.5: .* set it to None'):
     optim.make(config(head_learning_rate=0.5), params)
@@ -171,6 +192,7 @@ def test_clip():
     (dict(name='lion'), 'eps'),
     (dict(name='adafactor', b2=None, eps=None), 'b1'),
     (dict(name='muon'), 'momentum'),
+    (dict(name='adafactor', b1=None, b2=None, eps=None, momentum_dtype='bfloat16'), 'momentum_dtype'),
     (dict(b2=None), 'b2'),
     (dict(schedule='wsd'), 'decay_steps'),
     (dict(decay_steps=3), 'decay_steps'),

@@ -22,7 +22,7 @@ class MlmTransform(nn.Module):
   def __call__(self, x_BTD):
     """x_BTD -> x_BTD."""
     c = self.config
-    x_BTD = Linear(c, c.width, ('embed', None), c.init_std, name='dense')(x_BTD)
+    x_BTD = Linear(c, (c.width,), ('embed', None), c.init_std, name='dense')(x_BTD)
     # a gated activation has no gate here: ModernBERT, too, takes its plain GELU
     activation = PLAIN['gelu'] if c.activation in GATED else PLAIN[c.activation]
     return Norm(c, name='norm')(activation(x_BTD))

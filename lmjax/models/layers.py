@@ -4,6 +4,7 @@ Legend: B batch, T length, D width, H heads, G key-value heads, K head width, F 
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from lmjax.models.axes import named
 from lmjax.models.config import ModelConfig
 from lmjax.ops import attention, norms, positions
-from lmjax.ops.matmul import matmul
+from lmjax.ops.matmul import add_bias, matmul
 from lmjax.sharding import constrain
 
 GATED: dict[str, Callable] = {'geglu': functools.partial(jax.nn.gelu, approximate=False), 'swiglu': jax.nn.silu}
@@ -55,23 +56,26 @@ class Linear(nn.Module):
   """x @ kernel + bias; and a low-rank adapter where the parameters hold one (LoRA, https://arxiv.org/abs/2106.09685)."""
 
   config: ModelConfig
-  features: int  # columns of the kernel
+  features: tuple[int, ...]  # what comes out for a token: (width,), or (heads, head width)
   axes: tuple  # logical names of the kernel's axes
   std: float  # standard deviation of the initial kernel
+  over: int = 1  # how many of the last axes of x go in; parameters have two axes, whatever x has
 
   @nn.compact
   def __call__(self, x, key=None):
-    """[..., D] -> [..., features], in the compute dtype; `key` is for the adapter's dropout."""
-    c, dtype = self.config, self.config.dtype
+    """[..., *inputs] -> [..., *features], in the compute dtype; `key` is for the adapter's dropout."""
+    c, dtype, inputs = self.config, self.config.dtype, x.shape[-self.over :]
     kernel_init = named(nn.initializers.normal(self.std), self.axes)
-    kernel = self.param('kernel', kernel_init, (x.shape[-1], self.features))
+    kernel = self.param('kernel', kernel_init, (math.prod(inputs), math.prod(self.features)))
     x = x.astype(dtype)
-    y = matmul(x, kernel.astype(dtype))
+    y = matmul(x, kernel.astype(dtype).reshape(*inputs, *self.features), self.over)
     if c.biases:
-      y = y + self.param('bias', named(nn.initializers.zeros, self.axes[1:]), (self.features,)).astype(dtype)
+      bias = self.param('bias', named(nn.initializers.zeros, self.axes[1:]), (math.prod(self.features),))
+      y = add_bias(y, bias.reshape(self.features))
     if self.has_variable('params', 'lora_a'):
       a, b = (self.get_variable('params', name).astype(dtype) for name in ('lora_a', 'lora_b'))
-      y = y + matmul(matmul(dropout(x, c.lora.dropout, key), a), b) * c.lora.scale
+      low = matmul(dropout(x, c.lora.dropout, key), a.reshape(*inputs, -1), self.over)
+      y = y + matmul(low, b.reshape(-1, *self.features)) * c.lora.scale
     return y
 
 
@@ -115,12 +119,11 @@ class Attention(nn.Module):
   def __call__(self, x_BTD, info: TokenInfo, window, theta, key, cache):
     """x_BTD -> (x_BTD, cache)."""
     c = self.config
-    B, T, _ = x_BTD.shape
+    T = x_BTD.shape[1]
     keys = (None,) * 5 if key is None else jax.random.split(key, 5)
 
     def project(name, heads, axis, key):
-      y_BTE = Linear(c, heads * c.head_width, ('embed', axis), c.init_std, name=name)(x_BTD, key)
-      return y_BTE.reshape(B, T, heads, c.head_width)
+      return Linear(c, (heads, c.head_width), ('embed', axis), c.init_std, name=name)(x_BTD, key)
 
     q_BTHK = project('query', c.heads, 'heads', keys[0])
     k_BTGK = project('key', c.kv_heads, 'kv_heads', keys[1])
@@ -143,9 +146,6 @@ class Attention(nn.Module):
         hidden_BS = jnp.zeros(k_segments_BS.shape, bool)
         k_prefix_BS = jax.lax.dynamic_update_slice_in_dim(hidden_BS, info.prefix, cache['index'], axis=1)
       cache = {'key': k_BTGK, 'value': v_BTGK, 'segments': k_segments_BS, 'index': cache['index'] + T}
-    parts = (('query', q_BTHK), ('key', k_BTGK), ('value', v_BTGK))
-    q_BTHK, k_BTGK, v_BTGK = (checkpoint_name(array, name) for name, array in parts)
-    implementation = attention.choose(c.attention_implementation, c.dtype, c.attention_dropout)
     y_BTHK = attention.attend(
       q_BTHK,
       k_BTGK,
@@ -157,14 +157,12 @@ class Attention(nn.Module):
       k_segments_BS=k_segments_BS,
       lengths_B=info.lengths,
       k_prefix_BS=k_prefix_BS,
-      implementation=implementation,
+      implementation=attention.choose(c.attention_implementation, c.dtype, c.attention_dropout),
       dropout=c.attention_dropout,
       key=keys[3],
     )
-    if implementation != 'splash':  # which names what it keeps, in its own layout
-      y_BTHK = checkpoint_name(y_BTHK, 'attention')
-    output = Linear(c, c.width, ('heads', 'embed'), _residual_std(c), name='output')
-    return output(y_BTHK.reshape(B, T, c.width), keys[4]), cache
+    output = Linear(c, (c.width,), ('heads', 'embed'), _residual_std(c), over=2, name='output')
+    return output(y_BTHK, keys[4]), cache
 
 
 class FeedForward(nn.Module):
@@ -177,13 +175,13 @@ class FeedForward(nn.Module):
     """x_BTD -> x_BTD."""
     c = self.config
     keys = (None,) * 3 if key is None else jax.random.split(key, 3)
-    h_BTF = checkpoint_name(Linear(c, c.mlp_width, ('embed', 'mlp'), c.init_std, name='up')(x_BTD, keys[0]), 'up')
+    h_BTF = checkpoint_name(Linear(c, (c.mlp_width,), ('embed', 'mlp'), c.init_std, name='up')(x_BTD, keys[0]), 'up')
     if c.activation in GATED:
-      gate_BTF = Linear(c, c.mlp_width, ('embed', 'mlp'), c.init_std, name='gate')(x_BTD, keys[1])
+      gate_BTF = Linear(c, (c.mlp_width,), ('embed', 'mlp'), c.init_std, name='gate')(x_BTD, keys[1])
       h_BTF = GATED[c.activation](gate_BTF) * h_BTF
     else:
       h_BTF = PLAIN[c.activation](h_BTF)
-    return Linear(c, c.width, ('mlp', 'embed'), _residual_std(c), name='down')(h_BTF, keys[2])
+    return Linear(c, (c.width,), ('mlp', 'embed'), _residual_std(c), name='down')(h_BTF, keys[2])
 
 
 class Block(nn.Module):

@@ -81,6 +81,11 @@ _TINY |= dict(scan=False, remat='none', dtype='float32')
 _TINY_ENCODER = _TINY | dict(attention='bidirectional')
 
 
+# Written out, layers compile for longer, by 4 s of CPU time each, and run faster, since nothing is copied into and out of
+# stacked arrays: on eight v5e chips the step of gpt2_small is estimated at 0.33 s instead of 0.41 s (libtpu 0.0.42.1).
+_WRITTEN_OUT = dict(scan=False)
+
+
 def _preset(family, shape, recipe, warmup_steps=1000, fsdp=1, optimizer='adamw', **model):
   """A preset, from the numbers of its row in the table below; `model` has what differs from its family."""
   sizes = dict(zip(('layers', 'width', 'heads', 'mlp_width'), shape))
@@ -98,16 +103,16 @@ PRESETS = {
   # for tests: runs a step in milliseconds
   'mini': _preset(_TINY, (2, 64, 4, 128), (768, 64, 8, 3e-3, 20, 16), 2),
   'mini_encoder': _preset(_TINY_ENCODER, (2, 64, 4, 128), (768, 64, 8, 3e-3, 20, 16), 2),
-  'gpt2_small': _preset(_GPT2, (12, 768, 12, 3072), (50257, 1024, 256, 6e-4, 100_000, 128)),
+  'gpt2_small': _preset(_GPT2, (12, 768, 12, 3072), (50257, 1024, 256, 6e-4, 100_000, 128), **_WRITTEN_OUT),
   'gpt2_medium': _preset(_GPT2, (24, 1024, 16, 4096), (50257, 1024, 128, 3e-4, 100_000, 128), fsdp=8),
   # Zhao et al. 2024 (GaLore), https://arxiv.org/abs/2403.03507, table 11
-  'llama_60m': _preset(_LLAMA, (8, 512, 8, 1376), (32000, 1024, 256, 1e-3, 10_000, 128)),
+  'llama_60m': _preset(_LLAMA, (8, 512, 8, 1376), (32000, 1024, 256, 1e-3, 10_000, 128), **_WRITTEN_OUT),
   # https://huggingface.co/JackFram/llama-160m/blob/main/config.json
-  'llama_160m': _preset(_LLAMA, (12, 768, 12, 3072), (32000, 1024, 256, 6e-4, 50_000, 128)),
+  'llama_160m': _preset(_LLAMA, (12, 768, 12, 3072), (32000, 1024, 256, 6e-4, 50_000, 128), **_WRITTEN_OUT),
   # https://huggingface.co/meta-llama/Llama-3.2-1B/blob/main/config.json, without its rotary scaling
   'llama_1b': _preset(_LLAMA_3, (16, 2048, 32, 8192), (128256, 2048, 64, 3e-4, 200_000, 128), fsdp=8, kv_heads=8),
   'bert_base': _preset(_BERT, (12, 768, 12, 3072), (30522, 512, 256, 1e-4, 1_000_000, 128), 10_000),
-  'modernbert_base': _preset(_MODERNBERT, (22, 768, 12, 1152), (50368, 1024, 128, 8e-4, 100_000, 128)),
+  'modernbert_base': _preset(_MODERNBERT, (22, 768, 12, 1152), (50368, 1024, 128, 8e-4, 100_000, 128), **_WRITTEN_OUT),
 }
 
 

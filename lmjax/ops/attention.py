@@ -5,6 +5,7 @@ Legend: B batch, T queries, S keys, H heads, G key-value heads (H a multiple of 
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from lmjax.ops import platforms
 from lmjax.ops.masks import attention_mask
@@ -44,6 +45,9 @@ def attend(
 ) -> jax.Array:
   """Attention (https://arxiv.org/abs/1706.03762, section 3.2.1), softmax in float32.
 
+  What goes into the kernel and comes out of it is named for rematerialization: 'query', 'key', 'value' and 'attention',
+  or RESIDUALS where the kernel is splash.
+
   Args:
     q_BTHK: queries, unscaled; they are scaled by K ** -0.5.
     k_BSGK, v_BSGK: keys and values; each serves H // G query heads.
@@ -62,12 +66,15 @@ def attend(
   T, S = q_BTHK.shape[1], k_BSGK.shape[1]
   # generation and prefixes that are read from both sides take the XLA path, as do lengths that splash does not
   plain = q_index_T is None and k_prefix_BS is None
-  if implementation == 'cudnn' and plain:
-    return _cudnn(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, lengths_B, causal=causal, window=window)
-  if lengths_B is not None:
+  by_lengths = implementation == 'cudnn' and plain
+  if lengths_B is not None and not by_lengths:
     q_segments_BT = k_segments_BS = (jnp.arange(T) < lengths_B[:, None]).astype(jnp.int32)
   if implementation == 'splash' and plain and T % SPLASH_BLOCK == 0:
     return _splash(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, causal=causal, window=window)
+  q_BTHK, k_BSGK, v_BSGK = _named(q_BTHK, k_BSGK, v_BSGK)
+  if by_lengths:
+    y_BTHK = _cudnn(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, lengths_B, causal=causal, window=window)
+    return checkpoint_name(y_BTHK, 'attention')
   mask = attention_mask(
     jnp.arange(T) if q_index_T is None else q_index_T,
     jnp.arange(S),
@@ -78,10 +85,17 @@ def attend(
     k_prefix_BS=k_prefix_BS,
   )
   if dropout > 0.0 and key is not None:
-    return _with_dropout(q_BTHK, k_BSGK, v_BSGK, mask, dropout, key)
-  if implementation == 'blockwise' and q_index_T is None:
-    return _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal and k_prefix_BS is None)
-  return jax.nn.dot_product_attention(q_BTHK, k_BSGK, v_BSGK, mask=mask, implementation='xla')
+    y_BTHK = _with_dropout(q_BTHK, k_BSGK, v_BSGK, mask, dropout, key)
+  elif implementation == 'blockwise' and q_index_T is None:
+    y_BTHK = _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal and k_prefix_BS is None)
+  else:
+    y_BTHK = jax.nn.dot_product_attention(q_BTHK, k_BSGK, v_BSGK, mask=mask, implementation='xla')
+  return checkpoint_name(y_BTHK, 'attention')
+
+
+def _named(q, k, v):
+  """What rematerialization can keep, in the order of axes that it is kept in."""
+  return checkpoint_name(q, 'query'), checkpoint_name(k, 'key'), checkpoint_name(v, 'value')
 
 
 def _cudnn(q_BTHK, k_BSGK, v_BSGK, segments_BT, lengths_B, *, causal, window):
@@ -191,7 +205,8 @@ def _splash(q_BTHK, k_BSGK, v_BSGK, segments_BT, *, causal, window, interpret=Fa
 
   def local(q_BTHK, k_BSGK, v_BSGK, segments_BT):
     kernel = _splash_kernel(q_BTHK.shape[2], q_BTHK.shape[1], causal, window, interpret)
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q_BTHK * q_BTHK.shape[-1] ** -0.5, k_BSGK, v_BSGK))
+    heads_first = (jnp.swapaxes(x, 1, 2) for x in (q_BTHK * q_BTHK.shape[-1] ** -0.5, k_BSGK, v_BSGK))
+    q, k, v = _named(*heads_first)
     ids = kernels.SegmentIds(q=segments_BT, kv=segments_BT)
     return jnp.swapaxes(jax.vmap(kernel)(q, k, v, segment_ids=ids), 1, 2).astype(q_BTHK.dtype)
 

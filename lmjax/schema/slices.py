@@ -39,6 +39,7 @@ class OptimConfig:
   frozen: path patterns of those among them that do not
   layer_decay: a layer's rate is this times that of the layer above (arXiv:2003.10555, appendix B); None for one rate
   head_learning_rate: highest step size of what stands on the backbone; None: learning_rate
+  momentum_dtype: in which the first moment is kept, Adafactor's and Muon's momentum too; all else of the state is float32
   """
 
   name: Literal['adamw', 'lion', 'adafactor', 'muon']
@@ -58,6 +59,7 @@ class OptimConfig:
   frozen: tuple[str, ...]
   layer_decay: Share | None
   head_learning_rate: PositiveFloat | None
+  momentum_dtype: Literal['float32', 'bfloat16'] = 'float32'
 
   def is_trainable(self, path: str) -> bool:
     """Whether a parameter is trained."""
@@ -76,6 +78,12 @@ class OptimConfig:
         yield setting, f'is needed with {by}', remedy
       elif not is_read and value is not None:
         yield setting, f'has no effect with {by}', 'set it to None'
+    if self.momentum_dtype != 'float32' and self.name == 'adafactor' and self.momentum is None:
+      yield (
+        'momentum_dtype',
+        'has no effect with adafactor without momentum',
+        'set it to float32, or give optim.momentum',
+      )
     if not self.weight_decay and self.no_decay:
       yield 'no_decay', 'has no effect with weight_decay = 0', 'set it to ()'
 

@@ -99,6 +99,7 @@ PROGRAM = [
   ('optim.frozen', ('embeddings/*',), {}),
   ('optim.layer_decay', 0.7, {}),
   ('optim.head_learning_rate', 0.5, {'model.tied_embeddings': False}),
+  ('optim.momentum_dtype', 'bfloat16', {}),
   ('train.steps', 9, {}),
   ('train.accumulate', 2, {}),
 ]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from lmjax import optim
-from lmjax.models.config import RECOMPUTED
 from lmjax.tasks import prepare
 from lmjax.training import compiled as compiled_lib
 from tests import runs
@@ -49,12 +48,12 @@ def tried(make_config, tokenizer, monkeypatch):
 def test_the_least_that_fits(tried):
   settle, config = tried
   tokens = config.data.batch_size * config.data.length * config.model.layers
-  kept = {kind: tokens * compiled_lib.kept_bytes(config.model, kind, scores=0) for kind in RECOMPUTED}
-  assert sorted(kept, key=kept.get, reverse=True) == list(RECOMPUTED)
-  for kind in RECOMPUTED[:-1]:  # room for what it keeps, and no more
-    assert settle(kept[kind] / compiled_lib._WORTH_TRYING, dict.fromkeys(RECOMPUTED, 1.0)) == (kind, [kind])
-  assert settle(1.0, dict.fromkeys(RECOMPUTED, 2.0)) == ('full', ['full']), 'it does not fit; that is reported'
-  assert settle(None, dict.fromkeys(RECOMPUTED, 1.0)) == ('full', ['full'])
+  kept = {kind: tokens * compiled_lib.kept_bytes(config.model, kind, scores=0) for kind in compiled_lib.TRIED}
+  assert sorted(kept, key=kept.get, reverse=True) == list(compiled_lib.TRIED)
+  for kind in compiled_lib.TRIED[:-1]:  # room for what it keeps, and no more
+    assert settle(kept[kind] / compiled_lib._WORTH_TRYING, dict.fromkeys(compiled_lib.TRIED, 1.0)) == (kind, [kind])
+  assert settle(1.0, dict.fromkeys(compiled_lib.TRIED, 2.0)) == ('full', ['full']), 'it does not fit; that is reported'
+  assert settle(None, dict.fromkeys(compiled_lib.TRIED, 1.0)) == ('full', ['full'])
 
 
 def test_two_programs_at_most(tried):
