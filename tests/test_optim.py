@@ -1,5 +1,7 @@
 """Schedules, decay masks, and that each optimizer moves the weights as it should."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,7 +163,8 @@ def test_momentum_in_bfloat16(params, name):
     tx = optim.make(config(name=name, momentum_dtype=dtype, **settings), params)
     state = tx.init(params)
     for scale in (1.0, 0.3, -0.2):
-      updates, state = tx.update(jax.tree.map(lambda p: p * scale, params), state, params)
+      grads = jax.tree.map(functools.partial(jnp.multiply, scale), params)
+      updates, state = tx.update(grads, state, params)
     found[dtype] = updates, state
   sizes = {
     dtype: {kind: sum(a.size for a in jax.tree.leaves(state) if a.dtype == kind) for kind in ('float32', 'bfloat16')}

@@ -63,30 +63,24 @@ def attend(
   Returns:
     [B, T, H, K] in the dtype of the queries.
   """
-  T, S = q_BTHK.shape[1], k_BSGK.shape[1]
+  T, S, whole = q_BTHK.shape[1], k_BSGK.shape[1], q_index_T is None
   # generation and prefixes that are read from both sides take the XLA path, as do lengths that splash does not
-  plain = q_index_T is None and k_prefix_BS is None
-  by_lengths = implementation == 'cudnn' and plain
-  if lengths_B is not None and not by_lengths:
+  plain = whole and k_prefix_BS is None
+  by_cudnn = implementation == 'cudnn' and plain
+  if lengths_B is not None and not by_cudnn:
     q_segments_BT = k_segments_BS = (jnp.arange(T) < lengths_B[:, None]).astype(jnp.int32)
   if implementation == 'splash' and plain and T % SPLASH_BLOCK == 0:
     return _splash(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, causal=causal, window=window)
   q_BTHK, k_BSGK, v_BSGK = _named(q_BTHK, k_BSGK, v_BSGK)
-  if by_lengths:
+  if by_cudnn:
     y_BTHK = _cudnn(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, lengths_B, causal=causal, window=window)
     return checkpoint_name(y_BTHK, 'attention')
-  mask = attention_mask(
-    jnp.arange(T) if q_index_T is None else q_index_T,
-    jnp.arange(S),
-    causal=causal,
-    window=window,
-    q_segments_BT=q_segments_BT,
-    k_segments_BS=k_segments_BS,
-    k_prefix_BS=k_prefix_BS,
-  )
+  q_index_T = jnp.arange(T) if whole else q_index_T
+  sides = dict(q_segments_BT=q_segments_BT, k_segments_BS=k_segments_BS, k_prefix_BS=k_prefix_BS)
+  mask = attention_mask(q_index_T, jnp.arange(S), causal=causal, window=window, **sides)
   if dropout > 0.0 and key is not None:
     y_BTHK = _with_dropout(q_BTHK, k_BSGK, v_BSGK, mask, dropout, key)
-  elif implementation == 'blockwise' and q_index_T is None:
+  elif implementation == 'blockwise' and whole:
     y_BTHK = _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal and k_prefix_BS is None)
   else:
     y_BTHK = jax.nn.dot_product_attention(q_BTHK, k_BSGK, v_BSGK, mask=mask, implementation='xla')

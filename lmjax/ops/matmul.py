@@ -14,7 +14,8 @@ from lmjax.ops import platforms
 def matmul(x: jax.Array, kernel: jax.Array, over: int = 1) -> jax.Array:
   """The product of x and a kernel over the last `over` axes of x, which are the first of the kernel.
 
-  [..., D] and [D, F] give [..., F]; [B, T, D] and [D, H, K] give [B, T, H, K]; that and [H, K, F], over two axes, [B, T, F].
+  [..., D] and [D, F] give [..., F]; [B, T, D] and [D, H, K] give [B, T, H, K]; that and [H, K, F], over two axes, give
+  [B, T, F].
 
   TPUs compute those with heads in the order of their attention kernel, [B, H, T, K]: turned after the product, rows of
   64 numbers are copied in registers that hold 128. With it a step of gpt2_small on eight v5e chips is estimated to take

@@ -39,7 +39,7 @@ class OptimConfig:
   frozen: path patterns of those among them that do not
   layer_decay: a layer's rate is this times that of the layer above (arXiv:2003.10555, appendix B); None for one rate
   head_learning_rate: highest step size of what stands on the backbone; None: learning_rate
-  momentum_dtype: in which the first moment is kept, Adafactor's and Muon's momentum too; all else of the state is float32
+  momentum_dtype: of Adam's and Lion's first moment, and of Adafactor's and Muon's momentum; all else is float32
   """
 
   name: Literal['adamw', 'lion', 'adafactor', 'muon']
