@@ -15,7 +15,7 @@ FOLDER = ROOT / 'experiments' / 'notebooks'
 OLDER_JAX = '0.11.2'
 # The runs are made shorter, and nothing else: {a line of a cell: what the test executes in its place}.
 SHORTER = {
-  'config.train.steps = 200': 'config.train.steps = 20',
+  'config.train.steps = 200': 'config.train.steps = 20\nconfig.optim.warmup_steps = 5',
   "config.init_from.path = 'runs/notebook_clm'": "config.init_from.path = 'runs/notebook_clm'\nconfig.train.steps = 20",
 }
 
