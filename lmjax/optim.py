@@ -103,13 +103,13 @@ def _inner(config: OptimConfig):
   def decayed(params):
     return paths.map_with_path(lambda path, _: not paths.matches(path, config.no_decay), params)
 
-  # Adam's second moment stays in float32: a thousandth of it, which a batch adds, is less than bfloat16 can add
+  # Adam's second moment stays in float32: with b2 = 0.999 a batch adds less than bfloat16 can hold
   dtype = config.momentum_dtype
-  decay = dict(weight_decay=config.weight_decay, mask=decayed, mu_dtype=dtype)
+  shared = dict(weight_decay=config.weight_decay, mask=decayed, mu_dtype=dtype)
   if config.name == 'adamw':
-    return optax.adamw(1.0, config.b1, config.b2, config.eps, **decay)
+    return optax.adamw(1.0, config.b1, config.b2, config.eps, **shared)
   if config.name == 'lion':
-    return optax.lion(1.0, config.b1, config.b2, **decay)
+    return optax.lion(1.0, config.b1, config.b2, **shared)
   if config.name == 'adafactor':
     factored = optax.adafactor(None, momentum=config.momentum, dtype_momentum=dtype)
     return optax.chain(factored, optax.add_decayed_weights(-config.weight_decay, decayed))

@@ -31,9 +31,8 @@ def test_a_suite_runs_and_leaves_its_rows(suite, tmp_path):
   if suite == 'tpu':
     pytest.importorskip('libtpu')
   command = [sys.executable, 'experiments/benchmarks/run.py', f'--suite={suite}', f'--out={tmp_path}']
-  environment = os.environ | {
-    'TORCHINDUCTOR_COMPILE_THREADS': '1'
-  }  # or each contender starts a pool that imports torch
+  # or each contender starts a pool of processes that import torch
+  environment = os.environ | {'TORCHINDUCTOR_COMPILE_THREADS': '1'}
   for _ in range(2 if suite == 'memory' else 1):  # the folder may exist
     done = subprocess.run([*command, '--rounds=1', '--tiny'], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 FOLDER = ROOT / 'experiments' / 'notebooks'
 # One step before the newest: pip would gladly bring that.
 OLDER_JAX = '0.11.2'
-# The runs are made shorter, and nothing else: {a line of a cell: what the test executes in its place}.
+# The runs are made shorter, with a warm-up that fits, and nothing else: {a line of a cell: what is executed for it}.
 SHORTER = {
   'config.train.steps = 200': 'config.train.steps = 20\nconfig.optim.warmup_steps = 5',
   "config.init_from.path = 'runs/notebook_clm'": "config.init_from.path = 'runs/notebook_clm'\nconfig.train.steps = 20",

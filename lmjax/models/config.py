@@ -75,7 +75,7 @@ class ModelConfig:
   scan: whether layers run as one compiled loop (compiles faster) or written out (runs faster)
   remat: what the backward pass computes again (arXiv:1604.06174), from least to most: none, dots (all but matrix
     products), attention_and_up, attention (all but the attention's parts, with or without the first hidden product) or
-    full; auto: the least that fits, settled when a run begins
+    full; auto: the least that fits, dots aside, settled when a run begins
   dtype: compute dtype; parameters and their optimizer state stay float32
   attention_implementation: auto, xla (the reference), blockwise (CPU), cudnn (GPU) or splash (TPU)
   lora: low-rank adapters; None: none

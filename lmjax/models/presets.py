@@ -83,7 +83,7 @@ _TINY_ENCODER = _TINY | dict(attention='bidirectional')
 
 # Written out, layers compile for longer, by 4 s of CPU time each, and run faster, since nothing is copied into and out
 # of stacked arrays: on eight v5e chips the step of gpt2_small is estimated at 0.33 s instead of 0.41 s (libtpu
-# 0.0.42.1). Not with dropout, whose random numbers make bert_base compile for nine minutes.
+# 0.0.42.1). Not with dropout, whose random numbers take bert_base nine minutes of CPU time to compile.
 _WRITTEN_OUT = dict(scan=False)
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmjax.ops import attention
-from lmjax.ops.matmul import matmul
+from lmjax.ops import attention, platforms
+from lmjax.ops.matmul import add_bias, matmul
 
 
 def draw(shape, seed=0, dtype=jnp.float32):
@@ -184,3 +184,22 @@ def test_cudnn_hides_what_xla_hides(case, monkeypatch):
   monkeypatch.setattr(jax.nn, 'dot_product_attention', computed)
   assert_same(value_and_gradients(masked('cudnn'), heads(4, 2)), expected)
   assert set(asked) == {'cudnn'}
+
+
+@pytest.mark.parametrize('x, kernel, over', [((2, 16, 12), (12, 3, 4), 1), ((2, 16, 3, 4), (3, 4, 12), 2)])
+def test_heads_are_projected_in_the_order_of_a_tpus_kernel(monkeypatch, x, kernel, over):
+  """Another order of axes in the program; the same product."""
+  arrays = [draw(x), draw(kernel, seed=1)]
+  plain = functools.partial(matmul, over=over)
+  expected, program = value_and_gradients(plain, arrays), str(jax.make_jaxpr(plain)(*arrays))
+  monkeypatch.setattr(platforms, 'target', lambda: 'tpu')
+  turned = functools.partial(matmul, over=over)
+  assert_same(value_and_gradients(turned, arrays), expected)
+  assert 'transpose' in str(jax.make_jaxpr(turned)(*arrays)) and 'transpose' not in program
+
+
+def test_a_bias_has_the_whole_sum_as_its_gradient():
+  """257 ones, which bfloat16 counts as 256."""
+  y, bias = jnp.zeros((1, 257, 3), jnp.bfloat16), jnp.zeros(3)
+  gradient = jax.grad(lambda bias: add_bias(y, bias).astype(jnp.float32).sum())(bias)
+  assert gradient.dtype == jnp.float32 and (gradient == 257).all()

@@ -14,7 +14,7 @@ from lmjax.checkpoint.manifest import read_manifest
 from tests import conftest
 from tests.reliability import commands
 
-KILLS = int(os.environ.get('LMJAX_KILLS', '18'))
+KILLS = int(os.environ.get('LMJAX_KILLS', '25'))
 
 pytestmark = pytest.mark.slow
 
