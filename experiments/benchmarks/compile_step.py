@@ -1,12 +1,13 @@
-"""Compiles one program for eight TPU v5e chips that are not here, in a process of its own; see tpu.py.
+"""Compiles one program for TPU v5e chips that are not here, in a process of its own; see tpu.py.
 
-compile_step.py lmjax PRESET OUT [NAME=VALUE ...]    lmjax's step; leaves OUT.hlo and OUT.json
-compile_step.py maxtext OUT NAME=VALUE ...           MaxText's, with an interpreter that has it
-compile_step.py kernels ATTENTION_AS_JSON FOLDER     splash attention alone; leaves FOLDER/blocks.json
+compile_step.py lmjax PRESET TARGET OUT [NAME=VALUE ...]    lmjax's step; leaves OUT.hlo and OUT.json
+compile_step.py maxtext OUT NAME=VALUE ...                  MaxText's, with an interpreter that has it
+compile_step.py kernels ATTENTION_AS_JSON FOLDER            splash attention alone; leaves FOLDER/blocks.json
 """
 
 import dataclasses
 import json
+import math
 import pathlib
 import sys
 import time
@@ -31,7 +32,7 @@ class Attention:
   blocks: dict | None = None  # jax's BlockSizes; None: as lmjax chooses them
 
 
-def compile_lmjax(preset: str, out: str, words: list[str]) -> None:
+def compile_lmjax(preset: str, target: str, out: str, words: list[str]) -> None:
   """Writes OUT.hlo and OUT.json of a preset's step, with settings changed: ['model.layers=1']."""
   from lmjax import config as config_lib
   from lmjax.dry_run import fit, topology
@@ -42,10 +43,35 @@ def compile_lmjax(preset: str, out: str, words: list[str]) -> None:
   raw = load_config_file(CONFIGS / f'pretrain_{PRESETS[preset]}.py', f'preset={preset}')
   raw, problems = override(config_lib.Config, raw, [tuple(word.split('=', 1)) for word in words])
   assert not problems, problems
-  target, began = topology.find(TARGET), time.process_time()
-  compiled = fit.compile_for(config_lib.build(raw), target, log=print)
+  found, began = topology.find(target), time.process_time()
+  compiled = fit.compile_for(config_lib.build(raw), found, log=print)
   seconds = time.process_time() - began
-  _write(out, compiled.program, compiled.needed, seconds, progress.step_flops(compiled.task))
+  about = dict(model_flops=progress.step_flops(compiled.task), moved_in_theory=moved_in_theory(compiled))
+  _write(out, compiled.program, compiled.needed, seconds, **about)
+
+
+def moved_in_theory(compiled) -> int:
+  """Bytes of whole arrays that the collectives of a device move in a step in bfloat16, but for scalars.
+
+  ZeRO-3 (https://arxiv.org/abs/1910.02054, section 7.2): kernels are gathered in both directions, the output's once;
+  gradients are summed once within a group of `fsdp`, their shares once between groups. The input's table is looked up
+  where it is: each device has its share of the width for all rows of its group, and shares are exchanged for rows.
+  Kernels' gradients are summed in bfloat16; those of tables that are looked up, and of vectors, in float32.
+  """
+  from lmjax import paths
+
+  c, d, mesh = compiled.config.model, compiled.config.data, compiled.mesh.shape
+  sizes = {name: math.prod(a.shape) for name, a in paths.flatten(compiled.abstract.params).items()}
+  kernels = sum(size for name, size in sizes.items() if name.startswith('layers') and name.endswith('/kernel'))
+  tables = sum(size for name, size in sizes.items() if name.endswith('/embedding'))
+  vectors = sum(sizes.values()) - kernels - tables
+  output = sizes['embeddings/token/embedding']
+  if mesh['fsdp'] == 1:
+    return 2 * kernels + 2 * output + 4 * tables + 4 * vectors
+  rows = d.batch_size // mesh['data']
+  within = 3 * 2 * kernels + 2 * 2 * output + 4 * vectors + 4 * rows * d.length
+  exchanged = 2 * 2 * rows * d.length * c.width // mesh['fsdp']
+  return within + exchanged + ((2 * kernels + 4 * tables) // mesh['fsdp'] if mesh['data'] > 1 else 0)
 
 
 def compile_maxtext(out: str, words: list[str]) -> None:
@@ -102,16 +128,16 @@ def compile_kernels(attention: Attention, folder: str) -> None:
   traced.lower(lowering_platforms=('tpu',)).compile()
 
 
-def _write(out: str, program, peak_bytes: float, cpu_seconds: float, model_flops: float = 0.0) -> None:
+def _write(out: str, program, peak_bytes: float, cpu_seconds: float, **more: float) -> None:
   pathlib.Path(f'{out}.hlo').write_text(program.as_text())
-  about = {'peak_bytes': peak_bytes, 'cpu_seconds': cpu_seconds, 'model_flops': model_flops}
+  about = {'peak_bytes': peak_bytes, 'cpu_seconds': cpu_seconds} | more
   pathlib.Path(f'{out}.json').write_text(json.dumps(about))
 
 
 if __name__ == '__main__':
   kind, first, *rest = sys.argv[1:]
   if kind == 'lmjax':
-    compile_lmjax(first, rest[0], rest[1:])
+    compile_lmjax(first, rest[0], rest[1], rest[2:])
   elif kind == 'maxtext':
     compile_maxtext(first, rest)
   else:

@@ -5,8 +5,9 @@
 cpu: train steps against transformers with torch. start: from the start of a process to the end of its first step,
 with compiled programs at hand against without. memory: peak bytes of the loss over a large vocabulary, against logits
 that are written out. checkpoint: how long a save stops the loop, and the rate of restoring. growth: tokens a second of
-a large batch against a small one. tpu: steps compiled for TPUs that are not here, against MaxText's. --rounds=N is how
-often contenders take turns; --tiny takes the smallest sizes, for a test.
+a large batch against a small one, and steps compiled for 8, 64 and 256 TPU chips that are not here. tpu: steps compiled
+for eight of them, against MaxText's. --rounds=N is how often contenders take turns; --tiny takes the smallest sizes,
+for a test.
 
 Shared machines change their speed by the minute: so ratios are taken within a round, between contenders that take
 turns, and their median over the rounds is given with the least and the greatest. Needs the extra `parity` for torch;
@@ -16,6 +17,7 @@ torch.compile also needs a C++ compiler.
 import argparse
 import dataclasses
 import datetime
+import importlib.util
 import json
 import os
 import pathlib
@@ -95,12 +97,35 @@ def take_turns(workers: dict[str, Worker], rounds: int) -> dict[str, list[dict]]
 
 
 def growth(rounds: int, tiny: bool) -> list[Row]:
-  """Tokens a second of a large batch against a small one."""
+  """Tokens a second of a large batch against a small one; and, with the TPU's compiler, steps on more and more chips."""
   sizes = TINY if tiny else SIZES | dict(layers=3)
   shapes = {f'lmjax, batch {batch}': Shape('gpt2', **sizes | dict(batch=batch)) for batch in (8, 64)}
   answers = take_turns({name: Worker('lmjax', shape) for name, shape in shapes.items()}, rounds)
   small, large = ([shape.tokens / a['seconds'] for a in answers[name]] for name, shape in shapes.items())
-  return [Row.of('batch 64', 'batch 8', large, small, 'tokens/s')]
+  rows = [Row.of('batch 64', 'batch 8', large, small, 'tokens/s')]
+  if importlib.util.find_spec('libtpu') is None:
+    print("more chips are left out: their compiler comes with pip install 'lmjax[tpu]'", file=sys.stderr, flush=True)
+    return rows
+  return rows + over_chips(tiny)
+
+
+def over_chips(tiny: bool) -> list[Row]:
+  """Steps compiled for 8, 64 and 256 chips with the same rows a chip: what they move against theory, and their time
+  against that of eight."""
+  import tpu as programs
+
+  rows = []
+  presets, sizes = {'llama_1b': 4, 'gpt2_small': None}, list(programs.TOPOLOGIES)
+  if tiny:
+    presets, sizes = {'llama_1b': 2}, sizes[:2]
+  for preset, layers in presets.items():
+    found = {chips: programs.ours(preset, tiny, chips, layers) for chips in sizes}
+    for chips, one in found.items():
+      name, moved = f'{preset}, {chips} chips', ([float(one.moved)], [float(one.moved_in_theory)])
+      rows.append(Row.of(name, 'theory', *moved, 'bytes moved'))
+      if chips != programs.DEVICES:
+        rows.append(Row.of(name, '8 chips', [one.seconds], [found[programs.DEVICES].seconds], 's', one.described()))
+  return rows
 
 
 def start(rounds: int, tiny: bool) -> list[Row]:

@@ -16,10 +16,11 @@ import sys
 import tempfile
 
 import numpy as np
-from compile_step import Attention
+from compile_step import TARGET, Attention
 
 CYCLES_PER_SECOND = 1.5e9  # 4 units of 128 x 128 products, 2 FLOPs each: 197 TFLOP/s
 DEVICES = 8
+TOPOLOGIES = {DEVICES: TARGET, 64: 'v5e:8x8', 256: 'v5e:16x16'}
 PEAK_FLOPS = 197e12  # of a chip, bfloat16
 LINK_BYTES_PER_SECOND = 90e9  # of a chip: two directions of 45 GB/s
 ENVIRONMENT = {
@@ -63,6 +64,8 @@ class Program:
   peak_bytes: float
   cpu_seconds: float  # of the compiler
   model_flops: float = 0.0  # of the whole step on all devices, nothing counted that is computed again; 0: not known
+  moved: int = 0  # bytes of whole arrays, by all collectives of a device
+  moved_in_theory: int = 0  # 0: not known
 
   @property
   def seconds(self) -> float:
@@ -108,12 +111,19 @@ _MAXTEXT_BLOCKS = {f'block_{side}{kernel}': 512 for kernel in ('', '_dkv', '_dq'
 _MAXTEXT_BLOCKS |= dict(block_kv_compute=512, block_kv_dkv_compute=512)
 
 
-def ours(preset: str, tiny: bool) -> Program:
-  """lmjax's step of a preset, as its config file gives it; tiny: one layer, compiled with little effort."""
-  words = ['model.layers=1', 'data.batch_size=8'] if tiny else []
+def ours(preset: str, tiny: bool, chips: int = DEVICES, layers: int | None = None) -> Program:
+  """lmjax's step of a preset, as its config file gives it for eight chips, with as many rows a chip on more of them.
+
+  tiny: a row a chip and one layer, or as many as are asked for, compiled with little effort.
+  """
+  from lmjax.models import presets
+
+  rows = 1 if tiny else presets.PRESETS[preset]['recipe']['batch_size'] // DEVICES
+  layers = layers or (1 if tiny else presets.PRESETS[preset]['model']['layers'])
+  words = [f'model.layers={layers}', f'data.batch_size={rows * chips}']
   effort = {'JAX_EXEC_TIME_OPTIMIZATION_EFFORT': '-1'} if tiny else {}
-  attention = attention_of(preset, **dict(layers=1, rows=1) if tiny else {})
-  return measure([sys.executable, COMPILE, 'lmjax', preset], words, attention, effort)
+  command = [sys.executable, COMPILE, 'lmjax', preset, TOPOLOGIES[chips]]
+  return measure(command, words, attention_of(preset, layers, rows), effort)
 
 
 def attention_of(preset: str, layers: int | None = None, rows: int | None = None) -> list[Attention]:
@@ -146,12 +156,13 @@ def measure(command: list[str], words: list[str], attention: list[Attention], mo
   for one in attention if any(calls.values()) else ():
     seconds = kernel_seconds(one)
     kernels += sum(seconds[name] * calls[name] / layers * one.layers for name in seconds)
-  waited = sum(traffic.waited for traffic in hlo.collectives(text).values())
+  traffic = hlo.collectives(text).values()
   return Program(
     hlo.estimated_cycles(text) / CYCLES_PER_SECOND,
     kernels,
-    waited / LINK_BYTES_PER_SECOND,
+    sum(kind.waited for kind in traffic) / LINK_BYTES_PER_SECOND,
     hlo.dot_flops(text),
+    moved=sum(kind.bytes for kind in traffic),
     **about,
   )
 

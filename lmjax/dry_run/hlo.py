@@ -1,6 +1,5 @@
 """What a compiled program computes and moves between devices, read from its text (XLA's HLO)."""
 
-import collections
 import math
 import re
 from collections.abc import Iterator
@@ -65,20 +64,22 @@ def instructions(text: str) -> Iterator[tuple[Instruction, Computation, int]]:
 def collectives(text: str) -> dict[str, Traffic]:
   """Traffic of each kind in KINDS that is in a program of one device.
 
-  An asynchronous collective has a -start, or stands in several fused computations, its beginning, middle and end: under
-  one channel, which counts once.
+  An asynchronous collective has a -start, or stands in several fused computations, its beginning, middle and end, which
+  say so and share a channel: it counts once. Others may share a channel too, and count each: libtpu numbers them anew
+  when it joins them.
   """
-  by_channel: dict[str, list] = collections.defaultdict(list)
+  each: dict[tuple, Traffic] = {}
   for number, (instruction, computation, times) in enumerate(instructions(text)):
-    if instruction.opcode.removesuffix('-start') in KINDS:
-      channel = instruction.attribute(r'channel_id=(\d+)') or f'none {number}'
-      by_channel[channel].append((instruction, times, times * _moved(instruction, computation)))
-  found: dict[str, Traffic] = {}
-  for parts in by_channel.values():
-    instruction, times, size = parts[0]
     kind = instruction.opcode.removesuffix('-start')
-    waited = size if len(parts) == 1 and instruction.opcode == kind else 0
-    found[kind] = Traffic(*map(sum, zip(found.get(kind, Traffic(0, 0)), (times, size, waited))))
+    if kind in KINDS:
+      is_part = 'async_collective_fusion_config' in instruction.rest
+      size = times * _moved(instruction, computation)
+      is_waited_for = instruction.opcode == kind and not is_part
+      channel = instruction.attribute(r'channel_id=(\d+)') if is_part else number
+      each.setdefault((kind, channel), Traffic(times, size, size * is_waited_for))
+  found: dict[str, Traffic] = {}
+  for (kind, _), one in each.items():
+    found[kind] = Traffic(*map(sum, zip(found.get(kind, Traffic(0, 0)), one)))
   return dict(sorted(found.items()))
 
 

@@ -94,15 +94,16 @@ class Embeddings(nn.Module):
       constrain(ids_BT, ('group_batch', 'length')) for ids_BT in (tokens_BT, positions_BT, segment_types_BT)
     )
 
-    def table(name, rows, axis):
+    def looked_up(name, rows, axis, ids_BT):
+      """Rounded after the look-up: so the gradient of a row, to which every place of its id adds, is a float32 sum."""
       init = named(nn.initializers.normal(c.init_std), (axis, 'embed'))
-      return nn.Embed(rows, c.width, embedding_init=init, dtype=c.dtype, name=name)
+      return nn.Embed(rows, c.width, embedding_init=init, name=name)(ids_BT).astype(c.dtype)
 
-    x_BTD = table('token', self.rows, 'vocab')(tokens_BT)
+    x_BTD = looked_up('token', self.rows, 'vocab', tokens_BT)
     if c.positions == 'learned':
-      x_BTD = x_BTD + table('position', c.max_length, 'positions')(positions_BT)
+      x_BTD = x_BTD + looked_up('position', c.max_length, 'positions', positions_BT)
     if c.segment_types is not None:
-      x_BTD = x_BTD + table('segment', c.segment_types, 'segment_types')(segment_types_BT)
+      x_BTD = x_BTD + looked_up('segment', c.segment_types, 'segment_types', segment_types_BT)
     x_BTD = constrain(x_BTD, ('group_batch', 'length', 'embed'))
     x_BTD = constrain(x_BTD, ('batch', 'length', 'features'))
     if c.embedding_norm:

@@ -94,7 +94,8 @@ def _over_chunks(
   if not gradients:
     return sums, None
   dx_BTD = jnp.moveaxis(dx, 0, 2).reshape(B, C * chunk, D)[:, :T]
-  dkernel_DV = dkernel.sum(axis=0).astype(kernel_DV.dtype)
+  # between devices it is summed as other kernels' gradients are, in the compute dtype
+  dkernel_DV = dkernel.astype(low_DV.dtype).sum(axis=0).astype(kernel_DV.dtype)
   return sums, (dx_BTD, dkernel_DV, None if bias_V is None else dbias.astype(bias_V.dtype))
 
 

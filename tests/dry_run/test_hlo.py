@@ -117,12 +117,12 @@ HloModule jit_step
 
 %begin (a: bf16[4,64]) -> bf16[8,64] {
   %a = bf16[4,64]{1,0} parameter(0)
-  ROOT %g = bf16[8,64]{1,0} all-gather(%a), channel_id=2, dimensions={0}
+  ROOT %g = bf16[8,64]{1,0} all-gather(%a), channel_id=2, dimensions={0}, backend_config={"async_collective_fusion_config":{}}
 }
 
 %end (a: bf16[4,64]) -> bf16[8,64] {
   %a = bf16[4,64]{1,0} parameter(0)
-  ROOT %g = bf16[8,64]{1,0} all-gather(%a), channel_id=2, dimensions={0}
+  ROOT %g = bf16[8,64]{1,0} all-gather(%a), channel_id=2, dimensions={0}, backend_config={"async_collective_fusion_config":{}}
 }
 
 ENTRY %main (x: bf16[8,64], a: bf16[4,64]) -> bf16[8,64] {
@@ -133,14 +133,18 @@ ENTRY %main (x: bf16[8,64], a: bf16[4,64]) -> bf16[8,64] {
   %zero = u32[]{:T(128)} constant(0)
   %t = (bf16[8,64]{1,0}, u32[]{:T(128)}) tuple(%x, %zero)
   %w = (bf16[8,64]{1,0}, u32[]{:T(128)}) while(%t), condition=%condition, body=%body
+  %one = bf16[8,64]{1,0} all-reduce(%x), channel_id=2, to_apply=%add
+  %other = bf16[8,64]{1,0} all-reduce(%one), channel_id=2, to_apply=%add
   ROOT %r = bf16[8,64]{1,0} get-tuple-element(%w), index=0
 }
 """
 
 
-def test_a_ring_counts_by_two_and_a_channel_counts_once():
-  """Both are asynchronous: nothing waits for them."""
-  traffic = {'all-gather': hlo.Traffic(1, 2 * 8 * 64), 'collective-permute': hlo.Traffic(4, 4 * 2 * 8 * 64)}
+def test_a_ring_counts_by_two_and_parts_of_a_collective_count_once():
+  """Both are asynchronous: nothing waits for them. The two sums are synchronous, whatever channel they share."""
+  size = 2 * 8 * 64
+  traffic = {'all-gather': hlo.Traffic(1, size), 'all-reduce': hlo.Traffic(2, 2 * size, 2 * size)}
+  traffic['collective-permute'] = hlo.Traffic(4, 4 * size)
   assert hlo.collectives(RING) == traffic
   assert hlo.estimated_cycles(RING) == 111
 

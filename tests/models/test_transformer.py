@@ -12,6 +12,7 @@ from lmjax import paths, sharding
 from lmjax.models import presets
 from lmjax.models.config import ModelConfig
 from lmjax.models.heads import LanguageModel
+from lmjax.models.layers import Embeddings
 from lmjax.models.transformer import Transformer
 
 VOCAB = 50
@@ -240,3 +241,13 @@ def test_unknown_axis_and_double_use_are_errors():
     sharding.spec(('embd', 'mlp'))
   with pytest.raises(ValueError, match='twice'):
     sharding.spec(('heads', 'mlp'))
+
+
+def test_a_row_of_a_table_has_the_whole_sum_as_its_gradient():
+  """257 places, which bfloat16 counts as 256."""
+  ids = jnp.zeros((1, 257), int)
+  embeddings = Embeddings(config_of('bert_base', embedding_norm=False, dtype='bfloat16'), rows=8)
+  params = embeddings.init(jax.random.key(0), ids, ids, ids, None)
+  total = lambda params: embeddings.apply(params, ids, ids, ids, None).astype(jnp.float32).sum()
+  gradients = jax.tree.leaves(jax.grad(total)(params))
+  assert len(gradients) == 3 and all((table[0] == 257).all() for table in gradients)
