@@ -48,16 +48,6 @@ def test_a_suite_runs_and_leaves_its_rows(suite, tmp_path):
     assert pairs >= {(model, 'torch eager') for model in ('gpt2', 'bert', 'llama')}
 
 
-@pytest.mark.slow
-@pytest.mark.tpu_compile
-def test_what_more_chips_move_is_what_theory_says(benchmarks):
-  pytest.importorskip('libtpu')
-  rows = {(row.name, row.peer): row for row in benchmarks('run').over_chips(tiny=True)}
-  for name in ('llama_1b, 8 chips', 'llama_1b, 64 chips'):
-    assert rows[name, 'theory'].ratio == pytest.approx(1, rel=1e-4)
-  assert 0.9 < rows['llama_1b, 64 chips', '8 chips'].ratio < 1
-
-
 # As the TPU compiler writes a kernel: a step of its grid, which the last one jumps over, in it a part that begins a row
 # of blocks, the scores, and a short one that starts a copy.
 BUNDLES = """

@@ -109,7 +109,9 @@ def test_damage_is_reported_once(updated, tmp_path, capsys):
 def started(folder: pathlib.Path, cache: str, *flags) -> tuple[list[str], str]:
   """(losses as hexadecimal float32, what was printed on stderr) of a run in a process of its own."""
   without = {name: value for name, value in os.environ.items() if not name.startswith('JAX_')}
+  without['XLA_FLAGS'] = f'--xla_force_host_platform_device_count=2 {conftest.QUICK}'
   command = [sys.executable, '-m', 'lmjax.main', f'--config={conftest.ROOT}/configs/pretrain_clm.py:smoke', *flags]
+  command += ['--config.train.steps=10']
   command += [f'--workdir={folder}', f'--compilation_cache={cache}']
   done = subprocess.run(command, env=without | {'JAX_PLATFORMS': 'cpu'}, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import QUICK, ROOT
 
 
 @pytest.mark.slow
@@ -20,7 +20,7 @@ def test_the_page_runs(tmp_path):
   for folder in ('configs', 'lmjax'):  # a copy, since the page adds a task
     shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns('__pycache__'))
   folder = os.path.dirname(sys.executable)
-  env = os.environ | {'PYTHONPATH': str(tmp_path), 'XLA_FLAGS': '', 'PATH': f'{folder}:{os.environ["PATH"]}'}
+  env = os.environ | {'PYTHONPATH': str(tmp_path), 'XLA_FLAGS': QUICK, 'PATH': f'{folder}:{os.environ["PATH"]}'}
   printed = []
   for kind, file, code in blocks:
     if file:

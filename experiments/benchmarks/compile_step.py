@@ -51,27 +51,30 @@ def compile_lmjax(preset: str, target: str, out: str, words: list[str]) -> None:
 
 
 def moved_in_theory(compiled) -> int:
-  """Bytes of whole arrays that the collectives of a device move in a step in bfloat16, but for scalars.
+  """Bytes of whole arrays that the collectives of a device move in a step, but for scalars.
 
   ZeRO-3 (https://arxiv.org/abs/1910.02054, section 7.2): kernels are gathered in both directions, the output's once;
   gradients are summed once within a group of `fsdp`, their shares once between groups. The input's table is looked up
   where it is: each device has its share of the width for all rows of its group, and shares are exchanged for rows.
-  Kernels' gradients are summed in bfloat16; those of tables that are looked up, and of vectors, in float32.
+  Kernels' gradients are summed in the compute dtype; those of tables that are looked up, and of vectors, in float32.
   """
+  import jax.numpy as jnp
+
   from lmjax import paths
 
   c, d, mesh = compiled.config.model, compiled.config.data, compiled.mesh.shape
   sizes = {name: math.prod(a.shape) for name, a in paths.flatten(compiled.abstract.params).items()}
-  kernels = sum(size for name, size in sizes.items() if name.startswith('layers') and name.endswith('/kernel'))
+  output = sizes.pop('head/output/kernel', sizes['embeddings/token/embedding'])
+  kernels = sum(size for name, size in sizes.items() if name.endswith('/kernel'))
   tables = sum(size for name, size in sizes.items() if name.endswith('/embedding'))
   vectors = sum(sizes.values()) - kernels - tables
-  output = sizes['embeddings/token/embedding']
+  of = jnp.dtype(c.dtype).itemsize
   if mesh['fsdp'] == 1:
-    return 2 * kernels + 2 * output + 4 * tables + 4 * vectors
+    return of * (kernels + output) + 4 * (tables + vectors)
   rows = d.batch_size // mesh['data']
-  within = 3 * 2 * kernels + 2 * 2 * output + 4 * vectors + 4 * rows * d.length
-  exchanged = 2 * 2 * rows * d.length * c.width // mesh['fsdp']
-  return within + exchanged + ((2 * kernels + 4 * tables) // mesh['fsdp'] if mesh['data'] > 1 else 0)
+  within = of * (3 * kernels + 2 * output) + 4 * vectors + 4 * rows * d.length
+  exchanged = 2 * of * rows * d.length * c.width // mesh['fsdp']
+  return within + exchanged + ((of * kernels + 4 * tables) // mesh['fsdp'] if mesh['data'] > 1 else 0)
 
 
 def compile_maxtext(out: str, words: list[str]) -> None:

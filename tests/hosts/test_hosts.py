@@ -75,27 +75,22 @@ def command(task, corpus, cache_dir, workdir, steps=6, **leaves):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('task, numbers', [('causal_lm', (1, 2, 4)), ('masked_lm', (1, 2))])
-def test_any_number_of_hosts_trains_alike(task, numbers, corpus, cache_dir, tmp_path):
+@pytest.mark.parametrize('task, others', [('causal_lm', 4), ('masked_lm', 2)])
+def test_any_number_of_hosts_trains_alike(task, others, corpus, cache_dir, tmp_path):
   """Several processes from the same command: the same losses; one checkpoint; resumed by another number."""
-  for processes in numbers:
+  for processes in (1, 2):
     said = run(processes, *command(task, corpus, cache_dir, tmp_path / str(processes)))
     assert 'done: step 6' in said[0]
     assert all('done: step' not in other for other in said[1:])  # one host alone speaks
-  alone = losses(tmp_path / '1')
+  alone, shared = losses(tmp_path / '1'), losses(tmp_path / '2')
   assert {step for _, step in alone} == {0, 1, 2, 3, 4, 5, 6}
-  for processes in numbers[1:]:
-    folder = tmp_path / str(processes)
-    assert losses(folder) == pytest.approx(alone, rel=1e-5)
-    assert sorted(os.listdir(folder / 'checkpoints')) == ['3', '6']
-  resumed = {before: numbers[-1] if before == 1 else 1 for before in numbers}
-  for before, processes in resumed.items():
+  assert shared == pytest.approx(alone, rel=1e-5)
+  assert sorted(os.listdir(tmp_path / '2' / 'checkpoints')) == ['3', '6']
+  for before, processes in {1: others, 2: 1}.items():
     said = run(processes, *command(task, corpus, cache_dir, tmp_path / str(before), 9))
     assert 'resuming from step 6' in said[0]
-  after = losses(tmp_path / '1')
-  assert ('valid', 9) in after
-  for before in numbers[1:]:
-    assert losses(tmp_path / str(before)) == pytest.approx(after, rel=1e-5)
+  alone, shared = losses(tmp_path / '1'), losses(tmp_path / '2')
+  assert ('valid', 9) in alone and shared == pytest.approx(alone, rel=1e-5)
 
 
 # What `lmjax.main` does, but that processes count as slices; and that every process says how it is laid out.

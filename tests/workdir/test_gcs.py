@@ -47,7 +47,7 @@ def store(tmp_path_factory):
     'GOOGLE_AUTH_TOKEN_FOR_TESTING': 'none',
     'GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT': 'false',  # it would ask Google what kind of bucket it is
     'NO_GCE_CHECK': 'true',
-    'XLA_FLAGS': '',
+    'XLA_FLAGS': conftest.QUICK,
   }
   server.terminate()
   server.wait()
