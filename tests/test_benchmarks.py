@@ -26,7 +26,7 @@ def benchmarks(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize('suite', [pytest.param(s, marks=pytest.mark.tpu_compile) if s == 'tpu' else s for s in SUITES])
 def test_a_suite_runs_and_leaves_its_rows(suite, tmp_path):
-  if suite == 'cpu':
+  if suite in ('cpu', 'gpu'):
     pytest.importorskip('torch')
   if suite == 'tpu':
     pytest.importorskip('libtpu')
@@ -43,6 +43,9 @@ def test_a_suite_runs_and_leaves_its_rows(suite, tmp_path):
     assert f'| {row["name"]} | {row["peer"]} | **{row["ratio"]:.2f}**' in done.stdout
   if suite == 'tpu':
     assert 'kernels ' in rows[0]['note'] and 'kernels 0 s' not in rows[0]['note']
+  if suite == 'gpu':
+    peers = [row['peer'] for row in rows if row['unit'] == 'tokens/s']
+    assert peers == 2 * ['torch.compile', 'plain torch']
   if suite == 'cpu':
     pairs = {(row['name'], row['peer']) for row in rows}
     assert pairs >= {(model, 'torch eager') for model in ('gpt2', 'bert', 'llama')}

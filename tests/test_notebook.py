@@ -14,8 +14,9 @@ FOLDER = ROOT / 'experiments' / 'notebooks'
 # One step before the newest: pip would gladly bring that.
 OLDER_JAX = '0.11.2'
 # The model is made smaller and the runs shorter, with a warm-up that fits: {a line of a cell: what is executed for it}.
+_LOAD = "config = load_config_file('configs/pretrain_clm.py'{})"
 SMALLER = {
-  "config = load_config_file('configs/pretrain_clm.py')": "config = load_config_file('configs/pretrain_clm.py', 'preset=mini')",
+  _LOAD.format(''): _LOAD.format(", 'preset=mini'"),
   'config.train.steps = 200': 'config.train.steps = 20\nconfig.optim.warmup_steps = 5',
   "config.init_from.path = 'runs/notebook_clm'": "config.init_from.path = 'runs/notebook_clm'\nconfig.train.steps = 20",
 }

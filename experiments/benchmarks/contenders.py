@@ -1,9 +1,10 @@
-"""Train steps that take turns: lmjax's own, and transformers with torch, each in a process of its own.
+"""Train steps that take turns: lmjax's own, and others with torch, each in a process of its own.
 
 As a program this is the other side of `Worker`: `contenders.py NAME SHAPE_AS_JSON`.
 """
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import resource
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,7 +26,7 @@ CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """What is computed, in float32; `chunk` (positions a row whose logits exist at one time) concerns lmjax alone."""
+  """What is computed; `chunk` (positions a row whose logits exist at one time) concerns lmjax alone."""
 
   model: str  # gpt2, bert or llama
   layers: int
@@ -34,10 +36,16 @@ class Shape:
   batch: int
   length: int
   chunk: int
+  kv_heads: int | None = None  # None: as many as heads
+  hidden: int | None = None
+  tied: bool = False  # Llama's output is its input's table, as it always is in the others
+  dtype: str = 'float32'  # of products; parameters are float32
 
   @property
   def mlp_width(self) -> int:
     """Llama's gated layers have three matrices where the others have two."""
+    if self.hidden is not None:
+      return self.hidden
     return 8 * self.width // 3 // 32 * 32 if self.model == 'llama' else 4 * self.width
 
   @property
@@ -47,23 +55,32 @@ class Shape:
 
 
 class Worker:
-  """One contender in a process of its own, spoken to in lines of JSON.
+  """One contender in a process of its own, spoken to in lines of JSON; with `wait`, alone until its first step."""
 
-  Attributes:
-    first: {'start': seconds from the start of the process to the end of its first step}.
-    error: why it failed, or None.
-  """
-
-  def __init__(self, name: str, shape: Shape, environment: dict | None = None):
-    began = time.perf_counter()
+  def __init__(self, name: str, shape: Shape, environment: dict | None = None, wait: bool = True):
+    self._began = time.perf_counter()
     command = [sys.executable, __file__, name, json.dumps(dataclasses.asdict(shape))]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     self.process = subprocess.Popen(command, text=True, env=os.environ | (environment or {}), **pipes)
-    self.first = self._read() | {'start': time.perf_counter() - began}
-    self.error = self.first.get('error')
+    if wait:
+      _ = self.first
+
+  @functools.cached_property
+  def first(self) -> dict:
+    """Waits for its first step: {'start': seconds from the start of the process to the end of that}.
+
+    Of lmjax also what its program is: kernels (cuDNN's attention), needed (peak bytes by the compiler), flops (of a
+    step), peak_flops (of the device, or None).
+    """
+    return self._read() | {'start': time.perf_counter() - self._began}
+
+  @property
+  def error(self) -> str | None:
+    """Why it failed."""
+    return self.first.get('error')
 
   def ask(self, steps: int) -> dict:
-    """Has it take so many steps: seconds, loss and peak_bytes, the highest resident set of the process so far."""
+    """Has it take so many steps: seconds, loss and peak_bytes, so far, of the GPU, or else the highest resident set."""
     self.process.stdin.write(json.dumps({'steps': steps}) + '\n')
     self.process.stdin.flush()
     answer = self._read()
@@ -91,10 +108,10 @@ def work(name: str, shape: Shape):
     answers.flush()
 
   try:
-    step = Lmjax(shape) if name == 'lmjax' else make_torch(shape, compiled=name == 'torch.compile')
-    step()
-    answer(ready=True)
-    step()  # what is done once more (allocation, recompilation) stays out of the first round
+    step = Lmjax(shape) if name == 'lmjax' else Torch(shape, name)
+    float(step())
+    answer(**step.about)
+    float(step())  # what is done once more (allocation, recompilation) stays out of the first round
   except Exception as error:  # a missing compiler, an operation that is not there: reported in the table
     return answer(error=f'{type(error).__name__}: {str(error).strip().splitlines()[0]}')
   for line in sys.stdin:
@@ -102,8 +119,10 @@ def work(name: str, shape: Shape):
     began = time.perf_counter()
     for _ in range(steps):
       loss = step()
+    loss = float(loss)  # which waits for the last step
     seconds = time.perf_counter() - began
-    answer(seconds=seconds, loss=loss, peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    peak = step.device_peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    answer(seconds=seconds, loss=loss, peak_bytes=peak)
 
 
 def make_batch(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
@@ -117,8 +136,9 @@ def make_batch(shape: Shape) -> tuple[np.ndarray, np.ndarray]:
 
 def settings(shape: Shape) -> dict[str, object]:
   """The settings of a run of lmjax that computes this shape."""
-  given = dict(layers=shape.layers, width=shape.width, heads=shape.heads, kv_heads=shape.heads)
-  given |= dict(mlp_width=shape.mlp_width, vocab_multiple=1, scan=False, remat='none', dtype='float32')
+  given = dict(layers=shape.layers, width=shape.width, heads=shape.heads, kv_heads=shape.kv_heads or shape.heads)
+  given |= dict(mlp_width=shape.mlp_width, vocab_multiple=1, scan=False, remat='none', dtype=shape.dtype)
+  given |= dict(tied_embeddings=shape.tied or shape.model != 'llama')
   given |= dict.fromkeys(('embedding_dropout', 'attention_dropout', 'residual_dropout'), 0.0)
   if shape.model != 'llama':
     given['max_length'] = shape.length + 1
@@ -136,16 +156,17 @@ def settings(shape: Shape) -> dict[str, object]:
 
 
 class Lmjax:
-  """A run of lmjax; calling it takes one step, compiled as a run's is, and returns the loss."""
+  """A run of lmjax; calling it takes one step, compiled as a run's is, and returns what the loss can be read from."""
 
   def __init__(self, shape: Shape):
     import jax
 
     from lmjax import config as config_lib
     from lmjax import optim, sharding
+    from lmjax.models import flops
     from lmjax.schema.command_line import load_config_file
     from lmjax.tasks import prepare
-    from lmjax.training import compiled, state, step
+    from lmjax.training import compiled, progress, state, step
 
     file, preset = ('pretrain_mlm.py', 'bert_base') if shape.model == 'bert' else ('pretrain_clm.py', 'gpt2_small')
     raw = load_config_file(CONFIGS / file, f'preset={"llama_60m" if shape.model == "llama" else preset}')
@@ -164,21 +185,70 @@ class Lmjax:
       batch = dict(inputs=rows[:, :-1], slots=slots, targets=targets, weights=ones, shown=ones)
     key = jax.device_put(step.dropout_key(0), sharding.replicated(mesh))
     self._step, self._rest = found.program, (sharding.shard_batch(batch, mesh), key)
+    self.about = dict(
+      kernels=found.program.as_text().count('custom_call_target="__cudnn$fmha'),
+      needed=found.needed,
+      flops=progress.step_flops(self.task),
+      peak_flops=flops.peak_flops(jax.devices()[0]),
+    )
 
-  def __call__(self) -> float:
+  def __call__(self) -> 'Loss':
     """Takes a step."""
     self.state, report = self._step(self.state, *self._rest)
-    total, weight = report['pairs']['loss']
-    return float(total) / float(weight)
+    return Loss(*report['pairs']['loss'])
+
+  def device_peak(self) -> int | None:
+    """Highest bytes in use on the device, where it counts them."""
+    import jax
+
+    return (jax.devices()[0].memory_stats() or {}).get('peak_bytes_in_use')
 
 
-def make_torch(shape: Shape, compiled: bool):
-  """The same with transformers and torch.optim.AdamW, both at their fastest: SDPA attention, the fused optimizer."""
+class Loss(NamedTuple):
+  """A sum and its weight, which may still be on their way."""
+
+  total: object
+  weight: object
+
+  def __float__(self) -> float:
+    return float(self.total) / float(self.weight)
+
+
+class Torch:
+  """The same with torch.optim.AdamW: 'torch eager' and 'torch.compile' are transformers, 'plain torch' is written out
+  and compiled. All at their fastest: SDPA attention (on a GPU its flash kernel, or it fails), the fused optimizer."""
+
+  about: dict = {}
+
+  def __init__(self, shape: Shape, name: str):
+    import torch
+
+    self._step = make_torch(shape, name, 'cuda' if torch.cuda.is_available() else 'cpu')
+
+  def __call__(self):
+    """Takes a step; returns its loss, a tensor."""
+    return self._step()
+
+  def device_peak(self) -> int | None:
+    """Highest bytes of a GPU's tensors."""
+    import torch
+
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
+def make_torch(shape: Shape, name: str, device: str):
+  """A function that takes a step."""
   import torch
+  from torch.nn.attention import SDPBackend, sdpa_kernel
 
   torch.manual_seed(0)
   torch.set_num_threads(len(os.sched_getaffinity(0)))
-  model = transformers_model(shape).train()
+  if name == 'plain torch':
+    import plain_torch
+
+    model = plain_torch.Decoder(shape).train().to(device)
+  else:
+    model = transformers_model(shape).train().to(device)
   tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
   decayed = [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
   kept = [p for p in model.parameters() if p.ndim != 2 or id(p) in tables]
@@ -189,21 +259,28 @@ def make_torch(shape: Shape, compiled: bool):
     eps=ADAMW['eps'],
     fused=True,
   )
-  rows, slots = (torch.from_numpy(a.astype(np.int64)) for a in make_batch(shape))
+  rows, slots = (torch.from_numpy(a.astype(np.int64)).to(device) for a in make_batch(shape))
+  inputs, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
   if shape.model == 'bert':
-    inputs = rows[:, :-1].contiguous()
     labels = torch.full_like(inputs, LABEL_IGNORED).scatter(1, slots, inputs.gather(1, slots))
+    batch = dict(input_ids=inputs, labels=labels)
+  elif name == 'plain torch':
+    batch = dict(inputs_BT=inputs, targets_BT=targets)
   else:
-    inputs = labels = rows  # the labels are shifted by transformers
-  forward = torch.compile(model) if compiled else model
+    batch = dict(input_ids=inputs, labels=targets, shift_labels=targets)
+  forward = model if name == 'torch eager' else torch.compile(model)
+  kernels = [SDPBackend.FLASH_ATTENTION] + ([] if device == 'cuda' else [SDPBackend.MATH])
+  mixed = torch.autocast(device, torch.bfloat16, enabled=shape.dtype == 'bfloat16')
 
   def step():
-    loss = forward(input_ids=inputs, labels=labels).loss
+    with mixed, sdpa_kernel(kernels):
+      loss = forward(**batch)
+    loss = loss if name == 'plain torch' else loss.loss
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
     optimizer.step()
-    return loss.item()
+    return loss.detach()
 
   return step
 
@@ -231,7 +308,8 @@ def transformers_model(shape: Shape):
   if c.model == 'bert':
     off = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     return transformers.BertForMaskedLM(transformers.BertConfig(**sizes, **off))
-  return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, use_cache=False))
+  sizes |= dict(num_key_value_heads=c.kv_heads or c.heads, tie_word_embeddings=c.tied, use_cache=False)
+  return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
 
 
 if __name__ == '__main__':

@@ -2,12 +2,12 @@
 
   python experiments/benchmarks/run.py --suite=cpu [--out=DIR]
 
-cpu: train steps against transformers with torch. start: from the start of a process to the end of its first step,
-with compiled programs at hand against without. memory: peak bytes of the loss over a large vocabulary, against logits
-that are written out. checkpoint: how long a save stops the loop, and the rate of restoring. growth: tokens a second of
-a large batch against a small one, and steps compiled for 8, 64 and 256 TPU chips that are not here. tpu: steps compiled
-for eight of them, against MaxText's. --rounds=N is how often contenders take turns; --tiny takes the smallest sizes,
-for a test.
+cpu: train steps against transformers with torch. gpu: the same on one NVIDIA GPU, and against a plain loop. start: from
+the start of a process to the end of its first step, with compiled programs at hand against without. memory: peak bytes
+of the loss over a large vocabulary, against logits that are written out. checkpoint: how long a save stops the loop,
+and the rate of restoring. growth: tokens a second of a large batch against a small one, and steps compiled for 8, 64
+and 256 TPU chips that are not here. tpu: steps compiled for eight of them, against MaxText's. --rounds=N is how often
+contenders take turns; --tiny takes the smallest sizes, for a test.
 
 Shared machines change their speed by the minute: so ratios are taken within a round, between contenders that take
 turns, and their median over the rounds is given with the least and the greatest. Needs the extra `parity` for torch;
@@ -23,6 +23,7 @@ import os
 import pathlib
 import platform
 import shlex
+import shutil
 import statistics
 import sys
 import tempfile
@@ -35,6 +36,17 @@ from contenders import Shape, Worker
 PEERS = ('torch eager', 'torch.compile')
 SIZES = dict(layers=6, width=384, heads=6, vocab=8192, batch=16, length=256, chunk=64)
 TINY = dict(layers=1, width=32, heads=2, vocab=320, batch=2, length=16, chunk=8)
+
+GPU_PEERS = ('torch.compile', 'plain torch')
+_GPT2_SMALL = dict(model='gpt2', layers=12, width=768, heads=12, vocab=50304)
+_LLAMA_1B = dict(model='llama', layers=16, width=2048, heads=32, kv_heads=8, hidden=8192, vocab=128256, tied=True)
+ON_GPU = {
+  f'{name}, {length:,}': Shape(**sizes, batch=tokens // length, length=length, chunk=512, dtype='bfloat16')
+  for name, sizes, tokens in (('gpt2_small', _GPT2_SMALL, 32768), ('llama_1b', _LLAMA_1B, 8192))
+  for length in (1024, 4096)
+}
+_SMALL = TINY | dict(kv_heads=1, dtype='bfloat16')
+TINY_ON_GPU = {'gpt2': Shape('gpt2', **(_SMALL | dict(kv_heads=2))), 'llama': Shape('llama', **_SMALL, tied=True)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +91,39 @@ def cpu(rounds: int, tiny: bool) -> list[Row]:
   return rows
 
 
-def take_turns(workers: dict[str, Worker], rounds: int) -> dict[str, list[dict]]:
-  """The answers of each worker to a step a round. Those that failed are reported and left out; lmjax may not."""
+def gpu(rounds: int, tiny: bool) -> list[Row]:
+  """The same in bfloat16 on one GPU: tokens a second, peak bytes, and what the compiler said of them."""
+  if shutil.which('nvidia-smi') is None and not tiny:
+    raise SystemExit('--suite=gpu needs an NVIDIA GPU; --tiny tries it without one')
+  # beside each other on one device, so memory is taken as it is needed; started together, since most of it is compiling
+  environment = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'} | ({'TORCHDYNAMO_DISABLE': '1'} if tiny else {})
+  rows = []
+  for name, shape in (TINY_ON_GPU if tiny else ON_GPU).items():
+    workers = {one: Worker(one, shape, environment, wait=False) for one in ('lmjax', *GPU_PEERS)}
+    steps = 1 if tiny else 10
+    answers = take_turns(workers, rounds, steps)
+    about, mine = workers['lmjax'].first, answers['lmjax'][-1]
+    if not tiny and not about.get('kernels'):
+      raise SystemExit(f"{name}: lmjax's program has none of cuDNN's attention kernels")
+    rates = {one: [shape.tokens * steps / answer['seconds'] for answer in found] for one, found in answers.items()}
+    for peer in [peer for peer in GPU_PEERS if peer in rates]:
+      theirs = answers[peer][-1]
+      note = f'losses {mine["loss"]:.3f}, {theirs["loss"]:.3f}'
+      if at_peak := about['peak_flops']:
+        mfu = (statistics.median(rates[one]) * about['flops'] / shape.tokens / at_peak for one in ('lmjax', peer))
+        note += '; MFU ' + ', '.join(f'{share:.1%}' for share in mfu)
+      rows.append(Row.of(name, peer, rates['lmjax'], rates[peer], 'tokens/s', note))
+      rows.append(Row.of(name, peer, [float(mine['peak_bytes'])], [float(theirs['peak_bytes'])], 'bytes'))
+    if about['kernels']:
+      needed = [about['needed']], [float(mine['peak_bytes'])]
+      rows.append(
+        Row.of(name, 'its peak in use', *needed, 'bytes, by the compiler', f'{about["kernels"]} cuDNN kernels')
+      )
+  return rows
+
+
+def take_turns(workers: dict[str, Worker], rounds: int, steps: int = 1) -> dict[str, list[dict]]:
+  """The answers of each worker to so many steps a round. Those that failed are reported and left out; lmjax may not."""
   for name, worker in workers.items():
     if worker.error:
       print(f'{name} failed: {worker.error}', file=sys.stderr, flush=True)
@@ -91,14 +134,14 @@ def take_turns(workers: dict[str, Worker], rounds: int) -> dict[str, list[dict]]
   for number in range(rounds):
     shift = number % len(running)  # nobody always goes first
     for name in running[shift:] + running[:shift]:
-      answers[name].append(workers[name].ask(steps=1))
+      answers[name].append(workers[name].ask(steps))
   for name in running:
     workers[name].end()
   return answers
 
 
 def growth(rounds: int, tiny: bool) -> list[Row]:
-  """Tokens a second of a large batch against a small one; and, with the TPU's compiler, steps on more and more chips."""
+  """Tokens a second of a large batch against a small one; and, with the TPU's compiler, steps on more chips."""
   sizes = TINY if tiny else SIZES | dict(layers=3)
   shapes = {f'lmjax, batch {batch}': Shape('gpt2', **sizes | dict(batch=batch)) for batch in (8, 64)}
   answers = take_turns({name: Worker('lmjax', shape) for name, shape in shapes.items()}, rounds)
@@ -232,7 +275,15 @@ def _seconds(call) -> float:
   return time.perf_counter() - began
 
 
-SUITES = {'cpu': cpu, 'start': start, 'memory': memory, 'checkpoint': checkpoint, 'growth': growth, 'tpu': tpu}
+SUITES = {
+  'cpu': cpu,
+  'gpu': gpu,
+  'start': start,
+  'memory': memory,
+  'checkpoint': checkpoint,
+  'growth': growth,
+  'tpu': tpu,
+}
 COMPILERS_FIGURES = ('memory', 'tpu')  # which no round changes
 
 

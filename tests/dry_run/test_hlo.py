@@ -117,12 +117,12 @@ HloModule jit_step
 
 %begin (a: bf16[4,64]) -> bf16[8,64] {
   %a = bf16[4,64]{1,0} parameter(0)
-  ROOT %g = bf16[8,64]{1,0} all-gather(%a), channel_id=2, dimensions={0}, backend_config={"async_collective_fusion_config":{}}
+  ROOT %g = bf16[8,64]{1,0} all-gather(%a), channel_id=2, backend_config={"async_collective_fusion_config":{}}
 }
 
 %end (a: bf16[4,64]) -> bf16[8,64] {
   %a = bf16[4,64]{1,0} parameter(0)
-  ROOT %g = bf16[8,64]{1,0} all-gather(%a), channel_id=2, dimensions={0}, backend_config={"async_collective_fusion_config":{}}
+  ROOT %g = bf16[8,64]{1,0} all-gather(%a), channel_id=2, backend_config={"async_collective_fusion_config":{}}
 }
 
 ENTRY %main (x: bf16[8,64], a: bf16[4,64]) -> bf16[8,64] {
