@@ -144,7 +144,7 @@ def described(compiled: Compiled, target: topology.Target, known_steps: int | No
     lines = [f'{kind}: {t.times:,} a step, {_size(t.bytes)}' for kind, t in traffic.items()]
     rows.append(('collectives', lines or 'none'))
   rows.append(('time', _time(flops, devices, flops_lib.peak_flops(target.devices[0]), known_steps)))
-  rows.append(('checkpoint', f'{_size(whole)} each, before compression'))
+  rows.append(('checkpoint', f'{_size(whole)} each'))
   rows.append(('compiled', f'in {compiled.seconds:.1f} s'))
   separator = '\n' + ' ' * 15
   return '\n'.join(f'{name:>13}  {text if isinstance(text, str) else separator.join(text)}' for name, text in rows)
