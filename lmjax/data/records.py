@@ -2,7 +2,8 @@
 
 A record of classification has id, text, text_pair (None where there is one text) and label; of extractive_qa id,
 question, context and answers, a list of {'text', 'answer_start'}, empty for a question without an answer; of
-summarization id, document and summary. All values are strings but for the answers.
+summarization id, document and summary. All values are strings but for the answers. Where labels need not be there, as
+in a prediction, a record may lack label, answers or summary.
 """
 
 import collections
@@ -100,7 +101,7 @@ def read(
   for number, (where, record) in enumerate(_questions(raw) if kind == 'extractive_qa' else raw):
     fields = fields or tuple(_usual(record, name) for name in names)  # as they are called in the first record
     values: dict = {name: _value(record, field, name, where, bad_text, counts) for name, field in zip(names, fields)}
-    if kind == 'extractive_qa':
+    if kind == 'extractive_qa' and (labelled or _has_answers(record)):
       values['answers'] = _answers(record, where, bad_text)
     if is_tfds and values.get('label') == '-1':
       raise DataError(f'{where}: label -1, which stands for a hidden one; labels must be known; choose another split')
@@ -220,9 +221,24 @@ def _questions(raw: Iterator[tuple[str, dict]]) -> Iterator[tuple[str, dict]]:
       raise DataError(f'{where}: {problem}; {rule}; see rajpurkar.github.io/SQuAD-explorer') from None
 
 
+def _has_answers(record: dict) -> bool:
+  """Whether a record says what is right: answers, or that there are none."""
+  return record.get('answers') is not None or _is_impossible(record)
+
+
+def _is_impossible(record: dict) -> bool:
+  return record.get('is_impossible') in (True, 'true', 'True')
+
+
 def _answers(record: dict, where: str, bad_text: BadText) -> list[dict] | None:
-  """The answers as a list of {'text', 'answer_start'}, from a list or from TFDS's pair of arrays; None: bad text."""
-  answers = [] if record.get('is_impossible') else record.get('answers', [])
+  """The answers as a list of {'text', 'answer_start'}, from a list or from TFDS's pair of arrays; None: bad text.
+
+  An empty text stands for no answer.
+  """
+  if not _has_answers(record):
+    rule = 'each question must have answers, or is_impossible: true; a set without can be predicted, not scored'
+    raise DataError(f'{where}: no answers; {rule}; fields there: {files.listed(sorted(record))}')
+  answers = [] if _is_impossible(record) else record['answers']
   try:
     if isinstance(answers, dict):
       answers = [{'text': t, 'answer_start': s} for t, s in zip(answers['text'], answers['answer_start'])]
@@ -233,7 +249,8 @@ def _answers(record: dict, where: str, bad_text: BadText) -> list[dict] | None:
       text, _ = documents.clean(answer['text'], where, bad_text)
       if text is None:
         return None
-      cleaned.append({'text': text, 'answer_start': int(answer['answer_start'])})
+      if text.strip():
+        cleaned.append({'text': text, 'answer_start': int(answer['answer_start'])})
     return cleaned
   except DataError:
     raise

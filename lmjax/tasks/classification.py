@@ -14,7 +14,7 @@ from lmjax.objectives import classification
 from lmjax.reports import pictures
 from lmjax.scoring import classification as scoring
 from lmjax.tasks.causal_lm import quote
-from lmjax.tasks.fine_tuning import Examples, FineTuningTask, encode
+from lmjax.tasks.fine_tuning import Examples, FineTuningTask
 
 
 class Classification(FineTuningTask):
@@ -63,8 +63,8 @@ class Classification(FineTuningTask):
   def rows_of(self, items: list[dict]) -> Examples:
     """A row a record: its text, or both, with special tokens around; the end of the longer one is cut off."""
     begin, between, end = self.special_tokens
-    firsts = encode(self.tokenizer, [record['text'] for record in items])
-    seconds = encode(self.tokenizer, [record.get('text_pair') or '' for record in items])
+    firsts = self.tokenizer.encode_each([record['text'] for record in items])
+    seconds = self.tokenizer.encode_each([record.get('text_pair') or '' for record in items])
     rows = []
     for record, first, second in zip(items, firsts, seconds):
       paired = record.get('text_pair') is not None

@@ -6,6 +6,7 @@ Legend: T length of a row, N tokens of a context.
 import collections
 import dataclasses
 import json
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from lmjax.models.heads import HeadedModel
 from lmjax.objectives import spans
 from lmjax.scoring import squad
 from lmjax.tasks.causal_lm import quote
-from lmjax.tasks.fine_tuning import SHOWN, Examples, FineTuningData, FineTuningTask, encode
+from lmjax.tasks.fine_tuning import SHOWN, Examples, FineTuningData, FineTuningTask
 
 
 class ExtractiveQA(FineTuningTask):
@@ -42,7 +43,10 @@ class ExtractiveQA(FineTuningTask):
   @classmethod
   def resolve(cls, objective, read: records.Records):
     """Whether there are questions without an answer."""
-    without = sum(not record['answers'] for record in read.splits['train'])
+    train = read.splits['train']
+    without = sum(not record['answers'] for record in train)
+    if train and without == len(train):
+      raise DataError(f'data.train: none of {without:,} questions has an answer; some must have one; check answers')
     if objective.no_answer is None:
       return dataclasses.replace(objective, no_answer=without > 0)
     if without and not objective.no_answer:
@@ -62,51 +66,59 @@ class ExtractiveQA(FineTuningTask):
     counts: collections.Counter = collections.Counter()
     splits = {split: self.rows_of(items, counts if split == 'train' else None) for split, items in read.splits.items()}
     train = splits['train']
-    kept = [i for i, row in enumerate(train.rows) if not row['skip']]
-    if not kept:
+    kept = np.flatnonzero(~train.rows.skipped)
+    if not kept.size:
       rule = 'no question has an answer that stands in its context'
       raise DataError(f'data.train: {rule}; check answers and answer_start')
-    splits['train'] = Examples(train.records, [train.rows[i] for i in kept], train.owners[kept])
+    splits['train'] = Examples(train.records, train.rows.some(kept), train.owners[kept])
     description = [read.description, f'{len(kept):,} train windows', *records.counted(counts)]
     return FineTuningData(splits, read.contents, ', '.join(description))
 
   def rows_of(self, items: list[dict], counts: collections.Counter | None = None) -> Examples:
-    """A row a window of each record's context: the question, then the window, with special tokens around."""
-    begin, between, end = self.special_tokens
-    counts, rows, owners = collections.Counter() if counts is None else counts, [], []
-    questions = encode(self.tokenizer, [record['question'] for record in items])
-    contexts = self.tokenizer.encode_with_offsets([record['context'] for record in items])
-    for number, (record, question, (context, offsets_N2)) in enumerate(zip(items, questions, contexts)):
-      counts['questions cut'] += len(question) > self.objective.max_question
-      question = question[: self.objective.max_question]
-      answer, skip = self._answer(record, offsets_N2, counts)
-      second = len(question) + 2
-      window = self.data.length - second - 1
-      for low, high in windows(len(context), window, min(self.objective.stride, window)):
-        tokens = [begin, *question, between, *context[low:high], end]
-        null = 0 if self.bidirectional else len(tokens) - 1
-        whole = answer is not None and low <= answer[0] and answer[1] < high
-        places = (answer[0] - low + second, answer[1] - low + second) if whole else (null, null)
-        row = {'tokens': np.array(tokens, np.int32), 'second': second, 'low': low, 'null': null, 'places': places}
-        rows.append({**row, 'offsets': offsets_N2, 'context': record['context'], 'skip': skip})
-        owners.append(number)
-    return Examples(items, rows, np.array(owners, np.int64))
+    """A row a window of each record's context: the question, then the window, with special tokens around.
 
-  def _answer(self, record, offsets_N2, counts) -> tuple[tuple[int, int] | None, bool]:
-    """First and last context token of the first answer, and whether the record is unfit for training."""
-    if not record.get('answers'):
-      return None, False
-    text, start = record['answers'][0]['text'], record['answers'][0]['answer_start']
-    place = locate(record['context'], text, start)
-    counts['answers not where their record says'] += place != start
-    span = None if place is None else token_span(offsets_N2, place, place + len(text))
-    if span is None:
-      return None, True
-    begin, end = character_span(record['context'], offsets_N2, *span)
-    counts['answers whose ends fall inside a token'] += record['context'][begin:end] != text.strip()
-    too_long = span[1] - span[0] >= self.objective.max_answer
-    counts['answers longer than objective.max_answer'] += too_long
-    return span, too_long
+    A context is tokenised once, however many questions there are about it, and its windows are cut when they are read.
+    """
+    counts, table = collections.Counter() if counts is None else counts, []
+    texts = list(dict.fromkeys(record['context'] for record in items))
+    contexts = dict(zip(texts, self.tokenizer.encode_with_offsets(texts)))
+    questions = []
+    for number, question in enumerate(self.tokenizer.encode_each([record['question'] for record in items])):
+      counts['questions cut'] += len(question) > self.objective.max_question
+      questions.append(question[: self.objective.max_question])
+      context, offsets_N2 = contexts[items[number]['context']]
+      answers, too_long = self._answers(items[number], offsets_N2, counts)
+      room = self.data.length - len(questions[-1]) - 3
+      for low, high in windows(len(context), room, min(self.objective.stride, room)):
+        place = next(((first, last) for first, last in answers if low <= first and last < high), (-1, -1))
+        # none would be wrong where there is an answer that cannot be given
+        skip = place == (-1, -1) and any(first < high and low <= last for first, last in too_long)
+        table.append((number, low, high, *place, skip))
+    rows = Windows(items, questions, contexts, self.special_tokens, self.bidirectional, np.array(table, np.int32))
+    return Examples(items, rows, rows.table[:, 0])
+
+  def _answers(self, record, offsets_N2, counts) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """First and last context token of each right answer, in their order: those that may be given, and the longer ones.
+
+    Where none of a record's answers may be given, its whole context counts as one that is too long.
+    """
+    may_be_given, too_long, right = [], [], record.get('answers', ())
+    for answer in right:
+      text, start = answer['text'], answer['answer_start']
+      place = locate(record['context'], text, start)
+      counts['answers not where their record says'] += place != start
+      span = None if place is None else token_span(offsets_N2, place, place + len(text))
+      if span is None:
+        continue
+      begin, end = character_span(record['context'], offsets_N2, *span)
+      counts['answers whose ends fall inside a token'] += record['context'][begin:end] != text.strip()
+      (may_be_given if span[1] - span[0] < self.objective.max_answer else too_long).append(span)
+    counts['questions without an answer'] += right == []
+    if right and not may_be_given:
+      why = 'longer than objective.max_answer' if too_long else 'not in its context'
+      counts[f'questions left out, with an answer {why}'] += 1
+      too_long = [(0, len(offsets_N2))]
+    return may_be_given, too_long
 
   def example(self, row, rng) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, segment_types, candidates [T]; starts, ends and weights (scalars)."""
@@ -208,6 +220,50 @@ class ExtractiveQA(FineTuningTask):
   def load_calibration(self, calibration: dict) -> None:
     """Takes back what `calibration` gave."""
     self.threshold = calibration['no_answer_threshold']
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows(Sequence):
+  """Rows of questions, cut when they are asked for.
+
+  A row is a dict: tokens (int32), second (the place of the window's first token), low (that token's number in the
+  context), null (the place that stands for no answer), places (those of the answer's first and last token), and the
+  context with its tokens' offsets.
+
+  Attributes:
+    table: int32 [rows, 6]: record, the window's first token and its end, the answer's first and last token in the
+      context (-1: none), and whether the row is unfit for training.
+  """
+
+  records: list[dict]
+  questions: list[np.ndarray]
+  contexts: dict[str, tuple[np.ndarray, np.ndarray]]
+  special_tokens: tuple[int, int, int]
+  bidirectional: bool
+  table: np.ndarray
+
+  def __len__(self):
+    return len(self.table)
+
+  def __getitem__(self, index):
+    number, low, high, first, last, _ = map(int, self.table[index])
+    begin, between, end = self.special_tokens
+    question, context = self.questions[number], self.records[number]['context']
+    ids_N, offsets_N2 = self.contexts[context]
+    tokens = np.array([begin, *question, between, *ids_N[low:high], end], np.int32)
+    second, null = len(question) + 2, 0 if self.bidirectional else len(tokens) - 1
+    places = (null, null) if first < 0 else (first - low + second, last - low + second)
+    row = {'tokens': tokens, 'second': second, 'low': low, 'null': null, 'places': places}
+    return row | {'offsets': offsets_N2, 'context': context}
+
+  @property
+  def skipped(self) -> np.ndarray:
+    """Whether each row is unfit for training; bool [rows]."""
+    return self.table[:, 5].astype(bool)
+
+  def some(self, kept: np.ndarray) -> 'Windows':
+    """The rows with these numbers."""
+    return dataclasses.replace(self, table=self.table[kept])
 
 
 def _gold(items: list[dict]) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ Legend: B batch, T length.
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import jax
@@ -28,7 +28,7 @@ class Examples:
   """The rows of one split, each a dict of arrays; a record may give several: `owners` has the record of each row."""
 
   records: list[dict]
-  rows: list[dict]
+  rows: Sequence[dict]
   owners: np.ndarray
 
   def __len__(self):
@@ -172,8 +172,3 @@ class FineTuningTask(Task):
       line = {'id': record['id'], **right, 'prediction': prediction, 'score': score}
       lines.append(json.dumps(line, ensure_ascii=False) + '\n')
     return {f'predictions_{split}.jsonl': ''.join(lines)}
-
-
-def encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[np.ndarray]:
-  """int32 ids of each text."""
-  return (np.array(ids, np.int32) for ids in tokenizer.encode_batch(texts))

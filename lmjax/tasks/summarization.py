@@ -16,7 +16,7 @@ from lmjax.objectives import conditional
 from lmjax.objectives.config import ConditionalConfig
 from lmjax.scoring import generation
 from lmjax.tasks.causal_lm import quote
-from lmjax.tasks.fine_tuning import SHOWN, Examples, FineTuningTask, encode
+from lmjax.tasks.fine_tuning import SHOWN, Examples, FineTuningTask
 
 # Prompts are padded to this many tokens, or twice, four times, ... as many: each length compiles once.
 SMALLEST_BUCKET = 64
@@ -72,8 +72,8 @@ class Summarization(FineTuningTask):
 
   def rows_of(self, items: list[dict]) -> Examples:
     """A row a record."""
-    documents = encode(self.tokenizer, [record['document'] for record in items])
-    summaries = encode(self.tokenizer, [record.get('summary', '') for record in items])
+    documents = self.tokenizer.encode_each([record['document'] for record in items])
+    summaries = self.tokenizer.encode_each([record.get('summary', '') for record in items])
     rows = []
     for document, summary in zip(documents, summaries):
       prompt = self.prompt(document)
@@ -145,7 +145,7 @@ class Summarization(FineTuningTask):
         leads = [generation.lead(record['document'], self.objective.lead) for record in items]
         self._lead = items, generation.scores(names, leads, references)
       values |= {f'lead_{name}': value for name, value in self._lead[1].items()}
-    lengths = np.array([len(ids) for ids in encode(self.tokenizer, [record['document'] for record in items])])
+    lengths = np.array([len(ids) for ids in self.tokenizer.encode_each([record['document'] for record in items])])
     read = lengths if self.objective.long_documents == 'chunks' else np.minimum(lengths, self.max_document_tokens)
     return values | {'read_share': float(read.sum() / max(lengths.sum(), 1))}
 

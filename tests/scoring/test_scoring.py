@@ -3,6 +3,7 @@
 import collections
 import itertools
 import random
+import string
 
 import numpy as np
 import pytest
@@ -194,6 +195,9 @@ def test_squad_scores_are_those_of_torchmetrics():
     ('"Go." He said “Go.” “Why?” 3.5 is no end.', ['"Go."', 'He said “Go.”', '“Why?”', '3.5 is no end.']),
     ('Élan. Über alles.', ['Élan.', 'Über alles.']),
     ('Spaces.   \t Kept  inside.', ['Spaces.', 'Kept  inside.']),
+    ('法院驳回上诉。“维持原判。”结束！好', ['法院驳回上诉。', '“维持原判。”', '结束！', '好']),
+    ('अपील खारिज। आदेश बरकरार।', ['अपील खारिज।', 'आदेश बरकरार।']),
+    ('حكمت المحكمة. ثم استأنف هو؟ نعم', ['حكمت المحكمة.', 'ثم استأنف هو؟', 'نعم']),
   ],
 )
 def test_sentences(text, expected):
@@ -230,6 +234,39 @@ def test_rouge_worked_by_hand():
   found = generation.rouge(['The cats sat. On mats'], ['On a mat the cat sits'])
   # stems: the cat sat on mat | on a mat the cat sit; sentence by sentence, 'the cat' and 'on mat' are both in order
   assert found == pytest.approx({'rouge1': 8 / 11, 'rouge2': 2 / 9, 'rougeL': 4 / 11, 'rougeLsum': 8 / 11})
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    'Суд отклонил иск.',
+    'न्यायालय ने अपील खारिज की।',
+    '法院驳回上诉。',
+    'ศาลยกฟ้อง',
+    'المحكمة رفضت الدعوى',
+    'Größe über alles',
+  ],
+)
+def test_rouge_of_any_script_against_itself_is_one(text):
+  assert generation.rouge([text], [text]) == dict.fromkeys(generation.ROUGE_TYPES, 1.0)
+
+
+def test_rouge_counts_words_of_other_scripts():
+  """A word where there are spaces, a character where there are none, composed or not, and never a part of a word."""
+  rouge1 = lambda *pair: generation.rouge(*([text] for text in pair))['rouge1']
+  assert rouge1('Суд отклонил иск', 'суд удовлетворил ИСК') == pytest.approx(2 / 3)
+  assert rouge1('法院驳回', '法院支持') == 0.5
+  assert rouge1('über', 'ber') == rouge1('naïve', 'na ve') == rouge1('क', 'की') == 0.0
+  assert rouge1('cafe\u0301', 'CAFÉ') == 1.0
+
+
+def test_words_of_ascii_are_the_librarys():
+  from rouge_score import tokenizers
+
+  library, draw = tokenizers.DefaultTokenizer(use_stemmer=True), random.Random(0)
+  for _ in range(300):
+    text = ''.join(draw.choice(string.printable + 10 * 'aeinst ') for _ in range(80))
+    assert generation.Words().tokenize(text) == library.tokenize(text)
 
 
 def test_nothing_is_logged_while_rouge_is_counted(capfd, caplog):

@@ -12,7 +12,7 @@ from lmjax import config as config_lib
 from lmjax import evaluate, predict
 from lmjax import train as train_lib
 from lmjax.data.batches import windows
-from lmjax.data.tokens.tokenizer import train_tokenizer
+from lmjax.data.tokens.tokenizer import Tokenizer, train_tokenizer
 from lmjax.errors import DataError
 from lmjax.scoring import squad
 from lmjax.tasks import prepare
@@ -184,6 +184,90 @@ def test_misplaced_answers_are_counted_and_found(files, tmp_path):
     row['context'], row['offsets'], *(place - row['second'] + row['low'] for place in row['places'])
   )
   assert row['context'][begin:end] == NAMES[0]
+
+
+def squad_file(folder, name, *records) -> str:
+  """A file of records, each (context, what else a question has)."""
+  paragraphs = [
+    {'context': context, 'qas': [{'id': str(i), 'question': 'Which colour?', **more}]}
+    for i, (context, more) in enumerate(records)
+  ]
+  (folder / name).write_text(json.dumps({'data': [{'title': 't', 'paragraphs': paragraphs}]}), encoding='utf-8')
+  return str(folder / name)
+
+
+RED = {'answers': [{'text': 'red', 'answer_start': 11}]}
+
+
+@pytest.mark.parametrize('more', [{'answer': RED['answers'][0]}, {'answers': None}, {'is_impossible': False}, {}])
+def test_labels_that_are_not_there_are_no_labels(files, tmp_path, more):
+  """A misspelt key, a hidden test set: neither is a set of questions without an answer."""
+  file = squad_file(tmp_path, 'hidden.json', *[('The cat is red.', more)] * 3)
+  for train, valid in ((file, files['valid']), (files['plain'], file)):
+    with pytest.raises(DataError, match=r'question 0: no answers; .*fields there: .*context, id.*, question'):
+      prepared(train, valid)
+
+
+@pytest.mark.parametrize('none', [[], [{'text': '', 'answer_start': -1}], [{'text': ' ', 'answer_start': 0}]])
+def test_an_empty_answer_is_none(files, tmp_path, none):
+  """As is_impossible is; it is trained on, counted, and right where the model answers nothing."""
+  of_a_kind = [('The cat is red.', RED), ('The cow is old.', {'answers': none}), ('An ox.', {'is_impossible': True})]
+  file = squad_file(tmp_path, 'few.json', *of_a_kind)
+  config, task, data = prepared(file, files['valid'])
+  assert config.objective.no_answer is True and '2 questions without an answer' in data.description
+  examples = data.splits['train']
+  assert [len(record['answers']) for record in examples.records] == [1, 0, 0] and len(examples) == 3
+  task.threshold = -np.inf
+  nothing = [{'n_best': [], 'no_answer_score': 0.0}] * 3
+  assert task.per_example(examples.records, nothing) == [0.0, 1.0, 1.0]
+  with pytest.raises(DataError, match='none of 1 questions has an answer'):
+    prepared(squad_file(tmp_path, 'none.json', of_a_kind[1]), files['valid'])
+
+
+def test_a_window_has_the_first_right_answer_that_it_holds(files, tmp_path):
+  between = ' '.join(f'Then it was {i} days.' for i in range(30))
+  context = f'The buyer is Alpha. {between} The buyer is Beta. {between}'
+  answers = [{'text': name, 'answer_start': context.index(name)} for name in ('Alpha', 'Beta')]
+  file = squad_file(tmp_path, 'two.json', (context, {'answers': answers}))
+  _, task, data = prepared(file, files['valid'])
+  found = collections.Counter()
+  for row in data.splits['train'].rows:
+    first, last = (place - row['second'] + row['low'] for place in row['places'])
+    held = context[
+      row['offsets'][row['low'], 0] : row['offsets'][row['low'] + len(row['tokens']) - row['second'] - 2, 1]
+    ]
+    is_none = row['places'] == (row['null'], row['null'])
+    said = None if is_none else context[slice(*windows.character_span(context, row['offsets'], first, last))]
+    assert said == next((name for name in ('Alpha', 'Beta') if name in held), None)
+    found[said] += 1
+  assert found['Alpha'] and found['Beta'] and found[None]
+
+
+def test_questions_whose_answers_are_too_long_are_left_out_and_counted(files, tmp_path):
+  long = 'one two three four five six seven eight nine ten eleven twelve'
+  both = [{'text': 'red', 'answer_start': 11}, {'text': long, 'answer_start': 19}]
+  context = f'The cat is red, at {long}.'
+  file = squad_file(tmp_path, 'long.json', (context, {'answers': both[1:]}), (context, {'answers': both}))
+  _, task, data = prepared(file, files['valid'])
+  assert '1 questions left out, with an answer longer than objective.max_answer' in data.description
+  assert set(data.splits['train'].owners) == {1}
+  assert all(row['places'] != (row['null'], row['null']) for row in data.splits['train'].rows)
+
+
+def test_a_context_is_tokenised_once(files, tmp_path, monkeypatch):
+  """However many questions there are about it; its windows are cut when they are read, and share its offsets."""
+  context = ' '.join(f'Part {i} of the deed is red.' for i in range(60))
+  answers = [{'text': 'red', 'answer_start': context.index('red')}]
+  file = squad_file(tmp_path, 'many.json', *[(context, {'answers': answers})] * 41)
+  seen, encode = [], Tokenizer.encode_with_offsets
+  monkeypatch.setattr(
+    Tokenizer, 'encode_with_offsets', lambda self, texts: (seen.extend(texts), encode(self, texts))[1]
+  )
+  _, _, data = prepared(file, files['valid'])
+  rows = data.splits['train'].rows
+  assert seen.count(context) == 1 and len(rows) % 41 == 0 and len(rows) > 2 * 41
+  assert rows[0]['offsets'] is rows[len(rows) - 1]['offsets']
+  assert rows.table.nbytes == 24 * len(rows)
 
 
 def test_no_answer_and_its_threshold(files):

@@ -32,6 +32,9 @@ STARTS_WORD, LETTER, DIGIT, OTHER, JOINS_WORD = range(5)
 # A sample is drawn from so many times its size of text, in pieces of so many characters.
 _LOOK_AHEAD = 32
 _SAMPLE_PIECE = 8_192
+# What is encoded at once, at most.
+_PART_TEXTS = 1_024
+_PART_CHARACTERS = 1_000_000
 # Before a single space between two words every byte-level pre-tokenizer ends a token anyway.
 _SAFE_CUT = re.compile(r'(?<=\S) (?=\w)')
 
@@ -111,10 +114,16 @@ class Tokenizer:
     """Ids of many texts, on all cores (unless the variable TOKENIZERS_PARALLELISM says false)."""
     return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
 
-  def encode_with_offsets(self, texts: list[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+  def encode_each(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+    """Ids of each text, int32 [N]; the library's lists, ten times as large, are there for a part of them at a time."""
+    for part in _parts(texts):
+      yield from (np.array(ids, np.int32) for ids in self.encode_batch(part))
+
+  def encode_with_offsets(self, texts: Iterable[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(ids int32 [N], offsets int32 [N, 2]) of each text: the characters that a token stands for, as (begin, end)."""
-    encodings = self._backend.encode_batch(texts, add_special_tokens=False)
-    return [(np.array(e.ids, np.int32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in encodings]
+    for part in _parts(texts):
+      for encoding in self._backend.encode_batch(part, add_special_tokens=False):
+        yield np.array(encoding.ids, np.int32), np.array(encoding.offsets, np.int32).reshape(-1, 2)
 
   def decode(self, ids, skip_special: bool = True) -> str:
     """Text of ids; for a byte-level tokenizer `decode(encode(text)) == text`."""
@@ -245,6 +254,20 @@ def sample(texts: Iterable[str], sample_bytes: int) -> list[str]:
     if seen > _LOOK_AHEAD * sample_bytes:
       break
   return [piece for _, piece in sorted(kept, reverse=True)]
+
+
+def _parts(texts: Iterable[str]) -> Iterator[list[str]]:
+  """Some texts at a time: enough to keep all cores busy."""
+  part: list[str] = []
+  size = 0
+  for text in texts:
+    part.append(text)
+    size += len(text)
+    if len(part) == _PART_TEXTS or size >= _PART_CHARACTERS:
+      yield part
+      part, size = [], 0
+  if part:
+    yield part
 
 
 def _cut(text: str, size: int) -> Iterator[str]:

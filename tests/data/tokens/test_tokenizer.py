@@ -173,3 +173,14 @@ def test_lower_case_is_part_of_the_tokenizer(tmp_path):
   # places in the original text, capitals and all
   [(ids, offsets)] = tokenizer.encode_with_offsets(['An Éclair'])
   assert len(ids) == len(offsets) and offsets[-1][1] == len('An Éclair')
+
+
+def test_texts_are_encoded_some_at_a_time(tokenizer, monkeypatch):
+  """The library's lists are ten times as large as the ids: of a whole split they would fill the memory."""
+  parts, encode = [], Tokenizer.encode_batch
+  monkeypatch.setattr(Tokenizer, 'encode_batch', lambda self, texts: (parts.append(len(texts)), encode(self, texts))[1])
+  texts = ['the snow falls', 'a river'] * 1100 + ['the north ' * 60_000] * 3
+  found = list(tokenizer.encode_each(iter(texts)))
+  assert parts == [1024, 1024, 152 + 2, 1]
+  assert [ids.tolist() for ids in found[:2]] == [tokenizer.encode(text) for text in texts[:2]]
+  assert len(found) == len(texts) and len(found[-1]) == len(tokenizer.encode(texts[-1]))
