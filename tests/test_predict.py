@@ -56,12 +56,15 @@ def test_files_and_standard_input_say_the_same(labelled, capsys, tmp_path, monke
   (tmp_path / 'texts.txt').write_text('\n'.join(texts) + '\n\n', encoding='utf-8')
   records = ''.join(json.dumps({'text': text, 'other': 1}) + '\n' for text in texts)
   (tmp_path / 'texts.jsonl').write_text(records, encoding='utf-8')
-  for name in ('texts.txt', 'texts.jsonl'):
+  windows = b'\xef\xbb\xbf' + '\r\n'.join(texts).encode()  # with a byte order mark, as editors there save it
+  (tmp_path / 'windows.txt').write_bytes(windows)
+  for name in ('texts.txt', 'texts.jsonl', 'windows.txt'):
     found = lines(capsys, f'--workdir={labelled}', '--json', f'--file={tmp_path / name}')
     assert [line['probabilities'] for line in found] == expected
-  monkeypatch.setattr('sys.stdin', types.SimpleNamespace(buffer=io.BytesIO('\n'.join(texts).encode())))
-  found = lines(capsys, f'--workdir={labelled}', '--json')
-  assert [line['probabilities'] for line in found] == expected
+  for piped in ('\n'.join(texts).encode(), windows):
+    monkeypatch.setattr('sys.stdin', types.SimpleNamespace(buffer=io.BytesIO(piped)))
+    found = lines(capsys, f'--workdir={labelled}', '--json')
+    assert [line['probabilities'] for line in found] == expected
 
 
 def test_mistakes_are_reported(labelled, pre_trained, capsys, tmp_path, monkeypatch):

@@ -273,12 +273,17 @@ def load_json(path: str) -> dict:
 
 
 def read_text(flag: str, file: str | None) -> str:
-  """The text of the file that a flag names, or of standard input. Raises DataError where it cannot be read."""
+  """The text of the file that a flag names, or of standard input, its lines ended by \\n and no byte order mark.
+
+  Raises DataError: it cannot be read.
+  """
   try:
     if file is None:
-      return sys.stdin.buffer.read().decode('utf-8')
-    with open(file, encoding='utf-8') as opened:
-      return opened.read()
+      data = sys.stdin.buffer.read()
+    else:
+      with open(file, 'rb') as opened:
+        data = opened.read()
+    return data.decode('utf-8-sig').replace('\r\n', '\n').replace('\r', '\n')
   except OSError as error:
     raise DataError(f'{flag} = {file}: {error.strerror}; give a readable file') from error
   except UnicodeDecodeError as error:

@@ -200,7 +200,12 @@ def test_a_ragged_row_is_refused_with_its_line(tmp_path, name, separator):
   [
     ('a.jsonl', '{"text": ', 'line 1: broken JSON'),
     ('a.jsonl', '["text"]', 'line 1: a JSON list; each line must be one object'),
-    ('a.json', '[1]', 'a JSON list'),
+    ('a.json', '[1]', 'item 1: a JSON int; each item must be one object'),
+    ('a.json', '"text"', 'a JSON str; the file must be one object'),
+    ('a.json', '{"text": "a", "label": "x"}\n{"text"', 'line 2: broken JSON'),
+    ('a.csv', 'text,label,text\na,x,b\n', "line 1: field 'text' stands there twice"),
+    ('a.csv', 'text,label\na,x\n"b,x\nc,"x"\nd,x\n', 'line 3: its row is broken in line 4 .*; a quote that opens'),
+    ('a.csv', 'text,label\na,x\n"b,x\nc,x\nd,x\n', 'line 3: its row is broken in line 5 .*; a quote that opens'),
     ('a.xml', '<a/>', 'unknown ending; a source must end in one of .jsonl'),
     ('a.csv.gz', 'text,label', 'a compressed file must be whole'),
   ],
@@ -210,6 +215,22 @@ def test_a_broken_file_is_named(tmp_path, name, text, message):
   with pytest.raises(DataError, match=message) as caught:
     read(tmp_path / name)
   assert name in str(caught.value)
+
+
+@pytest.mark.parametrize('shown', [json.dumps, lambda rows: '\n'.join(map(json.dumps, rows)) + '\n'])
+def test_a_json_file_is_a_list_of_objects_or_has_one_in_each_line(tmp_path, shown):
+  rows = [{'text': f'text {i}', 'label': i % 2} for i in range(3)]
+  (tmp_path / 'a.json').write_text(shown(rows))
+  assert [(record['text'], record['label']) for record in read(tmp_path / 'a.json')[0]] == [
+    ('text 0', '0'),
+    ('text 1', '1'),
+    ('text 2', '0'),
+  ]
+
+
+def test_a_quote_inside_a_field_is_text(tmp_path):
+  (tmp_path / 'a.csv').write_text('text,label\na 5" pipe,x\n"she said ""no"", twice",x\n')
+  assert [record['text'] for record in read(tmp_path / 'a.csv')[0]] == ['a 5" pipe', 'she said "no", twice']
 
 
 def test_a_missing_file_and_an_empty_glob(tmp_path):

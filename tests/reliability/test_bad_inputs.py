@@ -343,7 +343,7 @@ RECORDS = [
   examples('header alone', 'text\tlabel\n', 'data.train = t.tsv', 'no example', 'add examples, or name another file'),
   examples('empty split', LABELLED, 'data.valid = v.tsv', 'no example', 'add examples', valid='text\tlabel\n'),
   examples(
-    'quote that does not end', 'text,label\n"a,b\nc,d\n', 't.csv, line 3', '1 fields', 'fix the row', ending='csv'
+    'quote that does not end', 'text,label\n"a,b\nc,d\n', 't.csv, line 2', 'a quote that opens', 'fix it', ending='csv'
   ),
   examples('table that is not UTF-8', LABELLED.encode() + b'\xe9\ta\n', 't.tsv, line 10', 'surrogate', 'data.bad_text'),
   examples(
@@ -382,7 +382,7 @@ RECORDS = [
     ending='jsonl',
     task='summarization',
   ),
-  question('questions in a list', '[1]', 't.json', 'a JSON list; the file must be one object', 'write {"data"'),
+  question('numbers in a list', '[1]', 't.json, item 1', 'a JSON int; each item must be one object', 'write [{...}'),
   question('questions cut short', squad()[:-9], 't.json', 'broken JSON', 'the file must be one object', 'fix it'),
   question('articles without paragraphs', '{"data": [{}]}', 't.json', "KeyError: 'paragraphs'", 'see rajpurkar'),
   question('no id', squad(id=None), 't.json', "not in SQuAD's format (KeyError: 'id')", 'see rajpurkar'),

@@ -1,5 +1,6 @@
 """Documents from .txt and .jsonl files, and records from .jsonl, .csv and .tsv, plain or compressed, as a stream."""
 
+import collections
 import contextlib
 import csv
 import glob
@@ -49,12 +50,14 @@ def documents(path: str, field: str | None) -> Iterator[tuple[str, str | bytes]]
 def records(path: str) -> Iterator[tuple[str, dict]]:
   """Yields (where, record) of every .jsonl line, .csv or .tsv row (its first line names the fields), or .json file.
 
-  Raises DataError: as `documents`, or a row with more or fewer fields than its first line.
+  A .json file is one object, as SQuAD's are, a list of objects, or has one in each line.
+
+  Raises DataError: as `documents`; a row with more or fewer fields than its first line, a quote out of place.
   """
   for name in _files(path, JSONL_ENDINGS + TABLE_ENDINGS + JSON_ENDINGS):
     with _opened(name) as file:
       if name.endswith(JSON_ENDINGS):
-        yield name, _object(file.read(), name, unit='the file')
+        yield from _json_file(name, file)
       else:
         yield from _table_rows(name, file) if name.endswith(TABLE_ENDINGS) else _objects(name, file)
 
@@ -203,6 +206,28 @@ def _objects(name: str, file: IO[bytes], example: str = '{"text": ...}') -> Iter
       yield where, _object(line, where, example)
 
 
+def _json_file(name: str, file: IO[bytes]) -> Iterator[tuple[str, dict]]:
+  """The object of a file, those of its list, or those of its lines."""
+  data, example = file.read(), '[{...}, {...}]'
+  try:
+    found = json.loads(data.decode('utf-8', 'surrogateescape'))
+  except (ValueError, RecursionError):
+    first, _, rest = data.strip().partition(b'\n')
+    if rest and first.rstrip().endswith(b'}') and first.startswith(b'{'):
+      yield from _objects(name, io.BytesIO(data), example)
+    else:
+      yield name, _object(data, name, example, unit='the file')
+    return
+  if not isinstance(found, list):
+    yield name, _object(data, name, example, unit='the file')
+    return
+  for number, record in enumerate(found, 1):
+    where = f'{name}, item {number}'
+    if not isinstance(record, dict):
+      raise DataError(f'{where}: a JSON {type(record).__name__}; each item must be one object; write {example}')
+    yield where, record
+
+
 def _object(data: bytes, where: str, example: str = '{"data": ...}', unit: str = 'each line') -> dict:
   """One JSON object; bytes that are not UTF-8 become lone surrogates, which `documents.clean` treats by policy."""
   try:
@@ -217,20 +242,30 @@ def _object(data: bytes, where: str, example: str = '{"data": ...}', unit: str =
 
 
 def _table_rows(name: str, file: IO[bytes]) -> Iterator[tuple[str, dict]]:
-  """The rows of a table. Quotes mean something in .csv alone: in .tsv they are text."""
+  """The rows of a table. Quotes mean something in .csv alone: in .tsv they are text.
+
+  A quote that opens a field must be closed before a comma or the line's end: one that is not would swallow rows.
+  """
   text = io.TextIOWrapper(file, encoding='utf-8', errors='surrogateescape', newline='')
   tabs = '.tsv' in os.path.basename(name)
-  rows = csv.reader(text, delimiter='\t', quoting=csv.QUOTE_NONE) if tabs else csv.reader(text)
+  options = dict(delimiter='\t', quoting=csv.QUOTE_NONE) if tabs else dict(strict=True)
+  rows, before = csv.reader(text, **options), 0
   try:
     header = next(rows, None)
+    twice = [field for field, count in collections.Counter(header or ()).items() if count > 1]
+    if twice:
+      raise DataError(f'{name}, line 1: field {twice[0]!r} stands there twice; names must differ; rename one')
+    before = rows.line_num
     for row in rows:
-      where = f'{name}, line {rows.line_num}'
+      where, before = f'{name}, line {rows.line_num}', rows.line_num
       if row and len(row) != len(header):
         rule = f'each row must have as many as the first line ({listed(header)})'
         raise DataError(f'{where}: {len(row)} fields; {rule}; fix the row')
       if row:
         yield where, dict(zip(header, row))
   except csv.Error as error:
-    raise DataError(f'{name}, line {rows.line_num}: {error}; a table must be well formed; fix the file') from None
+    rule = 'a quote that opens a field must close it, and be doubled inside'
+    where = f'{name}, line {before + 1}'
+    raise DataError(f'{where}: its row is broken in line {rows.line_num} ({error}); {rule}; fix it') from None
   finally:
     text.detach()
