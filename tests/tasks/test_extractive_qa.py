@@ -7,6 +7,7 @@ import lzma
 import jax
 import numpy as np
 import pytest
+import tokenizers
 
 from lmjax import config as config_lib
 from lmjax import evaluate, predict
@@ -268,6 +269,22 @@ def test_a_context_is_tokenised_once(files, tmp_path, monkeypatch):
   assert seen.count(context) == 1 and len(rows) % 41 == 0 and len(rows) > 2 * 41
   assert rows[0]['offsets'] is rows[len(rows) - 1]['offsets']
   assert rows.table.nbytes == 24 * len(rows)
+
+
+@pytest.mark.parametrize('dropped', ['\u0301', '\u0301\u0323', '\xad', '\u200d', '\x02'])
+def test_an_answer_keeps_what_its_tokenizer_drops(dropped):
+  """Offsets end before it: the best answer there is would be wrong."""
+  backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({'[UNK]': 0, 'the': 1, 'cafe': 2, 'open': 3}, '[UNK]'))
+  backend.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+  backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+  backend.add_special_tokens(['[PAD]', '[CLS]', '[SEP]', '[EOS]'])
+  context, answer = f'The cafe{dropped} open the cafe{dropped}', f'cafe{dropped}'
+  [(ids, offsets)] = Tokenizer(backend).encode_with_offsets([context])
+  assert ids.tolist() == [1, 2, 3, 1, 2] and offsets[1].tolist() == [4, 8]
+  for place in (4, context.rindex('cafe')):
+    span = windows.token_span(offsets, place, place + len(answer))
+    begin, end = windows.character_span(context, offsets, *span)
+    assert context[begin:end] == answer and squad.exact_match(context[begin:end], [answer]) == 1.0
 
 
 def test_no_answer_and_its_threshold(files):

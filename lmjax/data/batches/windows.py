@@ -3,7 +3,12 @@
 Pure functions. Legend: N tokens of a context.
 """
 
+import unicodedata
+
 import numpy as np
+
+# Categories of Unicode that normalizers drop: marks, control and format characters.
+_DROPPED = ('Mn', 'Mc', 'Me', 'Cc', 'Cf')
 
 
 def windows(n: int, size: int, stride: int) -> list[tuple[int, int]]:
@@ -31,9 +36,18 @@ def token_span(offsets_N2: np.ndarray, begin: int, end: int) -> tuple[int, int] 
 def character_span(text: str, offsets_N2: np.ndarray, first: int, last: int) -> tuple[int, int]:
   """Characters (begin, end) of the original text from token `first` to token `last`, without white space around them.
 
-  A byte-level token carries the space before its word, which belongs to no answer.
+  A byte-level token carries the space before its word, which belongs to no answer. What a normalizer dropped after the
+  last token, and no other token stands for, does: accents that combine with the letter before, control and format
+  characters (soft hyphens, zero-width joiners).
+
+  >>> text, tokens = 'cafe\\u0301 bar', np.array([[0, 4], [6, 9]])  # an accent of its own, which was stripped
+  >>> character_span(text, tokens, 0, 0), character_span(text, tokens, 0, 1)
+  ((0, 5), (0, 9))
   """
   begin, end = int(offsets_N2[first, 0]), int(offsets_N2[last, 1])
+  following = int(offsets_N2[last + 1, 0]) if last + 1 < len(offsets_N2) else len(text)
+  while end < following and not text[end].isspace() and unicodedata.category(text[end]) in _DROPPED:
+    end += 1
   inside = text[begin:end]
   return begin + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip())
 
