@@ -79,8 +79,8 @@ def _examples(trained: reopen.TrainedRun, data: str | None, fields) -> tuple[Any
   items, skipped = records.read_alone(data, config.data, TASKS[config.task].records, fields, True)
   if skipped:
     print(f'lmjax: {data}: {skipped}', file=sys.stderr)
-  type(task).resolve(config.objective, records.Records({'test': items, 'train': []}, {}, ''))  # known labels
-  return task, FineTuningData({'test': task.rows_of(items)}, {}, ''), ['test']
+  type(task).resolve(config.objective, records.Records({'test': items, 'train': []}, {}, {}))  # known labels
+  return task, FineTuningData({'test': task.rows_of(items)}, {}, {}), ['test']
 
 
 if __name__ == '__main__':

@@ -200,7 +200,7 @@ def _results(config, data, loop: Loop, hand_off: dict | None, state: TrainState,
   results['metrics'] = {f'{split}/{k}': v for split, values in splits.items() for k, v in values.items()}
   results['metrics'] |= {f'train/{k}': v for k, v in reporter.last.items()}
   results |= {'seconds': reporter.seconds, 'parameters': metrics.count(state.params)}
-  results |= {'time': reporter.times(), 'recompilations': reporter.recompiled}
+  results |= {'time': reporter.times(), 'recompilations': reporter.recompiled, 'data': task.counts(data)}
   evaluations.draw()
   reporter.files.write_json('results.json', results)
   reporter.files.sync()
@@ -329,7 +329,7 @@ def _run_seeds(config, source: InitCheckpoint | None, workdir: str, log: Log, de
   means = {name: float(v.mean()) for name, v in values.items()}
   deviations = {name: float(v.std(ddof=1)) for name, v in values.items()}
   results = {'status': 'done', 'step': runs[0]['step'], 'metrics': means, 'standard_deviation': deviations}
-  results |= {'seeds': seeds, 'hand_off': runs[0]['hand_off'], 'main_metric': runs[0]['main_metric']}
+  results |= {'seeds': seeds} | {name: runs[0].get(name) for name in ('hand_off', 'main_metric', 'data')}
   with RunFiles(workdir, writes=jax.process_index() == 0) as files:
     files.write_json('results.json', results)
   for name in (f'{split}/{results["main_metric"]}' for split in ('valid', 'test')):

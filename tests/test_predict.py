@@ -130,7 +130,7 @@ def test_an_id_is_the_place_among_what_was_given(labelled, capsys, tmp_path):
     assert predict.main([f'--workdir={labelled}', '--json', *arguments]) == 0
     out, err = capsys.readouterr()
     assert [json.loads(line)['id'] for line in out.splitlines()] == ['0', '2']
-  assert 'texts.csv: 1 examples with an empty text skipped' in err
+  assert 'texts.csv: 1 skipped (1 empty text)' in err
 
 
 def test_one_text_is_not_enough_for_pairs():

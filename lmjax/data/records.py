@@ -8,12 +8,13 @@ in a prediction, a record may lack label, answers or summary.
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
 from lmjax.data.batches.order import key_of, mix
 from lmjax.data.config import FIELDS, BadText, RecordKind, RecordsConfig
+from lmjax.data.counts import Counts, of_split, remarks
 from lmjax.data.sources import demo, documents, files, tfds
 from lmjax.data.tokens.tokenizer import digest64
 from lmjax.errors import ConfigError, DataError
@@ -27,7 +28,6 @@ _USUAL = {
   'document': ('document', 'text', 'article'),
   'summary': ('summary', 'highlights'),
 }
-_DROPPED = 'train examples dropped, which stand in another split'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Records:
 
   splits: dict[str, list[dict]]  # 'train', 'valid' and, where there is one, 'test'
   contents: dict  # what identifies the contents, JSON-able
-  description: str  # one line for people: counts, and what was skipped
+  counts: Counts  # of each split: examples, and what was left out
 
 
 def load(config: RecordsConfig, kind: RecordKind, seed: int) -> Records:
@@ -49,11 +49,12 @@ def load(config: RecordsConfig, kind: RecordKind, seed: int) -> Records:
 
   Raises DataError: a source is missing, broken or empty, or has other fields.
   """
-  counts: collections.Counter = collections.Counter()
   given = {'train': config.train, 'valid': config.valid, 'test': config.test}
   paths = {split: path for split, path in given.items() if path is not None}
+  skipped: dict[str, collections.Counter] = {split: collections.Counter() for split in given}
   splits = {
-    split: list(read(path, split, kind, config.fields, config.bad_text, counts)) for split, path in paths.items()
+    split: list(read(path, split, kind, config.fields, config.bad_text, skipped[split]))
+    for split, path in paths.items()
   }
   if config.valid is None:
     limit = int(config.valid_fraction * 2.0**64)
@@ -63,7 +64,7 @@ def load(config: RecordsConfig, kind: RecordKind, seed: int) -> Records:
     splits['train'], splits['valid'] = sides[False], sides[True]
   seen = {_key(record) for split in ('valid', 'test') for record in splits.get(split, ())}
   kept = [record for record in splits['train'] if _key(record) not in seen]
-  counts[_DROPPED] = len(splits['train']) - len(kept)
+  duplicates = len(splits['train']) - len(kept)
   splits['train'] = _drawn(kept, max(1, round(config.train_share * len(kept))), key_of('share', seed))
   splits['valid'] = _drawn(splits['valid'], config.valid_examples, key_of('valid'))
   for split, items in splits.items():
@@ -71,13 +72,14 @@ def load(config: RecordsConfig, kind: RecordKind, seed: int) -> Records:
       _check_ids(f'data.{split}', items)
     if not items:
       where = f'data.{split} = {paths[split]}' if split in paths else f'data.valid_fraction = {config.valid_fraction}'
-      twice = split == 'train' and counts[_DROPPED]
+      twice = split == 'train' and duplicates
       why = 'each example stands in another split as well' if twice else 'no example'
       raise DataError(f'{where}: {why}; a split must have some of its own; add examples, or name another file')
-  shown = [f'{len(splits[split]):,} {split}' for split in given if split in splits]
   contents = {split: _identity(path, kind) for split, path in paths.items()}
   contents |= {name: getattr(config, name) for name in ('fields', 'train_share', 'valid_fraction', 'bad_text')}
-  return Records(splits, contents, ', '.join(shown + counted(counts)))
+  counts = {split: of_split(len(splits[split]), skipped[split]) for split in given if split in splits}
+  counts['train']['duplicates'] = duplicates
+  return Records(splits, contents, counts)
 
 
 def read(
@@ -89,7 +91,7 @@ def read(
     path, fields, bad_text: see RecordsConfig.
     kind: decides what a record holds.
     split: chooses among those of 'demo'.
-    counts: filled with what is skipped.
+    counts: filled with why examples are skipped ('empty_text', 'bad_text'), and how many texts are 'replaced'.
     labelled: whether labels and summaries must be there; without them, `fields` does not name them either.
   """
   if path == 'demo':
@@ -108,7 +110,7 @@ def read(
     if None in values.values():
       continue  # bad text, counted by `_value`
     if empty := [name for name in names if not values[name].strip()]:
-      counts[f'examples with an empty {empty[0]} skipped'] += 1
+      counts[f'empty_{empty[0]}'] += 1
       continue
     yield _complete(values, kind, number)
 
@@ -131,17 +133,12 @@ def read_alone(path: str, config: RecordsConfig, kind: RecordKind, fields, label
     raise ConfigError(f'--fields = {",".join(fields)}: must name {wanted}; correct it')
   counts: collections.Counter = collections.Counter()
   items = list(read(path, 'test', kind, fields, config.bad_text, counts, labelled))
-  skipped = ', '.join(counted(counts))
+  skipped = remarks(of_split(len(items), counts))
   if not items:
     raise DataError(f'{path}: no example{f" ({skipped})" if skipped else ""}; it must hold some; name another file')
   if fixed:
     _check_ids(path, items)
   return items, skipped
-
-
-def counted(counts: Mapping[str, int]) -> list[str]:
-  """What there is any of, for people."""
-  return [f'{n:,} {what}' for what, n in counts.items() if n]
 
 
 def _identity(path: str, kind: RecordKind) -> dict:
@@ -200,7 +197,7 @@ def _value(record: dict, field: str, role: str, where: str, bad_text: BadText, c
     raise DataError(f'{where}: field {field!r} is of type {kind}; the {role} must be a string; {remedy}')
   text, verdict = documents.clean(value, where, bad_text)
   if verdict:
-    counts[f'texts {verdict}'] += 1
+    counts['bad_text' if text is None else verdict] += 1
   return text
 
 

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from lmjax.data.batches.pipeline import Pipeline
+from lmjax.data.counts import Counts
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.models.config import ModelConfig
 
@@ -57,6 +58,9 @@ class Task(Protocol):
 
   def describe(self, data) -> str:
     """A line about the data, for people."""
+
+  def counts(self, data) -> Counts:
+    """What the data holds, and what was left out of it."""
 
   def token_stores(self, data) -> dict[str, str]:
     """{source: fingerprint} of the token stores that the run reads."""

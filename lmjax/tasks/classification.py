@@ -73,9 +73,15 @@ class Classification(FineTuningTask):
       tokens = [begin, *first[:kept_first], *([between, *second[:kept_second]] if paired else []), end]
       label = self.objective.labels.index(record['label']) if 'label' in record else 0
       start = kept_first + 2 if paired else len(tokens)
-      cut = len(first) + len(second) > max_tokens
-      rows.append({'tokens': np.array(tokens, np.int32), 'second': start, 'label': label, 'cut': cut})
+      cut = len(first) + len(second) - kept_first - kept_second
+      row = {'tokens': np.array(tokens, np.int32), 'second': start, 'label': label, 'cut': cut}
+      rows.append(row | self.sizes(first, second))
     return Examples(items, rows, np.arange(len(items)))
+
+  def counts_of(self, examples: Examples) -> dict:
+    """As for all tasks, and the examples of each class."""
+    classes = collections.Counter(record['label'] for record in examples.records)
+    return super().counts_of(examples) | {'classes': dict(classes)}
 
   def example(self, row, rng) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, segment_types [T], labels and weights (scalars)."""

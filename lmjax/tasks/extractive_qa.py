@@ -6,7 +6,7 @@ Legend: T length of a row, N tokens of a context.
 import collections
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -63,60 +63,66 @@ class ExtractiveQA(FineTuningTask):
 
   def load(self, read: records.Records) -> FineTuningData:
     """Rows of all records; training rows of questions whose answer cannot be used are left out, and counted."""
-    counts: collections.Counter = collections.Counter()
-    splits = {split: self.rows_of(items, counts if split == 'train' else None) for split, items in read.splits.items()}
-    train = splits['train']
+    data = super().load(read)
+    train = data.splits['train']
     kept = np.flatnonzero(~train.rows.skipped)
     if not kept.size:
       rule = 'no question has an answer that stands in its context'
       raise DataError(f'data.train: {rule}; check answers and answer_start')
-    splits['train'] = Examples(train.records, train.rows.some(kept), train.owners[kept])
-    description = [read.description, f'{len(kept):,} train windows', *records.counted(counts)]
-    return FineTuningData(splits, read.contents, ', '.join(description))
+    data.splits['train'] = Examples(train.records, train.rows.some(kept), train.owners[kept])
+    data.counts['train']['skipped'] |= train.rows.left_out
+    return data
 
-  def rows_of(self, items: list[dict], counts: collections.Counter | None = None) -> Examples:
+  def rows_of(self, items: list[dict]) -> Examples:
     """A row a window of each record's context: the question, then the window, with special tokens around.
 
     A context is tokenised once, however many questions there are about it, and its windows are cut when they are read.
     """
-    counts, table = collections.Counter() if counts is None else counts, []
+    counts, left_out, table = collections.Counter(), collections.Counter(), []
     texts = list(dict.fromkeys(record['context'] for record in items))
     contexts = dict(zip(texts, self.tokenizer.encode_with_offsets(texts)))
     questions = []
     for number, question in enumerate(self.tokenizer.encode_each([record['question'] for record in items])):
-      counts['questions cut'] += len(question) > self.objective.max_question
       questions.append(question[: self.objective.max_question])
       context, offsets_N2 = contexts[items[number]['context']]
-      answers, too_long = self._answers(items[number], offsets_N2, counts)
+      sizes = self.sizes(question, context)
+      counts.update(
+        tokens=sizes['size'], unknown_tokens=sizes['unknown'], cut_tokens=len(question) - len(questions[-1])
+      )
+      answers, too_long = self._answers(items[number], offsets_N2, counts, left_out)
       room = self.data.length - len(questions[-1]) - 3
       for low, high in windows(len(context), room, min(self.objective.stride, room)):
         place = next(((first, last) for first, last in answers if low <= first and last < high), (-1, -1))
         # none would be wrong where there is an answer that cannot be given
         skip = place == (-1, -1) and any(first < high and low <= last for first, last in too_long)
         table.append((number, low, high, *place, skip))
-    rows = Windows(items, questions, contexts, self.special_tokens, self.bidirectional, np.array(table, np.int32))
-    return Examples(items, rows, rows.table[:, 0])
+    numbers = np.array(table, np.int32).reshape(-1, 6)
+    rows = Windows(items, questions, contexts, self.special_tokens, self.bidirectional, numbers, counts, left_out)
+    return Examples(items, rows, numbers[:, 0])
 
-  def _answers(self, record, offsets_N2, counts) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+  def counts_of(self, examples: Examples) -> dict:
+    """Of questions and their contexts; and what is to be known of the answers."""
+    return {'windows': len(examples)} | dict(examples.rows.counts)
+
+  def _answers(self, record, offsets_N2, counts, left_out) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """First and last context token of each right answer, in their order: those that may be given, and the longer ones.
 
     Where none of a record's answers may be given, its whole context counts as one that is too long.
     """
-    may_be_given, too_long, right = [], [], record.get('answers', ())
-    for answer in right:
+    may_be_given, too_long, right = [], [], record.get('answers')
+    for answer in right or ():
       text, start = answer['text'], answer['answer_start']
       place = locate(record['context'], text, start)
-      counts['answers not where their record says'] += place != start
+      counts['misplaced_answers'] += place != start
       span = None if place is None else token_span(offsets_N2, place, place + len(text))
       if span is None:
         continue
       begin, end = character_span(record['context'], offsets_N2, *span)
-      counts['answers whose ends fall inside a token'] += record['context'][begin:end] != text.strip()
+      counts['inexact_answers'] += record['context'][begin:end] != text.strip()
       (may_be_given if span[1] - span[0] < self.objective.max_answer else too_long).append(span)
-    counts['questions without an answer'] += right == []
+    counts['no_answer'] += right == []
     if right and not may_be_given:
-      why = 'longer than objective.max_answer' if too_long else 'not in its context'
-      counts[f'questions left out, with an answer {why}'] += 1
+      left_out['long_answer' if too_long else 'answer_not_in_context'] += 1
       too_long = [(0, len(offsets_N2))]
     return may_be_given, too_long
 
@@ -233,6 +239,8 @@ class Windows(Sequence):
   Attributes:
     table: int32 [rows, 6]: record, the window's first token and its end, the answer's first and last token in the
       context (-1: none), and whether the row is unfit for training.
+    counts: see `lmjax.data.counts`.
+    left_out: how many questions are unfit for training, by the reason.
   """
 
   records: list[dict]
@@ -241,6 +249,8 @@ class Windows(Sequence):
   special_tokens: tuple[int, int, int]
   bidirectional: bool
   table: np.ndarray
+  counts: Mapping[str, int]
+  left_out: Mapping[str, int]
 
   def __len__(self):
     return len(self.table)

@@ -14,6 +14,7 @@ import numpy as np
 from lmjax.data import records
 from lmjax.data.batches.pipeline import Pipeline, ValidBatches
 from lmjax.data.config import RecordsConfig
+from lmjax.data.counts import Counts, described
 from lmjax.data.tokens.tokenizer import Tokenizer, train_tokenizer
 from lmjax.models.transformer import Transformer
 from lmjax.tasks.base import Run, Task
@@ -45,11 +46,11 @@ class Examples:
 
 @dataclasses.dataclass(frozen=True)
 class FineTuningData:
-  """The data of a run: its rows by split, and the other two as in `records.Records`."""
+  """The data of a run: its rows by split, and the other two as in `records.Records`, with what the rows add."""
 
   splits: dict[str, Examples]
   contents: dict
-  description: str
+  counts: Counts
 
 
 class FineTuningTask(Task):
@@ -86,9 +87,18 @@ class FineTuningTask(Task):
   def load(self, read: records.Records) -> FineTuningData:
     """Makes rows of all records."""
     splits = {split: self.rows_of(items) for split, items in read.splits.items()}
-    cut = sum(row.get('cut', False) for row in splits['train'].rows)
-    text = f'; {cut:,} train rows cut to data.length = {self.data.length}' if cut else ''
-    return FineTuningData(splits, read.contents, read.description + text)
+    counts = {split: counts | self.counts_of(splits[split]) for split, counts in read.counts.items()}
+    return FineTuningData(splits, read.contents, counts)
+
+  def counts_of(self, examples: Examples) -> dict:
+    """Tokens of all texts, and how many of them are cut off or unknown."""
+    names = {'tokens': 'size', 'cut_tokens': 'cut', 'unknown_tokens': 'unknown'}
+    return {name: sum(row[key] for row in examples.rows) for name, key in names.items()}
+
+  def sizes(self, *texts: np.ndarray) -> dict[str, int]:
+    """What `counts_of` is told of a row's texts, besides how many tokens of them are cut off."""
+    unknown = 0 if self.tokenizer.unk is None else sum(int((ids == self.tokenizer.unk).sum()) for ids in texts)
+    return {'size': sum(map(len, texts)), 'unknown': unknown}
 
   def example_record(self) -> dict:
     """A row such as the pipeline gives to `example`, of an invented record."""
@@ -100,7 +110,11 @@ class FineTuningTask(Task):
 
   def describe(self, data: FineTuningData) -> str:
     """A line about the data, for people."""
-    return data.description
+    return described(data.counts)
+
+  def counts(self, data: FineTuningData) -> Counts:
+    """Of each split."""
+    return data.counts
 
   def pipeline(self, data: FineTuningData, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
     """The training batches."""

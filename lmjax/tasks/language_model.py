@@ -8,6 +8,7 @@ from lmjax.data.batches import pipeline as pipeline_lib
 from lmjax.data.batches.packing import RowSpec
 from lmjax.data.batches.pipeline import Pipeline, valid_bytes_per_token
 from lmjax.data.config import DataConfig
+from lmjax.data.counts import Counts, of_split, remarks
 from lmjax.data.tokens import store as store_lib
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.models.config import ModelConfig
@@ -44,9 +45,22 @@ class LanguageModelTask(Task):
 
   def describe(self, stores) -> str:
     """A line about the data, for people."""
-    return '; '.join(
-      f'{name}: {len(s.train.lengths):,} documents, {int(s.train.lengths.sum()):,} tokens' for name, s in stores.items()
-    )
+    lines = []
+    for name, counts in self.counts(stores).items():
+      train = stores[name].train.lengths
+      note = remarks(counts)
+      lines.append(f'{name}: {len(train):,} documents, {int(train.sum()):,} tokens' + f' ({note})' * bool(note))
+    return '; '.join(lines)
+
+  def counts(self, stores) -> Counts:
+    """Of each source."""
+    found = {}
+    for name, store in stores.items():
+      n = store.meta['counts']
+      left_out = {'empty': n['empty'], 'bad_text': n['skipped'], 'replaced': n['replaced']}
+      found[name] = of_split(n['documents'], left_out, held_out=n['valid'], duplicates=n['duplicates'])
+      found[name]['tokens'] = sum(store.meta['tokens'].values())
+    return found
 
   def pipeline(self, stores, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
     """The training batches."""

@@ -47,7 +47,7 @@ def without_data(config, tokenizer: Tokenizer | None = None) -> tuple[Any, Task]
   if tokenizer is None:
     tokenizer = untrained(settings.vocab_size) if settings.path is None else Tokenizer.load(settings.path)
   if issubclass(kind, FineTuningTask):
-    records = Records({'train': kind.example_records(config.objective)}, {}, '')
+    records = Records({'train': kind.example_records(config.objective)}, {}, {})
     config = dataclasses.replace(config, objective=kind.resolve(config.objective, records))
     config = config.resolved(1000 * config.data.batch_size)
   return config, build(config, tokenizer)

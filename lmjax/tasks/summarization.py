@@ -78,8 +78,9 @@ class Summarization(FineTuningTask):
     for document, summary in zip(documents, summaries):
       prompt = self.prompt(document)
       tokens = np.array([*prompt, *summary[: self.objective.max_summary], self.special_tokens[2]], np.int32)
-      cut = len(document) > self.max_document_tokens
-      rows.append({'tokens': tokens, 'prompt': len(prompt), 'document': document, 'cut': cut})
+      cut = len(document) + len(summary) - (len(tokens) - 3)
+      row = {'tokens': tokens, 'prompt': len(prompt), 'document': document, 'cut': cut}
+      rows.append(row | self.sizes(document, summary))
     return Examples(items, rows, np.arange(len(items)))
 
   def example(self, row, rng) -> dict[str, np.ndarray]:

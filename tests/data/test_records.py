@@ -166,7 +166,7 @@ def test_a_file_read_alone_is_whole(tmp_path):
     False,
   )
   assert [(record['id'], record['text'], record['text_pair']) for record in found] == [('0', 'x', 'y')]
-  assert said == '1 examples with an empty text skipped'
+  assert said == '1 skipped (1 empty text)'
   file = str(json_lines(tmp_path / 'b.jsonl', [{'c': 'x', 'd': 'y'}]))
   assert records.read_alone(file, config, 'classification', ('c', 'd'), False)[0][0]['text_pair'] == 'y'
   with pytest.raises(ConfigError, match='--fields = c: must name text, label or text, text_pair, label'):
@@ -251,7 +251,7 @@ def test_examples_without_text_are_counted(tmp_path):
   file = json_lines(tmp_path / 'a.jsonl', [{'text': ' \n', 'label': 'x'}, {'text': 'a', 'label': 'x'}])
   found, counts = read(file)
   assert [record['text'] for record in found] == ['a']
-  assert counts == {'examples with an empty text skipped': 1}
+  assert counts == {'empty_text': 1}
 
 
 @pytest.mark.parametrize('name', ['a.tsv', 'a.csv', 'a.jsonl'])
@@ -265,9 +265,9 @@ def test_text_that_is_not_utf8_by_policy(tmp_path, name):
   with pytest.raises(DataError, match="text must be UTF-8; fix it, or set data.bad_text to 'replace' or 'skip'"):
     read(tmp_path / name)
   replaced, counts = read(tmp_path / name, bad_text='replace')
-  assert [record['text'] for record in replaced] == ['caf\ufffd', 'fine'] and counts == {'texts replaced': 1}
+  assert [record['text'] for record in replaced] == ['caf\ufffd', 'fine'] and counts == {'replaced': 1}
   skipped, counts = read(tmp_path / name, bad_text='skip')
-  assert [record['text'] for record in skipped] == ['fine'] and counts == {'texts skipped': 1}
+  assert [record['text'] for record in skipped] == ['fine'] and counts == {'bad_text': 1}
 
 
 @pytest.mark.parametrize('name', ['a.json', 'a.json.xz'])
@@ -372,8 +372,11 @@ def test_training_examples_that_stand_in_another_split_are_dropped_and_counted(t
   assert not left & {'text 0', 'text 1'} and len(left) == 198
   assert len(found.splits['valid']) == 2 and len(found.splits['test']) == 1
   # text 0 stands there twice, and with another label it is the same example
-  assert '3 train examples dropped, which stand in another split' in found.description
-  assert '217 train, 2 valid, 1 test' in found.description
+  assert found.counts == {
+    'train': {'examples': 217, 'skipped': {}, 'duplicates': 3},
+    'valid': {'examples': 2, 'skipped': {}},
+    'test': {'examples': 1, 'skipped': {}},
+  }
 
 
 def test_a_pair_is_the_same_example_only_with_the_same_second_text(tmp_path):

@@ -178,7 +178,8 @@ def test_misplaced_answers_are_counted_and_found(files, tmp_path):
   file = tmp_path / 'broken.json'
   file.write_text(json.dumps(broken), encoding='utf-8')
   _, task, data = prepared(file, files['valid'])
-  assert '6 answers not where their record says' in data.description
+  assert '6 answers not where their record says' in task.describe(data)
+  assert data.counts['train']['skipped'] == {'answer_not_in_context': 1}
   assert len(set(data.splits['train'].owners)) == 23
   row = data.splits['train'].rows[0]
   begin, end = windows.character_span(
@@ -215,7 +216,8 @@ def test_an_empty_answer_is_none(files, tmp_path, none):
   of_a_kind = [('The cat is red.', RED), ('The cow is old.', {'answers': none}), ('An ox.', {'is_impossible': True})]
   file = squad_file(tmp_path, 'few.json', *of_a_kind)
   config, task, data = prepared(file, files['valid'])
-  assert config.objective.no_answer is True and '2 questions without an answer' in data.description
+  assert config.objective.no_answer is True and '2 without an answer' in task.describe(data)
+  assert data.counts['train']['no_answer'] == 2
   examples = data.splits['train']
   assert [len(record['answers']) for record in examples.records] == [1, 0, 0] and len(examples) == 3
   task.threshold = -np.inf
@@ -250,7 +252,7 @@ def test_questions_whose_answers_are_too_long_are_left_out_and_counted(files, tm
   context = f'The cat is red, at {long}.'
   file = squad_file(tmp_path, 'long.json', (context, {'answers': both[1:]}), (context, {'answers': both}))
   _, task, data = prepared(file, files['valid'])
-  assert '1 questions left out, with an answer longer than objective.max_answer' in data.description
+  assert data.counts['train']['skipped'] == {'long_answer': 1} and '1 skipped (1 long answer)' in task.describe(data)
   assert set(data.splits['train'].owners) == {1}
   assert all(row['places'] != (row['null'], row['null']) for row in data.splits['train'].rows)
 

@@ -349,7 +349,7 @@ def test_examples_in_two_splits_are_dropped_from_training_and_reported(mlm, tmp_
   train = runs.texts(24)
   raw = runs.classification_config(mlm, tmp_path, rows={'train': train, 'valid': train[:4]})
   _, task, data, _, _ = prepared(raw)
-  said = '20 train, 4 valid, 4 train examples dropped, which stand in another split'
+  said = '20 train (4 duplicates dropped'
   assert task.describe(data).startswith(said)
   assert len(data.splits['train']) == 20 and len(data.splits['valid']) == 4
 
@@ -382,12 +382,12 @@ def objective(**changes) -> ClassificationConfig:
 
 def test_balanced_weights_make_the_classes_count_alike():
   items = [{'id': str(i), 'label': label} for i, label in enumerate('aaaaaab' + 'c' * 5)]
-  found = Classification.resolve(objective(class_weights='balanced'), Records({'train': items}, {}, ''))
+  found = Classification.resolve(objective(class_weights='balanced'), Records({'train': items}, {}, {}))
   assert found.labels == ('a', 'b', 'c')
   assert found.class_weights == pytest.approx((12 / 18, 12 / 3, 12 / 15))
   assert [weight * count for weight, count in zip(found.class_weights, (6, 1, 5))] == pytest.approx([4, 4, 4])
   given = objective(class_weights=(1.0, 2.0, 3.0), labels=('c', 'b', 'a'))
-  assert Classification.resolve(given, Records({'train': items}, {}, '')) == given
+  assert Classification.resolve(given, Records({'train': items}, {}, {})) == given
 
 
 # ---- the model's side: a small encoder with segment types, and random weights

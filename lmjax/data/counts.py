@@ -1,0 +1,63 @@
+"""What a run's data holds, and what was left out of it: `data` of results.json, and a line for people.
+
+Counts are {split or source: {name: number}}, with the names of `SHOWN` and, as far as they apply, `examples` (documents
+of a source, before duplicates and held-out ones are taken away), `tokens`, `skipped` ({reason: number}) and `classes`
+({class: number}).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+Counts = dict[str, dict[str, Any]]
+
+# How each is put to people; what there is none of is left out.
+SHOWN = {
+  'held_out': 'held out',
+  'duplicates': 'duplicates dropped',
+  'replaced': 'texts repaired',
+  'windows': 'windows',
+  'no_answer': 'without an answer',
+  'misplaced_answers': 'answers not where their record says',
+  'inexact_answers': 'answers whose ends fall inside a token',
+  'cut_tokens': 'of {tokens:,} tokens cut',
+  'unknown_tokens': 'of {tokens:,} tokens unknown',
+}
+# So many classes are named.
+_NAMED = 10
+
+
+def of_split(examples: int, counter: Mapping[str, int], **more: int) -> dict[str, Any]:
+  """The counts of a split, from those of what was skipped ('bad_text', ...) and repaired ('replaced').
+
+  >>> of_split(7, {'empty_text': 1, 'bad_text': 0, 'replaced': 2}, duplicates=0)
+  {'examples': 7, 'duplicates': 0, 'skipped': {'empty_text': 1}, 'replaced': 2}
+  """
+  skipped = {reason: count for reason, count in counter.items() if count and reason != 'replaced'}
+  replaced = {'replaced': counter['replaced']} if counter.get('replaced') else {}
+  return {'examples': examples, **more, 'skipped': skipped, **replaced}
+
+
+def remarks(counts: Mapping[str, Any]) -> str:
+  """What is to be known of one split or source, '' for nothing.
+
+  >>> remarks({'examples': 7, 'tokens': 90, 'cut_tokens': 4, 'skipped': {'empty': 1}, 'classes': {'no': 2, 'yes': 5}})
+  '1 skipped (1 empty); 4 of 90 tokens cut; classes: yes 5, no 2'
+  """
+  parts = []
+  if skipped := counts.get('skipped'):
+    reasons = ', '.join(f'{count:,} {reason.replace("_", " ")}' for reason, count in skipped.items())
+    parts.append(f'{sum(skipped.values()):,} skipped ({reasons})')
+  parts += [f'{counts[name]:,} {text.format(**counts)}' for name, text in SHOWN.items() if counts.get(name)]
+  if classes := counts.get('classes'):
+    ordered = sorted(classes.items(), key=lambda item: -item[1])
+    named = ', '.join(f'{name} {count:,}' for name, count in ordered[:_NAMED])
+    parts.append(f'classes: {named}' + (f' and {len(ordered) - _NAMED:,} more' if len(ordered) > _NAMED else ''))
+  return '; '.join(parts)
+
+
+def described(counts: Counts) -> str:
+  """Splits with how many examples they have, and remarks."""
+  notes = {split: remarks(one) for split, one in counts.items()}
+  return ', '.join(
+    f'{one["examples"]:,} {split}' + f' ({notes[split]})' * bool(notes[split]) for split, one in counts.items()
+  )
