@@ -1,8 +1,10 @@
 """Sequence classification as a task: sentiment, entailment, any label of a text or of a pair of texts."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -15,6 +17,9 @@ from lmjax.reports import pictures
 from lmjax.scoring import classification as scoring
 from lmjax.tasks.causal_lm import quote
 from lmjax.tasks.fine_tuning import Examples, FineTuningTask
+
+# More classes than this share of the examples: they are hardly classes.
+_MANY_CLASSES = 0.5
 
 
 class Classification(FineTuningTask):
@@ -83,6 +88,17 @@ class Classification(FineTuningTask):
     classes = collections.Counter(record['label'] for record in examples.records)
     return super().counts_of(examples) | {'classes': dict(classes)}
 
+  def describe(self, data) -> str:
+    """A line about the data, with what looks wrong about its labels."""
+    examples, questions = data.counts['train']['examples'], []
+    for group in look_alikes(self.objective.labels):
+      questions.append(f'are these one class: {", ".join(map(repr, group))}?')
+    if len(self.objective.labels) > _MANY_CLASSES * examples:
+      questions.append(
+        f'{len(self.objective.labels):,} classes for {examples:,} examples: is a label a number or a text?'
+      )
+    return '; '.join([super().describe(data), *questions])
+
   def example(self, row, rng) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, segment_types [T], labels and weights (scalars)."""
     padded = self.padded(row['tokens'], row['second'])
@@ -136,6 +152,21 @@ def _outputs(logits):
 def likeliest(prediction: dict[str, float]) -> str:
   """The label with the highest probability."""
   return max(prediction, key=prediction.__getitem__)
+
+
+def look_alikes(labels: Sequence[str]) -> list[list[str]]:
+  """Labels that differ in case, outer white space or as 1 and 1.0 do.
+
+  >>> look_alikes(['1', '1.0', 'no', 'No ', 'yes'])
+  [['1', '1.0'], ['no', 'No ']]
+  """
+  groups = collections.defaultdict(list)
+  for label in labels:
+    key: str | float = label.strip().casefold()
+    with contextlib.suppress(ValueError):
+      key = float(key)
+    groups[key].append(label)
+  return [group for group in groups.values() if len(group) > 1]
 
 
 def longest_first(first: int, second: int, limit: int) -> tuple[int, int]:
