@@ -80,7 +80,10 @@ def _examples(trained: reopen.TrainedRun, data: str | None, fields) -> tuple[Any
   if skipped:
     print(f'lmjax: {data}: {skipped}', file=sys.stderr)
   type(task).resolve(config.objective, records.Records({'test': items, 'train': []}, {}, {}))  # known labels
-  return task, FineTuningData({'test': task.rows_of(items)}, {}, {}), ['test']
+  examples = task.rows_of(items)
+  if unread := task.unread(examples):
+    print(f'lmjax: {data}: {unread}', file=sys.stderr)
+  return task, FineTuningData({'test': examples}, {}, {}), ['test']
 
 
 if __name__ == '__main__':

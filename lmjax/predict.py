@@ -6,8 +6,8 @@ python -m lmjax.predict --workdir=DIR --file=FILE                       .jsonl, 
                                                                         .txt: its lines are the texts to label, the
                                                                         whole file is the document or the context
 --fields=NAME,... names what holds the text there, where it is not what it was in the run's own data.
-Without TEXT and --file it reads standard input like a .txt file. --json gives one JSON object a line. --mesh=N takes N
-devices; default: all, laid out as in training.
+Without TEXT and --file it reads standard input like a .txt file. --json gives one JSON object a line, with how many
+tokens were read (read) and given (tokens). --mesh=N takes N devices; default: all, laid out as in training.
 """
 
 import json
@@ -32,20 +32,24 @@ def run(flags: command_line.CommandLine) -> None:
 
   trained = reopen.load_run(flags.workdir, flags.values['step'], flags.values['mesh'])
   given = (flags.values[name] for name in ('file', 'question', 'fields'))
-  items = read(trained.config, flags.words, *given)
-  for item, prediction in zip(items, predict(trained, items)):
-    report = trained.task.report(prediction)
-    print(json.dumps({'id': item['id'], **report}, ensure_ascii=False) if flags.values['json'] else shown(item, report))
+  items, task = read(trained.config, flags.words, *given), trained.task
+  examples = task.rows_of(items)
+  if unread := task.unread(examples):
+    print(f'lmjax: {unread}', file=sys.stderr)
+  for item, prediction, (seen, tokens) in zip(items, predict(trained, examples), task.read_of(examples)):
+    report = task.report(prediction)
+    line = {'id': item['id'], **report, 'read': seen, 'tokens': tokens}
+    print(json.dumps(line, ensure_ascii=False) if flags.values['json'] else shown(item, report))
 
 
-def predict(trained, items: list[dict]) -> list:
+def predict(trained, examples) -> list:
   """A prediction for each record, as its task's `predict` gives it."""
   import jax
 
   from lmjax.training import evaluator
 
   with jax.set_mesh(trained.mesh):
-    return trained.task.predict(trained.params, trained.task.rows_of(items), evaluator.Runner(trained.mesh))
+    return trained.task.predict(trained.params, examples, evaluator.Runner(trained.mesh))
 
 
 def read(config, words: list[str], file: str | None, question: str | None, fields=None) -> list[dict]:

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 from etils import epath
 
-from lmjax import predict
+from lmjax import evaluate, predict
 from lmjax.errors import ConfigError
 from tests import runs
 
@@ -65,6 +65,22 @@ def test_files_and_standard_input_say_the_same(labelled, capsys, tmp_path, monke
     monkeypatch.setattr('sys.stdin', types.SimpleNamespace(buffer=io.BytesIO(piped)))
     found = lines(capsys, f'--workdir={labelled}', '--json')
     assert [line['probabilities'] for line in found] == expected
+
+
+def test_what_of_a_long_text_is_not_read_is_told(labelled, capsys, tmp_path):
+  """Two reviews with opposite ends are one to the model, which has read neither end."""
+  begin = 'the model reads this line of text and that one ' * 5
+  texts = [begin + end for end in ('clear quick fine', 'broken vague poor')] + ['a fine line']
+  assert predict.main([f'--workdir={labelled}', '--json', *texts]) == 0
+  out, err = capsys.readouterr()
+  first, second, short = map(json.loads, out.splitlines())
+  assert first['probabilities'] == second['probabilities']
+  assert first['read'] == second['read'] == 22 < first['tokens'] and 0 < short['read'] == short['tokens'] < 22
+  tokens = first['tokens'] + second['tokens']
+  assert err == f'lmjax: 2 of 3 are too long, and 44 of their {tokens} tokens are read: data.length = 24\n'
+  (tmp_path / 'long.tsv').write_text(f'text\tlabel\n{texts[0]}\tgood\n{texts[2]}\tbad\n')
+  assert evaluate.main([f'--workdir={labelled}', f'--data={tmp_path / "long.tsv"}']) == 0
+  assert 'long.tsv: 1 of 2 are too long, and 22 of their' in capsys.readouterr().err
 
 
 def test_mistakes_are_reported(labelled, pre_trained, capsys, tmp_path, monkeypatch):

@@ -6,12 +6,11 @@ Legend: T length of a row, N tokens of a context.
 import collections
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from lmjax.data import records
-from lmjax.data.batches.windows import character_span, locate, token_span, windows
+from lmjax.data.batches.windows import Windows, character_span, locate, token_span, windows
 from lmjax.errors import DataError
 from lmjax.models.heads import HeadedModel
 from lmjax.objectives import spans
@@ -79,11 +78,12 @@ class ExtractiveQA(FineTuningTask):
     A context is tokenised once, however many questions there are about it, and its windows are cut when they are read.
     """
     counts, left_out, table = collections.Counter(), collections.Counter(), []
-    texts = list(dict.fromkeys(record['context'] for record in items))
-    contexts = dict(zip(texts, self.tokenizer.encode_with_offsets(texts)))
-    questions = []
+    different = list(dict.fromkeys(record['context'] for record in items))
+    contexts = dict(zip(different, self.tokenizer.encode_with_offsets(different)))
+    questions, question_sizes = [], []
     for number, question in enumerate(self.tokenizer.encode_each([record['question'] for record in items])):
       questions.append(question[: self.objective.max_question])
+      question_sizes.append(len(question))
       context, offsets_N2 = contexts[items[number]['context']]
       sizes = self.sizes(question, context)
       counts.update(
@@ -97,12 +97,19 @@ class ExtractiveQA(FineTuningTask):
         skip = place == (-1, -1) and any(first < high and low <= last for first, last in too_long)
         table.append((number, low, high, *place, skip))
     numbers = np.array(table, np.int32).reshape(-1, 6)
-    rows = Windows(items, questions, contexts, self.special_tokens, self.bidirectional, numbers, counts, left_out)
+    kind = self.special_tokens, self.bidirectional
+    rows = Windows(items, questions, question_sizes, contexts, *kind, numbers, counts, left_out)
     return Examples(items, rows, numbers[:, 0])
 
   def counts_of(self, examples: Examples) -> dict:
     """Of questions and their contexts; and what is to be known of the answers."""
     return {'windows': len(examples)} | dict(examples.rows.counts)
+
+  def read_of(self, examples: Examples) -> list[tuple[int, int]]:
+    """(tokens that are read, all of them) of each question and its context, which is read in windows."""
+    rows = examples.rows
+    sizes = [len(rows.contexts[record['context']][0]) for record in examples.records]
+    return [(len(kept) + size, whole + size) for kept, whole, size in zip(rows.questions, rows.question_sizes, sizes)]
 
   def _answers(self, record, offsets_N2, counts, left_out) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """First and last context token of each right answer, in their order: those that may be given, and the longer ones.
@@ -226,54 +233,6 @@ class ExtractiveQA(FineTuningTask):
   def load_calibration(self, calibration: dict) -> None:
     """Takes back what `calibration` gave."""
     self.threshold = calibration['no_answer_threshold']
-
-
-@dataclasses.dataclass(frozen=True)
-class Windows(Sequence):
-  """Rows of questions, cut when they are asked for.
-
-  A row is a dict: tokens (int32), second (the place of the window's first token), low (that token's number in the
-  context), null (the place that stands for no answer), places (those of the answer's first and last token), and the
-  context with its tokens' offsets.
-
-  Attributes:
-    table: int32 [rows, 6]: record, the window's first token and its end, the answer's first and last token in the
-      context (-1: none), and whether the row is unfit for training.
-    counts: see `lmjax.data.counts`.
-    left_out: how many questions are unfit for training, by the reason.
-  """
-
-  records: list[dict]
-  questions: list[np.ndarray]
-  contexts: dict[str, tuple[np.ndarray, np.ndarray]]
-  special_tokens: tuple[int, int, int]
-  bidirectional: bool
-  table: np.ndarray
-  counts: Mapping[str, int]
-  left_out: Mapping[str, int]
-
-  def __len__(self):
-    return len(self.table)
-
-  def __getitem__(self, index):
-    number, low, high, first, last, _ = map(int, self.table[index])
-    begin, between, end = self.special_tokens
-    question, context = self.questions[number], self.records[number]['context']
-    ids_N, offsets_N2 = self.contexts[context]
-    tokens = np.array([begin, *question, between, *ids_N[low:high], end], np.int32)
-    second, null = len(question) + 2, 0 if self.bidirectional else len(tokens) - 1
-    places = (null, null) if first < 0 else (first - low + second, last - low + second)
-    row = {'tokens': tokens, 'second': second, 'low': low, 'null': null, 'places': places}
-    return row | {'offsets': offsets_N2, 'context': context}
-
-  @property
-  def skipped(self) -> np.ndarray:
-    """Whether each row is unfit for training; bool [rows]."""
-    return self.table[:, 5].astype(bool)
-
-  def some(self, kept: np.ndarray) -> 'Windows':
-    """The rows with these numbers."""
-    return dataclasses.replace(self, table=self.table[kept])
 
 
 def _gold(items: list[dict]) -> dict[str, list[str]]:

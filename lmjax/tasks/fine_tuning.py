@@ -5,8 +5,8 @@ Legend: B batch, T length.
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ class Examples:
   """The rows of one split, each a dict of arrays; a record may give several: `owners` has the record of each row."""
 
   records: list[dict]
-  rows: Sequence[dict]
+  rows: Any  # a sequence of dicts
   owners: np.ndarray
 
   def __len__(self):
@@ -94,6 +94,19 @@ class FineTuningTask(Task):
     """Tokens of all texts, and how many of them are cut off or unknown."""
     names = {'tokens': 'size', 'cut_tokens': 'cut', 'unknown_tokens': 'unknown'}
     return {name: sum(row[key] for row in examples.rows) for name, key in names.items()}
+
+  def read_of(self, examples: Examples) -> list[tuple[int, int]]:
+    """(tokens that are read, all of them) of each record's texts."""
+    return [(row['size'] - row['cut'], row['size']) for row in examples.rows]
+
+  def unread(self, examples: Examples) -> str:
+    """How much of the records' texts is not read, for people; '' where all of it is."""
+    short = [(read, tokens) for read, tokens in self.read_of(examples) if read < tokens]
+    if not short:
+      return ''
+    read, tokens = map(sum, zip(*short))
+    what = f'{len(short):,} of {len(examples.records):,} are too long, and {read:,} of their {tokens:,} tokens are read'
+    return f'{what}: data.length = {self.data.length}'
 
   def sizes(self, *texts: np.ndarray) -> dict[str, int]:
     """What `counts_of` is told of a row's texts, besides how many tokens of them are cut off."""

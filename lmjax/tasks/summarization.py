@@ -116,6 +116,11 @@ class Summarization(FineTuningTask):
         continuations[i] = ids[: ids.index(end)] if end in ids else ids
     return continuations
 
+  def read_of(self, examples: Examples) -> list[tuple[int, int]]:
+    """(tokens that are read, all of them) of each document."""
+    sizes, limit = [len(row['document']) for row in examples.rows], self.max_document_tokens
+    return [(size if self.objective.long_documents == 'chunks' else min(size, limit), size) for size in sizes]
+
   def predict(self, params, examples: Examples, run: Callable) -> list[str]:
     """A summary for each record."""
     documents = [list(row['document']) for row in examples.rows]

@@ -338,7 +338,7 @@ def test_it_learns_and_answers(files, tmp_path, preset):
   assert evaluate.evaluate(trained, files['none_valid'])['test/f1'] < 0.6, 'every second question has no answer'
   context = 'In the year 117 the book was written by Grace. It was read by Alan in the year 217.'
   items = predict.read(trained.config, (context,), None, 'Who wrote the book?')
-  [prediction] = predict.predict(trained, items)
+  [prediction] = predict.predict(trained, trained.task.rows_of(items))
   found = trained.task.report(prediction)
   assert found['answer'] == 'Grace' and context[found['start'] : found['end']] == 'Grace'
 

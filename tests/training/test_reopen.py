@@ -58,7 +58,10 @@ def test_eight_devices_predict_as_one(raw_config, tmp_path_factory, tmp_path):
   raw = runs.classification_config(source, tmp_path, **{'train.steps': 2, 'eval.every': 2, 'mesh.fsdp': 2})
   runs.train(raw, tmp_path / 'run', devices=2)
   items = [{'id': str(i), 'text': text, 'text_pair': None} for i, (text, _) in enumerate(runs.texts(11))]
-  eight, one = (predict.predict(reopen.load_run(str(tmp_path / 'run'), devices=count), items) for count in (8, 1))
+  eight, one = (
+    predict.predict(trained, trained.task.rows_of(items))
+    for trained in (reopen.load_run(str(tmp_path / 'run'), devices=count) for count in (8, 1))
+  )
   assert len(eight) == len(one) == 11
   for a, b in zip(eight, one):
     assert a == pytest.approx(b, abs=1e-5)

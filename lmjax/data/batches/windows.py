@@ -1,9 +1,11 @@
 """Long contexts in windows that overlap, and where in the original text a token of a window stands.
 
-Pure functions. Legend: N tokens of a context.
+Legend: N tokens of a context.
 """
 
+import dataclasses
 import unicodedata
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -63,3 +65,52 @@ def locate(text: str, answer: str, start: int) -> int | None:
   before, after = text.rfind(answer, 0, max(start, 0) + len(answer)), text.find(answer, max(start, 0))
   places = [place for place in (before, after) if place >= 0]
   return min(places, key=lambda place: abs(place - start)) if places and answer else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows(Sequence):
+  """Rows of questions, cut when they are asked for.
+
+  A row is a dict: tokens (int32), second (the place of the window's first token), low (that token's number in the
+  context), null (the place that stands for no answer), places (those of the answer's first and last token), and the
+  context with its tokens' offsets.
+
+  Attributes:
+    table: int32 [rows, 6]: record, the window's first token and its end, the answer's first and last token in the
+      context (-1: none), and whether the row is unfit for training.
+    counts: see `lmjax.data.counts`.
+    left_out: how many questions are unfit for training, by the reason.
+  """
+
+  records: list[dict]
+  questions: list[np.ndarray]
+  question_sizes: list[int]
+  contexts: dict[str, tuple[np.ndarray, np.ndarray]]
+  special_tokens: tuple[int, int, int]
+  bidirectional: bool
+  table: np.ndarray
+  counts: Mapping[str, int]
+  left_out: Mapping[str, int]
+
+  def __len__(self):
+    return len(self.table)
+
+  def __getitem__(self, index):
+    number, low, high, first, last, _ = map(int, self.table[index])
+    begin, between, end = self.special_tokens
+    question, context = self.questions[number], self.records[number]['context']
+    ids_N, offsets_N2 = self.contexts[context]
+    tokens = np.array([begin, *question, between, *ids_N[low:high], end], np.int32)
+    second, null = len(question) + 2, 0 if self.bidirectional else len(tokens) - 1
+    places = (null, null) if first < 0 else (first - low + second, last - low + second)
+    row = {'tokens': tokens, 'second': second, 'low': low, 'null': null, 'places': places}
+    return row | {'offsets': offsets_N2, 'context': context}
+
+  @property
+  def skipped(self) -> np.ndarray:
+    """Whether each row is unfit for training; bool [rows]."""
+    return self.table[:, 5].astype(bool)
+
+  def some(self, kept: np.ndarray) -> 'Windows':
+    """The rows with these numbers."""
+    return dataclasses.replace(self, table=self.table[kept])
