@@ -1,8 +1,9 @@
 """What a run begins with: its own newest checkpoint, another run's by a hand-off, or random weights."""
 
 import dataclasses
+import types
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,9 @@ from lmjax.training import state as state_lib
 RATE = ('learning_rate', 'head_learning_rate', 'schedule', 'warmup_steps', 'decay_steps', 'final_rate')
 # How it is computed, not what; or may change.
 FREE = {'scan', 'remat', 'attention_implementation', 'chunk', *RATE}
+
+# A change of the learning rate by less than this share is not told of.
+_SMALL_JUMP = 0.2
 
 
 class InitialState(NamedTuple):
@@ -112,6 +116,7 @@ def initialize(
       raise CheckpointError(f'train.steps = {steps}: {rule}; raise it, or choose a new --workdir')
     lines = [f'resuming from step {step}']
     lines += [f'changed since then: {change}' for change in changes(manifest, metadata)]
+    lines += rate_jump(manifest['config'], metadata['config'], step)
     return InitialState(state, step, manifest['hand_off'], '\n'.join(lines), True)
   state = state_lib.init_state(task, tx, mesh, seed)
   if source is None or plan is None:
@@ -179,3 +184,20 @@ def changes(manifest: dict, metadata: dict) -> list[str]:
     for path in sorted(before.keys() | now.keys())
     if before.get(path) != now.get(path)
   ]
+
+
+def rate_jump(before: dict, now: dict, step: int) -> list[str]:
+  """A line where the learning rate of the next step is not near the one that the run's earlier settings would give it.
+
+  So it is where a run that has ended is made longer, unless its schedule is constant: the schedule is one of all steps.
+  """
+  rates = []
+  for config in (before, now):
+    settings: Any = types.SimpleNamespace(**config['optim'])
+    rates.append(float(optim.learning_rate(settings, config['train']['steps'])(step)))
+  old, new = rates
+  if abs(new - old) <= _SMALL_JUMP * max(new, old):
+    return []
+  schedule, steps = now['optim']['schedule'], now['train']['steps']
+  rule = f'optim.schedule = {schedule} is over all of train.steps = {steps}'
+  return [f'the learning rate goes on at {new:.3g}; with the settings until now it would be {old:.3g}: {rule}']

@@ -7,6 +7,7 @@ import pytest
 
 from lmjax import main
 from lmjax.errors import CheckpointError
+from lmjax.training import initialize
 from tests import conftest, runs
 
 STEPS = {'train.steps': 1, 'optim.warmup_steps': 0, 'eval.every': 3, 'checkpoint.every': 3}
@@ -38,6 +39,23 @@ def test_what_may_change_is_noted(workdir, raw_config):
   assert f'changed since then: optim.learning_rate: {0.003} -> {0.0001}' in line
   for leaf in leaves:
     assert f'changed since then: {leaf}: ' in line, leaf
+
+
+@pytest.mark.parametrize(
+  'schedule, step, told',
+  [
+    ('cosine', 20, '0.00165; with the settings until now it would be 0.0003'),
+    ('constant', 20, None),
+    ('cosine', 2, None),
+  ],
+)
+def test_a_rate_that_jumps_is_told(schedule, step, told):
+  """A run that has ended, made longer: its rate goes up again to where the longer schedule is then."""
+  rate = dict(learning_rate=0.003, warmup_steps=0, schedule=schedule, final_rate=0.1, decay_steps=None)
+  before, now = ({'optim': rate, 'train': {'steps': steps}} for steps in (20, 40))
+  said = initialize.rate_jump(before, now, step)
+  assert said == [] if told is None else f'the learning rate goes on at {told}: optim.schedule = cosine' in said[0]
+  assert initialize.rate_jump(before, before, step) == []
 
 
 REFUSED = [
