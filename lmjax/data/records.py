@@ -8,7 +8,7 @@ in a prediction, a record may lack label, answers or summary.
 
 import collections
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -57,10 +57,10 @@ def load(config: RecordsConfig, kind: RecordKind, seed: int) -> Records:
     for split, path in paths.items()
   }
   if config.valid is None:
-    limit = int(config.valid_fraction * 2.0**64)
+    is_held_out = _held_out(splits['train'], config.valid_fraction)
     sides: dict[bool, list[dict]] = {False: [], True: []}
-    for record in splits['train']:  # all questions about a context on one side
-      sides[digest64(record.get('context', '').encode() or _key(record)) < limit].append(record)
+    for record in splits['train']:
+      sides[is_held_out(record)].append(record)
     splits['train'], splits['valid'] = sides[False], sides[True]
   seen = {_key(record) for split in ('valid', 'test') for record in splits.get(split, ())}
   kept = [record for record in splits['train'] if _key(record) not in seen]
@@ -79,6 +79,8 @@ def load(config: RecordsConfig, kind: RecordKind, seed: int) -> Records:
   contents |= {name: getattr(config, name) for name in ('fields', 'train_share', 'valid_fraction', 'bad_text')}
   counts = {split: of_split(len(splits[split]), skipped[split]) for split in given if split in splits}
   counts['train']['duplicates'] = duplicates
+  if config.valid is None and kind == 'classification':
+    contents['held_out'] = 'of each class'
   return Records(splits, contents, counts)
 
 
@@ -148,6 +150,31 @@ def _identity(path: str, kind: RecordKind) -> dict:
 def _fields(kind: RecordKind, labelled: bool) -> list[tuple[str, ...]]:
   """The fields that a record may have, without labels and summaries where they need not be there."""
   return FIELDS[kind] if labelled or kind == 'extractive_qa' else [names[:-1] for names in FIELDS[kind]]
+
+
+def _held_out(items: list[dict], share: float) -> Callable[[dict], bool]:
+  """Tells which records are held out, by their digests: of each class the same share, and never all of it.
+
+  All questions about a context are on one side.
+  """
+  digest = lambda record: digest64(record.get('context', '').encode() or _key(record))
+  if not items or 'label' not in items[0]:
+    limit = int(share * 2.0**64)
+    return lambda record: digest(record) < limit
+  classes: dict[str, set[int]] = collections.defaultdict(set)
+  for record in items:
+    classes[record['label']].add(digest(record))
+  held_out = {label: set(sorted(found)[: _rounded(share, len(found))]) for label, found in classes.items()}
+  return lambda record: digest(record) in held_out[record['label']]
+
+
+def _rounded(share: float, count: int) -> int:
+  """How many of so many are held out.
+
+  >>> _rounded(0.1, 24), _rounded(0.1, 5), _rounded(0.1, 4), _rounded(0.9, 1)
+  (2, 1, 0, 0)
+  """
+  return min(int(share * count + 0.5), count - 1)
 
 
 def _drawn(items: list[dict], count: int | None, key: int) -> list[dict]:

@@ -20,6 +20,8 @@ from lmjax.tasks.fine_tuning import Examples, FineTuningTask
 
 # More classes than this share of the examples: they are hardly classes.
 _MANY_CLASSES = 0.5
+# So many classes are named in a line.
+_NAMED = 5
 
 
 class Classification(FineTuningTask):
@@ -91,6 +93,8 @@ class Classification(FineTuningTask):
   def describe(self, data) -> str:
     """A line about the data, with what looks wrong about its labels."""
     examples, questions = data.counts['train']['examples'], []
+    if absent := [label for label in self.objective.labels if label not in data.counts['valid']['classes']]:
+      questions.append(f'valid has no {", ".join(absent[:_NAMED])}' + ' and others' * (len(absent) > _NAMED))
     for group in look_alikes(self.objective.labels):
       questions.append(f'are these one class: {", ".join(map(repr, group))}?')
     if len(self.objective.labels) > _MANY_CLASSES * examples:

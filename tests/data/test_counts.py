@@ -8,6 +8,7 @@ import pytest
 from lmjax import config as config_lib
 from lmjax.tasks import prepare
 from tests import runs
+from tests.conftest import FINE_TUNING, config_dict
 
 
 def results_of(workdir) -> dict:
@@ -76,3 +77,14 @@ def test_labels_that_look_wrong_are_asked_about(tmp_path, labels, question):
 def test_ordinary_labels_are_not_asked_about(tmp_path):
   task, data = prepared(tmp_path, runs.texts(12))
   assert '?' not in task.describe(data)
+
+
+def test_each_class_is_held_out_alike(tmp_path):
+  """A rare class is trained on and scored, whatever its digests; one of a single example cannot be both."""
+  rows = [(f'text {i}', 'common') for i in range(40)] + [(f'other {i}', 'rare') for i in range(3)] + [('one', 'single')]
+  file = runs.write_tsv(tmp_path / 'all.tsv', rows)
+  raw = config_dict(FINE_TUNING['classification'], f'preset=mini_encoder,train={file}', {'data.valid_fraction': 0.2})
+  _, task, data = prepare.prepare(config_lib.build(raw))
+  assert data.counts['valid']['classes'] == {'common': 8, 'rare': 1}
+  assert data.counts['train']['classes'] == {'common': 32, 'rare': 2, 'single': 1}
+  assert task.describe(data).endswith('; valid has no single')
