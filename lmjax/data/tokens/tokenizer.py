@@ -11,6 +11,7 @@ import numpy as np
 import tokenizers
 from etils import epath
 
+from lmjax.console import print_line
 from lmjax.data.config import SPECIAL_TOKENS
 from lmjax.errors import DataError
 from lmjax.workdir.files import write_atomically
@@ -32,6 +33,11 @@ STARTS_WORD, LETTER, DIGIT, OTHER, JOINS_WORD = range(5)
 # A sample is drawn from so many times its size of text, in pieces of so many characters.
 _LOOK_AHEAD = 32
 _SAMPLE_PIECE = 8_192
+# A run of one kind of character that is longer is cut to train on.
+_LONGEST_RUN = 1_000
+_LONG_RUN = re.compile(
+  '|'.join(kind + f'{{{_LONGEST_RUN + 1},}}' for kind in (r'[^\W\d_]', r'\d', r'(?:[^\w\s]|_)', r'\s'))
+)
 # What is encoded at once, at most.
 _PART_TEXTS = 1_024
 _PART_CHARACTERS = 1_000_000
@@ -212,8 +218,23 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, sample_bytes: int, lo
     initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
     show_progress=False,
   )
-  backend.train_from_iterator(sample(texts, sample_bytes), trainer)
+  pieces = sample(texts, sample_bytes)
+  bounded = [part for piece in pieces for part in _bounded(piece)]
+  if len(bounded) > len(pieces):
+    print_line(
+      f'tokenizer: {len(bounded) - len(pieces):,} cuts in runs of over {_LONGEST_RUN:,} letters, digits or others'
+    )
+  backend.train_from_iterator(bounded, trainer)
   return Tokenizer(backend)
+
+
+def _bounded(text: str) -> list[str]:
+  """Parts of a text in which no run that the pre-tokenizer leaves whole is longer than the trainer can work with.
+
+  Its time grows with the square of a run's length: DNA, and scripts without spaces.
+  """
+  cuts = [cut for run in _LONG_RUN.finditer(text) for cut in range(run.start() + _LONGEST_RUN, run.end(), _LONGEST_RUN)]
+  return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)])]
 
 
 def untrained(vocab_size: int) -> Tokenizer:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import re
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import pytest
 import tokenizers
 
 from lmjax.data.config import SPECIAL_TOKENS, TokenizerConfig
+from lmjax.data.tokens import tokenizer as tokenizer_module
 from lmjax.data.tokens.tokenizer import Tokenizer, sample, train_tokenizer
 from lmjax.errors import DataError
 
@@ -184,3 +187,15 @@ def test_texts_are_encoded_some_at_a_time(tokenizer, monkeypatch):
   assert parts == [1024, 1024, 152 + 2, 1]
   assert [ids.tolist() for ids in found[:2]] == [tokenizer.encode(text) for text in texts[:2]]
   assert len(found) == len(texts) and len(found[-1]) == len(tokenizer.encode(texts[-1]))
+
+
+def test_runs_without_spaces_are_cut_to_train_on(capsys):
+  """Or training would take the square of their length: DNA, scripts without spaces."""
+  draw = random.Random(0)
+  dna = ''.join(draw.choice('ACGT') for _ in range(300_000))
+  parts = tokenizer_module._bounded(f'{dna} and {dna[:1000]} and {"." * 2500}')
+  assert ''.join(parts) == f'{dna} and {dna[:1000]} and {"." * 2500}' and len(parts) == 300 + 2
+  assert max(len(run) for part in parts for run in re.findall(r'[ACGT]+|[.]+', part)) == 1000
+  trained = train_tokenizer([dna], 300, 1_000_000)
+  assert capsys.readouterr().out == 'tokenizer: 299 cuts in runs of over 1,000 letters, digits or others\n'
+  assert trained.decode(trained.encode(dna)) == dna
