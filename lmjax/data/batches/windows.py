@@ -96,6 +96,8 @@ class Windows(Sequence):
     return len(self.table)
 
   def __getitem__(self, index):
+    if isinstance(index, slice):
+      return [self[i] for i in range(*index.indices(len(self)))]
     number, low, high, first, last, _ = map(int, self.table[index])
     begin, between, end = self.special_tokens
     question, context = self.questions[number], self.records[number]['context']
