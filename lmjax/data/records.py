@@ -75,7 +75,7 @@ def load(config: RecordsConfig, kind: RecordKind, seed: int) -> Records:
       twice = split == 'train' and duplicates
       why = 'each example stands in another split as well' if twice else 'no example'
       raise DataError(f'{where}: {why}; a split must have some of its own; add examples, or name another file')
-  contents = {split: _identity(path, kind) for split, path in paths.items()}
+  contents: dict = {split: _identity(path, kind) for split, path in paths.items()}
   contents |= {name: getattr(config, name) for name in ('fields', 'train_share', 'valid_fraction', 'bad_text')}
   counts = {split: of_split(len(splits[split]), skipped[split]) for split in given if split in splits}
   counts['train']['duplicates'] = duplicates
