@@ -252,7 +252,7 @@ def _table_rows(name: str, file: IO[bytes]) -> Iterator[tuple[str, dict]]:
   rows, before = csv.reader(text, **options), 0
   try:
     header = next(rows, None)
-    twice = [field for field, count in collections.Counter(header or ()).items() if count > 1]
+    twice = [field for field, count in collections.Counter(header or ()).items() if field and count > 1]
     if twice:
       raise DataError(f'{name}, line 1: field {twice[0]!r} stands there twice; names must differ; rename one')
     before = rows.line_num
