@@ -65,7 +65,7 @@ def collectives(text: str) -> dict[str, Traffic]:
   """Traffic of each kind in KINDS that is in a program of one device.
 
   An asynchronous collective has a -start, or stands in several fused computations, its beginning, middle and end, which
-  say so and share a channel: it counts once. Others may share a channel too, and count each: libtpu numbers them anew
+  say so and share a channel: it counts once. Others may share a channel too, and count each: libtpu numbers them again
   when it joins them.
   """
   each: dict[tuple, Traffic] = {}

@@ -70,6 +70,7 @@ class ExtractiveQA(FineTuningTask):
       raise DataError(f'data.train: {rule}; check answers and answer_start')
     data.splits['train'] = Examples(train.records, train.rows.some(kept), train.owners[kept])
     data.counts['train']['skipped'] |= train.rows.left_out
+    data.counts['train']['windows'] = len(kept)
     return data
 
   def rows_of(self, items: list[dict]) -> Examples:
@@ -104,6 +105,11 @@ class ExtractiveQA(FineTuningTask):
   def counts_of(self, examples: Examples) -> dict:
     """Of questions and their contexts; and what is to be known of the answers."""
     return {'windows': len(examples)} | dict(examples.rows.counts)
+
+  @property
+  def limit(self) -> str:
+    """The setting that decides how much is read."""
+    return f'objective.max_question = {self.objective.max_question}'
 
   def read_of(self, examples: Examples) -> list[tuple[int, int]]:
     """(tokens that are read, all of them) of each question and its context, which is read in windows."""

@@ -106,10 +106,15 @@ class FineTuningTask(Task):
       return ''
     read, tokens = map(sum, zip(*short))
     what = f'{len(short):,} of {len(examples.records):,} are too long, and {read:,} of their {tokens:,} tokens are read'
-    return f'{what}: data.length = {self.data.length}'
+    return f'{what}: {self.limit}'
+
+  @property
+  def limit(self) -> str:
+    """The setting that decides how much is read."""
+    return f'data.length = {self.data.length}'
 
   def sizes(self, *texts: np.ndarray) -> dict[str, int]:
-    """What `counts_of` is told of a row's texts, besides how many tokens of them are cut off."""
+    """What `counts_of` sums of a row's texts, besides how many tokens of them are cut off."""
     unknown = 0 if self.tokenizer.unk is None else sum(int((ids == self.tokenizer.unk).sum()) for ids in texts)
     return {'size': sum(map(len, texts)), 'unknown': unknown}
 

@@ -27,7 +27,7 @@ RATE = ('learning_rate', 'head_learning_rate', 'schedule', 'warmup_steps', 'deca
 # How it is computed, not what; or may change.
 FREE = {'scan', 'remat', 'attention_implementation', 'chunk', *RATE}
 
-# A change of the learning rate by less than this share is not told of.
+# A change of the learning rate by less than this share is not reported.
 _SMALL_JUMP = 0.2
 
 
@@ -200,4 +200,4 @@ def rate_jump(before: dict, now: dict, step: int) -> list[str]:
     return []
   schedule, steps = now['optim']['schedule'], now['train']['steps']
   rule = f'optim.schedule = {schedule} is over all of train.steps = {steps}'
-  return [f'the learning rate goes on at {new:.3g}; with the settings until now it would be {old:.3g}: {rule}']
+  return [f'the learning rate continues at {new:.3g}; with the settings until now it would be {old:.3g}: {rule}']

@@ -253,7 +253,7 @@ def test_questions_whose_answers_are_too_long_are_left_out_and_counted(files, tm
   file = squad_file(tmp_path, 'long.json', (context, {'answers': both[1:]}), (context, {'answers': both}))
   _, task, data = prepared(file, files['valid'])
   assert data.counts['train']['skipped'] == {'long_answer': 1} and '1 skipped (1 long answer)' in task.describe(data)
-  assert set(data.splits['train'].owners) == {1}
+  assert set(data.splits['train'].owners) == {1} and data.counts['train']['windows'] == len(data.splits['train'])
   assert all(row['places'] != (row['null'], row['null']) for row in data.splits['train'].rows)
 
 

@@ -54,7 +54,7 @@ def test_a_rate_that_jumps_is_told(schedule, step, told):
   rate = dict(learning_rate=0.003, warmup_steps=0, schedule=schedule, final_rate=0.1, decay_steps=None)
   before, now = ({'optim': rate, 'train': {'steps': steps}} for steps in (20, 40))
   said = initialize.rate_jump(before, now, step)
-  assert said == [] if told is None else f'the learning rate goes on at {told}: optim.schedule = cosine' in said[0]
+  assert said == [] if told is None else f'the learning rate continues at {told}: optim.schedule = cosine' in said[0]
   assert initialize.rate_jump(before, before, step) == []
 
 
