@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 from lmjax.workdir import files
 from tests import conftest
@@ -66,6 +67,12 @@ def read_until(started: subprocess.Popen, beginning: str) -> list[str]:
     if line.startswith(beginning):
       break
   return lines
+
+
+def outputs_of(started: list[subprocess.Popen]) -> list[str]:
+  """All that each prints until its end; read at once, since one whose pipe is full would keep the others waiting."""
+  with ThreadPoolExecutor(len(started)) as pool:
+    return list(pool.map(lambda one: one.communicate()[0], started))
 
 
 def run(words, **how) -> tuple[int, str]:

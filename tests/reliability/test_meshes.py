@@ -68,7 +68,7 @@ def test_resumed_by_two_processes(corpus, cache_dir, tmp_path):
   more = [word.replace('train.steps=4', 'train.steps=8') for word in words['run']]
   hosts = [f'--coordinator=localhost:{free_port()}', '--num_processes=2']
   started = [commands.start([*more, *hosts, f'--process_id={i}'], devices=2) for i in range(2)]
-  said = [one.communicate()[0] for one in started]
+  said = commands.outputs_of(started)
   assert [one.returncode for one in started] == [0, 0], said
   assert 'resuming from step 4' in said[0] and 'rejected' not in said[0], said[0]  # every digest was right
   assert losses(tmp_path / 'run') == pytest.approx(losses(tmp_path / 'whole'), rel=1e-5)

@@ -98,7 +98,7 @@ def test_what_one_host_cannot_read_is_skipped_by_all(corpus, cache_dir, tmp_path
     words = commands.arguments('causal_lm', corpus, cache_dir, tmp_path / 'run', **(leaves | {'train.steps': steps}))
     flags = [f'--coordinator=localhost:{free_port()}', '--num_processes=2']
     started = [commands.start([*words, *flags, f'--process_id={i}']) for i in range(2)]
-    said = [one.communicate()[0] for one in started]
+    said = commands.outputs_of(started)
     assert [one.returncode for one in started] == [0, 0], said
     return said[0]
 
