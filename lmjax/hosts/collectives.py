@@ -1,6 +1,7 @@
 """What all hosts do together: reading, agreeing on a number, and looking for the same folder."""
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from lmjax.console import print_line
 from lmjax.errors import ConfigError, LmjaxError
 
 
@@ -25,6 +27,8 @@ def on_every_host(read: Callable[[], Any], kind: type[LmjaxError]) -> Any:
     error = met
   if jax.process_count() > 1:
     failed = np.flatnonzero(multihost_utils.process_allgather(np.array([error is not None])))
+    if error is not None and jax.process_index():  # host 0 prints what is raised; of another's error it knows nothing
+      print_line(f'lmjax: host {jax.process_index()} of {jax.process_count()}: {error}', sys.stderr)
     if error is None and len(failed):
       error = kind(f'host {failed[0]} of {jax.process_count()} cannot read it; look at its messages')
   if error is not None:

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import random
+import re
 import shutil
 
 import jax
@@ -100,15 +101,17 @@ def test_what_one_host_cannot_read_is_skipped_by_all(corpus, cache_dir, tmp_path
     started = [commands.start([*words, *flags, f'--process_id={i}']) for i in range(2)]
     said = commands.outputs_of(started)
     assert [one.returncode for one in started] == [0, 0], said
-    return said[0]
+    return said
 
   run(8)
   files = files_of(tmp_path / 'run/checkpoints/8/state/ocdbt.process_1/d')
   assert files
   for file in files:
     mutate(file, 'truncate', file)
-  said = run(12)
-  assert 'checkpoint 8 rejected: ' in said and 'resuming from step 4' in said and 'done: step 12' in said, said
+  said, of_host_1 = run(12)
+  assert 'checkpoint 8 rejected: host 1 of 2 cannot read it; look at its messages' in said, said
+  assert 'resuming from step 4' in said and 'done: step 12' in said, said
+  assert re.search(r'^lmjax: host 1 of 2: .*checkpoints/8: cannot be read: ', of_host_1, re.MULTILINE), of_host_1
   assert locate.saved_steps(locate.directory_of(tmp_path / 'run'))[-1] == 12
   assert len(os.listdir(tmp_path / 'run/rejected_checkpoints')) == 1
 
