@@ -99,6 +99,7 @@ def run_command(run, argv) -> int:
   """Runs `run(argv)`; returns 0, the exit code of an LmjaxError, whose lines go to stderr, or 130 for Ctrl-C."""
   try:
     run(sys.argv[1:] if argv is None else argv)
+    sys.stdout.flush()  # here, where a reader that is gone is no error
     return 0
   except LmjaxError as error:
     for problem in str(error).splitlines():
