@@ -35,7 +35,7 @@ def pretraining(argument, task, attention, usual, smallest):
 def fine_tuning(argument, task, train, length, fields=(tuple[str, ...] | None, None), **switches):
   """(arguments, config): the checkpoint's model with dropout, or a preset; LoRA (https://arxiv.org/abs/2106.09685)."""
   files = dict(train=train, valid=None, test=None) | (dict(fields=fields) if fields else {})
-  size = dict(length=length, epochs=(float | None, None), preset=None, lora=(int | None, None))
+  size = dict(length=(int | None, length), epochs=(float | None, None), preset=None, lora=(int | None, None))
   arg = parse_argument(argument, **files, **size, **switches, demo=False, smoke=False)
   arg.demo = arg.demo or arg.smoke
   model = dict(residual_dropout=0.1) if arg.preset is None else presets.get(arg.preset)['model']
@@ -69,7 +69,7 @@ def records(arg, valid=None, test=None, fields=None, valid_examples=None):
   splits = dict(train=demo or arg.train, valid=valid, test=None if arg.smoke else demo or arg.test or test)
   splits |= dict(valid_fraction=None if valid else 0.1, fields=fields, train_share=1.0, valid_examples=valid_examples)
   rows = dict(tokenizer=TOKENIZER if arg.preset else None, length=arg.length, batch_size=8 if arg.smoke else 16)
-  return splits | rows | dict(bad_text='raise')
+  return splits | rows | dict(bad_text='raise', separator=getattr(arg, 'separator', None))
 
 
 def optimizer(**given):

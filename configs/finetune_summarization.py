@@ -2,11 +2,11 @@
 
   python -m lmjax.main --config=configs/finetune_summarization.py:demo
   python -m lmjax.main --config=configs/finetune_summarization.py:train=train.jsonl,valid=dev.jsonl
-  python -m lmjax.main --config=configs/finetune_summarization.py:length=512 --config.objective.decoding.beams=4
+  python -m lmjax.main --config=configs/finetune_summarization.py:length=512,beams=4
 
-It starts from runs/pretrain_clm, and takes BillSum, bills of the US Congress, from TFDS. Arguments: common.py; demo,
-docstrings to their first lines; files of .jsonl, .csv or .tsv; fields=DOCUMENT,SUMMARY; long_documents=head, head_tail
-or chunks.
+It starts from runs/pretrain_clm, and takes BillSum, bills of the US Congress, from TFDS: 99 of 100 summaries of such
+bills have at most 512 tokens, a quarter of length=2048. Arguments: common.py; demo, docstrings to their first lines, of
+length=256; files of .jsonl, .csv or .tsv; fields=DOCUMENT,SUMMARY; long_documents=head, head_tail or chunks.
 Measured (demo, 2 cores of an AMD EPYC): 469 s of training steps, test ROUGE-L 0.104 (lead-1: 0.165).
 """
 
@@ -14,13 +14,14 @@ import common
 
 
 def get_config(argument=None):
-  arg, c = common.fine_tuning(argument, 'summarization', 'tfds:billsum@train', length=256, long_documents='head')
+  arg, c = common.fine_tuning(argument, 'summarization', 'tfds:billsum@train', None, long_documents='head', beams=1)
+  arg.length = arg.length or (256 if arg.demo else 2048)
   taken = ('embeddings/*', *common.LAYERS, 'head/*')
   c.init_from = common.hand_off(arg, 'runs/pretrain_clm', taken, new=())
 
-  # A quarter of the row is for the summary, which is written greedily
-  summary = arg.length // 4  # tokens
-  decoding = dict(beams=1, length_penalty=None, no_repeat_ngram=3, temperature=0.0, top_k=None, top_p=None)
+  summary = arg.length // 4  # a quarter of the row, in tokens
+  decoding = dict(beams=arg.beams, length_penalty=1.0 if arg.beams > 1 else None)
+  decoding |= dict(no_repeat_ngram=3, temperature=0.0, top_k=None, top_p=None)
   c.objective = dict(max_summary=summary, long_documents=arg.long_documents, prefix=False, label_smoothing=None)
   c.objective.update(chunk=summary + 1, decoding=decoding, scores=('rouge',), best='rougeL', lead=1 if arg.demo else 3)
 

@@ -17,6 +17,7 @@ import jax
 
 from lmjax.data import records
 from lmjax.data.config import SourceConfig, default_field
+from lmjax.data.counts import check_known
 from lmjax.errors import ConfigError
 from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
@@ -76,13 +77,15 @@ def _examples(trained: reopen.TrainedRun, data: str | None, fields) -> tuple[Any
     _, task, examples = prepare.prepare(config, trained.tokenizer)
     task.load_calibration(trained.task.calibration)
     return task, examples, [split for split in ('valid', 'test') if split in examples.splits]
-  items, skipped = records.read_alone(data, config.data, TASKS[config.task].records, fields, True)
+  kind = task.RECORDS or TASKS[config.task].records
+  items, skipped = records.read_alone(data, config.data, kind, fields, True)
   if skipped:
     print(f'lmjax: {data}: {skipped}', file=sys.stderr)
   type(task).resolve(config.objective, records.Records({'test': items, 'train': []}, {}, {}))  # known labels
   examples = task.rows_of(items)
   if unread := task.unread(examples):
     print(f'lmjax: {data}: {unread}', file=sys.stderr)
+  check_known(data, task.counts_of(examples), config.data.max_unknown)
   return task, FineTuningData({'test': examples}, {}, {}), ['test']
 
 

@@ -100,9 +100,12 @@ def read(config, words: list[str], file: str | None, question: str | None, field
 
 def shown(item: dict, report: dict) -> str:
   """A prediction for people."""
-  if 'label' in report:
+  if 'probabilities' in report:
     likeliest = sorted(report['probabilities'].items(), key=lambda pair: -pair[1])
-    return f'{report["label"]}\t{", ".join(f"{name} {p:.3f}" for name, p in likeliest)}\t{item["text"]}'
+    label = report['label'] if 'label' in report else ', '.join(report['labels']) or '(none)'
+    return f'{label}\t{", ".join(f"{name} {p:.3f}" for name, p in likeliest)}\t{item["text"]}'
+  if 'number' in report:
+    return f'{report["number"]:.4g}\t{item["text"]}'
   if 'answer' in report:
     place = '' if report['answer'] is None else f'\tcharacters {report["start"]} to {report["end"]}'
     return f'{report["answer"] or "(no answer)"}{place}\t{item["question"]}'

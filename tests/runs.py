@@ -7,6 +7,7 @@ import random
 
 import jax
 import numpy as np
+import tokenizers
 
 from lmjax import paths, sharding
 from lmjax import train as train_lib
@@ -64,6 +65,15 @@ def texts(count: int, seed: int = 0) -> list[tuple[str, str]]:
     words.insert(draw.randrange(4), draw.choice(GOOD if label == 'good' else BAD))
     rows.append((' '.join([*words, str(i)]), label))
   return rows
+
+
+def save_words(path, words) -> str:
+  """A tokenizer.json that knows some words and no other: all else is [UNK]."""
+  names = dict.fromkeys(['[UNK]', '[PAD]', '[BOS]', '[EOS]', '[MASK]', '[CLS]', '[SEP]', *words])
+  backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({n: i for i, n in enumerate(names)}, unk_token='[UNK]'))
+  backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+  backend.save(str(path))
+  return str(path)
 
 
 def write_tsv(path, rows, header=('text', 'label')) -> str:

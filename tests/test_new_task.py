@@ -37,7 +37,8 @@ def test_the_page_runs(tmp_path):
   assert re.search(r'test/chrf +0\.\d', printed[3]), printed[3]
   lora = json.loads((tmp_path / 'runs/translate-lora/results.json').read_text())
   assert lora['hand_off']['fresh'] and all('lora_' in path for path in lora['hand_off']['fresh'])
-  tags = json.loads((tmp_path / 'runs/tags/results.json').read_text())
-  assert tags['main_metric'] == 'micro_f1' and tags['metrics']['valid/micro_f1'] > 0.9
-  assert re.search(r'^food\|person\|water\t', printed[5], flags=re.MULTILINE), printed[5]
-  assert re.search(r'test/micro_f1 +(1\.0|0\.9)', printed[5]), printed[5]
+  ratings = json.loads((tmp_path / 'runs/ratings/results.json').read_text())
+  assert ratings['main_metric'] == 'distance'
+  assert ratings['metrics']['valid/distance'] < 0.2 < 0.4 < ratings['metrics']['valid/median_distance']
+  assert re.search(r'^good\t', printed[5], flags=re.MULTILINE), printed[5]
+  assert re.search(r'test/distance +0\.[01]', printed[5]), printed[5]

@@ -14,10 +14,10 @@ SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 _LARGEST_VOCABULARY = 1 << 24
 PACKED = ('', '.gz', '.xz')
 TEXT_ENDINGS = tuple(kind + packed for kind in ('.txt', '.tokens') for packed in PACKED)
-RecordKind = Literal['classification', 'extractive_qa', 'summarization']
+RecordKind = Literal['classification', 'regression', 'multi_label', 'extractive_qa', 'summarization']
 # What the fields of a source are, in the order in which `data.fields` names them.
 FIELDS: dict[RecordKind, list[tuple[str, ...]]] = {
-  'classification': [('text', 'label'), ('text', 'text_pair', 'label')],
+  **dict.fromkeys(('classification', 'regression', 'multi_label'), [('text', 'label'), ('text', 'text_pair', 'label')]),
   'summarization': [('document', 'summary')],
   'extractive_qa': [('id', 'question', 'context')],
 }
@@ -91,6 +91,7 @@ class DataConfig:
   valid_bytes: how many bytes of held-out text an evaluation reads per source; None for all
   bad_text: what to do about text that is not UTF-8: 'raise' an error, 'replace' it, 'skip' the document
   cache_dir: folder of the token stores and trained tokenizers
+  max_unknown: share of a source's bytes, at most, that no known token of the tokenizer stands for
   """
 
   sources: dict[str, SourceConfig]
@@ -103,6 +104,7 @@ class DataConfig:
   valid_bytes: PositiveInt | None
   bad_text: BadText
   cache_dir: str
+  max_unknown: Share = 0.01
 
   def problems(self) -> Iterator[tuple[str, str, str]]:
     """(setting, rule, remedy) of each rule between the settings that does not hold."""
@@ -144,6 +146,8 @@ class RecordsConfig:
   length: tokens of a row
   batch_size: rows of a batch, over all hosts
   bad_text: what to do about text that is not UTF-8: 'raise' an error, 'replace' it, 'skip' the example
+  max_unknown: share of a split's bytes, at most, that no known token of the tokenizer stands for
+  separator: what stands between the labels in a field, where a text has many; None: the field holds a list
   """
 
   train: str
@@ -157,9 +161,13 @@ class RecordsConfig:
   length: PositiveInt
   batch_size: PositiveInt
   bad_text: BadText
+  max_unknown: Share = 0.01
+  separator: str | None = None
 
   def problems(self) -> Iterator[tuple[str, str, str]]:
     """Either a validation set or a share."""
+    if self.separator == '':
+      yield 'separator', 'must be a character or more', "set it to one, such as ';', or to None for lists"
     if (self.valid is None) == (self.valid_fraction is None):
       rule = f'{"is needed" if self.valid is None else "has no effect"} with data.valid = {self.valid}'
       yield 'valid_fraction', rule, 'give one of the two'

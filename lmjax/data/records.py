@@ -1,13 +1,15 @@
 """Labelled examples as plain records, whatever they are read from.
 
-A record of classification has id, text, text_pair (None where there is one text) and label; of extractive_qa id,
-question, context and answers, a list of {'text', 'answer_start'}, empty for a question without an answer; of
-summarization id, document and summary. All values are strings but for the answers. Where labels need not be there, as
-in a prediction, a record may lack label, answers or summary.
+A record of classification has id, text, text_pair (None where there is one text) and label, which is a float in
+regression and a list of strings in multi_label; of extractive_qa id, question, context and answers, a list of {'text',
+'answer_start'}, empty for a question without an answer; of summarization id, document and summary. All other values are
+strings. Where labels need not be there, as in a prediction, a record may lack label, answers or summary.
 """
 
 import collections
 import dataclasses
+import math
+import numbers
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -21,10 +23,13 @@ from lmjax.errors import ConfigError, DataError
 from lmjax.workdir.files import canonical_json
 
 _SQUAD = FIELDS['extractive_qa'][0]  # whose names are fixed
+# What a label is, where it is not a string; and which target takes a label of another type.
+_WANTED: dict[RecordKind, str] = {'regression': 'number', 'multi_label': 'list of strings'}
+_TARGETS = {'float': 'number', 'list': 'many'}
 # The names that the fields usually have, for `data.fields = None`.
 _USUAL = {
   'text': ('text', 'sentence', 'review'),
-  'label': ('label', 'class', 'sentiment'),
+  'label': ('label', 'class', 'sentiment', 'labels', 'score'),
   'document': ('document', 'text', 'article'),
   'summary': ('summary', 'highlights'),
 }
@@ -53,11 +58,13 @@ def load(config: RecordsConfig, kind: RecordKind, seed: int) -> Records:
   paths = {split: path for split, path in given.items() if path is not None}
   skipped: dict[str, collections.Counter] = {split: collections.Counter() for split in given}
   splits = {
-    split: list(read(path, split, kind, config.fields, config.bad_text, skipped[split]))
+    split: list(read(path, split, kind, config.fields, config.bad_text, skipped[split], separator=config.separator))
     for split, path in paths.items()
   }
+  if config.separator is not None:
+    _check_separator(config.separator, splits['train'])
   if config.valid is None:
-    is_held_out = _held_out(splits['train'], config.valid_fraction)
+    is_held_out = _held_out(splits['train'], config.valid_fraction, kind == 'classification')
     sides: dict[bool, list[dict]] = {False: [], True: []}
     for record in splits['train']:
       sides[is_held_out(record)].append(record)
@@ -81,11 +88,20 @@ def load(config: RecordsConfig, kind: RecordKind, seed: int) -> Records:
   counts['train']['duplicates'] = duplicates
   if config.valid is None and kind == 'classification':
     contents['held_out'] = 'of each class'
+  if config.separator is not None:
+    contents['separator'] = config.separator
   return Records(splits, contents, counts)
 
 
 def read(
-  path: str, split: str, kind: RecordKind, fields, bad_text: BadText, counts: collections.Counter, labelled: bool = True
+  path: str,
+  split: str,
+  kind: RecordKind,
+  fields,
+  bad_text: BadText,
+  counts: collections.Counter,
+  labelled: bool = True,
+  separator: str | None = None,
 ) -> Iterator[dict]:
   """The records of one source; see `load`.
 
@@ -95,26 +111,32 @@ def read(
     split: chooses among those of 'demo'.
     counts: filled with why examples are skipped ('empty_text', 'bad_text'), and how many texts are 'replaced'.
     labelled: whether labels and summaries must be there; without them, `fields` does not name them either.
+    separator: see RecordsConfig.
   """
   if path == 'demo':
-    yield from (_complete(record, kind, i) for i, record in enumerate(demo.records(kind, split)))
+    yield from (_complete(record, i) for i, record in enumerate(demo.records(kind, split)))
     return
   is_tfds, options = path.startswith('tfds:'), _fields(kind, labelled)
   names = options[0] if fields is None else next(names for names in options if len(names) == len(fields))
   raw = tfds.records(path, fields or ()) if is_tfds else files.records(path)
   for number, (where, record) in enumerate(_questions(raw) if kind == 'extractive_qa' else raw):
     fields = fields or tuple(_usual(record, name) for name in names)  # as they are called in the first record
-    values: dict = {name: _value(record, field, name, where, bad_text, counts) for name, field in zip(names, fields)}
+    policy = where, bad_text, counts, kind
+    values: dict = {name: _value(record, field, name, *policy) for name, field in zip(names, fields)}
     if kind == 'extractive_qa' and (labelled or _has_answers(record)):
       values['answers'] = _answers(record, where, bad_text)
     if is_tfds and values.get('label') == '-1':
       raise DataError(f'{where}: label -1, which stands for a hidden one; labels must be known; choose another split')
     if None in values.values():
       continue  # bad text, counted by `_value`
-    if empty := [name for name in names if not values[name].strip()]:
+    if kind == 'multi_label' and isinstance(values.get('label'), str):
+      values['label'] = _split(values['label'], separator, where)
+    if empty := [name for name in names if isinstance(values[name], str) and not values[name].strip()]:
       counts[f'empty_{empty[0]}'] += 1
       continue
-    yield _complete(values, kind, number)
+    if kind == 'regression' and 'label' in values:
+      values['label'] = _number(values['label'], where)
+    yield _complete(values, number)
 
 
 def read_alone(path: str, config: RecordsConfig, kind: RecordKind, fields, labelled: bool) -> tuple[list[dict], str]:
@@ -134,7 +156,7 @@ def read_alone(path: str, config: RecordsConfig, kind: RecordKind, fields, label
     wanted = "SQuAD's own names" if fixed else ' or '.join(map(', '.join, choices))
     raise ConfigError(f'--fields = {",".join(fields)}: must name {wanted}; correct it')
   counts: collections.Counter = collections.Counter()
-  items = list(read(path, 'test', kind, fields, config.bad_text, counts, labelled))
+  items = list(read(path, 'test', kind, fields, config.bad_text, counts, labelled, config.separator))
   skipped = remarks(of_split(len(items), counts))
   if not items:
     raise DataError(f'{path}: no example{f" ({skipped})" if skipped else ""}; it must hold some; name another file')
@@ -152,13 +174,13 @@ def _fields(kind: RecordKind, labelled: bool) -> list[tuple[str, ...]]:
   return FIELDS[kind] if labelled or kind == 'extractive_qa' else [names[:-1] for names in FIELDS[kind]]
 
 
-def _held_out(items: list[dict], share: float) -> Callable[[dict], bool]:
-  """Tells which records are held out, by their digests: of each class the same share, and never all of it.
+def _held_out(items: list[dict], share: float, by_class: bool) -> Callable[[dict], bool]:
+  """Tells which records are held out, by their digests; by class: of each the same share, and never all of it.
 
   All questions about a context are on one side.
   """
   digest = lambda record: digest64(record.get('context', '').encode() or _key(record))
-  if not items or 'label' not in items[0]:
+  if not by_class:
     limit = int(share * 2.0**64)
     return lambda record: digest(record) < limit
   classes: dict[str, set[int]] = collections.defaultdict(set)
@@ -199,8 +221,8 @@ def _check_ids(where: str, items: list[dict]) -> None:
     raise DataError(f'{where}: {count} questions have the id {most!r}; ids must differ; give each its own')
 
 
-def _complete(record: dict, kind: RecordKind, number: int) -> dict:
-  rest = {'text_pair': None} if kind == 'classification' else {}
+def _complete(record: dict, number: int) -> dict:
+  rest = {'text_pair': None} if 'text' in record else {}
   return {'id': str(number), **rest, **record}
 
 
@@ -210,22 +232,62 @@ def _key(record: dict) -> bytes:
   return canonical_json(given)
 
 
-def _value(record: dict, field: str, role: str, where: str, bad_text: BadText, counts) -> str | None:
-  """The text of a field; a label may be a number."""
+def _value(record: dict, field: str, role: str, where: str, bad_text: BadText, counts, kind: RecordKind):
+  """The text of a field, None for bad text; a label may be a whole number, and what its kind of records asks for."""
   if field not in record:
     there = files.listed(sorted(record))
     remedy = 'fix the record' if role in _SQUAD else 'set data.fields'
     raise DataError(f'{where}: no field {field!r}, which is to hold the {role}; {remedy}; fields there: {there}')
   value = record[field]
-  if role == 'label' and hasattr(value, '__int__') and not isinstance(value, str | bytes | float):
+  if role == 'label' and kind == 'multi_label' and isinstance(value, list | tuple | np.ndarray):
+    items = [_value({field: item}, field, role, where, bad_text, counts, 'classification') for item in value]
+    return None if None in items else list(dict.fromkeys(items))
+  if role == 'label' and kind == 'regression' and isinstance(value, numbers.Real) and not isinstance(value, bool):
+    return float(value)
+  if (
+    role == 'label'
+    and kind != 'regression'
+    and hasattr(value, '__int__')
+    and not isinstance(value, str | bytes | float)
+  ):
     value = str(int(value))
   if not isinstance(value, str | bytes):
-    kind, remedy = type(value).__name__, 'fix the record' if role in _SQUAD else 'name another field'
-    raise DataError(f'{where}: field {field!r} is of type {kind}; the {role} must be a string; {remedy}')
+    found, remedy = type(value).__name__, 'fix the record' if role in _SQUAD else 'name another field'
+    if role == 'label' and found in _TARGETS:
+      remedy += f', or set objective.target to {_TARGETS[found]}'
+    rule = f'the {role} must be a {_WANTED.get(kind, "string") if role == "label" else "string"}'
+    raise DataError(f'{where}: field {field!r} is of type {found}; {rule}; {remedy}')
   text, verdict = documents.clean(value, where, bad_text)
   if verdict:
     counts['bad_text' if text is None else verdict] += 1
   return text
+
+
+def _number(value: str | float, where: str) -> float:
+  """A label of regression."""
+  try:
+    number = float(value)
+  except ValueError:
+    number = math.nan
+  if not math.isfinite(number):
+    remedy = 'correct it, drop the record, or set objective.target to class'
+    raise DataError(f'{where}: label {value!r}; must be a number such as 3.5, and finite; {remedy}')
+  return number
+
+
+def _split(text: str, separator: str | None, where: str) -> list[str]:
+  """The labels in a field."""
+  if separator is None:
+    remedy = 'set data.separator to what stands between labels'
+    raise DataError(f'{where}: label {text!r} is a text; the labels of a text must be a list; {remedy}')
+  return list(dict.fromkeys(part.strip() for part in text.split(separator) if part.strip()))
+
+
+def _check_separator(separator: str, items: list[dict]) -> None:
+  if items and all(len(record['label']) < 2 for record in items):
+    example = next((record['label'][0] for record in items if record['label']), '')
+    rule = f'stands in none of {len(items):,} labels, such as {example!r}; some text must have two'
+    raise DataError(f'data.separator = {separator!r}: {rule}; correct it, or set objective.target to class')
 
 
 def _questions(raw: Iterator[tuple[str, dict]]) -> Iterator[tuple[str, dict]]:

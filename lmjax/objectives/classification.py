@@ -1,12 +1,14 @@
-"""Sequence classification: one label for a text or a pair (BERT, https://arxiv.org/abs/1810.04805, section 4.1).
+"""A class, a number or many classes of a text or a pair (BERT, https://arxiv.org/abs/1810.04805, section 4.1).
 
 Legend: B batch, T length, D width, C classes.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lmjax.models.heads import HeadedModel
 from lmjax.models.layers import dropout
@@ -44,23 +46,43 @@ def make_logits(model: HeadedModel, config: ClassificationConfig):
 def make_loss(model: HeadedModel, config: ClassificationConfig):
   """The jitted loss `(params, batch, key) -> (loss_sum, weight_sum, metrics)`, metrics as (sum, weight) pairs.
 
-  Besides what `make_logits` reads, the batch holds labels_B and weights_B (0 for a row that does not count).
+  Besides what `make_logits` reads, the batch holds labels_B (of many classes, labels_BC: 1 for those that a text has)
+  and weights_B (0 for a row that does not count). The loss is the cross-entropy of a class; of a number, the squared
+  error; of many classes, the mean of the cross-entropies of whether a text has each.
   """
   logits_of = make_logits(model, config)
+  loss_of: Any = {'class': _of_classes, 'number': _of_numbers, 'many': _of_many}[config.target]
+  settings: tuple = (config.class_weights, config.label_smoothing or 0.0) if config.target == 'class' else ()
 
   @jax.jit
   def classification_loss(params, batch, key):
-    log_p_BC = jax.nn.log_softmax(logits_of(params, batch, key))
-    labels_B, weights_B = batch['labels'], batch['weights']
-    correct_B = jnp.argmax(log_p_BC, axis=-1) == labels_B
-    weight = weights_B.sum()
-    counts_B = weights_B
-    if config.class_weights is not None:
-      counts_B = weights_B * jnp.asarray(config.class_weights, jnp.float32)[labels_B]
-    nll_B = -jnp.take_along_axis(log_p_BC, labels_B[:, None], axis=1)[:, 0]
-    smoothing = config.label_smoothing or 0.0
-    loss_B = (1.0 - smoothing) * nll_B - smoothing * log_p_BC.mean(axis=-1)
-    metrics = {'loss': ((nll_B * weights_B).sum(), weight), 'accuracy': ((correct_B * weights_B).sum(), weight)}
-    return (loss_B * counts_B).sum(), counts_B.sum(), metrics
+    return loss_of(logits_of(params, batch, key), batch, *settings)
 
   return classification_loss
+
+
+def _of_classes(logits_BC, batch, class_weights, smoothing):
+  log_p_BC = jax.nn.log_softmax(logits_BC)
+  labels_B, weights_B = batch['labels'], batch['weights']
+  correct_B = jnp.argmax(log_p_BC, axis=-1) == labels_B
+  weight = weights_B.sum()
+  counts_B = weights_B
+  if class_weights is not None:
+    counts_B = weights_B * jnp.asarray(class_weights, jnp.float32)[labels_B]
+  nll_B = -jnp.take_along_axis(log_p_BC, labels_B[:, None], axis=1)[:, 0]
+  loss_B = (1.0 - smoothing) * nll_B - smoothing * log_p_BC.mean(axis=-1)
+  metrics = {'loss': ((nll_B * weights_B).sum(), weight), 'accuracy': ((correct_B * weights_B).sum(), weight)}
+  return (loss_B * counts_B).sum(), counts_B.sum(), metrics
+
+
+def _of_numbers(logits_B1, batch):
+  return _weighted(jnp.square(logits_B1[:, 0] - batch['labels']), batch['weights'])
+
+
+def _of_many(logits_BC, batch):
+  return _weighted(optax.sigmoid_binary_cross_entropy(logits_BC, batch['labels']).mean(axis=-1), batch['weights'])
+
+
+def _weighted(loss_B, weights_B):
+  total, weight = (loss_B * weights_B).sum(), weights_B.sum()
+  return total, weight, {'loss': (total, weight)}

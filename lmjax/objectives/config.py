@@ -3,9 +3,16 @@
 from typing import Literal
 
 from lmjax.data.config import MaskingConfig
-from lmjax.schema.types import Bool, NonNegativeFloat, PositiveFloat, PositiveInt, Rate, section
+from lmjax.schema.types import Bool, Float, NonNegativeFloat, PositiveFloat, PositiveInt, Rate, section
 
 Score = Literal['rouge', 'bleu', 'chrf']
+RankingMetric = Literal['accuracy', 'macro_f1', 'rmse', 'pearson', 'spearman', 'micro_f1', 'loss']
+# By what checkpoints of a classifier may be ranked, the usual one first.
+RANKING_METRICS = {
+  'class': ('accuracy', 'macro_f1', 'loss'),
+  'number': ('rmse', 'pearson', 'spearman', 'loss'),
+  'many': ('micro_f1', 'macro_f1', 'loss'),
+}
 
 
 @section
@@ -36,8 +43,9 @@ class MaskedConfig:
 
 @section
 class ClassificationConfig:
-  """The classification objective.
+  """The objective of labelling texts.
 
+  target: what a label is: a class, a number (regression), or many classes, of which a text may have any or none
   labels: class names, in the order of the logits; None: those of the training examples, sorted
   pooling: what is classified: the output at the first token (cls), at the last (last), or their mean (mean); None: mean
     where the model reads from both sides, last where it reads from the left
@@ -45,18 +53,33 @@ class ClassificationConfig:
   label_smoothing: share of each label spread over the classes (arXiv:1512.00567, section 7); None for off
   class_weights: what an example of each class counts, in the order of the labels; balanced: the classes count alike
     in all; None: all examples do
+  scale: mean and standard deviation of the numbers, in units of which they are learned; None: those of the training
+    examples
+  ranking_metric: the validation score that checkpoints are ranked by; None: accuracy, rmse (number) or micro_f1 (many)
   """
 
   labels: tuple[str, ...] | None
   pooling: Literal['cls', 'last', 'mean'] | None
   dropout: Rate
   label_smoothing: Rate | None
-  class_weights: Literal['balanced'] | tuple[PositiveFloat, ...] | None
+  class_weights: Literal['balanced'] | tuple[PositiveFloat, ...] | None = None
+  target: Literal['class', 'number', 'many'] = 'class'
+  scale: tuple[Float, Float] | None = None
+  ranking_metric: RankingMetric | None = None
 
   def problems(self):
-    """One weight a label."""
-    if self.labels is not None and len(set(self.labels)) < max(len(self.labels), 2):
+    """One weight a label; and what each target reads."""
+    if self.labels is not None and len(set(self.labels)) < max(len(self.labels), 1 + (self.target == 'class')):
       yield 'labels', 'must be two or more different names', 'correct them'
+    unused = {'class': ('scale',), 'number': ('labels',), 'many': ('scale',)}[self.target]
+    for name in unused + (() if self.target == 'class' else ('label_smoothing', 'class_weights')):
+      if getattr(self, name) is not None:
+        yield name, f'has no effect with objective.target = {self.target}', 'set it to None'
+    if self.scale is not None and self.scale[1] <= 0:
+      yield 'scale', 'must be a mean and a deviation above 0', 'correct it'
+    if self.ranking_metric not in (None, *RANKING_METRICS[self.target]):
+      rule = f'must be one of {", ".join(RANKING_METRICS[self.target])} with objective.target = {self.target}'
+      yield 'ranking_metric', rule, 'choose one'
     if isinstance(self.class_weights, tuple):
       if self.labels is None:
         yield 'class_weights', 'needs objective.labels, which say its order', 'give both'
@@ -117,7 +140,7 @@ class DecodingConfig:
 class ConditionalConfig:
   """The objective of summarization, translation, or any other text from a text.
 
-  max_summary: longest second text in tokens: longer ones are cut in training, and none is generated
+  max_summary: longest second text in tokens: of a longer one the beginning is learned, and no end; none is generated
   long_documents: of a document that does not fit: head (its beginning is read), head_tail (both ends), or chunks (its
     beginning in training; when generating, each piece is summarised, then their summaries: map-reduce)
   prefix: whether the document is read from both sides (prefix LM: arXiv:1910.10683, section 3.2.1)

@@ -4,7 +4,7 @@ A section of the config is a small frozen dataclass of pydantic's, in the order 
 documents its settings in its docstring, one `name: text` line each; it may define
 `problems(self) -> Iterator[(setting, rule, remedy)]` for the rules between its settings that do not hold, checked by
 `validate.check`. A setting has no default, since the config file is the record of a run; only what operates a run
-(hosts, profile, writer) has one.
+(hosts, profile, writer), and what few runs set, has one.
 """
 
 import math

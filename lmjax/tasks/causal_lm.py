@@ -23,6 +23,8 @@ class CausalLM(LanguageModelTask):
   def __init__(self, *arguments):
     super().__init__(*arguments)
     self.loss = causal.make_loss(self.model, self.objective)
+    if not self.tokenizer.gives_bytes_back:  # bits a byte would be those of another text
+      self.MAIN_METRIC, self.BASELINE = 'perplexity', None
 
   def row_spec(self) -> RowSpec:
     """Rows of length + 1 tokens that overlap by one, so that every token but the first is predicted once."""

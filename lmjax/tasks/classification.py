@@ -1,10 +1,11 @@
-"""Sequence classification as a task: sentiment, entailment, any label of a text or of a pair of texts."""
+"""Labels of texts as a task: sentiment, entailment, similarity, topics; of a text or of a pair of texts."""
 
 import collections
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from lmjax.data import records
 from lmjax.errors import ConfigError, DataError
 from lmjax.models.heads import HeadedModel
 from lmjax.objectives import classification
+from lmjax.objectives.config import RANKING_METRICS
 from lmjax.reports import pictures
 from lmjax.scoring import classification as scoring
 from lmjax.tasks.causal_lm import quote
@@ -24,22 +26,74 @@ _MANY_CLASSES = 0.5
 _NAMED = 5
 
 
-class Classification(FineTuningTask):
-  """One label a record."""
+class TextLabels(FineTuningTask):
+  """Texts, or pairs of them, each with a label; what that is, `Classification` and the others say.
+
+  Each has `size`, the outputs of its head; `label(record)`, what the loss is given; and `value(output)`, a row of what
+  the model gives as a prediction.
+  """
 
   NAME = 'classification'
-  RANKING_METRIC, HIGHER_IS_BETTER = 'accuracy', True
+  size: int
+  label: Callable[[dict], np.ndarray]  # (record): of a record without one, any
+  activation: Callable[[jax.Array], jax.Array]  # (logits_BC)
+  value: Callable[[np.ndarray], Any]
+
+  def __init__(self, model, objective, samples, data, tokenizer):
+    usual = 'mean' if model.attention == 'bidirectional' else 'last'
+    objective = dataclasses.replace(objective, pooling=objective.pooling or usual)
+    super().__init__(model, objective, samples, data, tokenizer)
+    self.RANKING_METRIC = objective.ranking_metric or RANKING_METRICS[objective.target][0]
+    self.HIGHER_IS_BETTER = self.RANKING_METRIC not in ('loss', 'rmse')
+    self.model = HeadedModel(self.backbone, 'classifier', self.size)
+    self.loss = classification.make_loss(self.model, objective)
+    self.outputs = _outputs(classification.make_logits(self.model, objective), type(self).activation)
+
+  def rows_of(self, items: list[dict]) -> Examples:
+    """A row a record: its text, or both, with special tokens around; the end of the longer one is cut off."""
+    begin, between, end = self.special_tokens
+    firsts = self.tokenizer.encode_each([record['text'] for record in items])
+    seconds = self.tokenizer.encode_each([record.get('text_pair') or '' for record in items])
+    rows = []
+    for record, first, second in zip(items, firsts, seconds):
+      paired = record.get('text_pair') is not None
+      max_tokens = self.data.length - (3 if paired else 2)
+      sizes = len(first.ids), len(second.ids)
+      kept_first, kept_second = longest_first(*sizes, max_tokens)
+      tokens = [begin, *first.ids[:kept_first], *([between, *second.ids[:kept_second]] if paired else []), end]
+      start = kept_first + 2 if paired else len(tokens)
+      counts = self.counted(sum(sizes) - kept_first - kept_second, first, second)
+      row = {'tokens': np.array(tokens, np.int32), 'second': start, 'counts': counts}
+      rows.append(row | {'label': self.label(record)})
+    return Examples(items, rows, np.arange(len(items)))
+
+  def example(self, row, rng) -> dict[str, np.ndarray]:
+    """A row -> inputs, segments, segment_types [T], labels (as of `label`) and weights (a scalar)."""
+    padded = self.padded(row['tokens'], row['second'])
+    return {**padded, 'labels': row['label'], 'weights': np.ones((), np.float32)}
+
+  def answers(self, examples: Examples, outputs) -> list:
+    """The prediction of each record."""
+    return [self.value(row) for row in outputs['outputs']]
+
+  def show(self, record: dict, prediction) -> str:
+    """A text with its label and the model's."""
+    texts = [record[name] for name in ('text', 'text_pair') if record.get(name) is not None]
+    gold = f'Label: {_shown(record["label"])}. ' if 'label' in record else ''
+    return '\n\n'.join(map(quote, texts)) + f'\n\n{gold}The model: {_shown(prediction)}\n'
+
+
+class Classification(TextLabels):
+  """One class a text."""
+
   MAIN_METRIC, BASELINE = 'accuracy', 'majority_accuracy'
+  activation = staticmethod(jax.nn.softmax)
 
   def __init__(self, model, objective, samples, data, tokenizer):
     if objective.labels is None:  # `resolve` sets them; a config.json that was changed by hand may lack them
       raise ConfigError(['objective.labels = None: a run that has been trained names its classes; write them there'])
-    usual = 'mean' if model.attention == 'bidirectional' else 'last'
-    objective = dataclasses.replace(objective, pooling=objective.pooling or usual)
+    self.size = len(objective.labels)
     super().__init__(model, objective, samples, data, tokenizer)
-    self.model = HeadedModel(self.backbone, 'classifier', len(objective.labels))
-    self.loss = classification.make_loss(self.model, objective)
-    self.outputs = _outputs(classification.make_logits(self.model, objective))
 
   @classmethod
   def resolve(cls, objective, read: records.Records):
@@ -53,13 +107,7 @@ class Classification(FineTuningTask):
     if weights == 'balanced':
       total = sum(counts[label] for label in labels)
       weights = tuple(total / (len(labels) * max(counts[label], 1)) for label in labels)
-    for split, items in read.splits.items():
-      unknown = next((record for record in items if record['label'] not in labels), None)
-      if unknown is not None:
-        raise DataError(
-          f'data.{split}, example {unknown["id"]}: label {unknown["label"]!r}; must be one of {", ".join(labels)}; '
-          'correct it, or name all in objective.labels'
-        )
+    check_labels(read, labels, lambda record: [record['label']])
     return dataclasses.replace(objective, labels=labels, class_weights=weights)
 
   @classmethod
@@ -67,27 +115,17 @@ class Classification(FineTuningTask):
     """A record of each label; of two where the data is to name them."""
     return [{'id': label, 'text': 'a', 'label': label} for label in objective.labels or ('0', '1')]
 
-  def rows_of(self, items: list[dict]) -> Examples:
-    """A row a record: its text, or both, with special tokens around; the end of the longer one is cut off."""
-    begin, between, end = self.special_tokens
-    firsts = self.tokenizer.encode_each([record['text'] for record in items])
-    seconds = self.tokenizer.encode_each([record.get('text_pair') or '' for record in items])
-    rows = []
-    for record, first, second in zip(items, firsts, seconds):
-      paired = record.get('text_pair') is not None
-      max_tokens = self.data.length - (3 if paired else 2)
-      kept_first, kept_second = longest_first(len(first), len(second), max_tokens)
-      tokens = [begin, *first[:kept_first], *([between, *second[:kept_second]] if paired else []), end]
-      label = self.objective.labels.index(record['label']) if 'label' in record else 0
-      start = kept_first + 2 if paired else len(tokens)
-      cut = len(first) + len(second) - kept_first - kept_second
-      row = {'tokens': np.array(tokens, np.int32), 'second': start, 'label': label, 'cut': cut}
-      rows.append(row | self.sizes(first, second))
-    return Examples(items, rows, np.arange(len(items)))
+  def label(self, record: dict) -> np.ndarray:
+    """The number of its class, int32."""
+    return np.array(self.objective.labels.index(record['label']) if 'label' in record else 0, np.int32)
+
+  def value(self, output: np.ndarray) -> dict[str, float]:
+    """{label: probability}."""
+    return dict(zip(self.objective.labels, map(float, output)))
 
   def counts_of(self, examples: Examples) -> dict:
     """As for all tasks, and the examples of each class."""
-    classes = collections.Counter(record['label'] for record in examples.records)
+    classes = collections.Counter(record['label'] for record in examples.records if 'label' in record)
     return super().counts_of(examples) | {'classes': dict(classes)}
 
   def describe(self, data) -> str:
@@ -95,22 +133,11 @@ class Classification(FineTuningTask):
     examples, questions = data.counts['train']['examples'], []
     if absent := [label for label in self.objective.labels if label not in data.counts['valid']['classes']]:
       questions.append(f'valid has no {", ".join(absent[:_NAMED])}' + ' and others' * (len(absent) > _NAMED))
-    for group in look_alikes(self.objective.labels):
-      questions.append(f'are these one class: {", ".join(map(repr, group))}?')
+    questions += asked_about(self.objective.labels)
     if len(self.objective.labels) > _MANY_CLASSES * examples:
-      questions.append(
-        f'{len(self.objective.labels):,} classes for {examples:,} examples: is a label a number or a text?'
-      )
+      many = f'{len(self.objective.labels):,} classes for {examples:,} examples'
+      questions.append(f'{many}: is a label a number (objective.target=number) or a text?')
     return '; '.join([super().describe(data), *questions])
-
-  def example(self, row, rng) -> dict[str, np.ndarray]:
-    """A row -> inputs, segments, segment_types [T], labels and weights (scalars)."""
-    padded = self.padded(row['tokens'], row['second'])
-    return {**padded, 'labels': np.array(row['label'], np.int32), 'weights': np.ones((), np.float32)}
-
-  def answers(self, examples: Examples, outputs) -> list[dict[str, float]]:
-    """{label: probability} of each record."""
-    return [dict(zip(self.objective.labels, map(float, row))) for row in outputs['probabilities']]
 
   def scores(self, items: list[dict], predictions: list[dict]) -> dict[str, float]:
     """Accuracy, what always guessing the most frequent label gives, and macro F1."""
@@ -124,13 +151,6 @@ class Classification(FineTuningTask):
   def report(self, prediction: dict[str, float]) -> dict:
     """The likeliest label, and the probabilities of all."""
     return {'label': likeliest(prediction), 'probabilities': prediction}
-
-  def show(self, record: dict, prediction: dict[str, float]) -> str:
-    """A text with its label and the model's."""
-    texts = [record[name] for name in ('text', 'text_pair') if record.get(name) is not None]
-    gold = f'Label: {record["label"]}. ' if 'label' in record else ''
-    model = ', '.join(f'{label} {p:.2f}' for label, p in sorted(prediction.items(), key=lambda item: -item[1])[:5])
-    return '\n\n'.join(map(quote, texts)) + f'\n\n{gold}The model: {model}\n'
 
   def report_files(self, split: str, items: list[dict], predictions: list[dict]) -> dict[str, str | bytes]:
     """confusion_SPLIT.png and .md, predictions_SPLIT.jsonl."""
@@ -146,11 +166,34 @@ class Classification(FineTuningTask):
 
 
 @functools.lru_cache(maxsize=8)
-def _outputs(logits):
-  def probabilities(params, batch):
-    return {'probabilities': jax.nn.softmax(logits(params, batch, None))}
+def _outputs(logits, activation):
+  def outputs(params, batch):
+    return {'outputs': activation(logits(params, batch, None))}
 
-  return probabilities
+  return outputs
+
+
+def _shown(value) -> str:
+  """A label or a prediction for people: of probabilities the highest."""
+  if isinstance(value, dict):
+    return ', '.join(f'{label} {p:.2f}' for label, p in sorted(value.items(), key=lambda item: -item[1])[:_NAMED])
+  return f'{value:.4g}' if isinstance(value, float) else value if isinstance(value, str) else ', '.join(value) or 'none'
+
+
+def check_labels(read: records.Records, labels: Sequence[str], of: Callable[[dict], list[str]]) -> None:
+  """Refuses a record with a label that is not among them. Raises DataError."""
+  for split, items in read.splits.items():
+    for record in items:
+      if unknown := next((label for label in of(record) if label not in labels), None):
+        raise DataError(
+          f'data.{split}, example {record["id"]}: label {unknown!r}; must be one of {", ".join(labels)}; '
+          'correct it, or name all in objective.labels'
+        )
+
+
+def asked_about(labels: Sequence[str]) -> list[str]:
+  """Questions about labels that are nearly the same."""
+  return [f'are these one class: {", ".join(map(repr, group))}?' for group in look_alikes(labels)]
 
 
 def likeliest(prediction: dict[str, float]) -> str:

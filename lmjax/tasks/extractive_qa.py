@@ -83,16 +83,13 @@ class ExtractiveQA(FineTuningTask):
     contexts = dict(zip(different, self.tokenizer.encode_with_offsets(different)))
     questions, question_sizes = [], []
     for number, question in enumerate(self.tokenizer.encode_each([record['question'] for record in items])):
-      questions.append(question[: self.objective.max_question])
-      question_sizes.append(len(question))
+      questions.append(question.ids[: self.objective.max_question])
+      question_sizes.append(len(question.ids))
       context, offsets_N2 = contexts[items[number]['context']]
-      sizes = self.sizes(question, context)
-      counts.update(
-        tokens=sizes['size'], unknown_tokens=sizes['unknown'], cut_tokens=len(question) - len(questions[-1])
-      )
+      counts.update(self.counted(len(question.ids) - len(questions[-1]), question, context))
       answers, too_long = self._answers(items[number], offsets_N2, counts, left_out)
       room = self.data.length - len(questions[-1]) - 3
-      for low, high in windows(len(context), room, min(self.objective.stride, room)):
+      for low, high in windows(len(context.ids), room, min(self.objective.stride, room)):
         place = next(((first, last) for first, last in answers if low <= first and last < high), (-1, -1))
         # none would be wrong where there is an answer that cannot be given
         skip = place == (-1, -1) and any(first < high and low <= last for first, last in too_long)
@@ -114,7 +111,7 @@ class ExtractiveQA(FineTuningTask):
   def read_of(self, examples: Examples) -> list[tuple[int, int]]:
     """(tokens that are read, all of them) of each question and its context, which is read in windows."""
     rows = examples.rows
-    sizes = [len(rows.contexts[record['context']][0]) for record in examples.records]
+    sizes = [len(rows.contexts[record['context']][0].ids) for record in examples.records]
     return [(len(kept) + size, whole + size) for kept, whole, size in zip(rows.questions, rows.question_sizes, sizes)]
 
   def _answers(self, record, offsets_N2, counts, left_out) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

@@ -3,6 +3,7 @@
 Legend: B batch, T length.
 """
 
+import collections
 import dataclasses
 import json
 from collections.abc import Callable
@@ -13,9 +14,9 @@ import numpy as np
 
 from lmjax.data import records
 from lmjax.data.batches.pipeline import Pipeline, ValidBatches
-from lmjax.data.config import RecordsConfig
-from lmjax.data.counts import Counts, described
-from lmjax.data.tokens.tokenizer import Tokenizer, train_tokenizer
+from lmjax.data.config import RecordKind, RecordsConfig
+from lmjax.data.counts import Counts, check_known, described
+from lmjax.data.tokens.tokenizer import Encoded, Tokenizer, train_tokenizer
 from lmjax.models.transformer import Transformer
 from lmjax.tasks.base import Run, Task
 from lmjax.tasks.table import TASKS
@@ -57,6 +58,7 @@ class FineTuningTask(Task):
   """Reads records, makes rows of them, and predictions; each task says how."""
 
   NAME: ClassVar[str]
+  RECORDS: ClassVar[RecordKind | None] = None  # what is read, where it is not what the table says
   # each task's own
   example_records: Callable[..., list[dict]]  # (objective): invented records, one of each label
   rows_of: Callable[..., Examples]  # (records)
@@ -74,7 +76,7 @@ class FineTuningTask(Task):
   @classmethod
   def read(cls, data: RecordsConfig, tokenizer: Tokenizer | None, seed: int, progress: bool):
     """(tokenizer, Records) of a data slice; without a checkpoint's tokenizer one is loaded or trained."""
-    read = records.load(data, TASKS[cls.NAME].records, seed)
+    read = records.load(data, cls.RECORDS or TASKS[cls.NAME].records, seed)
     settings = data.tokenizer  # given where there is no checkpoint: a rule of the config
     if tokenizer is not None:
       return tokenizer, read
@@ -88,35 +90,43 @@ class FineTuningTask(Task):
     """Makes rows of all records."""
     splits = {split: self.rows_of(items) for split, items in read.splits.items()}
     counts = {split: counts | self.counts_of(splits[split]) for split, counts in read.counts.items()}
+    for split, found in counts.items():
+      check_known(f'data.{split}', found, self.data.max_unknown)
     return FineTuningData(splits, read.contents, counts)
 
   def counts_of(self, examples: Examples) -> dict:
-    """Tokens of all texts, and how many of them are cut off or unknown."""
-    names = {'tokens': 'size', 'cut_tokens': 'cut', 'unknown_tokens': 'unknown'}
-    return {name: sum(row[key] for row in examples.rows) for name, key in names.items()}
+    """What `counted` says of all rows together."""
+    total = collections.Counter()
+    for row in examples.rows:
+      total.update(row['counts'])
+    return dict(total)
 
   def read_of(self, examples: Examples) -> list[tuple[int, int]]:
     """(tokens that are read, all of them) of each record's texts."""
-    return [(row['size'] - row['cut'], row['size']) for row in examples.rows]
+    counts = [row['counts'] for row in examples.rows]
+    return [(one['tokens'] - one['cut_tokens'], one['tokens']) for one in counts]
 
   def unread(self, examples: Examples) -> str:
-    """How much of the records' texts is not read, for people; '' where all of it is."""
-    short = [(read, tokens) for read, tokens in self.read_of(examples) if read < tokens]
-    if not short:
-      return ''
-    read, tokens = map(sum, zip(*short))
-    what = f'{len(short):,} of {len(examples.records):,} are too long, and {read:,} of their {tokens:,} tokens are read'
-    return f'{what}: {self.limit}'
+    """How much of the records' texts is not read or not known, for people; '' where all of it is."""
+    parts, counts = [], self.counts_of(examples)
+    if short := [(read, tokens) for read, tokens in self.read_of(examples) if read < tokens]:
+      read, tokens = map(sum, zip(*short))
+      what = f'{len(short):,} of {len(examples.records):,} are too long'
+      parts.append(f'{what}, and {read:,} of their {tokens:,} tokens are read: {self.limit}')
+    if unknown := counts['unknown_bytes']:
+      parts.append(f'the tokenizer does not know {unknown:,} of {counts["bytes"]:,} bytes of text')
+    return '; '.join(parts)
 
   @property
   def limit(self) -> str:
     """The setting that decides how much is read."""
     return f'data.length = {self.data.length}'
 
-  def sizes(self, *texts: np.ndarray) -> dict[str, int]:
-    """What `counts_of` sums of a row's texts, besides how many tokens of them are cut off."""
-    unknown = 0 if self.tokenizer.unk is None else sum(int((ids == self.tokenizer.unk).sum()) for ids in texts)
-    return {'size': sum(map(len, texts)), 'unknown': unknown}
+  def counted(self, cut: int, *texts: Encoded) -> dict[str, int]:
+    """The `counts` of a row, whose texts these are: tokens of them, cut off and unknown ones, and bytes."""
+    unknown = sum(int((text.ids == self.tokenizer.unk).sum()) for text in texts)
+    of_bytes = {'bytes': sum(t.n_bytes for t in texts), 'unknown_bytes': sum(t.unknown_bytes for t in texts)}
+    return {'tokens': sum(len(t.ids) for t in texts), 'cut_tokens': cut, 'unknown_tokens': unknown, **of_bytes}
 
   def example_record(self) -> dict:
     """A row such as the pipeline gives to `example`, of an invented record."""

@@ -8,7 +8,7 @@ from lmjax.data.batches import pipeline as pipeline_lib
 from lmjax.data.batches.packing import RowSpec
 from lmjax.data.batches.pipeline import Pipeline, valid_bytes_per_token
 from lmjax.data.config import DataConfig
-from lmjax.data.counts import Counts, of_split, remarks
+from lmjax.data.counts import Counts, remarks
 from lmjax.data.tokens import store as store_lib
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.models.config import ModelConfig
@@ -54,13 +54,7 @@ class LanguageModelTask(Task):
 
   def counts(self, stores) -> Counts:
     """Of each source."""
-    found = {}
-    for name, store in stores.items():
-      n = store.meta['counts']
-      left_out = {'empty': n['empty'], 'bad_text': n['skipped'], 'replaced': n['replaced']}
-      found[name] = of_split(n['documents'], left_out, held_out=n['valid'], duplicates=n['duplicates'])
-      found[name]['tokens'] = sum(store.meta['tokens'].values())
-    return found
+    return {name: store_lib.counts_of(store) for name, store in stores.items()}
 
   def pipeline(self, stores, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
     """The training batches."""
@@ -92,7 +86,8 @@ class LanguageModelTask(Task):
     def with_columns(row, rng):
       example = self.example(row, rng, keep_segments=True)
       example['majority'] = (example['targets'] == majority).astype(np.float32)
-      example['bytes'] = token_bytes[example['targets']].astype(np.float32)
+      if self.tokenizer.gives_bytes_back:
+        example['bytes'] = token_bytes[example['targets']].astype(np.float32)
       return example
 
     return with_columns

@@ -11,15 +11,16 @@ from lmjax.tasks.fine_tuning import FineTuningTask
 from lmjax.tasks.table import TASKS
 
 
-def class_of(task: str) -> Any:
-  """The class of a task, by its row in the table."""
-  module, name = TASKS[task].program.split('.')
+def class_of(task: str, objective=None) -> Any:
+  """The class of a task, by its row in the table and, where that names several, by the target of its objective."""
+  slices = TASKS[task]
+  module, name = slices.targets.get(getattr(objective, 'target', None), slices.program).split('.')
   return getattr(importlib.import_module(f'lmjax.tasks.{module}'), name)
 
 
 def build(config, tokenizer: Tokenizer) -> Task:
   """The task of a Config, for a tokenizer."""
-  return class_of(config.task)(config.model, config.objective, config.samples, config.data, tokenizer)
+  return class_of(config.task, config.objective)(config.model, config.objective, config.samples, config.data, tokenizer)
 
 
 def prepare(config, tokenizer: Tokenizer | None = None, progress: bool = False) -> tuple[Any, Task, Any]:
@@ -30,7 +31,7 @@ def prepare(config, tokenizer: Tokenizer | None = None, progress: bool = False) 
 
   Raises DataError: see the sources; ConfigError: what was filled in breaks a rule.
   """
-  kind = class_of(config.task)
+  kind = class_of(config.task, config.objective)
   tokenizer, read = kind.read(config.data, tokenizer, config.seed, progress)
   config = dataclasses.replace(config, objective=kind.resolve(config.objective, read))
   task = build(config, tokenizer)
@@ -43,7 +44,7 @@ def without_data(config, tokenizer: Tokenizer | None = None) -> tuple[Any, Task]
 
   The shapes of the model and of a batch are those of the run, if its tokenizer reaches the size asked for.
   """
-  kind, settings = class_of(config.task), config.data.tokenizer
+  kind, settings = class_of(config.task, config.objective), config.data.tokenizer
   if tokenizer is None:
     tokenizer = untrained(settings.vocab_size) if settings.path is None else Tokenizer.load(settings.path)
   if issubclass(kind, FineTuningTask):

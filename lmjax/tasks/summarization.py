@@ -71,16 +71,17 @@ class Summarization(FineTuningTask):
     return [{'id': '0', 'document': 'a', 'summary': 'a'}]
 
   def rows_of(self, items: list[dict]) -> Examples:
-    """A row a record."""
+    """A row a record; where the summary is cut, its last token is not followed by the end."""
     documents = self.tokenizer.encode_each([record['document'] for record in items])
     summaries = self.tokenizer.encode_each([record.get('summary', '') for record in items])
     rows = []
     for document, summary in zip(documents, summaries):
-      prompt = self.prompt(document)
-      tokens = np.array([*prompt, *summary[: self.objective.max_summary], self.special_tokens[2]], np.int32)
-      cut = len(document) + len(summary) - (len(tokens) - 3)
-      row = {'tokens': tokens, 'prompt': len(prompt), 'document': document, 'cut': cut}
-      rows.append(row | self.sizes(document, summary))
+      prompt, limit = self.prompt(document.ids), self.objective.max_summary
+      end, cut_summary = self.special_tokens[2:], max(len(summary.ids) - limit, 0)
+      tokens = np.array([*prompt, *summary.ids[:limit], *(() if cut_summary else end)], np.int32)
+      counts = self.counted(len(document.ids) - (len(prompt) - 2) + cut_summary, document, summary)
+      counts |= {'summary_tokens': len(summary.ids), 'cut_summary_tokens': cut_summary}
+      rows.append({'tokens': tokens, 'prompt': len(prompt), 'document': document.ids, 'counts': counts})
     return Examples(items, rows, np.arange(len(items)))
 
   def example(self, row, rng) -> dict[str, np.ndarray]:
@@ -151,7 +152,7 @@ class Summarization(FineTuningTask):
         leads = [generation.lead(record['document'], self.objective.lead) for record in items]
         self._lead = items, generation.scores(names, leads, references)
       values |= {f'lead_{name}': value for name, value in self._lead[1].items()}
-    lengths = np.array([len(ids) for ids in self.tokenizer.encode_each([record['document'] for record in items])])
+    lengths = np.array([len(e.ids) for e in self.tokenizer.encode_each([record['document'] for record in items])])
     read = lengths if self.objective.long_documents == 'chunks' else np.minimum(lengths, self.max_document_tokens)
     return values | {'read_share': float(read.sum() / max(lengths.sum(), 1))}
 

@@ -4,7 +4,7 @@ Imports no jax: a config is checked by this half of a task before jax is importe
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from lmjax.data.config import FIELDS, DataConfig, RecordKind, RecordsConfig
@@ -60,6 +60,8 @@ def _fine_tuning_rules(config) -> Problems:
 
 def _classification_rules(config) -> Problems:
   yield from _fine_tuning_rules(config)
+  if config.data.separator is not None and config.objective.target != 'many':
+    yield 'data.separator', f'has no effect with objective.target = {config.objective.target}', 'set it to None'
   if config.objective.pooling == 'cls' and config.model.attention == 'causal':
     yield 'objective.pooling', 'sees nothing but the first token with causal attention', 'choose last or mean'
   if config.data.length < 4:
@@ -69,6 +71,8 @@ def _classification_rules(config) -> Problems:
 def _extractive_qa_rules(config) -> Problems:
   yield from _fine_tuning_rules(config)
   d, o = config.data, config.objective
+  if d.separator is not None:
+    yield 'data.separator', 'has no effect on extractive_qa', 'set it to None'
   if d.fields is not None:
     yield 'data.fields', "has no effect on extractive_qa, which reads SQuAD's format", 'set it to None'
   context_tokens = d.length - o.max_question - 3
@@ -81,6 +85,8 @@ def _extractive_qa_rules(config) -> Problems:
 def _summarization_rules(config) -> Problems:
   yield from _fine_tuning_rules(config)
   m, d, o = config.model, config.data, config.objective
+  if d.separator is not None:
+    yield 'data.separator', 'has no effect on summarization', 'set it to None'
   if m.attention != 'causal':
     rule = 'must be causal for summarization, which writes from left to right'
     yield 'model.attention', rule, 'start from a causal checkpoint, or see init_from.convert'
@@ -98,6 +104,7 @@ class TaskSlices(NamedTuple):
   objective: type
   samples: type
   rules: Callable[[Any], Problems]  # those that the Config breaks
+  targets: Mapping[str | None, str] = {}  # the program by `objective.target`, where it is another
 
   @property
   def is_pre_training(self) -> bool:
@@ -116,7 +123,12 @@ TASKS = {
   'causal_lm': TaskSlices('causal_lm.CausalLM', None, CausalConfig, CausalSamples, _causal_rules),
   'masked_lm': TaskSlices('masked_lm.MaskedLM', None, MaskedConfig, MaskedSamples, _masked_rules),
   'classification': TaskSlices(
-    'classification.Classification', 'classification', ClassificationConfig, ExampleSamples, _classification_rules
+    'classification.Classification',
+    'classification',
+    ClassificationConfig,
+    ExampleSamples,
+    _classification_rules,
+    targets={'number': 'regression.Regression', 'many': 'multi_label.MultiLabel'},
   ),
   'extractive_qa': TaskSlices(
     'extractive_qa.ExtractiveQA', 'extractive_qa', SpanConfig, ExampleSamples, _extractive_qa_rules

@@ -55,9 +55,10 @@ def test_what_is_left_out_is_counted_and_told(tmp_path):
   kept = sum(len(row['tokens']) - 2 for row in data.splits['train'].rows)
   assert found['tokens'] == kept + found['cut_tokens'] > kept
   said = (
-    f'7 train (1 skipped (1 empty text); 1 duplicates dropped; {found["cut_tokens"]} of {found["tokens"]} tokens cut; '
+    f'7 train (1 skipped (1 empty text); 1 duplicates dropped; {found["cut_tokens"]} of {found["tokens"]} tokens cut '
   )
-  assert task.describe(data).startswith(said + 'classes: good 4, bad 3), 10 valid')
+  share = f'({found["cut_tokens"] / found["tokens"]:.1%}); '
+  assert task.describe(data).startswith(said + share + 'classes: good 4, bad 3), 10 valid')
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,10 @@ def test_what_is_left_out_is_counted_and_told(tmp_path):
   [
     (['positive', 'positive ', 'Positive', 'no'], "are these one class: 'Positive', 'positive', 'positive '?"),
     (['1', '1.0', '0', '0'], "are these one class: '1', '1.0'?"),
-    ([str(i / 20) for i in range(20)], '20 classes for 20 examples: is a label a number or a text?'),
+    (
+      [str(i / 20) for i in range(20)],
+      '20 classes for 20 examples: is a label a number (objective.target=number) or a text?',
+    ),
   ],
 )
 def test_labels_that_look_wrong_are_asked_about(tmp_path, labels, question):

@@ -22,7 +22,7 @@ from lmjax import config as config_lib
 from lmjax import optim, paths, profile, sharding, train
 from lmjax.checkpoint import checkpoints, handoff
 from lmjax.data.batches import pipeline
-from lmjax.errors import ConfigError, NonFiniteError
+from lmjax.errors import ConfigError, DataError, NonFiniteError
 from lmjax.hosts import join, watchdog
 from lmjax.schema import describe, overrides
 from lmjax.tasks import prepare
@@ -417,6 +417,21 @@ def samples_of(config):
   return task.samples(runs.random_params(task), stores, jax.random.key(1))
 
 
+def test_max_unknown(configured, tmp_path):
+  words = LOADED | {'data.tokenizer.path': runs.save_words(tmp_path / 'words.json', ['the', 'snow'])}
+  with pytest.raises(DataError, match=r'no known token stands for .* bytes .*; data.max_unknown = 0.5 is the largest'):
+    prepare.prepare(configured('causal_lm', words | {'data.max_unknown': 0.5}))
+  _, task, stores = prepare.prepare(configured('causal_lm', words | {'data.max_unknown': 1.0}))
+  [counts] = task.counts(stores).values()
+  assert counts['unknown_tokens'] > 0.9 * counts['tokens'] and 'bytes' not in next(valid_of(task, stores))
+  assert (task.MAIN_METRIC, task.BASELINE) == ('perplexity', None), 'bits a byte would be those of another text'
+
+
+def valid_of(task, stores):
+  example = task.eval_example(stores, stores['main'])
+  return iter(pipeline.valid_batches(task.data, stores['main'], task.row_spec(), example, batch_size=8))
+
+
 @pytest.mark.parametrize('task,leaf,value', REFUSED)
 def test_refused(configured, task, leaf, value):
   with pytest.raises(config_lib.ConfigError, match=leaf):
@@ -426,8 +441,8 @@ def test_refused(configured, task, leaf, value):
 @pytest.mark.parametrize('task', TASKS)
 def test_every_leaf_has_a_case(raw_config, task):
   tables = PROGRAM + DATA + MASKED + PLAN + SAMPLES + START + TOLD
-  # `test_top`, `test_seeds` and `test_convert` are those of three; `task` chooses the slices themselves
+  # those of four are tests of their own; `task` chooses the slices themselves
   cases = {case[0] for case in tables} | {leaf for _, leaf, _ in REFUSED}
-  cases |= {'samples.top', 'train.seeds', 'init_from.convert', 'task'}
+  cases |= {'samples.top', 'train.seeds', 'init_from.convert', 'task', 'data.max_unknown'}
   missing = set(describe.settings(config_lib.build(raw_config(task)))) - cases
   assert not missing, f'leaves without a case: {sorted(missing)}'

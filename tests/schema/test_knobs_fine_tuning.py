@@ -25,6 +25,8 @@ SHARE = {'data.valid': None, 'data.valid_fraction': 0.2}
 BEAMS = {'objective.decoding.beams': 3, 'objective.decoding.length_penalty': 1.0}
 SAMPLING = {'objective.decoding.temperature': 1.0}
 
+NUMBERS = {'objective.target': 'number', 'data.fields': 'text,stars'}
+
 # (leaf, another value, changes that both are compared under, changes that the value needs besides)
 COMMON = [
   ('data.train', 'OTHER', {}),
@@ -52,6 +54,10 @@ CASES = {
     ('objective.dropout', 0.4, {}),
     ('objective.label_smoothing', 0.2, {}),
     ('objective.class_weights', 'balanced', {}),
+    ('objective.target', 'number', NUMBERS | {'objective.target': 'class'}),
+    ('objective.scale', '0.0,2.0', NUMBERS),
+    ('objective.ranking_metric', 'macro_f1', {}),
+    ('data.separator', '|', {'objective.target': 'many', 'data.fields': 'text,tags', 'data.separator': ';'}),
   ],
   'extractive_qa': [
     ('objective.max_question', 2, {}),
@@ -80,12 +86,14 @@ CASES = {
 }
 # `data.fields` of SQuAD's format is refused.
 REFUSED = [('extractive_qa', 'data.fields', 'a,b')]
+REFUSED += [(task, 'data.separator', ';') for task in ('extractive_qa', 'summarization')]
 
 
 def record(task: str, i: int) -> dict:
   words = text(i, 8 + 4 * (i % 5)).capitalize()
   if task == 'classification':
-    return {'text': words, 'title': text(900 + i, 5), 'label': 'good' if i % 3 else 'bad'}
+    label = {'label': 'good' if i % 3 else 'bad', 'stars': i % 4, 'tags': f'a;b|{"cd"[i % 2]}'}
+    return {'text': words, 'title': text(900 + i, 5), **label}
   if task == 'summarization':
     sentences = ' '.join(f'{text(i + n, 4)} so.'.capitalize() for n in (50, 60, 70, 80))
     return {'document': f'{words} {sentences}', 'title': text(900 + i, 25), 'summary': text(i + 70, 6)}
@@ -192,6 +200,17 @@ def test_bad_text_is_an_error_unless_allowed(files):
     prepare.prepare(configured('classification', files, {'data.bad_text': 'raise'}))
 
 
+@pytest.mark.parametrize('task', FINE_TUNING)
+def test_max_unknown(files, tmp_path, task):
+  words = test_knobs.LOADED | {'data.tokenizer.path': runs.save_words(tmp_path / 'words.json', ['the', 'snow'])}
+  with pytest.raises(DataError, match=r'data.train: no known token stands for .*; data.max_unknown = 0.5 is the'):
+    prepare.prepare(configured(task, files, words | {'data.max_unknown': 0.5}))
+  _, task, data = prepare.prepare(configured(task, files, words | {'data.max_unknown': 1.0}))
+  for counts in task.counts(data).values():
+    assert counts['unknown_tokens'] > 0.8 * counts['tokens'] and counts['unknown_bytes'] > 0.6 * counts['bytes']
+    assert 'bytes that no known token stands for (' in task.describe(data)
+
+
 @pytest.mark.parametrize('task,leaf,value', REFUSED)
 def test_refused(files, task, leaf, value):
   with pytest.raises(config_lib.ConfigError, match=leaf):
@@ -202,7 +221,11 @@ def test_refused(files, task, leaf, value):
 def test_every_leaf_has_a_case(files, task):
   tables = test_knobs.PROGRAM + test_knobs.PLAN + test_knobs.START + test_knobs.TOLD
   shared = {case[0] for case in tables} | {'init_from.convert', 'train.seeds'}
-  shared |= {leaf for _, leaf, _ in test_knobs.REFUSED if leaf.startswith('model.')} | {'task', 'model.lora'}
+  shared |= {leaf for _, leaf, _ in test_knobs.REFUSED if leaf.startswith('model.')} | {
+    'task',
+    'model.lora',
+    'data.max_unknown',
+  }
   cases = shared | {case[0] for case in CASES[task] + COMMON} | {leaf for _, leaf, _ in REFUSED}
   config = configured(task, files, {})
   leaves = set(describe.settings(config))

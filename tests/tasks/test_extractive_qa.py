@@ -281,8 +281,8 @@ def test_an_answer_keeps_what_its_tokenizer_drops(dropped):
   backend.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
   backend.add_special_tokens(['[PAD]', '[CLS]', '[SEP]', '[EOS]'])
   context, answer = f'The cafe{dropped} open the cafe{dropped}', f'cafe{dropped}'
-  [(ids, offsets)] = Tokenizer(backend).encode_with_offsets([context])
-  assert ids.tolist() == [1, 2, 3, 1, 2] and offsets[1].tolist() == [4, 8]
+  [(encoded, offsets)] = Tokenizer(backend).encode_with_offsets([context])
+  assert encoded.ids.tolist() == [1, 2, 3, 1, 2] and offsets[1].tolist() == [4, 8]
   for place in (4, context.rindex('cafe')):
     span = windows.token_span(offsets, place, place + len(answer))
     begin, end = windows.character_span(context, offsets, *span)

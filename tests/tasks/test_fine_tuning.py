@@ -463,7 +463,7 @@ def test_the_longer_text_of_a_pair_is_cut_first(encoder):
   assert rows[2]['tokens'].tolist() == [tok.cls, *a[:7], tok.sep, *a[:6], tok.sep]
   assert rows[3]['tokens'].tolist() == [tok.cls, *a[:14], tok.sep]
   assert [row['second'] for row in rows[:3]] == [room + 2, len(b) + 2, 9]
-  assert [bool(row['cut']) for row in rows] == [True] * 4 + [False]
+  assert [bool(row['counts']['cut_tokens']) for row in rows] == [True] * 4 + [False]
 
 
 def test_longest_first_fills_the_room_and_cuts_no_text_that_is_shorter_than_the_other():

@@ -11,6 +11,7 @@ import pytest
 from lmjax import config as config_lib
 from lmjax import sharding
 from lmjax import train as train_lib
+from lmjax.data.counts import remarks
 from lmjax.errors import ConfigError
 from lmjax.scoring import generation
 from lmjax.tasks import prepare
@@ -76,6 +77,25 @@ def test_a_row_is_document_separator_summary_end(files):
   assert example['inputs'][example['slots'][used]].tolist() == [tok.sep, *summary]
   assert example['prefix'].sum() == len(document) + 2
   assert example['segments'].sum() == len(whole) - 1
+
+
+def test_no_end_is_taught_where_a_summary_was_cut(files):
+  """A model that has learned it there ends in the middle of its sentences."""
+  _, task, data = prepared(files)
+  tok, long = (
+    task.tokenizer,
+    {'id': '0', 'document': 'the snow', 'summary': 'the river and the snow and the north ' * 9},
+  )
+  short = {'id': '1', 'document': 'the snow', 'summary': 'snow'}
+  examples, ids = task.rows_of([long, short]), tok.encode(long['summary'])
+  example = task.example(examples.rows[0], None)
+  assert example['targets'][example['weights'] > 0].tolist() == ids[:8]
+  whole = task.example(examples.rows[1], None)
+  assert whole['targets'][whole['weights'] > 0].tolist() == [*tok.encode('snow'), tok.eos]
+  counts = task.counts_of(examples)
+  assert counts['summary_tokens'] == len(ids) + len(tok.encode('snow'))
+  assert counts['cut_summary_tokens'] == counts['cut_tokens'] == len(ids) - 8
+  assert f'{len(ids) - 8} of {counts["summary_tokens"]} tokens of summaries cut (' in remarks(counts)
 
 
 @pytest.mark.parametrize('prefix', [False, True])

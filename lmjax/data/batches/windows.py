@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lmjax.data.tokens.tokenizer import Encoded
+
 # Categories of Unicode that normalizers drop: marks, control and format characters.
 _DROPPED = ('Mn', 'Mc', 'Me', 'Cc', 'Cf')
 
@@ -85,7 +87,7 @@ class Windows(Sequence):
   records: list[dict]
   questions: list[np.ndarray]
   question_sizes: list[int]
-  contexts: dict[str, tuple[np.ndarray, np.ndarray]]
+  contexts: dict[str, tuple[Encoded, np.ndarray]]
   special_tokens: tuple[int, int, int]
   bidirectional: bool
   table: np.ndarray
@@ -101,8 +103,8 @@ class Windows(Sequence):
     number, low, high, first, last, _ = map(int, self.table[index])
     begin, between, end = self.special_tokens
     question, context = self.questions[number], self.records[number]['context']
-    ids_N, offsets_N2 = self.contexts[context]
-    tokens = np.array([begin, *question, between, *ids_N[low:high], end], np.int32)
+    encoded, offsets_N2 = self.contexts[context]
+    tokens = np.array([begin, *question, between, *encoded.ids[low:high], end], np.int32)
     second, null = len(question) + 2, 0 if self.bidirectional else len(tokens) - 1
     places = (null, null) if first < 0 else (first - low + second, last - low + second)
     row = {'tokens': tokens, 'second': second, 'low': low, 'null': null, 'places': places}

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from lmjax.console import print_line
 from lmjax.data.config import DataConfig, SourceConfig
+from lmjax.data.counts import check_known, of_split
 from lmjax.data.sources import documents
 from lmjax.data.tokens.store_writer import SplitWriter, unseen_documents
 from lmjax.data.tokens.tokenizer import Tokenizer, digest64, sample, train_tokenizer
@@ -42,6 +43,10 @@ from lmjax.workdir.files import canonical_json, json_digest
 # Raise it when the layout on disk changes: older stores are then built again.
 FORMAT = 1
 _PIECE_CHARACTERS = 16_384
+# A text of so many characters is long for a tokenizer that takes it whole.
+_LONG_WHOLE_TEXT = 100_000
+# What is counted of tokenizers that do not know every text.
+UNKNOWN = ('unknown_tokens', 'unknown_bytes')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +98,24 @@ def open_or_build(name: str, config: DataConfig, tokenizer: Tokenizer, progress:
     tokenizer: turns text into ids.
     progress: whether to print what is done; on a terminal with a bar.
 
-  Raises DataError: the source cannot be read, a split would be empty, or the folder cannot be written.
+  Raises DataError: the source cannot be read, a split would be empty, the tokenizer does not know too much of the text,
+    or the folder cannot be written.
   """
+  store = _open_or_build(name, config, tokenizer, progress)
+  check_known(f'{name} ({config.sources[name].path})', counts_of(store), config.max_unknown)
+  return store
+
+
+def counts_of(store: TokenStore) -> dict:
+  """Of a source: see `counts`."""
+  n, meta = store.meta['counts'], store.meta
+  left_out = {'empty': n['empty'], 'bad_text': n['skipped'], 'replaced': n['replaced']}
+  found = of_split(n['documents'], left_out, held_out=n['valid'], duplicates=n['duplicates'])
+  found |= {'tokens': sum(meta['tokens'].values()), 'bytes': sum(meta['bytes'].values())}
+  return found | {key: n.get(key, 0) for key in UNKNOWN}
+
+
+def _open_or_build(name: str, config: DataConfig, tokenizer: Tokenizer, progress: bool) -> TokenStore:
   source = config.sources[name]
   origin = {
     'format': FORMAT,
@@ -104,6 +125,8 @@ def open_or_build(name: str, config: DataConfig, tokenizer: Tokenizer, progress:
     'valid_fraction': config.valid_fraction,
     'bad_text': config.bad_text,
   }
+  if not tokenizer.is_lossless:
+    origin['counted'] = list(UNKNOWN)  # a store without these counts is built again
   fingerprint = json_digest(origin)
   folder = folder_of(config.cache_dir, name, fingerprint)
   with _writing(config.cache_dir):
@@ -243,7 +266,11 @@ def _write(folder: str, name: str, config: DataConfig, tokenizer: Tokenizer, pro
   bar = tqdm(desc=f'tokenising {name}', unit='B', unit_scale=True, disable=silent, leave=False)
   with bar, writers[0] as train, writers[1] as valid:
     for chunk in unseen_documents(documents.documents(source, config.bad_text, counts), counts):
-      for document, pieces in zip(chunk, _encode(tokenizer, [document.text for document in chunk])):
+      _estimate(tokenizer, [document.text for document in chunk])
+      for document, encoded in zip(chunk, _encode(tokenizer, [document.text for document in chunk])):
+        pieces = [(ids, n_bytes) for ids, n_bytes, _ in encoded]
+        counts['unknown_tokens'] += sum(ids.count(tokenizer.unk) for ids, _ in pieces) * (not tokenizer.is_lossless)
+        counts['unknown_bytes'] += sum(unknown for _, _, unknown in encoded)
         if not any(ids for ids, _ in pieces):
           counts['empty'] += 1  # a tokenizer may have no token for any of it
           continue
@@ -259,7 +286,8 @@ def _write(folder: str, name: str, config: DataConfig, tokenizer: Tokenizer, pro
     others = ', '.join(f'{counts[key]:,} {shown}' for key, shown in names.items())
     size = f'{megabytes:.1f} MB, {train.tokens + valid.tokens:,} tokens'
     print_line(f'tokenised {name}: {size} in {rate}; documents: {kept}, {others}')
-  counted = ('documents', 'bytes', 'duplicates', 'empty', 'replaced', 'skipped')
+  counted: tuple[str, ...] = ('documents', 'bytes', 'duplicates', 'empty', 'replaced', 'skipped')
+  counted += () if tokenizer.is_lossless else UNKNOWN
   return {
     'name': name,
     'path': source.path,
@@ -272,11 +300,28 @@ def _write(folder: str, name: str, config: DataConfig, tokenizer: Tokenizer, pro
   }
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[tuple[list[int], int]]]:
-  """Encodes documents on all cores; each comes back as its pieces, (ids, UTF-8 bytes)."""
+def _encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[tuple[list[int], int, int]]]:
+  """Encodes documents on all cores; each comes back as its pieces, (ids, UTF-8 bytes, bytes of them unknown)."""
   cut = [tokenizer.pieces(text, _PIECE_CHARACTERS) for text in texts]
-  encoded = iter(tokenizer.encode_batch([piece for pieces in cut for piece in pieces]))
-  return [[(next(encoded), len(piece.encode('utf-8'))) for piece in pieces] for pieces in cut]
+  encoded = iter(tokenizer.encode_counted([piece for pieces in cut for piece, _ in pieces]))
+  sized = lambda n_bytes, ids, unknown: (ids, n_bytes, unknown)
+  return [[sized(n_bytes, *next(encoded)) for _, n_bytes in pieces] for pieces in cut]
+
+
+def _estimate(tokenizer: Tokenizer, texts: list[str]) -> None:
+  """Says how long the longest text will take a tokenizer that cannot be given it in pieces."""
+  longest = max(texts, key=len, default='')
+  if not tokenizer.takes_whole_texts or len(longest) < _LONG_WHOLE_TEXT:
+    return
+  began = time.monotonic()
+  tokenizer.encode(longest[: _LONG_WHOLE_TEXT // 4])
+  # measured: 17 to 26 times the time for 8 times the text
+  seconds = (time.monotonic() - began) * (len(longest) / (_LONG_WHOLE_TEXT // 4)) ** 1.5
+  megabytes = len(longest) / 1e6
+  print_line(
+    f'a document of {megabytes:.1f} MB takes about {seconds:.0f} s ({megabytes / seconds:.2f} MB/s): its tokenizer has '
+    'no pre-tokenizer and cannot be given pieces; cut such documents, or take another tokenizer'
+  )
 
 
 def _check_splits(name: str, source: SourceConfig, valid_fraction: float, train: int, valid: int) -> None:

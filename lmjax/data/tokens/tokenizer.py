@@ -5,7 +5,8 @@ import hashlib
 import heapq
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -13,6 +14,7 @@ from etils import epath
 
 from lmjax.console import print_line
 from lmjax.data.config import SPECIAL_TOKENS
+from lmjax.data.tokens import pieces
 from lmjax.errors import DataError
 from lmjax.workdir.files import write_atomically
 
@@ -38,11 +40,16 @@ _LONGEST_RUN = 1_000
 _LONG_RUN = re.compile(
   '|'.join(kind + f'{{{_LONGEST_RUN + 1},}}' for kind in (r'[^\W\d_]', r'\d', r'(?:[^\w\s]|_)', r'\s'))
 )
-# What is encoded at once, at most.
-_PART_TEXTS = 1_024
-_PART_CHARACTERS = 1_000_000
-# Before a single space between two words every byte-level pre-tokenizer ends a token anyway.
-_SAFE_CUT = re.compile(r'(?<=\S) (?=\w)')
+# A text of many kinds of characters: who decodes what was encoded of it gets it back, or a tokenizer that changes text.
+_PROBE = "It's  1\u00bd caf\u00e9, cafe\u0301;\tNa\u00efve\n\u0416\u0434\u0438 \u0939\u093f \u6587 \ufb01 \U0001f642"
+
+
+class Encoded(NamedTuple):
+  """A text as tokens."""
+
+  ids: np.ndarray  # int32 [N]
+  n_bytes: int  # of its UTF-8
+  unknown_bytes: int  # of them, but for white space, that no known token stands for
 
 
 class Tokenizer:
@@ -65,7 +72,8 @@ class Tokenizer:
     self._added = backend.get_added_tokens_decoder()
     self.vocab_size = max(self._tokens) + 1
     self.pad, self.bos, self.eos, self.mask, self.cls, self.sep, self.unk = map(self._role, _ALIASES)
-    roles = {index for index in map(self._role, _ALIASES) if index is not None}
+    self.unk = self._ids.get(getattr(backend.model, 'unk_token', None), self.unk)  # whatever it is called
+    roles = {index for index in (*map(self._role, _ALIASES), self.unk) if index is not None}
     self.special_ids = sorted(roles | {index for index, token in self._added.items() if token.special})
 
   @classmethod
@@ -112,24 +120,71 @@ class Tokenizer:
       raise DataError(f'{self._name}: {rule}; {remedy}')
     return index
 
+  @functools.cached_property
+  def is_lossless(self) -> bool:
+    """Whether every byte of any text has a token, as in a byte-level BPE, or where unknown characters become bytes."""
+    parts = self._json()
+    names = tokenizers.pre_tokenizers.ByteLevel.alphabet() if self.byte_level else [f'<0x{i:02X}>' for i in range(256)]
+    has_bytes = self.byte_level or bool(parts['model'].get('byte_fallback'))
+    return has_bytes and all(name in self._ids for name in names) and pieces.keeps_all(parts['normalizer'])
+
+  @functools.cached_property
+  def gives_bytes_back(self) -> bool:
+    """Whether decoding gives the text that was encoded, with case and white space (but for a space before it)."""
+    return self.is_lossless and self.decode(self.encode(_PROBE)).removeprefix(' ') == _PROBE
+
   def encode(self, text: str) -> list[int]:
-    """Ids of a text, without special tokens."""
-    return self._backend.encode(text, add_special_tokens=False).ids
+    """Ids of a text, without special tokens. Raises DataError: see `encode_batch`."""
+    return self.encode_batch([text])[0]
 
   def encode_batch(self, texts: list[str]) -> list[list[int]]:
-    """Ids of many texts, on all cores (unless the variable TOKENIZERS_PARALLELISM says false)."""
-    return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+    """Ids of many texts, on all cores (unless the variable TOKENIZERS_PARALLELISM says false).
 
-  def encode_each(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
-    """Ids of each text, int32 [N]; the library's lists, ten times as large, are there for a part of them at a time."""
-    for part in _parts(texts):
-      yield from (np.array(ids, np.int32) for ids in self.encode_batch(part))
+    Raises DataError: a character has no token, and the tokenizer has none for unknown ones.
+    """
+    return [encoding.ids for encoding in self._encodings(texts, self._backend.encode_batch_fast)]
 
-  def encode_with_offsets(self, texts: Iterable[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(ids int32 [N], offsets int32 [N, 2]) of each text: the characters that a token stands for, as (begin, end)."""
-    for part in _parts(texts):
-      for encoding in self._backend.encode_batch(part, add_special_tokens=False):
-        yield np.array(encoding.ids, np.int32), np.array(encoding.offsets, np.int32).reshape(-1, 2)
+  def encode_counted(self, texts: list[str]) -> list[tuple[list[int], int]]:
+    """As `encode_batch`, each with the bytes of its text that no known token stands for."""
+    if self.is_lossless:
+      return [(ids, 0) for ids in self.encode_batch(texts)]
+    encodings = self._encodings(texts, self._backend.encode_batch)
+    return [(e.ids, self._unknown_bytes(text, e.ids, e.offsets)) for text, e in zip(texts, encodings)]
+
+  def encode_each(self, texts: Iterable[str]) -> Iterator[Encoded]:
+    """Each text as tokens; the library's lists, ten times as large, are there for a part of them at a time."""
+    for part in pieces.parts(texts):
+      for text, (ids, unknown) in zip(part, self.encode_counted(part)):
+        yield Encoded(np.array(ids, np.int32), len(text.encode('utf-8')), unknown)
+
+  def encode_with_offsets(self, texts: Iterable[str]) -> Iterator[tuple[Encoded, np.ndarray]]:
+    """Each text as tokens, and int32 [N, 2], the characters that a token stands for, as (begin, end)."""
+    for part in pieces.parts(texts):
+      for text, e in zip(part, self._encodings(part, self._backend.encode_batch)):
+        unknown = 0 if self.is_lossless else self._unknown_bytes(text, e.ids, e.offsets)
+        encoded = Encoded(np.array(e.ids, np.int32), len(text.encode('utf-8')), unknown)
+        yield encoded, np.array(e.offsets, np.int32).reshape(-1, 2)
+
+  def _encodings(self, texts: list[str], encode: Callable) -> list:
+    try:
+      return encode(texts, add_special_tokens=False)
+    except Exception as error:  # the library raises plain Exception
+      for text in texts if len(texts) > 1 else ():
+        self._encodings([text], encode)  # which of them it is
+      begin = repr(texts[0] if len(texts[0]) <= 60 else texts[0][:60] + '...')
+      rule = 'each character must have a token, or the tokenizer one for unknown ones'
+      raise DataError(
+        f'{self._name}: cannot encode the text that begins {begin} ({error}); {rule}; take another tokenizer'
+      ) from None
+
+  def _unknown_bytes(self, text: str, ids: list[int], offsets: list[tuple[int, int]]) -> int:
+    """Bytes of a text, but for white space, that only unknown tokens stand for, or none."""
+    known = [place for index, place in zip(ids, offsets) if index != self.unk]
+    places_N2 = np.array(known, np.int64).reshape(-1, 2)
+    changes = np.bincount(places_N2[:, 0], minlength=len(text) + 1)
+    changes = changes - np.bincount(places_N2[:, 1], minlength=len(text) + 1)
+    missed = np.flatnonzero(np.cumsum(changes)[: len(text)] == 0).tolist()
+    return sum(len(text[i].encode('utf-8')) for i in missed if not text[i].isspace())
 
   def decode(self, ids, skip_special: bool = True) -> str:
     """Text of ids; for a byte-level tokenizer `decode(encode(text)) == text`."""
@@ -181,16 +236,27 @@ class Tokenizer:
     return first_V, last_V
 
   @functools.cached_property
-  def _may_be_cut(self) -> bool:
-    prefixed = any(' ' in token.content.strip() for token in self._added.values())
-    return self.byte_level and not prefixed and self._json()['normalizer'] is None
+  def _cut_at_spaces(self) -> Literal['before', 'after'] | None:
+    if any(' ' in token.content.strip() for token in self._added.values()):
+      return None
+    return pieces.cut_at_spaces(self._json(), self.byte_level, self._ids)
 
-  def pieces(self, text: str, size: int) -> list[str]:
+  @functools.cached_property
+  def takes_whole_texts(self) -> bool:
+    """Whether it has no pre-tokenizer, and texts cannot be cut: its time grows faster than a text."""
+    return self._cut_at_spaces is None and self._json()['pre_tokenizer'] is None
+
+  def pieces(self, text: str, size: int) -> list[tuple[str, int]]:
     """Cuts a long text into pieces of `size` characters or a little more, so that all cores can share it.
 
-    `sum(map(encode, pieces(text, n)), []) == encode(text)`: where that does not hold the text stays whole.
+    Returns:
+      (what to encode, bytes of the text) of each; the ids of all pieces, end to end, are those of the text. A text that
+      may not be cut stays whole.
     """
-    return list(_cut(text, size)) if self._may_be_cut and text else [text]
+    where = None if pieces.SPACE in text and not self.byte_level else self._cut_at_spaces
+    cut = list(pieces.cut(text, size)) if where and text else [text]
+    given = [piece.removeprefix(' ') if i and where == 'after' else piece for i, piece in enumerate(cut)]
+    return [(one, len(piece.encode('utf-8'))) for one, piece in zip(given, cut)]
 
   def _role(self, role: str) -> int | None:
     return next((self._ids[alias] for alias in _ALIASES[role] if alias in self._ids), None)
@@ -265,7 +331,7 @@ def sample(texts: Iterable[str], sample_bytes: int) -> list[str]:
   """
   kept: list[tuple[int, str]] = []  # a heap, highest digest first
   seen = held = 0
-  for piece in (piece for text in texts for piece in _cut(text, _SAMPLE_PIECE)):
+  for piece in (piece for text in texts for piece in pieces.cut(text, _SAMPLE_PIECE)):
     data = piece.encode('utf-8')
     seen += len(data)
     heapq.heappush(kept, (-digest64(data), piece))
@@ -275,30 +341,6 @@ def sample(texts: Iterable[str], sample_bytes: int) -> list[str]:
     if seen > _LOOK_AHEAD * sample_bytes:
       break
   return [piece for _, piece in sorted(kept, reverse=True)]
-
-
-def _parts(texts: Iterable[str]) -> Iterator[list[str]]:
-  """Some texts at a time: enough to keep all cores busy."""
-  part: list[str] = []
-  size = 0
-  for text in texts:
-    part.append(text)
-    size += len(text)
-    if len(part) == _PART_TEXTS or size >= _PART_CHARACTERS:
-      yield part
-      part, size = [], 0
-  if part:
-    yield part
-
-
-def _cut(text: str, size: int) -> Iterator[str]:
-  """Pieces of `size` characters or a little more, cut before a space between two words; none of an empty text."""
-  start = 0
-  while start < len(text):
-    match = _SAFE_CUT.search(text, start + size)
-    end = match.start() if match else len(text)
-    yield text[start:end]
-    start = end
 
 
 def digest64(data: bytes) -> int:

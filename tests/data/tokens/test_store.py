@@ -17,14 +17,15 @@ from lmjax.data.tokens.store import open_or_build, prepare_tokenizer
 from lmjax.data.tokens.store_writer import DigestSet, SplitWriter
 from lmjax.data.tokens.tokenizer import Tokenizer, digest64, train_tokenizer
 from lmjax.errors import DataError
+from tests import runs
 
 DOCUMENTS = [f'Document {number} tells of {number * number} things.\n' * (1 + number % 4) for number in range(200)]
 
 
-def config_of(cache_dir, sources, tokenizer=None, valid_fraction=0.2, bad_text='raise'):
+def config_of(cache_dir, sources, tokenizer=None, valid_fraction=0.2, bad_text='raise', max_unknown=0.01):
   rows = dict(rows='concat', length=32, batch_size=8, cls_sep=False, valid_bytes=None)
   tokenizer = tokenizer or TokenizerConfig(None, 320, 200_000, False)
-  settings = dict(valid_fraction=valid_fraction, bad_text=bad_text, cache_dir=str(cache_dir))
+  settings = dict(valid_fraction=valid_fraction, bad_text=bad_text, cache_dir=str(cache_dir), max_unknown=max_unknown)
   return DataConfig(sources=sources, tokenizer=tokenizer, **rows, **settings)
 
 
@@ -144,7 +145,7 @@ def test_a_document_without_tokens_counts_as_empty(tmp_path):
   backend.normalizer = tokenizers.normalizers.Replace('x', '')
   backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
   source = write(tmp_path / 'a.jsonl', ['xx', *(f'b {number}' for number in range(50))])
-  store = build(tmp_path, Tokenizer(backend), source)
+  store = build(tmp_path, Tokenizer(backend), source, max_unknown=0.5)
   assert store.meta['counts']['empty'] == 1
   assert store.train.lengths.min() > 0
 
@@ -284,3 +285,27 @@ def test_sources_share_the_sample_by_weight(tmp_path, monkeypatch):
   prepare_tokenizer(config_of(tmp_path / 'cache', sources, TokenizerConfig(None, 300, 40_000, False)))
   sizes = [sum(len(text) for text in seen if text[0] in letters) for letters in ('abc', 'xyz')]
   assert abs(sizes[0] - 30_000) < 1_000 and abs(sizes[1] - 10_000) < 1_000
+
+
+def test_text_that_the_tokenizer_does_not_know_is_counted_and_refused(tmp_path):
+  tokenizer = Tokenizer.load(runs.save_words(tmp_path / 'words.json', DOCUMENTS[0].split()))
+  source = write(tmp_path / 'a.jsonl', DOCUMENTS)
+  unknown = [word for text in dict.fromkeys(DOCUMENTS) for word in text.split() if word not in DOCUMENTS[0].split()]
+  n_bytes = sum(len(text) for text in dict.fromkeys(DOCUMENTS))
+  found, share = f'{sum(map(len, unknown)):,} of {n_bytes:,} bytes', sum(map(len, unknown)) / n_bytes
+  for _ in ('built', 'found in the cache'):
+    said = rf'corpus \(.*a.jsonl\): no known token stands for {found} \({share:.1%}\); data.max_unknown = 0.01 '
+    with pytest.raises(DataError, match=said + 'is the largest share; train a tokenizer on this text'):
+      build(tmp_path, tokenizer, source)
+  store = build(tmp_path, tokenizer, source, max_unknown=share + 1e-6)
+  counts = store_module.counts_of(store)
+  assert len(folders(tmp_path)) == 1
+  assert counts['unknown_tokens'] == len(unknown) and counts['unknown_bytes'] == sum(map(len, unknown))
+  assert counts['bytes'] == n_bytes and counts['tokens'] == sum(len(text.split()) for text in dict.fromkeys(DOCUMENTS))
+
+
+def test_a_tokenizer_that_knows_every_byte_keeps_its_store(tmp_path, tokenizer):
+  """Those that were built before unknown bytes were counted hold none."""
+  store = build(tmp_path, tokenizer, write(tmp_path / 'a.jsonl', DOCUMENTS))
+  assert 'counted' not in store.meta and 'unknown_bytes' not in store.meta['counts']
+  assert store_module.counts_of(store)['unknown_bytes'] == 0

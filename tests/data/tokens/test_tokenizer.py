@@ -12,6 +12,7 @@ import pytest
 import tokenizers
 
 from lmjax.data.config import SPECIAL_TOKENS, TokenizerConfig
+from lmjax.data.tokens import store
 from lmjax.data.tokens import tokenizer as tokenizer_module
 from lmjax.data.tokens.tokenizer import Tokenizer, sample, train_tokenizer
 from lmjax.errors import DataError
@@ -127,9 +128,62 @@ def test_a_long_text_in_pieces_encodes_alike(tokenizer):
   for size in (1, 5, 40):
     text = ''.join(rng.choice(parts, 3_000))
     pieces = tokenizer.pieces(text, size)
-    assert len(pieces) > 10 and ''.join(pieces) == text
-    assert sum(tokenizer.encode_batch(pieces), []) == tokenizer.encode(text)
-  assert word_piece().pieces('a b c d', 2) == ['a b c d']
+    assert len(pieces) > 10 and ''.join(piece for piece, _ in pieces) == text
+    assert sum(n_bytes for _, n_bytes in pieces) == len(text.encode())
+    assert sum(tokenizer.encode_batch([piece for piece, _ in pieces]), []) == tokenizer.encode(text)
+  assert word_piece().pieces('a b c d', 2) == [('a b c d', 7)]
+
+
+def whole_texts(prepend, crossing=False, split=False):
+  """A BPE without a pre-tokenizer, as SentencePiece's are converted: spaces become ▁, unknown characters bytes."""
+  n = tokenizers.normalizers
+  learner = tokenizers.Tokenizer(tokenizers.models.BPE())
+  if not crossing:
+    learner.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme='always')
+  else:
+    learner.normalizer = n.Replace(' ', '▁')
+  texts = TEXTS + ['a  b   c\n\n d the the']
+  learner.train_from_iterator(texts, tokenizers.trainers.BpeTrainer(vocab_size=200, show_progress=False))
+  model = json.loads(learner.to_str())['model']
+  names = [*(f'<0x{i:02X}>' for i in range(256)), *(token for token in model['vocab'])]
+  names += ['▁▁', '▁▁▁']
+  merges = [tuple(pair) for pair in model['merges']] + [('▁', '▁'), ('▁▁', '▁')]
+  ids = {name: i for i, name in enumerate(dict.fromkeys(names))}
+  backend = tokenizers.Tokenizer(tokenizers.models.BPE(ids, merges, byte_fallback=True))
+  backend.normalizer = n.Sequence([*([n.Prepend('▁')] if prepend else []), n.Replace(' ', '▁')])
+  if split:
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(' ', 'merged_with_previous')
+  return Tokenizer(backend)
+
+
+@pytest.mark.parametrize(
+  'prepend, split', [(True, False), (False, False), (False, True)], ids=['llama', 'bare', 'gemma']
+)
+def test_a_tokenizer_without_a_pre_tokenizer_takes_pieces(prepend, split):
+  """The whole text is the oracle: no token may change, whatever stands around the cut."""
+  tokenizer, draw = whole_texts(prepend, split=split), np.random.default_rng(1)
+  parts = [' ', ' ', ' ', '  ', '\n', 'the cat', 'sat', 'more', '12', '!', 'é', '語', '\u0301', 'on the']
+  for size in (1, 7, 40):
+    text = ''.join(draw.choice(parts, 2_000))
+    pieces = tokenizer.pieces(text, size)
+    assert len(pieces) > 10 and sum(n_bytes for _, n_bytes in pieces) == len(text.encode())
+    assert sum(tokenizer.encode_batch([piece for piece, _ in pieces]), []) == tokenizer.encode(text)
+    assert max(map(len, pieces)) < len(text) and not tokenizer.takes_whole_texts
+  assert len(tokenizer.pieces('the cat sat ▁ on the cat ' * 20, 10)) == 1, 'a space of its own may join those around it'
+
+
+def test_tokens_that_reach_over_spaces_keep_texts_whole(tmp_path, capsys):
+  tokenizer = whole_texts(False, crossing=True)
+  assert any('▁' in token[1:].lstrip('▁') for token in tokenizer._ids)
+  assert tokenizer.takes_whole_texts and len(tokenizer.pieces('the cat sat on ' * 9, 10)) == 1
+  store._estimate(tokenizer, ['short', ''.join(TEXTS * 30)])
+  said = capsys.readouterr().out
+  assert re.match(r'a document of 0.1 MB takes about \d+ s \(\d+\.\d\d MB/s\): its tokenizer has no pre-tok', said), (
+    said
+  )
+  store._estimate(tokenizer, ['short'])
+  store._estimate(whole_texts(True), [''.join(TEXTS * 30)])
+  assert not capsys.readouterr().out
 
 
 def test_sample_is_capped_and_spread_and_does_not_depend_on_order():
@@ -174,8 +228,8 @@ def test_lower_case_is_part_of_the_tokenizer(tmp_path):
   tokenizer.save(str(tmp_path / 'lower.json'))
   assert Tokenizer.load(str(tmp_path / 'lower.json')).encode('The CAT') == tokenizer.encode('the cat')
   # places in the original text, capitals and all
-  [(ids, offsets)] = tokenizer.encode_with_offsets(['An Éclair'])
-  assert len(ids) == len(offsets) and offsets[-1][1] == len('An Éclair')
+  [(encoded, offsets)] = tokenizer.encode_with_offsets(['An Éclair'])
+  assert len(encoded.ids) == len(offsets) and offsets[-1][1] == len('An Éclair')
 
 
 def test_texts_are_encoded_some_at_a_time(tokenizer, monkeypatch):
@@ -185,8 +239,9 @@ def test_texts_are_encoded_some_at_a_time(tokenizer, monkeypatch):
   texts = ['the snow falls', 'a river'] * 1100 + ['the north ' * 60_000] * 3
   found = list(tokenizer.encode_each(iter(texts)))
   assert parts == [1024, 1024, 152 + 2, 1]
-  assert [ids.tolist() for ids in found[:2]] == [tokenizer.encode(text) for text in texts[:2]]
-  assert len(found) == len(texts) and len(found[-1]) == len(tokenizer.encode(texts[-1]))
+  assert [one.ids.tolist() for one in found[:2]] == [tokenizer.encode(text) for text in texts[:2]]
+  assert len(found) == len(texts) and len(found[-1].ids) == len(tokenizer.encode(texts[-1]))
+  assert found[0].n_bytes == 14 and not any(one.unknown_bytes for one in found)
 
 
 def test_runs_without_spaces_are_cut_to_train_on(capsys):
@@ -199,3 +254,70 @@ def test_runs_without_spaces_are_cut_to_train_on(capsys):
   trained = train_tokenizer([dna], 300, 1_000_000)
   assert capsys.readouterr().out == 'tokenizer: 299 cuts in runs of over 1,000 letters, digits or others\n'
   assert trained.decode(trained.encode(dna)) == dna
+
+
+def letters(model, normalizer=None):
+  backend = tokenizers.Tokenizer(model)
+  backend.pre_tokenizer, backend.normalizer = tokenizers.pre_tokenizers.WhitespaceSplit(), normalizer
+  return Tokenizer(backend, 'letters.json')
+
+
+IDS = {letter: number for number, letter in enumerate('abcdefgh')}
+
+
+@pytest.mark.parametrize(
+  'tokenizer_of, text, unknown, missed',
+  [
+    (word_piece, 'unhelpful unseen !', 1, 6),  # a word is unknown as a whole
+    (word_piece, 'un Ж\u0301!', 1, 4),
+    (lambda: letters(tokenizers.models.BPE(IDS, [])), 'ab xé\ncd', 0, 3),  # left out without a word
+    (lambda: letters(tokenizers.models.BPE(IDS | {'?': 9}, [], unk_token='?')), 'ab xé\ncd', 2, 3),
+    (lambda: letters(tokenizers.models.WordLevel(IDS | {'??': 9}, unk_token='??')), 'a b xyz Жы', 2, 7),
+    (lambda: letters(tokenizers.models.BPE(IDS, []), tokenizers.normalizers.Lowercase()), 'AB cd', 0, 0),
+    (lambda: train_tokenizer(['ab'], 263, 10), '語 Ж', 0, 0),
+    (lambda: train_tokenizer(['ab'], 263, 10, lowercase=True), '語 Ж', 0, 0),
+  ],
+  ids=['words', 'words with accents', 'dropped', 'characters', 'whole words', 'lower case', 'bytes', 'lower bytes'],
+)
+def test_what_it_does_not_know_is_counted_in_bytes(tokenizer_of, text, unknown, missed):
+  tokenizer = tokenizer_of()
+  [encoded] = tokenizer.encode_each([text])
+  assert (encoded.n_bytes, encoded.unknown_bytes) == (len(text.encode()), missed)
+  assert (encoded.ids == tokenizer.unk).sum() == unknown
+  [(again, _)] = tokenizer.encode_with_offsets([text])
+  assert again.unknown_bytes == missed and again.ids.tolist() == encoded.ids.tolist()
+
+
+@pytest.mark.parametrize(
+  'model',
+  [tokenizers.models.Unigram([('a', -1.0), ('b', -2.0)], None), tokenizers.models.WordLevel(IDS, unk_token='[UNK]')],
+  ids=['unigram', 'words'],
+)
+def test_a_character_without_a_token_names_the_text(model):
+  tokenizer = letters(model)
+  assert len(tokenizer.encode('a b')) == 2
+  said = r"letters.json: cannot encode the text that begins 'a Ж(x+)\.\.\.' \(.+\); each character must have a token"
+  for encode in (tokenizer.encode_batch, lambda texts: list(tokenizer.encode_each(texts))):
+    with pytest.raises(DataError, match=said):
+      encode(['a b', 'a Ж' + 'x' * 100, 'b'])
+
+
+def test_who_gives_bytes_back():
+  """Bits a byte are those of the text that was given, or none."""
+  trained = train_tokenizer(TEXTS, 300, 10_000)
+  with_bytes = tokenizers.Tokenizer(
+    tokenizers.models.BPE({f'<0x{i:02X}>': i for i in range(256)} | {'▁': 256}, [], byte_fallback=True)
+  )
+  with_bytes.normalizer = tokenizers.normalizers.Sequence(
+    [tokenizers.normalizers.Prepend('▁'), tokenizers.normalizers.Replace(' ', '▁')]
+  )
+  decoders = tokenizers.decoders
+  with_bytes.decoder = decoders.Sequence([decoders.Replace('▁', ' '), decoders.ByteFallback(), decoders.Fuse()])
+  lower = train_tokenizer(TEXTS, 300, 10_000, lowercase=True)
+  assert [t.gives_bytes_back for t in (trained, Tokenizer(with_bytes), lower, word_piece())] == [
+    True,
+    True,
+    False,
+    False,
+  ]
+  assert [t.is_lossless for t in (trained, Tokenizer(with_bytes), lower, word_piece())] == [True, True, True, False]

@@ -1,0 +1,250 @@
+"""Every command that a page or a docstring gives is one that runs: here at the smallest size, on files of this test.
+
+Those of docs/new_task.md and experiments/benchmarks, and launch scripts, have tests of their own.
+"""
+
+import inspect
+import json
+import lzma
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from lmjax import evaluate, main, predict, verify
+from lmjax import inspect as inspect_command
+from lmjax.data.sources import tfds
+from lmjax.schema import command_line
+from lmjax.study import stages
+from lmjax.study.config import ExperimentConfig
+from tests import runs
+from tests.conftest import ROOT, text
+
+PAGES = [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md'), *(ROOT / 'experiments').rglob('*.md')]
+MODULES = [file for folder in ('configs', 'experiments', 'lmjax') for file in (ROOT / folder).rglob('*.py')]
+ELSEWHERE = ('docs/new_task.md', 'experiments/benchmarks')
+COMMAND = re.compile(r'^\s*(?:\$ )?python (-m lmjax\.\w+|experiments/\w+\.py)(.*?)(?:\s{3,}\S.*)?$', re.MULTILINE)
+# What stands for something else in the lines of a usage text.
+STANDS_FOR = {
+  '[--step=N] [--json] TEXT ...': "'a text' 'another'",
+  '--question=TEXT CONTEXT': '--question=which? context',
+  'FILE.py[:arg]': 'configs/pretrain_mlm.py',
+  '--batch=S': '--batch=1',
+  '--file=FILE': '--file=other.tsv',
+  'FOLDER': 'split',
+}
+
+
+def commands() -> list[tuple[str, str, str]]:
+  """(file, program, arguments) of each command; a line that ends in a backslash goes on in the next one."""
+  found = []
+  for file in sorted({*PAGES, *MODULES}):
+    name, content = str(file.relative_to(ROOT)), file.read_text(encoding='utf-8')
+    if file.suffix == '.py':
+      docstring = re.match(r'r?"""(.*?)"""', content, re.DOTALL)
+      content = '' if docstring is None else inspect.cleandoc(docstring[1]).replace('\\\\\n', '\\\n')
+    if not name.startswith(ELSEWHERE):
+      found += [(name, *match) for match in COMMAND.findall(content.replace('\\\n', ''))]
+  return found
+
+
+ALL = commands()
+
+
+def of(program: str, *but: str) -> list:
+  return [
+    pytest.param(arguments, id=f'{name}:{arguments.strip()[:70]}', marks=pytest.mark.tpu_compile)
+    if '--dry_run' in arguments
+    else pytest.param(arguments, id=f'{name}:{arguments.strip()[:70]}')
+    for name, found, arguments in ALL
+    if found == program and not any(word in arguments for word in but)
+  ]
+
+
+def test_every_command_has_a_test():
+  tested = {'main', 'experiment', 'predict', 'evaluate', 'inspect', 'verify'}
+  assert {program for _, program, _ in ALL} == {f'-m lmjax.{name}' for name in tested} | {'experiments/split.py'}
+  assert len(ALL) > 45
+
+
+def question(i: int) -> dict:
+  context = text(i, 12)
+  answer = context.split()[3]
+  return {
+    'id': str(i),
+    'question': f'which word is it, of those {i}?',
+    'context': context,
+    'answers': [{'text': answer, 'answer_start': context.index(answer)}],
+  }
+
+
+def squad(count: int) -> dict:
+  articles = []
+  for i in range(count):
+    asked = {name: value for name, value in question(i).items() if name != 'context'}
+    articles.append({'title': f't{i}', 'paragraphs': [{'context': question(i)['context'], 'qas': [asked]}]})
+  return {'data': articles}
+
+
+def of_data_set(path: str, count: int = 24) -> list[dict]:
+  """What stands in for a data set of TFDS: examples with its fields."""
+  name, split = tfds.parse(path)
+  first = 100 * len(split)
+  makers = {
+    'glue/sst2': lambda i: {'sentence': text(i, 6).encode(), 'label': ('negative', 'positive')[i % 2]},
+    'squad/v1.1': lambda i: (
+      question(i)
+      | {
+        'answers': {
+          'text': [question(i)['answers'][0]['text']],
+          'answer_start': [question(i)['answers'][0]['answer_start']],
+        }
+      }
+    ),
+    'billsum': lambda i: {'text': text(i, 40).encode(), 'summary': text(i, 5).encode(), 'title': text(i, 3).encode()},
+    'wiki40b/en': lambda i: {'text': text(i, 200).encode()},
+  }
+  makers['squad'] = makers['squad/v1.1']
+  return [makers[name](first + i) for i in range(count)]
+
+
+@pytest.fixture
+def reader(raw_config, tmp_path_factory, tmp_path, monkeypatch):
+  """Where somebody stands who has run the commands before, with files of the names that the commands give."""
+  for task, name in (('causal_lm', 'pretrain_clm'), ('masked_lm', 'pretrain_mlm')):
+    shutil.copytree(runs.pre_trained(task, raw_config, tmp_path_factory), tmp_path / 'runs' / name)
+  for name in ('configs', 'experiments'):
+    (tmp_path / name).symlink_to(ROOT / name)
+  (tmp_path / 'mytext').mkdir()
+  (tmp_path / 'mytext/a.txt').write_text('\n\n'.join(text(i, 300) for i in range(60)))
+  runs.write_tsv(tmp_path / 'other.tsv', runs.texts(8, seed=3))
+  for name, header in (('train', ('sentence', 'label')), ('dev', ('sentence', 'label'))):
+    runs.write_tsv(tmp_path / f'{name}.tsv', runs.texts(24 if name == 'train' else 8), header)
+  for name, count in (('train', 24), ('dev', 8)):
+    lines = [json.dumps({'document': text(i, 30), 'summary': text(i, 4)}) for i in range(count)]
+    (tmp_path / f'{name}.jsonl').write_text('\n'.join(lines))
+    (tmp_path / f'{name}-v2.0.json').write_text(json.dumps(squad(count)))
+  (tmp_path / 'pairs.tsv').write_text('the snow falls\tthe falls snow\n')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(tfds, 'identity', lambda path: {'kind': 'tfds', 'name': path})
+  monkeypatch.setattr(tfds, 'records', lambda path, fields: ((path, one) for one in of_data_set(path)))
+  monkeypatch.setattr(tfds, 'documents', lambda path, field: ((path, one[field]) for one in of_data_set(path, 120)))
+  return tmp_path
+
+
+# Sizes of a run of seconds, where a command does not give them.
+SMALL = {'train.steps': 2, 'train.epochs': None, 'eval.every': 2, 'optim.warmup_steps': 0, 'writer.tensorboard': False}
+SIZES = {
+  'pretrain': {'checkpoint.every': 2, 'data.cache_dir': 'cache'},
+  'sentiment': {'data.length': 24, 'data.batch_size': 8},
+  'qa': {'data.length': 32, 'data.batch_size': 8, 'objective.max_question': 8, 'objective.stride': 8},
+  'summarization': {'data.length': 48, 'data.batch_size': 8, 'objective.max_summary': 8, 'objective.chunk': 9},
+}
+SIZES['qa'] |= {'objective.max_answer': 6}
+SIZES['summarization'] |= {'data.valid_examples': 4}
+
+
+def made_small(arguments: str, workdir: str) -> list[str]:
+  """A training command with sizes of seconds: what it sets otherwise stays."""
+  words = shlex.split(arguments)
+  [config] = [word for word in words if word.startswith('--config=')]
+  kind = next(kind for kind in SIZES if kind in config)
+  if kind == 'pretrain':
+    words[words.index(config)] = f'{config}{"," if ":" in config else ":"}smoke'
+  if '--help' in words:
+    return words
+  kept = [word for word in words if not word.startswith('--config.train.steps=')]
+  given = {word.partition('=')[0] for word in kept}
+  small = {f'--config.{path}': value for path, value in (SMALL | SIZES[kind]).items()}
+  return [*kept, *(f'{flag}={value}' for flag, value in small.items() if flag not in given), f'--workdir={workdir}']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('arguments', of('-m lmjax.main', '--config_json'))
+def test_a_run(arguments, reader, capsys):
+  words = made_small(arguments, 'runs/new')
+  assert main.main(words) == 0, capsys.readouterr().err
+  said = capsys.readouterr().out
+  if '--help' in words:
+    assert 'objective.chunk = ' in said
+  elif '--dry_run' in arguments:
+    assert 'verdict: fits' in said
+  else:
+    assert 'done: step 2' in said and json.loads((reader / 'runs/new/results.json').read_text())['status'] == 'done'
+
+
+@pytest.mark.slow
+def test_a_saved_config_runs(reader, capsys):
+  [arguments] = [arguments for _, _, arguments in ALL if '--config_json' in arguments]
+  assert main.main([*shlex.split(arguments), '--config.train.steps=8']) == 0, capsys.readouterr().err
+  assert 'resuming from step 6' in (said := capsys.readouterr().out) and 'done: step 8' in said
+
+
+def with_names(arguments: str, workdir: str | None = None) -> list[str]:
+  for name, stands_for in STANDS_FOR.items():
+    arguments = arguments.replace(name, stands_for)
+  return shlex.split(arguments if workdir is None else arguments.replace('DIR', workdir))
+
+
+@pytest.mark.slow
+def test_what_was_fine_tuned_is_used(reader, raw_config, tmp_path_factory, capsys):
+  """Predictions and evaluations, of one run a task."""
+  shutil.copytree(runs.fine_tuned(raw_config, tmp_path_factory), 'runs/finetune_sentiment-demo')
+  shutil.copytree('runs/finetune_sentiment-demo', 'runs/DIR')
+  qa = made_small(' --config=configs/finetune_qa.py:train=train-v2.0.json,valid=dev-v2.0.json', 'runs/finetune_qa-demo')
+  assert main.main(qa) == 0, capsys.readouterr().err
+  for _, program, arguments in ALL:
+    for module in (predict, evaluate):
+      if program == f'-m {module.__name__}':
+        asks = '--question' in arguments
+        words = with_names(arguments, 'runs/finetune_qa-demo' if asks else 'runs/DIR')
+        capsys.readouterr()
+        code = module.main(words)
+        said = capsys.readouterr()
+        assert code == 0 and said.out, (words, said.err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('arguments', of('-m lmjax.inspect') + of('-m lmjax.verify'))
+def test_a_look_inside(arguments, reader, capsys):
+  words = with_names(arguments, 'runs/pretrain_clm')
+  if '--config=' in arguments:
+    words += [
+      f'--config.{path}={value}'
+      for path, value in ({'data.sources.main.path': 'mytext/*.txt'} | SIZES['pretrain']).items()
+    ]
+  module = (
+    verify if 'lmjax.verify' in {program[3:] for _, program, found in ALL if found == arguments} else inspect_command
+  )
+  assert module.main(words) == 0, capsys.readouterr().err
+  assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize('arguments', of('-m lmjax.experiment'))
+def test_a_study_is_right_in_every_stage(arguments, monkeypatch, tmp_path):
+  """All of its configs are built; `tests/study` runs studies to their end."""
+  (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+  (tmp_path / 'experiments').symlink_to(ROOT / 'experiments')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(stages, 'missing_files', lambda _: [])  # files of text and examples are not read here
+  flags = command_line.parse_command_line(shlex.split(arguments))
+  raw = command_line.load_config_file(flags.file, flags.argument)
+  config, ready = stages.prepare(raw, str(tmp_path / 'work'), flags.problems)
+  assert isinstance(config, ExperimentConfig) and len(ready) == len(config.stages) >= 2
+
+
+@pytest.mark.parametrize('arguments', of('experiments/split.py'))
+def test_a_file_is_split(arguments, tmp_path):
+  file, folder = with_names(arguments)
+  found = squad(12) if 'squad' in file else [{'document': text(i, 9), 'summary': text(i, 3)} for i in range(12)]
+  lines = [found] if 'squad' in file else found
+  with lzma.open(tmp_path / file, 'wt', encoding='utf-8') as out:
+    out.writelines(json.dumps(line) + '\n' for line in lines)
+  command = [sys.executable, str(ROOT / 'experiments/split.py'), file, folder]
+  done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={'PYTHONPATH': str(ROOT)})
+  assert done.stdout == '8 train, 1 valid, 3 test\n', done.stderr
+  assert sorted(pathlib.Path(tmp_path / folder).iterdir())
