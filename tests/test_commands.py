@@ -48,7 +48,7 @@ def commands() -> list[tuple[str, str, str]]:
       docstring = re.match(r'r?"""(.*?)"""', content, re.DOTALL)
       content = '' if docstring is None else inspect.cleandoc(docstring[1]).replace('\\\\\n', '\\\n')
     if not name.startswith(ELSEWHERE):
-      found += [(name, *match) for match in COMMAND.findall(content.replace('\\\n', ''))]
+      found += [(name, *match) for match in COMMAND.findall(re.sub(r' *\\\n( *)', lambda m: m[1][:1], content))]
   return found
 
 
@@ -56,12 +56,14 @@ ALL = commands()
 
 
 def of(program: str, *but: str) -> list:
+  """The different arguments of a program's commands, each with the first file that gives it."""
+  files = {arguments: file for file, found, arguments in reversed(ALL) if found == program}
   return [
-    pytest.param(arguments, id=f'{name}:{arguments.strip()[:70]}', marks=pytest.mark.tpu_compile)
-    if '--dry_run' in arguments
-    else pytest.param(arguments, id=f'{name}:{arguments.strip()[:70]}')
-    for name, found, arguments in ALL
-    if found == program and not any(word in arguments for word in but)
+    pytest.param(
+      arguments, id=f'{file}:{arguments.strip()}', marks=[pytest.mark.tpu_compile] * ('--dry_run' in arguments)
+    )
+    for arguments, file in files.items()
+    if not any(word in arguments for word in but)
   ]
 
 
@@ -113,12 +115,13 @@ def of_data_set(path: str, count: int = 24) -> list[dict]:
 
 
 @pytest.fixture
-def reader(raw_config, tmp_path_factory, tmp_path, monkeypatch):
+def reader(raw_config, tmp_path_factory, tmp_path, cache_dir, monkeypatch):
   """Where somebody stands who has run the commands before, with files of the names that the commands give."""
   for task, name in (('causal_lm', 'pretrain_clm'), ('masked_lm', 'pretrain_mlm')):
     shutil.copytree(runs.pre_trained(task, raw_config, tmp_path_factory), tmp_path / 'runs' / name)
   for name in ('configs', 'experiments'):
     (tmp_path / name).symlink_to(ROOT / name)
+  (tmp_path / 'cache').symlink_to(cache_dir)
   (tmp_path / 'mytext').mkdir()
   (tmp_path / 'mytext/a.txt').write_text('\n\n'.join(text(i, 300) for i in range(60)))
   runs.write_tsv(tmp_path / 'other.tsv', runs.texts(8, seed=3))
@@ -141,11 +144,12 @@ SMALL = {'train.steps': 2, 'train.epochs': None, 'eval.every': 2, 'optim.warmup_
 SIZES = {
   'pretrain': {'checkpoint.every': 2, 'data.cache_dir': 'cache'},
   'sentiment': {'data.length': 24, 'data.batch_size': 8},
-  'qa': {'data.length': 32, 'data.batch_size': 8, 'objective.max_question': 8, 'objective.stride': 8},
+  'qa': {'data.length': 128, 'data.batch_size': 8, 'objective.max_question': 16, 'objective.stride': 64},
   'summarization': {'data.length': 48, 'data.batch_size': 8, 'objective.max_summary': 8, 'objective.chunk': 9},
 }
 SIZES['qa'] |= {'objective.max_answer': 6}
-SIZES['summarization'] |= {'data.valid_examples': 4}
+for kind in ('sentiment', 'qa', 'summarization'):
+  SIZES[kind]['data.valid_examples'] = 4
 
 
 def made_small(arguments: str, workdir: str) -> list[str]:
@@ -209,19 +213,17 @@ def test_what_was_fine_tuned_is_used(reader, raw_config, tmp_path_factory, capsy
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('arguments', of('-m lmjax.inspect') + of('-m lmjax.verify'))
-def test_a_look_inside(arguments, reader, capsys):
-  words = with_names(arguments, 'runs/pretrain_clm')
-  if '--config=' in arguments:
-    words += [
-      f'--config.{path}={value}'
-      for path, value in ({'data.sources.main.path': 'mytext/*.txt'} | SIZES['pretrain']).items()
-    ]
-  module = (
-    verify if 'lmjax.verify' in {program[3:] for _, program, found in ALL if found == arguments} else inspect_command
-  )
-  assert module.main(words) == 0, capsys.readouterr().err
-  assert capsys.readouterr().out
+@pytest.mark.parametrize('module', [inspect_command, verify])
+def test_a_look_inside(module, reader, capsys):
+  for _, program, arguments in ALL:
+    if program == f'-m {module.__name__}':
+      words = with_names(arguments, 'runs/pretrain_clm')
+      if '--config=' in arguments:
+        words += ['--config.data.sources.main.path=mytext/*.txt', '--config.data.cache_dir=cache']
+      capsys.readouterr()
+      code = module.main(words)
+      said = capsys.readouterr()
+      assert code == 0 and said.out, (words, said.err)
 
 
 @pytest.mark.parametrize('arguments', of('-m lmjax.experiment'))

@@ -66,8 +66,9 @@ class ExtractiveQA(FineTuningTask):
     train = data.splits['train']
     kept = np.flatnonzero(~train.rows.skipped)
     if not kept.size:
-      rule = 'no question has an answer that stands in its context'
-      raise DataError(f'data.train: {rule}; check answers and answer_start')
+      why = ', '.join(f'{count:,} {reason.replace("_", " ")}' for reason, count in train.rows.left_out.items())
+      rule = f'no question has an answer that stands in its context and is short enough ({why})'
+      raise DataError(f'data.train: {rule}; check answers and answer_start, or raise objective.max_answer')
     data.splits['train'] = Examples(train.records, train.rows.some(kept), train.owners[kept])
     data.counts['train']['skipped'] |= train.rows.left_out
     data.counts['train']['windows'] = len(kept)

@@ -92,3 +92,6 @@ def test_each_class_is_held_out_alike(tmp_path):
   assert data.counts['valid']['classes'] == {'common': 8, 'rare': 1}
   assert data.counts['train']['classes'] == {'common': 32, 'rare': 2, 'single': 1}
   assert task.describe(data).endswith('; valid has no single')
+  raw.data.valid_fraction = 0.9
+  _, _, data = prepare.prepare(config_lib.build(raw))
+  assert data.counts['train']['classes'] == {'common': 4, 'rare': 1, 'single': 1}

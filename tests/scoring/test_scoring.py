@@ -258,6 +258,7 @@ def test_rouge_counts_words_of_other_scripts():
   assert rouge1('法院驳回', '法院支持') == 0.5
   assert rouge1('über', 'ber') == rouge1('naïve', 'na ve') == rouge1('क', 'की') == 0.0
   assert rouge1('cafe\u0301', 'CAFÉ') == 1.0
+  assert generation.Words().tokenize('ที่นี่') == ['ที่', 'นี่']
 
 
 def test_words_of_ascii_are_the_librarys():

@@ -229,21 +229,26 @@ def test_an_empty_answer_is_none(files, tmp_path, none):
 
 def test_a_window_has_the_first_right_answer_that_it_holds(files, tmp_path):
   between = ' '.join(f'Then it was {i} days.' for i in range(30))
-  context = f'The buyer is Alpha. {between} The buyer is Beta. {between}'
-  answers = [{'text': name, 'answer_start': context.index(name)} for name in ('Alpha', 'Beta')]
-  file = squad_file(tmp_path, 'two.json', (context, {'answers': answers}))
-  _, task, data = prepared(file, files['valid'])
-  found = collections.Counter()
+  names = ('Alpha of the North', 'Beta of the South')
+  paragraphs = []
+  for i in range(6):  # so that the windows of some end inside an answer
+    context = f'{"So " * i}the buyer is {names[0]}. {between} The buyer is {names[1]}. {between}'
+    answers = [{'text': name, 'answer_start': context.index(name)} for name in names]
+    paragraphs.append((context, {'id': str(i), 'answers': answers}))
+  file = squad_file(tmp_path, 'two.json', *paragraphs)
+  _, task, data = prepared(file, files['valid'], **{'objective.max_answer': 20, 'objective.stride': 12})
+  found, cut = collections.Counter(), 0
   for row in data.splits['train'].rows:
-    first, last = (place - row['second'] + row['low'] for place in row['places'])
+    context, (first, last) = row['context'], (place - row['second'] + row['low'] for place in row['places'])
     held = context[
       row['offsets'][row['low'], 0] : row['offsets'][row['low'] + len(row['tokens']) - row['second'] - 2, 1]
     ]
     is_none = row['places'] == (row['null'], row['null'])
     said = None if is_none else context[slice(*windows.character_span(context, row['offsets'], first, last))]
-    assert said == next((name for name in ('Alpha', 'Beta') if name in held), None)
+    assert said == next((name for name in names if name in held), None)
     found[said] += 1
-  assert found['Alpha'] and found['Beta'] and found[None]
+    cut += any(held.endswith(name[:size]) for name in names for size in range(2, len(name)))
+  assert found[names[0]] and found[names[1]] and found[None] and cut, 'and one that ends inside an answer'
 
 
 def test_questions_whose_answers_are_too_long_are_left_out_and_counted(files, tmp_path):
