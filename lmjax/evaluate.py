@@ -10,6 +10,7 @@ python -m lmjax.evaluate --workdir=DIR               on the run's own validation
 
 import dataclasses
 import json
+import math
 import sys
 from typing import Any
 
@@ -39,7 +40,8 @@ def run(flags: command_line.CommandLine) -> None:
   trained = reopen.load_run(flags.workdir, flags.values['step'], flags.values['mesh'])
   values = evaluate(trained, flags.values['data'], flags.values['fields'])
   if flags.values['json']:
-    print(json.dumps({'workdir': flags.workdir, 'step': trained.step, 'metrics': values}))
+    found = {name: None if math.isnan(value) else value for name, value in values.items()}  # JSON has no NaN
+    print(json.dumps({'workdir': flags.workdir, 'step': trained.step, 'metrics': found}))
     return
   print(f'{flags.workdir}: {trained.config.task}, step {trained.step}')
   for name, value in values.items():
@@ -76,6 +78,8 @@ def _examples(trained: reopen.TrainedRun, data: str | None, fields) -> tuple[Any
   if data is None:
     _, task, examples = prepare.prepare(config, trained.tokenizer)
     task.load_calibration(trained.task.calibration)
+    if task.pipeline(examples, config.seed, 1).fingerprint != trained.data_fingerprint:
+      print('lmjax: the examples are not those that it was trained with: files have changed since', file=sys.stderr)
     return task, examples, [split for split in ('valid', 'test') if split in examples.splits]
   kind = task.RECORDS or TASKS[config.task].records
   items, skipped = records.read_alone(data, config.data, kind, fields, True)

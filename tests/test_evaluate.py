@@ -1,6 +1,7 @@
 """Any checkpoint on any data, without training."""
 
 import json
+import shutil
 
 import pytest
 
@@ -68,6 +69,21 @@ def test_a_fine_tuned_run_on_other_examples(labelled, capsys, tmp_path):
   wrong = runs.write_tsv(tmp_path / 'wrong.tsv', [('a text', 'so-so')])
   assert evaluate.main([f'--workdir={labelled / "run"}', f'--data={wrong}']) == 3
   assert "label 'so-so'; must be one of bad, good" in capsys.readouterr().err
+
+
+def test_files_that_have_changed_are_told(labelled, capsys, tmp_path):
+  """A score of other examples must not pass for the one that training reported."""
+  shutil.copytree(labelled, tmp_path / 'copy')
+  config = json.loads((tmp_path / 'copy/run/config.json').read_text())
+  for split in ('train', 'valid', 'test'):
+    config['data'][split] = str(tmp_path / 'copy' / f'{split}.tsv')
+  (tmp_path / 'copy/run/config.json').write_text(json.dumps(config))
+  flags = [f'--workdir={tmp_path / "copy/run"}', '--json']
+  assert evaluate.main(flags) == 0 and not capsys.readouterr().err
+  file = tmp_path / 'copy/valid.tsv'
+  file.write_text('\n'.join(file.read_text().splitlines()[:5]) + '\n')
+  assert evaluate.main(flags) == 0
+  assert 'the examples are not those that it was trained with: files have changed' in capsys.readouterr().err
 
 
 def test_mistakes_are_reported(labelled, capsys, tmp_path):

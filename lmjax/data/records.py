@@ -6,11 +6,13 @@ regression and a list of strings in multi_label; of extractive_qa id, question, 
 strings. Where labels need not be there, as in a prediction, a record may lack label, answers or summary.
 """
 
+import ast
 import collections
+import contextlib
 import dataclasses
 import math
 import numbers
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -23,6 +25,14 @@ from lmjax.errors import ConfigError, DataError
 from lmjax.workdir.files import canonical_json
 
 _SQUAD = FIELDS['extractive_qa'][0]  # whose names are fixed
+# Pairs of texts by their usual names.
+_PAIRS = (
+  ('text', 'text_pair'),
+  ('sentence1', 'sentence2'),
+  ('premise', 'hypothesis'),
+  ('question1', 'question2'),
+  ('question', 'sentence'),
+)
 # What a label is, where it is not a string; and which target takes a label of another type.
 _WANTED: dict[RecordKind, str] = {'regression': 'number', 'multi_label': 'list of strings'}
 _TARGETS = {'float': 'number', 'list': 'many'}
@@ -81,7 +91,10 @@ def load(config: RecordsConfig, kind: RecordKind, seed: int) -> Records:
       where = f'data.{split} = {paths[split]}' if split in paths else f'data.valid_fraction = {config.valid_fraction}'
       twice = split == 'train' and duplicates
       why = 'each example stands in another split as well' if twice else 'no example'
-      raise DataError(f'{where}: {why}; a split must have some of its own; add examples, or name another file')
+      remedy = 'add examples, or name another file'
+      if kind == 'extractive_qa' and split not in paths:
+        remedy = 'all questions about a context are on one side: name a file with data.valid, or raise the share'
+      raise DataError(f'{where}: {why}; a split must have some of its own; {remedy}')
   contents: dict = {split: _identity(path, kind) for split, path in paths.items()}
   contents |= {name: getattr(config, name) for name in ('fields', 'train_share', 'valid_fraction', 'bad_text')}
   counts = {split: of_split(len(splits[split]), skipped[split]) for split in given if split in splits}
@@ -120,7 +133,14 @@ def read(
   names = options[0] if fields is None else next(names for names in options if len(names) == len(fields))
   raw = tfds.records(path, fields or ()) if is_tfds else files.records(path)
   for number, (where, record) in enumerate(_questions(raw) if kind == 'extractive_qa' else raw):
-    fields = fields or tuple(_usual(record, name) for name in names)  # as they are called in the first record
+    if fields is None:
+      if pair := next((pair for pair in _PAIRS if 'text' in names and set(pair) <= record.keys()), None):
+        rule = f'fields {pair[0]} and {pair[1]} are there: data.fields must say whether both are read'
+        choices = ' or '.join(
+          ','.join([*texts, _usual(record, 'label')][: None if labelled else -1]) for texts in (pair, pair[:1])
+        )
+        raise DataError(f'{where}: {rule}; name {choices}')
+      fields = tuple(_usual(record, name) for name in names)  # as they are called in the first record
     policy = where, bad_text, counts, kind
     values: dict = {name: _value(record, field, name, *policy) for name, field in zip(names, fields)}
     if kind == 'extractive_qa' and (labelled or _has_answers(record)):
@@ -155,6 +175,9 @@ def read_alone(path: str, config: RecordsConfig, kind: RecordKind, fields, label
   elif fields is not None and (fixed or len(fields) not in map(len, choices)):
     wanted = "SQuAD's own names" if fixed else ' or '.join(map(', '.join, choices))
     raise ConfigError(f'--fields = {",".join(fields)}: must name {wanted}; correct it')
+  elif fields is not None and config.fields is not None and len(fields) != len(config.fields) - (not labelled):
+    rule = f'must name as many as data.fields = {",".join(config.fields)}, with which the run was trained'
+    raise ConfigError(f'--fields = {",".join(fields)}: {rule}; correct it')
   counts: collections.Counter = collections.Counter()
   items = list(read(path, 'test', kind, fields, config.bad_text, counts, labelled, config.separator))
   skipped = remarks(of_split(len(items), counts))
@@ -239,18 +262,13 @@ def _value(record: dict, field: str, role: str, where: str, bad_text: BadText, c
     remedy = 'fix the record' if role in _SQUAD else 'set data.fields'
     raise DataError(f'{where}: no field {field!r}, which is to hold the {role}; {remedy}; fields there: {there}')
   value = record[field]
-  if role == 'label' and kind == 'multi_label' and isinstance(value, list | tuple | np.ndarray):
+  if role == 'label':
+    value = _label(value, kind)
+  if isinstance(value, float) and kind == 'regression':
+    return value
+  if isinstance(value, list) and kind == 'multi_label':
     items = [_value({field: item}, field, role, where, bad_text, counts, 'classification') for item in value]
-    return None if None in items else list(dict.fromkeys(items))
-  if role == 'label' and kind == 'regression' and isinstance(value, numbers.Real) and not isinstance(value, bool):
-    return float(value)
-  if (
-    role == 'label'
-    and kind != 'regression'
-    and hasattr(value, '__int__')
-    and not isinstance(value, str | bytes | float)
-  ):
-    value = str(int(value))
+    return None if None in items else _names(items)
   if not isinstance(value, str | bytes):
     found, remedy = type(value).__name__, 'fix the record' if role in _SQUAD else 'name another field'
     if role == 'label' and found in _TARGETS:
@@ -263,10 +281,22 @@ def _value(record: dict, field: str, role: str, where: str, bad_text: BadText, c
   return text
 
 
+def _label(value, kind: RecordKind):
+  """A label as its kind of records has it; what is none stays as it is."""
+  if kind == 'multi_label' and isinstance(value, list | tuple | np.ndarray):
+    return list(value)
+  is_flag = isinstance(value, bool | np.bool_)
+  if kind == 'regression':
+    return float(value) if isinstance(value, numbers.Real) and not is_flag else value
+  if is_flag or isinstance(value, numbers.Integral):
+    return str(bool(value)).lower() if is_flag else str(int(value))  # flags as JSON writes them
+  return value
+
+
 def _number(value: str | float, where: str) -> float:
   """A label of regression."""
   try:
-    number = float(value)
+    number = math.nan if '_' in str(value) else float(value)  # Python reads 1_0 as 10
   except ValueError:
     number = math.nan
   if not math.isfinite(number):
@@ -277,10 +307,19 @@ def _number(value: str | float, where: str) -> float:
 
 def _split(text: str, separator: str | None, where: str) -> list[str]:
   """The labels in a field."""
+  if text.startswith('[') and text.endswith(']'):  # a list that was saved in a table
+    with contextlib.suppress(ValueError, SyntaxError):
+      if isinstance(found := ast.literal_eval(text), list) and all(isinstance(name, str | int) for name in found):
+        return _names(map(str, found))
   if separator is None:
     remedy = 'set data.separator to what stands between labels'
     raise DataError(f'{where}: label {text!r} is a text; the labels of a text must be a list; {remedy}')
-  return list(dict.fromkeys(part.strip() for part in text.split(separator) if part.strip()))
+  return _names(text.split(separator))
+
+
+def _names(found: Iterable[str]) -> list[str]:
+  """Labels of one text, each once, without white space around; an empty one is none."""
+  return list(dict.fromkeys(name.strip() for name in found if name.strip()))
 
 
 def _check_separator(separator: str, items: list[dict]) -> None:
@@ -313,7 +352,7 @@ def _has_answers(record: dict) -> bool:
 
 
 def _is_impossible(record: dict) -> bool:
-  return record.get('is_impossible') in (True, 'true', 'True')
+  return str(record.get('is_impossible')).strip().lower() in ('true', '1', 'yes')
 
 
 def _answers(record: dict, where: str, bad_text: BadText) -> list[dict] | None:
@@ -324,9 +363,14 @@ def _answers(record: dict, where: str, bad_text: BadText) -> list[dict] | None:
   if not _has_answers(record):
     rule = 'each question must have answers, or is_impossible: true; a set without can be predicted, not scored'
     raise DataError(f'{where}: no answers; {rule}; fields there: {files.listed(sorted(record))}')
-  answers = [] if _is_impossible(record) else record['answers']
+  answers = record['answers'] if record.get('answers') is not None else []
   try:
     if isinstance(answers, dict):
+      sizes = [
+        -1 if isinstance(answers[name], str | bytes) else len(answers[name]) for name in ('text', 'answer_start')
+      ]
+      if sizes[0] != sizes[1] or -1 in sizes:
+        raise ValueError('text and answer_start are not two lists of one length')
       answers = [{'text': t, 'answer_start': s} for t, s in zip(answers['text'], answers['answer_start'])]
     cleaned = []
     for answer in answers:
@@ -337,6 +381,8 @@ def _answers(record: dict, where: str, bad_text: BadText) -> list[dict] | None:
         return None
       if text.strip():
         cleaned.append({'text': text, 'answer_start': int(answer['answer_start'])})
+    if cleaned and _is_impossible(record):
+      raise ValueError('is_impossible is true, and there is an answer')
     return cleaned
   except DataError:
     raise

@@ -128,7 +128,10 @@ def _corpus(name: str, predictions: Sequence[str], references: Sequence[str]) ->
   _check(predictions, references)
   import sacrebleu
 
-  percent = getattr(sacrebleu, f'corpus_{name}')(list(predictions), [list(references)]).score
+  if name == 'bleu' and len(predictions) == 1:  # of one text, the n-grams that it is long enough for
+    percent = sacrebleu.sentence_bleu(predictions[0], [references[0]]).score
+  else:
+    percent = getattr(sacrebleu, f'corpus_{name}')(list(predictions), [list(references)]).score
   return min(1.0, percent / 100)  # sacreBLEU's 100 is a rounding error too high at times
 
 

@@ -48,14 +48,17 @@ def f1_each(gold_NC: np.ndarray, predicted_NC: np.ndarray) -> np.ndarray:
 
 
 def best_threshold(gold_NC: np.ndarray, probabilities_NC: np.ndarray) -> float:
-  """The probability above which a label is given, for the best micro F1; halfway between two that occur."""
+  """The probability above which a label is given, for the best micro F1; halfway between two that occur.
+
+  Raises ValueError: no example has a label.
+  """
   gold, p = np.asarray(gold_NC, bool).ravel(), np.asarray(probabilities_NC, np.float64).ravel()
+  if not gold.any():
+    raise ValueError('no example has a label: every threshold has a micro F1 of 0')
   order = np.argsort(-p, kind='stable')
   right, p = np.cumsum(gold[order]), p[order]
   values = f1(right, gold.sum(), np.arange(1, len(p) + 1))
   ends = np.append(p[:-1] > p[1:], True)  # a cut stands between different probabilities
-  if not gold.any():
-    return 1.0
   best = int(np.argmax(np.where(ends, values, -1.0)))
   return float((p[best] + (p[best + 1] if best + 1 < len(p) else 0.0)) / 2)
 

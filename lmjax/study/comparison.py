@@ -191,7 +191,8 @@ def pre_training(stages: dict[str, Stage]) -> list[str]:
     text = ', '.join(source['path'] for source in data['sources'].values())
     steps = sum(results['step'] for _, results in stage.runs)
     tokens = steps * data['batch_size'] * data['length']
-    known = [n for n in (stage.results['main_metric'], task.BASELINE) if f'valid/{n}' in metrics]
+    # of a tokenizer that changes text there are no bits a byte
+    known = [n for n in (task.MAIN_METRIC, task.BASELINE) if f'valid/{n}' in metrics] or ['perplexity']
     scores = ', '.join(f'{n.replace("_", " ")} {number(metrics[f"valid/{n}"])}' for n in known)
     lines.append(_row((name, config['task'], begin, text, f'{steps:,}', f'{tokens:,}', f'{stage.seconds:.0f}', scores)))
   return ['## Pre-training', '', _row(head), _row('---' for _ in head), *lines, ''] if lines else []

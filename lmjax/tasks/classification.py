@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -202,14 +203,15 @@ def likeliest(prediction: dict[str, float]) -> str:
 
 
 def look_alikes(labels: Sequence[str]) -> list[list[str]]:
-  """Labels that differ in case, outer white space or as 1 and 1.0 do.
+  """Labels that differ in case, white space, composition or characters without width, or as 1 and 1.0 do.
 
   >>> look_alikes(['1', '1.0', 'no', 'No ', 'yes'])
   [['1', '1.0'], ['no', 'No ']]
   """
   groups = collections.defaultdict(list)
   for label in labels:
-    key: str | float = label.strip().casefold()
+    composed = unicodedata.normalize('NFKC', label).casefold()
+    key: str | float = ' '.join(''.join(c for c in composed if unicodedata.category(c) != 'Cf').split())
     with contextlib.suppress(ValueError):
       key = float(key)
     groups[key].append(label)

@@ -231,12 +231,12 @@ class ExtractiveQA(FineTuningTask):
 
   @property
   def calibration(self) -> dict:
-    """What was tuned, kept in results.json."""
-    return {'no_answer_threshold': self.threshold}
+    """What was chosen on validation predictions."""
+    return {'no_answer_threshold': self.threshold} if self.objective.no_answer else {}
 
   def load_calibration(self, calibration: dict) -> None:
     """Takes back what `calibration` gave."""
-    self.threshold = calibration['no_answer_threshold']
+    self.threshold = calibration.get('no_answer_threshold', 0.0)
 
 
 def _gold(items: list[dict]) -> dict[str, list[str]]:

@@ -64,11 +64,14 @@ class MultiLabel(TextLabels):
     questions = asked_about(self.objective.labels)
     if absent := [label for label in self.objective.labels if label not in data.counts['train']['classes']]:
       questions.append(f'no training example has {", ".join(absent[:5])}' + ' and others' * (len(absent) > 5))
+    if not data.counts['valid']['classes']:
+      questions.append(f'no validation text has a label, so the threshold stays {self.threshold}')
     return '; '.join([super().describe(data), *questions])
 
   def fit_threshold(self, items: list[dict], predictions: list[dict]) -> None:
-    """Sets the threshold that gives the best micro F1 on these."""
-    self.threshold = scoring.best_threshold(self._gold(items), self._probabilities(predictions))
+    """Sets the threshold that gives the best micro F1 on these; where none has a label it stays."""
+    if (gold := self._gold(items)).any():
+      self.threshold = scoring.best_threshold(gold, self._probabilities(predictions))
 
   def _gold(self, items):
     return np.array([self.label(record) for record in items])
@@ -96,7 +99,7 @@ class MultiLabel(TextLabels):
 
   @property
   def calibration(self) -> dict:
-    """The threshold, kept in results.json."""
+    """What was chosen on validation predictions."""
     return {'threshold': self.threshold}
 
   def load_calibration(self, calibration: dict) -> None:

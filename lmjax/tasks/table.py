@@ -77,7 +77,10 @@ def _extractive_qa_rules(config) -> Problems:
     yield 'data.fields', "has no effect on extractive_qa, which reads SQuAD's format", 'set it to None'
   context_tokens = d.length - o.max_question - 3
   longest = context_tokens + 1 - o.max_answer
-  if o.stride > longest:
+  if longest < 1:
+    rule = f'leaves no room for an answer of {o.max_answer} tokens next to a question of {o.max_question}'
+    yield 'data.length', rule, 'raise it, or lower objective.max_question or objective.max_answer'
+  elif o.stride > longest:
     rule = f'must be {longest} or less, or an answer of {o.max_answer} tokens may lie in no window whole'
     yield 'objective.stride', rule, 'lower it, or objective.max_answer, or raise data.length'
 

@@ -133,6 +133,7 @@ class ExampleEvaluator(Evaluator):
     predictions = self._task.predict(params, examples, self._run)
     if split == 'valid':
       self._task.fit_threshold(examples.records, predictions)
+      values |= self._task.calibration  # a line of metrics.jsonl: each checkpoint has its own
     return values | self._task.scores(examples.records, predictions), predictions
 
   def samples(self, params, predictions: list, key: jax.Array) -> str:

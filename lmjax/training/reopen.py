@@ -2,19 +2,23 @@
 
 import dataclasses
 import json
+import sys
 from typing import Any, Literal
 
 import jax
 
 from lmjax import sharding
 from lmjax.checkpoint import checkpoints, locate
+from lmjax.checkpoint.manifest import read_manifest
 from lmjax.config import Config
+from lmjax.console import print_line
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError
 from lmjax.schema import validate
 from lmjax.tasks import prepare
 from lmjax.tasks.fine_tuning import FineTuningTask
 from lmjax.training import state
+from lmjax.workdir.files import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +31,7 @@ class TrainedRun:
   mesh: jax.sharding.Mesh
   params: dict
   step: int
+  data_fingerprint: str  # of its training data: see `Pipeline.fingerprint`
 
 
 def load_run(
@@ -62,16 +67,25 @@ def load_run(
     raise ConfigError([f'{config_file}: {problem}' for problem in error.problems]) from error
   tokenizer = Tokenizer.load(str(folder / 'tokenizer.json'))
   task = prepare.build(config, tokenizer)
-  results_file = folder / 'results.json'
-  if isinstance(task, FineTuningTask) and results_file.exists():
-    try:
-      task.load_calibration(json.loads(results_file.read_text())['settings'])
-    except (ValueError, KeyError, TypeError) as error:
-      what = f'not what a finished run writes ({type(error).__name__}: {error})'
-      raise CheckpointError(f'{results_file}: {what}; remove it, and run the training command again') from error
   if step is None:
     step = 'best' if isinstance(task, FineTuningTask) else 'latest'
   chosen = locate.choose('--workdir', workdir, folder, step)
+  if isinstance(task, FineTuningTask) and task.calibration:
+    _calibrate(task, folder, chosen)
   mesh = sharding.make_mesh(*config.mesh_on(jax.devices()[:devices]))
   params = checkpoints.restore_params(folder, chosen, state.abstract_params(task, mesh))
-  return TrainedRun(config, tokenizer, task, mesh, params, chosen)
+  fingerprint = read_manifest(locate.directory_of(folder), chosen)['data_fingerprint']
+  return TrainedRun(config, tokenizer, task, mesh, params, chosen, fingerprint)
+
+
+def _calibrate(task: FineTuningTask, folder, step: int) -> None:
+  """Gives a task what was chosen on the validation predictions of a step, or of the last one before it, or says so."""
+  names = task.calibration.keys()
+  lines = [line for line in read_metrics(folder) if line['split'] == 'valid' and names <= line.keys()]
+  before = [line for line in lines if line['step'] <= step]
+  if before:
+    task.load_calibration({name: before[-1][name] for name in names})
+  if not before or before[-1]['step'] != step:
+    values = ', '.join(f'{name} = {value:.4g}' for name, value in task.calibration.items())
+    where = f'that of step {before[-1]["step"]}' if before else 'not fitted'
+    print_line(f'lmjax: step {step} was not evaluated: {values} is {where}', sys.stderr)

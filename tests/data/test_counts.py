@@ -65,6 +65,7 @@ def test_what_is_left_out_is_counted_and_told(tmp_path):
   'labels, question',
   [
     (['positive', 'positive ', 'Positive', 'no'], "are these one class: 'Positive', 'positive', 'positive '?"),
+    (['caf\u00e9', 'cafe\u0301', 'b', 'b\u200b', 'c d', 'c  d'], "are these one class: 'b', 'b\\u200b'?"),
     (['1', '1.0', '0', '0'], "are these one class: '1', '1.0'?"),
     (
       [str(i / 20) for i in range(20)],

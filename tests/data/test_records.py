@@ -108,6 +108,21 @@ def test_fields_name_a_text_a_pair_and_a_label(tmp_path):
   assert record == {'id': '0', 'text': 'h', 'text_pair': None, 'label': 'yes'}
 
 
+@pytest.mark.parametrize('pair', [('text', 'text_pair'), ('sentence1', 'sentence2'), ('question', 'sentence')])
+def test_a_pair_of_texts_must_be_named(tmp_path, pair):
+  """One of the two would be left out without a word."""
+  file = json_lines(tmp_path / 'a.jsonl', [{pair[0]: 'p', pair[1]: 'h', 'label': 'yes'}])
+  both, alone = f'{pair[0]},{pair[1]},label', f'{pair[0]},label'
+  with pytest.raises(DataError, match=f'must say whether both are read; name {both} or {alone}$'):
+    read(file)
+  assert read(file, fields=(*pair, 'label'))[0][0]['text_pair'] == 'h'
+
+
+def test_flags_are_labels_as_json_writes_them(tmp_path):
+  rows = [{'text': 'a', 'label': True}, {'text': 'b', 'label': False}, {'text': 'c', 'label': 1}]
+  assert [r['label'] for r in read(json_lines(tmp_path / 'a.jsonl', rows))[0]] == ['true', 'false', '1']
+
+
 def test_without_labels_the_texts_alone_are_read(tmp_path):
   file = json_lines(tmp_path / 'a.jsonl', [{'premise': 'p', 'hypothesis': 'h'}])
   [record], _ = read(file, fields=('premise', 'hypothesis'), labelled=False)
@@ -206,12 +221,14 @@ def test_a_ragged_row_is_refused_with_its_line(tmp_path, name, separator):
     ('a.csv', 'text,label,text\na,x,b\n', "line 1: field 'text' stands there twice"),
     ('a.csv', 'text,label\na,x\n"b,x\nc,"x"\nd,x\n', 'line 3: its row is broken in line 4 .*; a quote that opens'),
     ('a.csv', 'text,label\na,x\n"b,x\nc,x\nd,x\n', 'line 3: its row is broken in line 5 .*; a quote that opens'),
+    ('a.csv', 'text;label\na;x, y\n', "line 2: 2 fields; .* parted by ';': save it with commas, or tabs in .tsv"),
+    ('a.tsv', '\ufefftext\tlabel\n', 'is UTF-16, by its first bytes; text must be UTF-8; save it as that'),
     ('a.xml', '<a/>', 'unknown ending; a source must end in one of .jsonl'),
     ('a.csv.gz', 'text,label', 'a compressed file must be whole'),
   ],
 )
 def test_a_broken_file_is_named(tmp_path, name, text, message):
-  (tmp_path / name).write_text(text)
+  (tmp_path / name).write_text(text, encoding='utf-16-le' if text.startswith('\ufeff') else 'utf-8')
   with pytest.raises(DataError, match=message) as caught:
     read(tmp_path / name)
   assert name in str(caught.value)
@@ -289,6 +306,9 @@ def test_questions_as_lines(tmp_path):
   assert record == {**row, 'answers': [{'text': 'north', 'answer_start': 4}]}
 
 
+ASKED = {'id': '1', 'question': 'q', 'context': 'c'}
+
+
 @pytest.mark.parametrize(
   'broken, message',
   [
@@ -297,6 +317,12 @@ def test_questions_as_lines(tmp_path):
     ({'data': [{'paragraphs': [{'context': 'c', 'qas': [{'question': 'q'}]}]}]}, "KeyError: 'id'"),
     ({'id': '1', 'question': 'q', 'context': 'c', 'answers': [{'text': 'c'}]}, "answers: KeyError: 'answer_start'"),
     ({'id': '1', 'question': 'q', 'context': 'c', 'answers': [{'text': 1, 'answer_start': 0}]}, 'answers: TypeError'),
+    (ASKED | {'answers': {'text': 'c', 'answer_start': [0]}}, 'answers: ValueError: .* not two lists of one length'),
+    (ASKED | {'answers': {'text': ['c', 'c'], 'answer_start': [0]}}, 'not two lists of one length'),
+    (ASKED | {'answers': {'text': ['c'], 'answer_start': '0'}}, 'not two lists of one length'),
+    (ASKED | {'answers': {'text': ['c'], 'answer_start': []}}, 'not two lists of one length'),
+    (ASKED | {'answers': {'text': ['c'], 'answer_start': 0}}, 'answers: TypeError'),
+    (ASKED | {'answers': [{'text': 'c', 'answer_start': 0}], 'is_impossible': 'TRUE'}, 'is_impossible is true, and'),
     ({'id': '1', 'context': 'c', 'answers': []}, "no field 'question'.*fields there: answers, context, id"),
   ],
 )

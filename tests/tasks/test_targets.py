@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from lmjax.models.heads import HeadedModel
 from lmjax.objectives import classification as objective_lib
 from lmjax.scoring import multi_label, regression
 from lmjax.tasks import prepare
+from lmjax.training import reopen
 from tests import runs
 
 RATINGS = {'awful': 10.0, 'poor': 20.0, 'fair': 30.0, 'fine': 40.0, 'superb': 50.0}
@@ -105,7 +107,8 @@ def test_the_threshold_is_the_best_there_is():
     best = max(f1_by_counting(gold.ravel(), (p > threshold).ravel()) for threshold in [-1.0, *np.unique(p)])
     found = multi_label.best_threshold(gold, p)
     assert f1_by_counting(gold.ravel(), (p > found).ravel()) == pytest.approx(best)
-  assert multi_label.best_threshold(np.zeros((2, 2)), np.full((2, 2), 0.7)) == 1.0, 'where nothing has a label, none'
+  with pytest.raises(ValueError, match='no example has a label'):
+    multi_label.best_threshold(np.zeros((2, 2)), np.full((2, 2), 0.7))
 
 
 # ---- losses
@@ -205,6 +208,24 @@ def test_many_labels_are_learned_with_a_threshold(many_run, capsys):
   assert json.loads(capsys.readouterr().out)['metrics']['test/micro_f1'] == pytest.approx(found['test/micro_f1'])
 
 
+def test_each_checkpoint_has_its_own_threshold(many_run, tmp_path, capsys):
+  """With --step=N, and of a run that was stopped and has no results.json; where none was fitted it is said."""
+  _, folder = many_run
+  lines = [json.loads(line) for line in (folder / 'run/metrics.jsonl').read_text().splitlines()]
+  fitted = {line['step']: line for line in lines if line['split'] == 'valid' and line['step']}
+  shutil.copytree(folder / 'run', tmp_path / 'run')
+  (tmp_path / 'run/results.json').unlink()
+  for step, line in fitted.items():
+    trained = reopen.load_run(str(tmp_path / 'run'), step)
+    assert trained.task.threshold == line['threshold']
+    found = evaluate.evaluate(trained, str(folder / 'valid.tsv'))
+    assert found['test/micro_f1'] == pytest.approx(line['micro_f1'])
+  assert not capsys.readouterr().err
+  (tmp_path / 'run/metrics.jsonl').unlink()
+  assert reopen.load_run(str(tmp_path / 'run'), 60).task.threshold == 0.5
+  assert 'lmjax: step 60 was not evaluated: threshold = 0.5 is not fitted' in capsys.readouterr().err
+
+
 def test_a_run_that_starts_from_another_target_has_a_head_of_its_own(number_run, tmp_path):
   """The backbone is handed over; the head of one number is no head of three classes."""
   _, folder = number_run
@@ -217,16 +238,29 @@ def test_a_run_that_starts_from_another_target_has_a_head_of_its_own(number_run,
   assert before['classifier/kernel'].shape[1] == 1 and found['classifier/kernel'].shape[1] == 3
 
 
+LISTS = [['b', 'a'], [], [''], ['a', 'a ', ' '], [1, 'b'], "['b', 'c']", '[]']
+
+
 def test_lists_and_usual_names_are_read(tmp_path):
-  rows = [{'text': f'line {i}', 'labels': labels} for i, labels in enumerate([['b', 'a'], [], ['a', 'a'], [1, 'b']])]
+  rows = [{'text': f'line {i}', 'labels': labels} for i, labels in enumerate(LISTS)]
   (tmp_path / 'rows.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
   config = raw(tmp_path, 'target=many', tagged(4), tagged(4))
   config.data.update(train=str(tmp_path / 'rows.jsonl'), valid=str(tmp_path / 'rows.jsonl'), fields=None)
   config.data.valid, config.data.valid_fraction = None, 0.3
   _, task, data = prepare.prepare(config_lib.build(config))
   read = data.splits['train'].records + data.splits['valid'].records
-  assert sorted(record['label'] for record in read) == [[], ['1', 'b'], ['a'], ['b', 'a']]
-  assert task.objective.labels == ('1', 'a', 'b')
+  assert sorted(record['label'] for record in read) == [[], [], [], ['1', 'b'], ['a'], ['b', 'a'], ['b', 'c']]
+  assert task.objective.labels == ('1', 'a', 'b', 'c')
+  assert sum(counts['no_label'] for counts in task.counts(data).values()) == 3
+
+
+def test_a_threshold_needs_labels_to_be_fitted(tmp_path):
+  """Of a validation set without any, every threshold is as good as another: 1, say, which gives no text a label."""
+  _, task, data = prepared(tmp_path, 'target=many,separator=;', tagged(24), [('a text', ''), ('another', '')])
+  assert task.describe(data).endswith('no validation text has a label, so the threshold stays 0.5')
+  records = data.splits['valid'].records
+  task.fit_threshold(records, [{'plants': 0.9, 'water': 0.7, 'winter': 0.1}] * 2)
+  assert task.threshold == 0.5
 
 
 def test_the_line_about_the_data_says_what_numbers_there_are(tmp_path):
@@ -265,6 +299,7 @@ def test_ranking_by_another_score(tmp_path):
   [
     ('target=number', ['1', 'two'], r"train.tsv, line 3: label 'two'; must be a number such as 3.5, and finite"),
     ('target=number', ['1', '3,5'], r"train.tsv, line 3: label '3,5'; must be a number"),
+    ('target=number', ['1', '1_0'], r"train.tsv, line 3: label '1_0'; must be a number"),
     ('target=number', ['1', 'nan'], r"train.tsv, line 3: label 'nan'; must be a number"),
     ('target=number', ['inf', '1'], r"train.tsv, line 2: label 'inf'; must be a number"),
     ('target=number', ['3', '3.0'], 'data.train: all 2 examples have the number 3; there is nothing to learn'),

@@ -31,6 +31,7 @@ _LONGEST_RECORD = 1 << 28
 csv.field_size_limit(_LONGEST_RECORD)  # the module's own 128 KiB is less than a long legal document
 _UNPACKERS: dict[str, Callable] = {'.xz': lzma.open, '.gz': gzip.open}
 _BOM = b'\xef\xbb\xbf'
+_UTF_16 = (b'\xff\xfe', b'\xfe\xff')
 
 
 def documents(path: str, field: str | None) -> Iterator[tuple[str, str | bytes]]:
@@ -81,7 +82,10 @@ def _opened(name: str, unpack: bool = True) -> Iterator[IO[bytes]]:
         yield raw
         return
       with _UNPACKERS.get(os.path.splitext(name)[1], contextlib.nullcontext)(raw) as file:
-        if file.read(len(_BOM)) != _BOM:
+        begin = file.read(len(_BOM))
+        if begin[:2] in _UTF_16:
+          raise DataError(f'{name}: is UTF-16, by its first bytes; text must be UTF-8; save it as that')
+        if begin != _BOM:
           file.seek(0)
         yield file
   except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
@@ -260,7 +264,13 @@ def _table_rows(name: str, file: IO[bytes]) -> Iterator[tuple[str, dict]]:
       where, before = f'{name}, line {rows.line_num}', rows.line_num
       if row and len(row) != len(header):
         rule = f'each row must have as many as the first line ({listed(header)})'
-        raise DataError(f'{where}: {len(row)} fields; {rule}; fix the row')
+        other = next((c for c in ';\t|' if c in header[0]), None) if len(header) == 1 else None
+        remedy = (
+          'fix the row'
+          if other is None
+          else f'the fields are parted by {other!r}: save it with commas, or tabs in .tsv'
+        )
+        raise DataError(f'{where}: {len(row)} fields; {rule}; {remedy}')
       if row:
         yield where, dict(zip(header, row))
   except csv.Error as error:
