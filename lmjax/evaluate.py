@@ -78,7 +78,7 @@ def _examples(trained: reopen.TrainedRun, data: str | None, fields) -> tuple[Any
   if data is None:
     _, task, examples = prepare.prepare(config, trained.tokenizer)
     task.load_calibration(trained.task.calibration)
-    if task.pipeline(examples, config.seed, 1).fingerprint != trained.data_fingerprint:
+    if trained.data_fingerprint not in (None, task.pipeline(examples, config.seed, 1).fingerprint):
       print('lmjax: the examples are not those that it was trained with: files have changed since', file=sys.stderr)
     return task, examples, [split for split in ('valid', 'test') if split in examples.splits]
   kind = task.RECORDS or TASKS[config.task].records

@@ -31,7 +31,7 @@ class TrainedRun:
   mesh: jax.sharding.Mesh
   params: dict
   step: int
-  data_fingerprint: str  # of its training data: see `Pipeline.fingerprint`
+  data_fingerprint: str | None  # of its training data: see `Pipeline.fingerprint`
 
 
 def load_run(
@@ -74,7 +74,7 @@ def load_run(
     _calibrate(task, folder, chosen)
   mesh = sharding.make_mesh(*config.mesh_on(jax.devices()[:devices]))
   params = checkpoints.restore_params(folder, chosen, state.abstract_params(task, mesh))
-  fingerprint = read_manifest(locate.directory_of(folder), chosen)['data_fingerprint']
+  fingerprint = read_manifest(locate.directory_of(folder), chosen).get('data_fingerprint')
   return TrainedRun(config, tokenizer, task, mesh, params, chosen, fingerprint)
 
 
