@@ -3,6 +3,7 @@
 python -m lmjax.evaluate --workdir=DIR               on the run's own validation and test data
     --data=FILE     on other data: text where the run is one of pre-training, labelled examples where it is not
     --fields=A,B    names of its columns or keys, where they are not those of the run's own data
+    --bad_text=P    what to do about text that is not UTF-8: raise, replace or skip; default: as in training
     --step=N        another checkpoint than the best (fine-tuned) or newest (pre-training)
     --mesh=N        on N devices; default: all, laid out as in training
     --json          one JSON object
@@ -17,7 +18,7 @@ from typing import Any
 import jax
 
 from lmjax.data import records
-from lmjax.data.config import SourceConfig, default_field
+from lmjax.data.config import BadText, SourceConfig, default_field
 from lmjax.data.counts import check_known
 from lmjax.errors import ConfigError
 from lmjax.schema import command_line
@@ -27,7 +28,7 @@ from lmjax.tasks.fine_tuning import FineTuningData, FineTuningTask
 from lmjax.tasks.table import TASKS
 from lmjax.training import evaluator, progress, reopen
 
-FLAGS = {'data': str, 'step': int, 'fields': tuple[str, ...], 'mesh': PositiveInt, 'json': bool}
+FLAGS = {'bad_text': BadText, 'data': str, 'step': int, 'fields': tuple[str, ...], 'mesh': PositiveInt, 'json': bool}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +39,13 @@ def main(argv: list[str] | None = None) -> int:
 def run(flags: command_line.CommandLine) -> None:
   """Evaluates a checkpoint and prints its metrics."""
   trained = reopen.load_run(flags.workdir, flags.values['step'], flags.values['mesh'])
-  values = evaluate(trained, flags.values['data'], flags.values['fields'])
+  values = evaluate(
+    reopen.with_bad_text(trained, flags.values['bad_text']), flags.values['data'], flags.values['fields']
+  )
+  if undefined := [name for name, value in values.items() if math.isnan(value)]:
+    print(
+      f'lmjax: undefined, since all is the same or there is nothing to count: {", ".join(undefined)}', file=sys.stderr
+    )
   if flags.values['json']:
     found = {name: None if math.isnan(value) else value for name, value in values.items()}  # JSON has no NaN
     print(json.dumps({'workdir': flags.workdir, 'step': trained.step, 'metrics': found}))
@@ -62,7 +69,7 @@ def evaluate(trained: reopen.TrainedRun, data: str | None = None, fields=None) -
     else:
       if data is not None:
         sources = {'data': SourceConfig(data, default_field(data), 1.0)}
-        text = dataclasses.replace(task.data, sources=sources, valid_fraction=1.0, valid_bytes=None)
+        text = dataclasses.replace(config.data, sources=sources, valid_fraction=1.0, valid_bytes=None)
         config = dataclasses.replace(config, data=text)
         task = prepare.build(config, trained.tokenizer)
       loaded, splits = task.load(type(task).read(config.data, trained.tokenizer, config.seed, True)[1]), ['valid']

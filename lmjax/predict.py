@@ -7,18 +7,28 @@ python -m lmjax.predict --workdir=DIR --file=FILE                       .jsonl, 
                                                                         whole file is the document or the context
 --fields=NAME,... names what holds the text there, where it is not what it was in the run's own data.
 Without TEXT and --file it reads standard input like a .txt file. --json gives one JSON object a line, with how many
-tokens were read (read) and given (tokens). --mesh=N takes N devices; default: all, laid out as in training.
+tokens were read (read) and given (tokens). --bad_text=replace or skip: about text that is not UTF-8; default: as in
+training. --mesh=N takes N devices; default: all, laid out as in training.
 """
 
 import json
 import sys
 
+from lmjax.data.config import BadText
 from lmjax.errors import ConfigError, DataError
 from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
 from lmjax.tasks.table import TASKS
 
-FLAGS = {'step': int, 'file': str, 'question': str, 'fields': tuple[str, ...], 'mesh': PositiveInt, 'json': bool}
+FLAGS = {
+  'bad_text': BadText,
+  'step': int,
+  'file': str,
+  'question': str,
+  'fields': tuple[str, ...],
+  'mesh': PositiveInt,
+  'json': bool,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,6 +41,7 @@ def run(flags: command_line.CommandLine) -> None:
   from lmjax.training import reopen
 
   trained = reopen.load_run(flags.workdir, flags.values['step'], flags.values['mesh'])
+  trained = reopen.with_bad_text(trained, flags.values['bad_text'])
   given = (flags.values[name] for name in ('file', 'question', 'fields'))
   items, task = read(trained.config, flags.words, *given), trained.task
   examples = task.rows_of(items)
@@ -100,6 +111,8 @@ def read(config, words: list[str], file: str | None, question: str | None, field
 
 def shown(item: dict, report: dict) -> str:
   """A prediction for people."""
+  if 'text' in item:
+    item = item | {'text': ' '.join(item['text'].split('\n'))}  # a line each
   if 'probabilities' in report:
     likeliest = sorted(report['probabilities'].items(), key=lambda pair: -pair[1])
     label = report['label'] if 'label' in report else ', '.join(report['labels']) or '(none)'

@@ -41,4 +41,4 @@ def test_the_page_runs(tmp_path):
   assert ratings['main_metric'] == 'distance'
   assert ratings['metrics']['valid/distance'] < 0.2 < 0.4 < ratings['metrics']['valid/median_distance']
   assert re.search(r'^good\t', printed[5], flags=re.MULTILINE), printed[5]
-  assert re.search(r'test/distance +0\.[01]', printed[5]), printed[5]
+  assert re.search(r'test/distance +0(\.[01]\d+)?$', printed[5], re.MULTILINE), printed[5]

@@ -103,8 +103,15 @@ def test_mistakes_are_reported(labelled, pre_trained, capsys, tmp_path, monkeypa
   assert code == 4 and '--workdir = gs://bucket/run: cannot be reached (OSError: no such host); check' in err
   code, err = refused(capsys, f'--workdir={labelled}', '--step=99', 'a text')
   assert code == 4 and '--step = 99: not among the checkpoints' in err
+  (tmp_path / 'latin.csv').write_bytes('text,label\na fine caf\u00e9,good\na slow line,bad\n'.encode('latin-1'))
+  latin = [f'--workdir={labelled}', f'--file={tmp_path / "latin.csv"}']
+  assert "set data.bad_text to 'replace' or 'skip'" in refused(capsys, *latin)[1]
+  assert 'did you mean --bad_text?' in refused(capsys, *latin, '--data.bad_text=skip')[1]
+  assert [line['id'] for line in lines(capsys, '--json', *latin, '--bad_text=replace')] == ['0', '1']
+  assert evaluate.main([latin[0], f'--data={tmp_path / "latin.csv"}', '--bad_text=skip', '--json']) == 0
+  assert '1 skipped (1 bad text)' in capsys.readouterr().err
   code, err = refused(capsys, f'--workdir={labelled}', '--config.data.bad_text=skip', 'a text')
-  assert code == 2 and '--config.data.bad_text = skip: has no effect: a run has its own config; leave it out' in err
+  assert code == 2 and '--config.data.bad_text = skip: has no effect: a run has its own config; give --bad_text' in err
   code, err = refused(capsys, f'--workdir={labelled}', '--fields=a', 'a text')
   assert code == 2 and '--fields = a: has no effect without --file' in err
   code, err = refused(capsys, f'--workdir={labelled}', 'caf\udce9')

@@ -142,7 +142,9 @@ def parse_command_line(argv, flags=None, config: UseOfConfig = 'required', words
   saved = values.get('config_json')
   if config == 'refused' and (file is not None or assignments):
     name, text = ('--config', file) if file is not None else (f'--config.{assignments[0][0]}', assignments[0][1])
-    problems.append(line(name, text, 'has no effect: a run has its own config', 'leave it out'))
+    flag = name.rpartition('.')[2]  # a setting that the command takes by a flag of its own
+    remedy = f'give --{flag}' if flag in values else 'leave it out'
+    problems.append(line(name, text, 'has no effect: a run has its own config', remedy))
   if config == 'refused' and not workdir:
     problems.append('--workdir: missing; name the folder of a run')
   if config == 'optional' and (file is None) == (workdir is None):
@@ -330,7 +332,9 @@ def _unknown_flag(flag, text, known):
   if not flag.startswith('-') and flag.partition(':')[0].endswith('.py'):
     typed = flag if text is None else f'{flag}={text}'
     return line(typed, None, 'not a flag', f'did you mean --config={typed}?')
-  if '.' in name:
+  if '.' in name and (flag_of := name.rpartition('.')[2]) in known:
+    remedy = f'did you mean --{flag_of}?'
+  elif '.' in name:
     remedy = f'did you mean --config.{name.partition(".")[2] if close == ["config"] else name}?'
   elif close:
     remedy = f'did you mean --{close[0]}?'

@@ -188,7 +188,7 @@ def check_labels(read: records.Records, labels: Sequence[str], of: Callable[[dic
       if unknown := next((label for label in of(record) if label not in labels), None):
         raise DataError(
           f'data.{split}, example {record["id"]}: label {unknown!r}; must be one of {", ".join(labels)}; '
-          'correct it, or name all in objective.labels'
+          'correct it, or train with all of them in objective.labels'
         )
 
 

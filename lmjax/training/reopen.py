@@ -78,6 +78,15 @@ def load_run(
   return TrainedRun(config, tokenizer, task, mesh, params, chosen, fingerprint)
 
 
+def with_bad_text(trained: TrainedRun, bad_text: str | None) -> TrainedRun:
+  """The run with another policy about text that is not UTF-8; None: its own."""
+  if bad_text is None:
+    return trained
+  config: Any = trained.config
+  data = dataclasses.replace(config.data, bad_text=bad_text)
+  return dataclasses.replace(trained, config=dataclasses.replace(config, data=data))
+
+
 def _calibrate(task: FineTuningTask, folder, step: int) -> None:
   """Gives a task what was chosen on the validation predictions of a step, or of the last one before it, or says so."""
   names = task.calibration.keys()
