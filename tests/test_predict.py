@@ -115,7 +115,7 @@ def test_mistakes_are_reported(labelled, pre_trained, capsys, tmp_path, monkeypa
   code, err = refused(capsys, f'--workdir={labelled}', '--fields=a', 'a text')
   assert code == 2 and '--fields = a: has no effect without --file' in err
   code, err = refused(capsys, f'--workdir={labelled}', 'caf\udce9')
-  assert code == 3 and 'text 0: character 3 is the lone surrogate' in err
+  assert code == 3 and 'text 0: character 3 is the byte 0xe9, which is not UTF-8' in err
   (tmp_path / 'file').write_text('no folder')
   code, err = refused(capsys, f'--workdir={tmp_path / "file"}', 'a text')
   assert code == 4 and 'config.json: Not a directory; give --workdir' in err

@@ -33,6 +33,8 @@ _PAIRS = (
   ('question1', 'question2'),
   ('question', 'sentence'),
 )
+# What a labelling tool (Prodigy) writes as the `answer` to a record that is not to be used.
+_REJECTED = ('reject', 'ignore')
 # What a label is, where it is not a string; and which target takes a label of another type.
 _WANTED: dict[RecordKind, str] = {'regression': 'number', 'multi_label': 'list of strings'}
 _TARGETS = {'float': 'number', 'list': 'many'}
@@ -141,6 +143,9 @@ def read(
         )
         raise DataError(f'{where}: {rule}; name {choices}')
       fields = tuple(_usual(record, name) for name in names)  # as they are called in the first record
+    if record.get('answer') in _REJECTED and 'answer' not in fields:
+      counts['rejected'] += 1  # by whoever labelled it
+      continue
     policy = where, bad_text, counts, kind
     values: dict = {name: _value(record, field, name, *policy) for name, field in zip(names, fields)}
     if kind == 'extractive_qa' and (labelled or _has_answers(record)):

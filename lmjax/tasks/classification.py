@@ -186,10 +186,9 @@ def check_labels(read: records.Records, labels: Sequence[str], of: Callable[[dic
   for split, items in read.splits.items():
     for record in items:
       if unknown := next((label for label in of(record) if label not in labels), None):
-        raise DataError(
-          f'data.{split}, example {record["id"]}: label {unknown!r}; must be one of {", ".join(labels)}; '
-          'correct it, or train with all of them in objective.labels'
-        )
+        where = f'data.{split}, example {record["id"]} (the first is 0)'
+        remedy = 'correct it, or train with all of them in objective.labels'
+        raise DataError(f'{where}: label {unknown!r}; must be one of {", ".join(labels)}; {remedy}')
 
 
 def asked_about(labels: Sequence[str]) -> list[str]:

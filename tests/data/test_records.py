@@ -118,6 +118,15 @@ def test_a_pair_of_texts_must_be_named(tmp_path, pair):
   assert read(file, fields=(*pair, 'label'))[0][0]['text_pair'] == 'h'
 
 
+def test_what_was_rejected_when_it_was_labelled_is_left_out(tmp_path):
+  """As Prodigy writes it; a field of that name may be read all the same."""
+  rows = [{'text': 'a', 'label': 'x', 'answer': answer} for answer in ('accept', 'reject', 'ignore', 'yes')]
+  file = json_lines(tmp_path / 'a.jsonl', rows)
+  found, counts = read(file)
+  assert len(found) == 2 and counts == {'rejected': 2}
+  assert [r['label'] for r in read(file, fields=('text', 'answer'))[0]] == ['accept', 'reject', 'ignore', 'yes']
+
+
 def test_flags_are_labels_as_json_writes_them(tmp_path):
   rows = [{'text': 'a', 'label': True}, {'text': 'b', 'label': False}, {'text': 'c', 'label': 1}]
   assert [r['label'] for r in read(json_lines(tmp_path / 'a.jsonl', rows))[0]] == ['true', 'false', '1']
@@ -215,6 +224,8 @@ def test_a_ragged_row_is_refused_with_its_line(tmp_path, name, separator):
   [
     ('a.jsonl', '{"text": ', 'line 1: broken JSON'),
     ('a.jsonl', '["text"]', 'line 1: a JSON list; each line must be one object'),
+    ('a.jsonl', '{"text": "a", "label": "x", "label": "y"}', "line 1: broken JSON .key 'label' stands there twice"),
+    ('a.json', '[{"text": "a", "label": "x", "label": "y"}]', "broken JSON .key 'label' stands there twice"),
     ('a.json', '[1]', 'item 1: a JSON int; each item must be one object'),
     ('a.json', '"text"', 'a JSON str; the file must be one object'),
     ('a.json', '{"text": "a", "label": "x"}\n{"text"', 'line 2: broken JSON'),

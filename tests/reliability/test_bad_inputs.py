@@ -259,7 +259,12 @@ FILES = [
   corpus('binary file', 'a.txt', bytes(range(256)), 'a.txt, document 1', '0x80 at offset 128 is not UTF-8', 'fix it'),
   corpus('UTF-16', 'a.txt', 'ab'.encode('utf-16'), 'a.txt: is UTF-16', 'must be UTF-8', 'save it as that'),
   corpus(
-    'Latin-1 in JSON', 'a.jsonl', b'{"text": "caf\xe9"}', 'a.jsonl, line 1', 'lone surrogate U+DCE9', 'data.bad_text'
+    'Latin-1 in JSON',
+    'a.jsonl',
+    b'{"text": "caf\xe9"}',
+    'a.jsonl, line 1',
+    'character 3 is the byte 0xe9',
+    'data.bad_text',
   ),
   corpus(
     'all of it skipped',
@@ -345,7 +350,9 @@ RECORDS = [
   examples(
     'quote that does not end', 'text,label\n"a,b\nc,d\n', 't.csv, line 2', 'a quote that opens', 'fix it', ending='csv'
   ),
-  examples('table that is not UTF-8', LABELLED.encode() + b'\xe9\ta\n', 't.tsv, line 10', 'surrogate', 'data.bad_text'),
+  examples(
+    'table that is not UTF-8', LABELLED.encode() + b'\xe9\ta\n', 't.tsv, line 10', 'is the byte 0xe9', 'data.bad_text'
+  ),
   examples(
     'label that is a list', '{"text": "a", "label": []}', 'line 1', 'of type list', 'name another', ending='jsonl'
   ),
@@ -731,7 +738,7 @@ CHECKPOINTS = [
     'evaluate unknown labels',
     evaluate,
     intact,
-    "example 0: label 'c'",
+    "example 0 (the first is 0): label 'c'",
     'must be one of bad, good',
     'correct it',
     flags=('--data=a.tsv',),

@@ -356,7 +356,9 @@ def test_examples_in_two_splits_are_dropped_from_training_and_reported(mlm, tmp_
 
 def test_an_unknown_label_is_named_with_those_known(mlm, tmp_path):
   raw = runs.classification_config(mlm, tmp_path, rows={'valid': [('a text', 'good'), ('b text', 'meh')]})
-  with pytest.raises(DataError, match="data.valid, example 1: label 'meh'; must be one of bad, good; correct it"):
+  with pytest.raises(
+    DataError, match=r"data.valid, example 1 \(the first is 0\): label 'meh'; must be one of bad, good; correct it"
+  ):
     runs.train(raw, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
   raw.objective.labels = ('good', 'bad', 'meh')  # an order of one's own, and a label without a training example

@@ -77,7 +77,10 @@ def clean(text: str | bytes, where: str, bad_text: BadText) -> tuple[str | None,
     if match is None:
       return text, None
     # tokenizers would raise TypeError on these: JSON may carry half a surrogate pair, UTF-8 cannot.
-    problem = f'character {match.start()} is the lone surrogate U+{ord(match.group()):04X}'
+    code = ord(match.group())
+    problem = f'character {match.start()} is the lone surrogate U+{code:04X}'
+    if 0xDC80 <= code <= 0xDCFF:  # as which Python reads a byte that it cannot decode
+      problem = f'character {match.start()} is the byte 0x{code - 0xDC00:02x}, which is not UTF-8'
     repaired = _SURROGATE.sub('\ufffd', text)
   if bad_text == 'raise':
     raise DataError(f"{where}: {problem}; text must be UTF-8; fix it, or set data.bad_text to 'replace' or 'skip'")

@@ -12,7 +12,7 @@ import lzma
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, Any
 
 from etils import epath
 
@@ -214,7 +214,7 @@ def _json_file(name: str, file: IO[bytes]) -> Iterator[tuple[str, dict]]:
   """The object of a file, those of its list, or those of its lines."""
   data, example = file.read(), '[{...}, {...}]'
   try:
-    found = json.loads(data.decode('utf-8', 'surrogateescape'))
+    found = json.loads(data.decode('utf-8', 'surrogateescape'), object_pairs_hook=_without_doubles)
   except (ValueError, RecursionError):
     first, _, rest = data.strip().partition(b'\n')
     if rest and first.rstrip().endswith(b'}') and first.startswith(b'{'):
@@ -235,7 +235,7 @@ def _json_file(name: str, file: IO[bytes]) -> Iterator[tuple[str, dict]]:
 def _object(data: bytes, where: str, example: str = '{"data": ...}', unit: str = 'each line') -> dict:
   """One JSON object; bytes that are not UTF-8 become lone surrogates, which `documents.clean` treats by policy."""
   try:
-    record = json.loads(data.decode('utf-8', 'surrogateescape'))
+    record = json.loads(data.decode('utf-8', 'surrogateescape'), object_pairs_hook=_without_doubles)
   except (ValueError, RecursionError) as error:
     remedy = 'fix it' if unit == 'the file' else 'fix or drop the line'
     raise DataError(f'{where}: broken JSON ({error}); {unit} must be one object; {remedy}') from None
@@ -243,6 +243,15 @@ def _object(data: bytes, where: str, example: str = '{"data": ...}', unit: str =
     kind = type(record).__name__
     raise DataError(f'{where}: a JSON {kind}; {unit} must be one object; write {example}')
   return record
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict:
+  """An object of which each key stands once: of two that are alike JSON takes the last."""
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    [(twice, _)] = collections.Counter(key for key, _ in pairs).most_common(1)
+    raise ValueError(f'key {twice!r} stands there twice')
+  return found
 
 
 def _table_rows(name: str, file: IO[bytes]) -> Iterator[tuple[str, dict]]:
