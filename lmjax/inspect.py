@@ -88,8 +88,10 @@ def row_as_text(task, example: dict) -> str:
         lines.append(f'  place {int(slot):4d}  target {shown(target)!r}, shown as {as_what!r}')
   elif 'targets' in example:
     lines.append('  targets  ' + '|'.join(map(shown, example['targets'])))
-  # a label, or the places of an answer
-  lines += [f'  {name:8} {int(value)}' for name, value in example.items() if name != 'weights' and np.ndim(value) == 0]
+  # a label, or the places of an answer; of many labels those that the text has
+  lines += [f'  {name:8} {value:g}' for name, value in example.items() if name != 'weights' and np.ndim(value) == 0]
+  if np.ndim(example.get('labels')) == 1:
+    lines.append('  labels   ' + ', '.join(np.array(task.objective.labels)[example['labels'] > 0]))
   lines.append(f'  weight   {float(np.sum(weights)):g} of {np.size(weights)}')
   return '\n'.join(lines)
 

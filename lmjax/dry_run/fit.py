@@ -43,7 +43,7 @@ def dry_run(
 def _dry_run(config, target, tokenizer, command, log) -> bool:
   first = compile_for(config, target, tokenizer, log)
   log(described(first, target, known_steps=config.train.steps))
-  if getattr(config.objective, 'labels', ()) is None:
+  if getattr(config.objective, 'labels', ()) is None and config.objective.target != 'number':
     log('   stand-ins  two labels: the data decides how many there are')
   if first.fits:
     log('verdict: fits')

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lmjax import config as config_lib
-from lmjax import evaluate, predict
+from lmjax import evaluate, inspect, predict
 from lmjax.errors import ConfigError, DataError
 from lmjax.models.heads import HeadedModel
 from lmjax.objectives import classification as objective_lib
@@ -349,6 +349,17 @@ def test_labels_of_other_types_are_refused(tmp_path, arguments, label, said):
 def test_settings_without_effect_are_refused(tmp_path, leaves, said):
   with pytest.raises(ConfigError, match=said):
     config_lib.build(raw(tmp_path, 'target=class', runs.texts(4), runs.texts(4), **leaves))
+
+
+def test_labels_are_shown_as_they_are_learned(tmp_path):
+  _, task, data = prepared(tmp_path, 'target=number', rated(24), rated(8, 1))
+  row, [mean, deviation] = data.splits['train'].rows[0], task.objective.scale
+  learned = (data.splits['train'].records[0]['label'] - mean) / deviation
+  assert f'\n  labels   {learned:g}'[:18] in inspect.row_as_text(task, task.example(row, None))
+  _, task, data = prepared(tmp_path, 'target=many,separator=;', tagged(24), tagged(8, 1))
+  for record, row in zip(data.splits['train'].records, data.splits['train'].rows):
+    shown = inspect.row_as_text(task, task.example(row, None))
+    assert f'\n  labels   {", ".join(sorted(record["label"]))}\n' in shown
 
 
 def test_shapes_are_known_without_data(tmp_path):
