@@ -14,7 +14,7 @@ from lmjax.checkpoint.manifest import read_manifest
 from tests import conftest
 from tests.reliability import commands
 
-KILLS = int(os.environ.get('LMJAX_KILLS', '16'))
+KILLS = int(os.environ.get('LMJAX_KILLS', '10'))
 
 pytestmark = pytest.mark.slow
 
