@@ -146,6 +146,12 @@ def test_a_workdir_under_the_home_folder(labelled, capsys, monkeypatch):
   )
 
 
+def test_a_text_of_several_lines_is_shown_in_one(labelled, capsys, tmp_path):
+  (tmp_path / 'a.jsonl').write_text(json.dumps({'text': 'a fine\nline'}) + '\n')
+  assert predict.main([f'--workdir={labelled}', f'--file={tmp_path / "a.jsonl"}']) == 0
+  assert capsys.readouterr().out.endswith('\ta fine line\n')
+
+
 def test_an_id_is_the_place_among_what_was_given(labelled, capsys, tmp_path):
   (tmp_path / 'texts.txt').write_text('one\n\nthree\n')
   (tmp_path / 'texts.csv').write_text('words,label\none,x\n" ",x\nthree,x\n')

@@ -37,7 +37,7 @@ _PAIRS = (
 _REJECTED = ('reject', 'ignore')
 # What a label is, where it is not a string; and which target takes a label of another type.
 _WANTED: dict[RecordKind, str] = {'regression': 'number', 'multi_label': 'list of strings'}
-_TARGETS = {'float': 'number', 'list': 'many'}
+_TARGETS = {'float': 'number', 'float32': 'number', 'list': 'many'}
 # The names that the fields usually have, for `data.fields = None`.
 _USUAL = {
   'text': ('text', 'sentence', 'review'),

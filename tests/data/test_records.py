@@ -5,6 +5,7 @@ import gzip
 import json
 import lzma
 
+import numpy as np
 import pytest
 
 from lmjax.data import records
@@ -125,6 +126,24 @@ def test_what_was_rejected_when_it_was_labelled_is_left_out(tmp_path):
   found, counts = read(file)
   assert len(found) == 2 and counts == {'rejected': 2}
   assert [r['label'] for r in read(file, fields=('text', 'answer'))[0]] == ['accept', 'reject', 'ignore', 'yes']
+
+
+def test_other_fields_must_be_as_many_as_in_training(tmp_path):
+  """A pair of which one text is read, or one text that becomes a pair, is scored as something else."""
+  file = json_lines(tmp_path / 'a.jsonl', [{'p': 'x', 'h': 'y', 'label': 'z'}])
+  for trained, given in ((('a', 'b', 'label'), ('p', 'label')), (('a', 'label'), ('p', 'h', 'label'))):
+    with pytest.raises(ConfigError, match='must name as many as data.fields'):
+      records.read_alone(file, config_of(file, fields=trained), 'classification', given, True)
+    with pytest.raises(ConfigError, match='must name as many as data.fields'):
+      records.read_alone(file, config_of(file, fields=trained), 'classification', given[:-1], False)
+
+
+def test_a_fraction_of_numpy_is_cut_to_no_whole_number():
+  """As TFDS gives the scores of STS-B."""
+  value = lambda kind: records._value({'label': np.float32(2.5)}, 'label', 'label', 'x', 'raise', {}, kind)
+  assert value('regression') == 2.5 and isinstance(value('regression'), float)
+  with pytest.raises(DataError, match='is of type float32; the label must be a string; .* objective.target to number'):
+    value('classification')
 
 
 def test_flags_are_labels_as_json_writes_them(tmp_path):

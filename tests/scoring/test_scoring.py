@@ -261,6 +261,12 @@ def test_rouge_counts_words_of_other_scripts():
   assert generation.Words().tokenize('ที่นี่') == ['ที่', 'นี่']
 
 
+def test_bleu_of_one_short_text_counts_the_n_grams_that_it_has():
+  """Of a corpus it is 0 where no text has four words; of one text that is right it must not be."""
+  assert generation.scores(['bleu'], ['le chat voit'], ['le chat voit'])['bleu'] == pytest.approx(1.0)
+  assert generation.scores(['bleu'], ['le chat voit'] * 2, ['le chat voit'] * 2)['bleu'] == 0.0
+
+
 def test_words_of_ascii_are_the_librarys():
   from rouge_score import tokenizers
 

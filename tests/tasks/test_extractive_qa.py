@@ -14,7 +14,7 @@ from lmjax import evaluate, predict
 from lmjax import train as train_lib
 from lmjax.data.batches import windows
 from lmjax.data.tokens.tokenizer import Tokenizer, train_tokenizer
-from lmjax.errors import DataError
+from lmjax.errors import ConfigError, DataError
 from lmjax.scoring import squad
 from lmjax.tasks import prepare
 from lmjax.training import reopen
@@ -356,6 +356,23 @@ def test_squad_from_tfds_is_validated_on_its_validation_split_and_match_leaves_o
   assert old in plain.init_from.take and old not in plain.init_from.drop
   match = load('match').init_from
   assert old in match.drop and old in match.fresh and old not in match.take
+
+
+def test_a_row_without_room_for_an_answer_says_what_to_raise(files):
+  """No stride would be small enough."""
+  with pytest.raises(
+    ConfigError, match='data.length .* leaves no room for an answer of 6 tokens next to a question of 40'
+  ):
+    config_lib.build(raw(files['plain'], files['valid'], **{'objective.max_question': 40}))
+
+
+def test_one_context_cannot_be_parted(files, tmp_path):
+  """All questions about it are on one side."""
+  asked = [('The cat is red.', {'id': str(i), **RED}) for i in range(8)]
+  config = raw(squad_file(tmp_path, 'one.json', *asked), files['valid'])
+  config.data.valid, config.data.valid_fraction = None, 0.1
+  with pytest.raises(DataError, match='all questions about a context are on one side: name a file with data.valid'):
+    prepare.prepare(config_lib.build(config))
 
 
 def test_stride_and_longest_answer_must_fit(files):

@@ -182,6 +182,15 @@ def test_numbers_are_learned_in_their_own_units(number_run, capsys):
     assert again[f'test/{name}'] == pytest.approx(found[f'test/{name}'], rel=1e-4)
 
 
+def test_a_score_that_is_undefined_is_said(number_run, tmp_path, capsys):
+  """And is null in JSON, which has no NaN."""
+  file = runs.write_tsv(tmp_path / 'same.tsv', [('the model superb', '50'), ('that line superb', '50')])
+  assert evaluate.main([f'--workdir={number_run[1] / "run"}', f'--data={file}', '--json']) == 0
+  out, err = capsys.readouterr()
+  assert 'NaN' not in out and json.loads(out)['metrics']['test/pearson'] is None
+  assert 'lmjax: undefined, since all is the same or there is nothing to count: test/pearson, test/spearman' in err
+
+
 def test_many_labels_are_learned_with_a_threshold(many_run, capsys):
   results, folder = many_run
   found, data = results['metrics'], results['data']
