@@ -7,8 +7,6 @@ import optax
 import tokenizers
 
 from lmjax import metrics
-from lmjax.data.tokens.tokenizer import train_tokenizer
-from tests.conftest import text
 
 
 def test_optax_sums_a_norm_in_the_dtype_of_the_leaves():
@@ -25,12 +23,6 @@ def test_random_bits_are_the_same_in_every_version_of_jax():
   """A run that is resumed after an upgrade draws what it would have drawn."""
   bits = jax.random.bits(jax.random.fold_in(jax.random.key(3), 7), (4,), np.uint32)
   assert bits.tolist() == [1876654423, 1575774796, 3466474743, 3854236509]
-
-
-def test_a_byte_level_vocabulary_is_the_same_at_each_training_and_others_are_refused_elsewhere():
-  """WordPieceTrainer, and BpeTrainer with an end-of-word suffix, give another at each run: lmjax trains neither."""
-  texts = [text(i, 60) for i in range(60)]
-  assert train_tokenizer(texts, 400, 100_000).hash == train_tokenizer(texts, 400, 100_000).hash
 
 
 def test_a_composing_normalizer_leaves_a_last_accent_to_no_token():

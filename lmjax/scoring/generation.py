@@ -128,11 +128,17 @@ def _corpus(name: str, predictions: Sequence[str], references: Sequence[str]) ->
   _check(predictions, references)
   import sacrebleu
 
-  if name == 'bleu' and len(predictions) == 1:  # of one text, the n-grams that it is long enough for
-    percent = sacrebleu.sentence_bleu(predictions[0], [references[0]]).score
-  else:
-    percent = getattr(sacrebleu, f'corpus_{name}')(list(predictions), [list(references)]).score
+  percent = getattr(sacrebleu, f'corpus_{name}')(list(predictions), [list(references)]).score
   return min(1.0, percent / 100)  # sacreBLEU's 100 is a rounding error too high at times
+
+
+def score_each(name: str, predictions: Sequence[str], references: Sequence[str]) -> list[float]:
+  """'bleu' or 'chrf' of each text by itself: BLEU of the n-grams that a text is long enough for."""
+  _check(predictions, references)
+  import sacrebleu
+
+  score = getattr(sacrebleu, f'sentence_{name}')
+  return [min(1.0, score(p, [r]).score / 100) for p, r in zip(predictions, references)]
 
 
 def rouge_by_length(

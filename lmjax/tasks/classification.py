@@ -185,7 +185,7 @@ def check_labels(read: records.Records, labels: Sequence[str], of: Callable[[dic
   """Refuses a record with a label that is not among them. Raises DataError."""
   for split, items in read.splits.items():
     for record in items:
-      if unknown := next((label for label in of(record) if label not in labels), None):
+      for unknown in [label for label in of(record) if label not in labels]:
         where = f'data.{split}, example {record["id"]} (the first is 0)'
         remedy = 'correct it, or train with all of them in objective.labels'
         raise DataError(f'{where}: label {unknown!r}; must be one of {", ".join(labels)}; {remedy}')

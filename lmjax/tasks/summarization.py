@@ -160,7 +160,7 @@ class Summarization(FineTuningTask):
     """The ranking score of each record (ROUGE-L where that is the loss), for paired comparisons."""
     references, best = [record['summary'] for record in items], self.objective.best
     if best in ('bleu', 'chrf'):
-      return [generation.scores([best], [p], [r])[best] for p, r in zip(predictions, references)]
+      return generation.score_each(best, predictions, references)
     return generation.rouge_each(predictions, references)['rougeL' if best == 'loss' else best].tolist()
 
   def report(self, prediction: str) -> dict:

@@ -97,4 +97,6 @@ def _calibrate(task: FineTuningTask, folder, step: int) -> None:
   if not before or before[-1]['step'] != step:
     values = ', '.join(f'{name} = {value:.4g}' for name, value in task.calibration.items())
     where = f'that of step {before[-1]["step"]}' if before else 'not fitted'
-    print_line(f'lmjax: step {step} was not evaluated: {values} is {where}', sys.stderr)
+    print_line(
+      f'lmjax: metrics.jsonl has no evaluation of step {step} with {", ".join(names)}: {values} is {where}', sys.stderr
+    )

@@ -65,7 +65,9 @@ def test_what_is_left_out_is_counted_and_told(tmp_path):
   'labels, question',
   [
     (['positive', 'positive ', 'Positive', 'no'], "are these one class: 'Positive', 'positive', 'positive '?"),
-    (['caf\u00e9', 'cafe\u0301', 'b', 'b\u200b', 'c d', 'c  d'], "are these one class: 'b', 'b\\u200b'?"),
+    (['b', 'b\u200b', 'c', 'd'], "are these one class: 'b', 'b\\u200b'?"),
+    (['caf\u00e9', 'cafe\u0301', 'b', 'c'], "are these one class: 'cafe\u0301', 'caf\u00e9'?"),
+    (['b', 'c d', 'c  d', 'e'], "are these one class: 'c  d', 'c d'?"),
     (['1', '1.0', '0', '0'], "are these one class: '1', '1.0'?"),
     (
       [str(i / 20) for i in range(20)],

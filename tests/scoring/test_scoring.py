@@ -263,8 +263,12 @@ def test_rouge_counts_words_of_other_scripts():
 
 def test_bleu_of_one_short_text_counts_the_n_grams_that_it_has():
   """Of a corpus it is 0 where no text has four words; of one text that is right it must not be."""
-  assert generation.scores(['bleu'], ['le chat voit'], ['le chat voit'])['bleu'] == pytest.approx(1.0)
-  assert generation.scores(['bleu'], ['le chat voit'] * 2, ['le chat voit'] * 2)['bleu'] == 0.0
+  texts = ['le chat voit', 'le chat voit la souris']
+  assert generation.score_each('bleu', texts, texts) == pytest.approx([1.0, 1.0])
+  assert generation.scores(['bleu'], texts[:1], texts[:1])['bleu'] == 0.0
+  assert (
+    generation.score_each('chrf', texts, texts[::-1])[0] == generation.scores(['chrf'], texts[:1], texts[1:])['chrf']
+  )
 
 
 def test_words_of_ascii_are_the_librarys():

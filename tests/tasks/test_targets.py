@@ -232,7 +232,7 @@ def test_each_checkpoint_has_its_own_threshold(many_run, tmp_path, capsys):
   assert not capsys.readouterr().err
   (tmp_path / 'run/metrics.jsonl').unlink()
   assert reopen.load_run(str(tmp_path / 'run'), 60).task.threshold == 0.5
-  assert 'lmjax: step 60 was not evaluated: threshold = 0.5 is not fitted' in capsys.readouterr().err
+  assert 'no evaluation of step 60 with threshold: threshold = 0.5 is not fitted' in capsys.readouterr().err
 
 
 def test_a_run_that_starts_from_another_target_has_a_head_of_its_own(number_run, tmp_path):

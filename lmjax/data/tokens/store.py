@@ -269,7 +269,8 @@ def _write(folder: str, name: str, config: DataConfig, tokenizer: Tokenizer, pro
       _estimate(tokenizer, [document.text for document in chunk])
       for document, encoded in zip(chunk, _encode(tokenizer, [document.text for document in chunk])):
         pieces = [(ids, n_bytes) for ids, n_bytes, _ in encoded]
-        counts['unknown_tokens'] += sum(ids.count(tokenizer.unk) for ids, _ in pieces) * (not tokenizer.is_lossless)
+        if not tokenizer.is_lossless:
+          counts['unknown_tokens'] += sum(ids.count(tokenizer.unk) for ids, _ in pieces)
         counts['unknown_bytes'] += sum(unknown for _, _, unknown in encoded)
         if not any(ids for ids, _ in pieces):
           counts['empty'] += 1  # a tokenizer may have no token for any of it
