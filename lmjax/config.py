@@ -2,17 +2,22 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
-from lmjax.checkpoint import handoff, locate
+from lmjax.checkpoint import handoff
 from lmjax.checkpoint.config import CheckpointConfig, InitFrom
 from lmjax.errors import ConfigError
+from lmjax.hf.source import Source, open_source
 from lmjax.hosts.config import HostsConfig
 from lmjax.models.config import ModelConfig
 from lmjax.schema import describe, validate
 from lmjax.schema.slices import EvalConfig, MeshConfig, OptimConfig, ProfileConfig, TrainConfig, WriterConfig
 from lmjax.schema.types import NonNegativeInt, section
 from lmjax.tasks.table import TASKS
+
+# The settings that a model given in full has.
+WHOLE_MODEL = {field.name for field in dataclasses.fields(ModelConfig) if field.default is dataclasses.MISSING}
 
 if TYPE_CHECKING:
   TaskName = str
@@ -105,7 +110,7 @@ class Config:
       yield 'data.length', rule, f'try {more}'
     if d.batch_size % t.accumulate:
       yield 'train.accumulate', f'must divide data.batch_size = {d.batch_size}', 'change one of them'
-    if t.steps is not None and self.optim.warmup_steps is not None:
+    if t.steps and self.optim.warmup_steps is not None:  # without steps the start is evaluated, and no more
       decay = self.optim.decay_steps or 0
       if self.optim.warmup_steps + decay > t.steps:
         rule = f'with optim.decay_steps must fit into train.steps = {t.steps}'
@@ -151,14 +156,20 @@ class Config:
         yield path, f'must be divisible by {name} = {divisor}', 'change it, or the mesh'
 
 
-def load(config, problems=(), model: dict | None = None) -> tuple[Config, locate.InitCheckpoint | None]:
-  """(the Config, the checkpoint that it starts from or None) of a file's ConfigDict.
+def load(
+  config, problems=(), model: dict | None = None, given: Iterable[str] | None = ()
+) -> tuple[Config, Source | None]:
+  """(the Config, what it starts from or None) of a file's ConfigDict.
+
+  Model and tokenizer are those of `init_from`. Single settings of a model, as fine-tuning configs give, are compared
+  with its own; a whole model, such as a preset, gives way.
 
   Args:
     config: the ConfigDict, or a dict.
     problems: lines from the command line, to be reported together with these.
     model: the settings of the model that the run starts from, where that checkpoint is not there yet: a study knows
       them before its stages have run. None: they are read from the checkpoint, which is opened here and only here.
+    given: paths of the command line's settings, which count in a whole model too; None: all do, in a saved config.
 
   Raises:
     ConfigError: with every problem, one line each.
@@ -174,8 +185,11 @@ def load(config, problems=(), model: dict | None = None) -> tuple[Config, locate
       raise ConfigError([*problems, *validate.lines([('model', asked, rule, remedy)])])
     if init_from.path is not None:
       if model is None:
-        source = locate.open_source(init_from)
-        model = source.manifest['model']
+        source = open_source(init_from)
+        model = source.model
+      if WHOLE_MODEL <= asked.keys() and given is not None:
+        names = {path.split('.')[1] for path in given if path.startswith('model.')}
+        asked = {name: value for name, value in asked.items() if name in names | {'attention'}}
       values['model'], refused = handoff.adapt_model(model, asked, init_from.convert)
       problems += validate.lines(refused)
   return validate.build(Config, values, problems), source

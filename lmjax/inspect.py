@@ -42,7 +42,8 @@ def run(flags: command_line.CommandLine) -> None:
   step = flags.values['batch']
   if step is None or step < 0:
     flags.problems.append(f'--batch = {step}: must be a step, 0 or more; add --batch=0')
-  show_batch(*config_lib.load(flags.config, flags.problems), step)
+  given = [path for path, _ in flags.assignments]
+  show_batch(*config_lib.load(flags.config, flags.problems, given=given), step)
 
 
 def show_batch(config, source, step: int) -> None:
@@ -151,7 +152,7 @@ def answer(trained, prompt: str) -> str:
   task, tok = trained.task, trained.tokenizer
   _check_pre_training(trained, '--prompt')
   if trained.config.task == 'causal_lm':
-    first = task.row_spec().begin or task.document_end()
+    first = task.row_spec().begin or task.row_spec().end
     c, limit, ids = trained.config.samples, trained.config.model.max_length, [*first, *tok.encode(prompt)]
     new = NEW_TOKENS if limit is None else min(NEW_TOKENS, limit - len(ids))
     if new < 1:
@@ -221,7 +222,7 @@ def log_likelihood(trained, sentence: str) -> float:
   task, spec = trained.task, trained.task.row_spec()
   ids = np.array(trained.tokenizer.encode(sentence), np.int32)
   if trained.config.task == 'causal_lm':
-    first = spec.begin or task.document_end()
+    first = spec.begin or spec.end
     rows = np.array([[*first, *ids[:-1]]], np.int32)
     row_of, places = np.zeros(len(ids), int), len(first) - 1 + np.arange(len(ids))
   else:

@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> int:
 def run(flags: command_line.CommandLine) -> None:
   """Checks the config, reports all of its problems at once, and trains."""
   saved, target = flags.values.pop('config_json'), flags.values.pop('dry_run')
-  config, source = config_lib.load(flags.config, flags.problems)
+  given = None if saved is not None else [path for path, _ in flags.assignments]
+  config, source = config_lib.load(flags.config, flags.problems, given=given)
   # jax and what needs it take seconds to import: a mistake above is reported without them
   if target:
     from lmjax.dry_run import fit, topology

@@ -12,10 +12,11 @@ import numpy as np
 from lmjax import config as config_lib
 from lmjax import metrics, optim, profile, sharding
 from lmjax.checkpoint.checkpoints import Checkpoints, restore_params
-from lmjax.checkpoint.locate import InitCheckpoint, absolute, directory_of, evaluated, reach, saved_steps
+from lmjax.checkpoint.locate import absolute, directory_of, evaluated, reach, saved_steps
 from lmjax.checkpoint.manifest import read_manifest
 from lmjax.console import print_line, redacted
 from lmjax.errors import CheckpointError, ConfigError, LmjaxError, Stopped, reason
+from lmjax.hf.source import Source
 from lmjax.hosts import collectives, preemption
 from lmjax.hosts.watchdog import Watchdog
 from lmjax.models.config import RECOMPUTED
@@ -51,7 +52,7 @@ def train(config, workdir: str, log: Log | None = None, devices=None) -> dict:
   return run(*config_lib.load(config), workdir, log, devices)
 
 
-def run(config, source: InitCheckpoint | None, workdir: str, log: Log | None = None, devices=None) -> dict:
+def run(config, source: Source | None, workdir: str, log: Log | None = None, devices=None) -> dict:
   """`train` of a Config that is built, with the checkpoint that it starts from opened."""
   devices = jax.devices() if devices is None else devices
   config_lib.check_devices(config, len(devices))
@@ -70,7 +71,7 @@ def run(config, source: InitCheckpoint | None, workdir: str, log: Log | None = N
     raise CheckpointError(f'{what}; fix that, and the same command continues from the newest checkpoint') from error
 
 
-def _run_one(config, source: InitCheckpoint | None, workdir: str, mesh, log: Log, watch: Watchdog) -> dict:
+def _run_one(config, source: Source | None, workdir: str, mesh, log: Log, watch: Watchdog) -> dict:
   """One run, from what it needs to its results."""
   tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
   config, task, data = prepare.prepare(config, tokenizer, progress=True)
@@ -317,7 +318,7 @@ def _check_folder(workdir: str, seeds: int) -> None:
     raise ConfigError(validate.line('train.seeds', '1', rule, 'choose a new --workdir'))
 
 
-def _run_seeds(config, source: InitCheckpoint | None, workdir: str, log: Log, devices) -> dict:
+def _run_seeds(config, source: Source | None, workdir: str, log: Log, devices) -> dict:
   """One run a seed, each in its own folder, and the mean and standard deviation of their results above them."""
   runs, seeds = [], [config.seed + i for i in range(config.train.seeds)]
   for i, seed in enumerate(seeds):

@@ -114,6 +114,26 @@ class InitCheckpoint:
   manifest: dict
 
   @property
+  def name(self) -> str:
+    """What messages call it."""
+    return self.workdir
+
+  @property
+  def model(self) -> dict:
+    """The settings of its model."""
+    return self.manifest['model']
+
+  @property
+  def tokenizer_file(self) -> str:
+    """Its tokenizer.json."""
+    return f'{self.workdir}/tokenizer.json'
+
+  @property
+  def tokenizer_hash(self) -> str:
+    """Of the tokenizer that it was trained with."""
+    return self.manifest['tokenizer_hash']
+
+  @property
   def arrays(self) -> dict[str, dict]:
     """{path: {'shape', 'dtype'}} of its parameters; adapters count as merged into their kernels."""
     return {

@@ -15,9 +15,9 @@ import jax
 
 from lmjax import config as config_lib
 from lmjax import train as train_lib
-from lmjax.checkpoint import locate
 from lmjax.data.sources import files as source_files
 from lmjax.errors import ConfigError, DataError, LmjaxError
+from lmjax.hf.source import open_source
 from lmjax.schema import command_line, describe, overrides, validate
 from lmjax.study import comparison
 from lmjax.study.config import ComparisonConfig, ExperimentConfig, StageConfig
@@ -116,7 +116,8 @@ def prepare_stage(name: str, config: StageConfig, source: Stage | None, workdir:
     if source is not None and source.config.train.seeds > 1:
       rule, remedy = f'has train.seeds = {source.config.train.seeds}, a checkpoint each', 'set it to 1 there'
       problems.append(validate.line('init_from', source.name, rule, remedy))
-    built, _ = config_lib.load(raw, model=None if source is None else describe.to_dict(source.config.model))
+    model = None if source is None else describe.to_dict(source.config.model)
+    built, _ = config_lib.load(raw, model=model, given=[path for path, _ in assignments])
     config_lib.check_devices(built, jax.device_count())
   except LmjaxError as error:
     return unknown, [*problems, *str(error).splitlines()]
@@ -191,7 +192,7 @@ def run_stage(stage: Stage, folder: str) -> None:
   files.write_json(os.path.join(folder, 'stage.json'), {'digest': stage.digest})
   try:
     init_from = stage.config.init_from
-    source = None if init_from.path is None else locate.open_source(init_from)
+    source = None if init_from.path is None else open_source(init_from)
     with open(os.path.join(folder, 'log.txt'), 'a', encoding='utf-8') as log:
       train_lib.run(stage.config, source, folder, lambda line: _log(line, log))
   except LmjaxError as error:

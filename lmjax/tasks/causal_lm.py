@@ -29,7 +29,9 @@ class CausalLM(LanguageModelTask):
   def row_spec(self) -> RowSpec:
     """Rows of length + 1 tokens that overlap by one, so that every token but the first is predicted once."""
     begin = () if self.data.rows == 'concat' else (self.tokenizer.require('bos'),)
-    length, end = self.data.length, self.document_end()
+    length, end, frame = self.data.length, self.document_end(), self.tokenizer.frame
+    if frame is not None and not begin:  # what its template puts before each document
+      end += frame.begin
     return RowSpec(size=length + 1, stride=length, begin=begin, end=end, prefix=(), suffix=(), pad=self.pad)
 
   @property
@@ -58,7 +60,7 @@ class CausalLM(LanguageModelTask):
     """Markdown: continuations of the beginnings of held-out documents."""
     c = self.samples_config
     # a model of concatenated rows knows a document's beginning by the end of the one before
-    first = self.row_spec().begin or self.document_end()
+    first = self.row_spec().begin or self.row_spec().end
     documents = _held_out(stores, c.count, c.prompt_tokens + c.new_tokens)
     prompts = [[*first, *document[: c.prompt_tokens]] for document in documents]
     truths = [document[c.prompt_tokens : c.prompt_tokens + c.new_tokens] for document in documents]

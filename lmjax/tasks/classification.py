@@ -52,17 +52,19 @@ class TextLabels(FineTuningTask):
 
   def rows_of(self, items: list[dict]) -> Examples:
     """A row a record: its text, or both, with special tokens around; the end of the longer one is cut off."""
-    begin, between, end = self.special_tokens
+    begin, between, end = self.frame
     firsts = self.tokenizer.encode_each([record['text'] for record in items])
     seconds = self.tokenizer.encode_each([record.get('text_pair') or '' for record in items])
     rows = []
     for record, first, second in zip(items, firsts, seconds):
       paired = record.get('text_pair') is not None
-      max_tokens = self.data.length - (3 if paired else 2)
+      before_second = len(begin) + len(between)
+      max_tokens = self.data.length - len(end) - (before_second if paired else len(begin))
       sizes = len(first.ids), len(second.ids)
       kept_first, kept_second = longest_first(*sizes, max_tokens)
-      tokens = [begin, *first.ids[:kept_first], *([between, *second.ids[:kept_second]] if paired else []), end]
-      start = kept_first + 2 if paired else len(tokens)
+      pair = [*between, *second.ids[:kept_second]] if paired else []
+      tokens = [*begin, *first.ids[:kept_first], *pair, *end]
+      start = kept_first + before_second if paired else len(tokens)
       counts = self.counted(sum(sizes) - kept_first - kept_second, first, second)
       row = {'tokens': np.array(tokens, np.int32), 'second': start, 'counts': counts}
       rows.append(row | {'label': self.label(record)})

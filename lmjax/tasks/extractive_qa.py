@@ -89,14 +89,16 @@ class ExtractiveQA(FineTuningTask):
       context, offsets_N2 = contexts[items[number]['context']]
       counts.update(self.counted(len(question.ids) - len(questions[-1]), question, context))
       answers, too_long = self._answers(items[number], offsets_N2, counts, left_out)
-      room = self.data.length - len(questions[-1]) - 3
-      for low, high in windows(len(context.ids), room, min(self.objective.stride, room)):
+      room = self.data.length - len(questions[-1]) - sum(map(len, self.frame))
+      # an answer of any length that is allowed must lie whole in one of them
+      stride = min(self.objective.stride, max(room + 1 - self.objective.max_answer, 1))
+      for low, high in windows(len(context.ids), room, stride):
         place = next(((first, last) for first, last in answers if low <= first and last < high), (-1, -1))
         # none would be wrong where there is an answer that cannot be given
         skip = place == (-1, -1) and any(first < high and low <= last for first, last in too_long)
         table.append((number, low, high, *place, skip))
     numbers = np.array(table, np.int32).reshape(-1, 6)
-    kind = self.special_tokens, self.bidirectional
+    kind = self.frame, self.bidirectional
     rows = Windows(items, questions, question_sizes, contexts, *kind, numbers, counts, left_out)
     return Examples(items, rows, numbers[:, 0])
 
@@ -139,12 +141,12 @@ class ExtractiveQA(FineTuningTask):
 
   def example(self, row, rng) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, segment_types, candidates [T]; starts, ends and weights (scalars)."""
-    tokens, second, size = row['tokens'], row['second'], len(row['tokens'])
+    tokens, second, stop = row['tokens'], row['second'], row['stop']
     padded = self.padded(tokens, second)
     if (self.backbone.config.segment_types or 0) > 2:
-      padded['segment_types'][second : size - 1] += np.isin(tokens[second : size - 1], tokens[1 : second - 1])
+      padded['segment_types'][second:stop] += np.isin(tokens[second:stop], row['question'])
     candidates_T = np.zeros(self.data.length, np.int32)
-    candidates_T[second : size - 1] = 1
+    candidates_T[second:stop] = 1
     candidates_T[row['null']] = 1
     start, end = row['places']
     labels = {'starts': np.array(start, np.int32), 'ends': np.array(end, np.int32), 'weights': np.ones((), np.float32)}
@@ -173,7 +175,7 @@ class ExtractiveQA(FineTuningTask):
 
   def _spans(self, row, start_T, end_T) -> list[tuple[float, int, int]]:
     """(score, first character, end) of the likeliest spans of a window."""
-    low, high = row['second'], len(row['tokens']) - 1
+    low, high = row['second'], row['stop']
     n = min(self.objective.n_best, high - low)
     starts = low + np.argsort(-start_T[low:high], kind='stable')[:n]
     ends = low + np.argsort(-end_T[low:high], kind='stable')[:n]

@@ -16,6 +16,7 @@ from lmjax.data import records
 from lmjax.data.batches.pipeline import Pipeline, ValidBatches
 from lmjax.data.config import RecordKind, RecordsConfig
 from lmjax.data.counts import Counts, check_known, described
+from lmjax.data.tokens.published import Frame
 from lmjax.data.tokens.tokenizer import Encoded, Tokenizer, train_tokenizer
 from lmjax.models.transformer import Transformer
 from lmjax.tasks.base import Run, Task
@@ -163,17 +164,19 @@ class FineTuningTask(Task):
     return self.backbone.config.attention == 'bidirectional'
 
   @property
-  def special_tokens(self) -> tuple[int, int, int]:
-    """Ids before a text, between two, and at the end: [CLS], [SEP], [SEP] in an encoder.
+  def frame(self) -> Frame:
+    """Ids around texts: in an encoder those of its tokenizer's template, else [CLS], [SEP], [SEP].
 
-    A decoder knows a document's beginning by the end of the one before: it has its end-of-document token as the first
-    two, and at the end.
+    A decoder knows a document's beginning by what the template puts there, or by the end of the one before; between two
+    texts, and at the end, it has its end-of-document token.
     """
     tok = self.tokenizer
+    if self.bidirectional and tok.frame is not None:
+      return tok.frame
     if self.bidirectional and tok.cls is not None and tok.sep is not None:
-      return tok.cls, tok.sep, tok.sep
-    [end] = self.document_end()
-    return end, end, end
+      return Frame((tok.cls,), (tok.sep,), (tok.sep,))
+    end = self.document_end()
+    return Frame(end if tok.frame is None else tok.frame.begin or end, end, end)
 
   def padded(self, tokens, second: int | None = None) -> dict[str, np.ndarray]:
     """inputs, segments (0 for padding) and segment_types (1 from token `second` on), int32 [T]."""

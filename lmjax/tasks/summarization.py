@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from lmjax.data.tokens.published import Frame
 from lmjax.models import decode
 from lmjax.models.heads import LanguageModel
 from lmjax.objectives import conditional
@@ -38,7 +39,7 @@ class Summarization(FineTuningTask):
     self.RANKING_METRIC = self.MAIN_METRIC = objective.best
     self.HIGHER_IS_BETTER = objective.best != 'loss'
     self.BASELINE = None if objective.lead is None else f'lead_{objective.best}'
-    self._generate = _generator(self.model, objective, self.special_tokens[2])
+    self._generate = _generator(self.model, objective, self.stop)
     self._lead: tuple[list, dict] = ([], {})  # of which records, and what it scores
 
   @property
@@ -49,21 +50,27 @@ class Summarization(FineTuningTask):
   @property
   def max_document_tokens(self) -> int:
     """Document tokens that fit into a row, next to its special tokens and the longest summary."""
-    return self.data.length - self.objective.max_summary - 2
+    begin, between, _ = self.frame
+    return self.data.length - self.objective.max_summary - len(begin) - len(between)
 
   @property
-  def special_tokens(self) -> tuple[int, int, int]:
-    """Ids before the document, between it and the summary, and after that: the end of a text, [SEP], the end."""
-    begin, _, end = super().special_tokens
-    return begin, end if self.tokenizer.sep is None else self.tokenizer.sep, end
+  def frame(self) -> Frame:
+    """Ids before the document, between it and the summary, and after that: what begins a text, [SEP], its end."""
+    begin, between, end = super().frame
+    return Frame(begin, between if self.tokenizer.sep is None else (self.tokenizer.sep,), end)
+
+  @property
+  def stop(self) -> int:
+    """The id that ends a summary."""
+    return self.frame.end[0]
 
   def prompt(self, document: Sequence[int] | np.ndarray) -> list[int]:
     """The tokens of a document that are read, by `objective.long_documents`, between special tokens."""
-    begin, between, _ = self.special_tokens
+    begin, between, _ = self.frame
     limit, tail = self.max_document_tokens, 0
     if self.objective.long_documents == 'head_tail' and len(document) > limit:
       tail = limit // 2
-    return [begin, *document[: limit - tail], *document[len(document) - tail :], between]
+    return [*begin, *document[: limit - tail], *document[len(document) - tail :], *between]
 
   @classmethod
   def example_records(cls, objective) -> list[dict]:
@@ -77,9 +84,10 @@ class Summarization(FineTuningTask):
     rows = []
     for document, summary in zip(documents, summaries):
       prompt, limit = self.prompt(document.ids), self.objective.max_summary
-      end, cut_summary = self.special_tokens[2:], max(len(summary.ids) - limit, 0)
+      end, cut_summary = self.frame.end, max(len(summary.ids) - limit, 0)
       tokens = np.array([*prompt, *summary.ids[:limit], *(() if cut_summary else end)], np.int32)
-      counts = self.counted(len(document.ids) - (len(prompt) - 2) + cut_summary, document, summary)
+      read = min(len(document.ids), self.max_document_tokens)
+      counts = self.counted(len(document.ids) - read + cut_summary, document, summary)
       counts |= {'summary_tokens': len(summary.ids), 'cut_summary_tokens': cut_summary}
       rows.append({'tokens': tokens, 'prompt': len(prompt), 'document': document.ids, 'counts': counts})
     return Examples(items, rows, np.arange(len(items)))
@@ -99,14 +107,14 @@ class Summarization(FineTuningTask):
 
   def generate(self, params, prompts: list[list[int]], run: Callable) -> list[list[int]]:
     """Continues prompts, in batches of like lengths; each ends before the end-of-document token."""
-    size, host, hosts, end = self.data.batch_size, jax.process_index(), jax.process_count(), self.special_tokens[2]
+    size, host, hosts, end = self.data.batch_size, jax.process_index(), jax.process_count(), self.stop
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     continuations: list[list[int]] = [[] for _ in prompts]
     for number, first in enumerate(range(0, len(order), size)):
       rows = order[first : first + size]
       # the last batch is filled up with its first row
       tokens_BP, segments_BP = decode.pad_left([prompts[i] for i in rows + rows[:1] * (size - len(rows))], self.pad)
-      more = bucket(tokens_BP.shape[1], self.max_document_tokens + 2) - tokens_BP.shape[1]
+      more = bucket(tokens_BP.shape[1], self.data.length - self.objective.max_summary) - tokens_BP.shape[1]
       batch = {
         'inputs': np.pad(tokens_BP, ((0, 0), (more, 0)), constant_values=self.pad),
         'segments': np.pad(segments_BP, ((0, 0), (more, 0))),

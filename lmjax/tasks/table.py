@@ -22,7 +22,7 @@ def _pre_training_rules(config, attention: str) -> Problems:
     yield 'train.epochs', 'has no effect when pre-training', 'set it to None, and give train.steps'
   numbers = {'train.steps': t.steps, 'eval.every': e.every, 'checkpoint.every': c.every}
   numbers['optim.warmup_steps'] = config.optim.warmup_steps
-  missing = [path for path, value in numbers.items() if value is None or path == 'train.steps' and value == 0]
+  missing = [path for path, value in numbers.items() if value is None]
   if missing:
     yield missing[0], 'must be given when pre-training, which has no epochs', 'give a number of batches'
   elif c.keep_best and c.every % e.every:

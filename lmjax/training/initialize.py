@@ -1,6 +1,7 @@
 """What a run begins with: its own newest checkpoint, another run's by a hand-off, or random weights."""
 
 import dataclasses
+import functools
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,17 +11,19 @@ import jax.numpy as jnp
 import optax
 
 from lmjax import metrics, optim, paths
-from lmjax.checkpoint import handoff, transfer
+from lmjax.checkpoint import digests, handoff, transfer
 from lmjax.checkpoint.checkpoints import Checkpoints
 from lmjax.checkpoint.config import InitFrom
-from lmjax.checkpoint.locate import InitCheckpoint, open_source
 from lmjax.console import SHOWN, redacted
 from lmjax.data.config import TokenizerConfig
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError
+from lmjax.hf import weights
+from lmjax.hf.source import PublicModel, Source, open_source
 from lmjax.schema import describe, validate
 from lmjax.tasks.base import Task
 from lmjax.training import state as state_lib
+from lmjax.workdir.files import json_digest
 
 # Settings of `optim` that say how far each step goes: a run may continue with others.
 RATE = ('learning_rate', 'head_learning_rate', 'schedule', 'warmup_steps', 'decay_steps', 'final_rate')
@@ -41,16 +44,17 @@ class InitialState(NamedTuple):
   resumed: bool  # whether it is the run's own checkpoint
 
 
-def tokenizer_of(source: InitCheckpoint | None, given: TokenizerConfig | None) -> Tokenizer | None:
-  """The tokenizer of the checkpoint that a run starts from, checked against it and against the config.
+def tokenizer_of(source: Source | None, given: TokenizerConfig | None) -> Tokenizer | None:
+  """The tokenizer of what a run starts from, checked against it and against the config.
 
   Raises CheckpointError: it is not the one that the checkpoint was trained with, or the config names another.
   """
   if source is None:
     return None
-  file, saved = f'{source.workdir}/tokenizer.json', source.manifest['tokenizer_hash']
+  file = source.tokenizer_file
   tokenizer = Tokenizer.load(file)
-  rule = f'the checkpoint of {source.workdir} was trained with {saved[:12]}'
+  saved = source.tokenizer_hash or tokenizer.hash
+  rule = f'the checkpoint of {source.name} was trained with {saved[:12]}'
   if tokenizer.hash != saved:
     remedy = 'put the tokenizer of that run back'
     raise CheckpointError(f'{file}: its hash is {tokenizer.hash[:12]}, {rule}; {remedy}')
@@ -60,7 +64,7 @@ def tokenizer_of(source: InitCheckpoint | None, given: TokenizerConfig | None) -
   return tokenizer
 
 
-def plan_of(task: Task, source: InitCheckpoint | None, init_from: InitFrom) -> handoff.Plan | None:
+def plan_of(task: Task, source: Source | None, init_from: InitFrom) -> handoff.Plan | None:
   """The plan of the hand-off, from metadata alone; None where there is no checkpoint to start from.
 
   Raises CheckpointError: it cannot be, with every reason.
@@ -70,7 +74,7 @@ def plan_of(task: Task, source: InitCheckpoint | None, init_from: InitFrom) -> h
   shapes = paths.flatten(task.shapes())
   target = {path: {'shape': list(a.shape), 'dtype': str(a.dtype)} for path, a in shapes.items()}
   plan = handoff.plan(source.arrays, target, init_from)
-  plan.check(source.workdir)
+  plan.check(source.name)
   return plan
 
 
@@ -95,7 +99,7 @@ def initialize(
   steps: int,
   checkpoints: Checkpoints,
   metadata: dict,
-  source: InitCheckpoint | None,
+  source: Source | None,
   plan: handoff.Plan | None,
   log: Callable[[str], None],
 ) -> InitialState:
@@ -121,11 +125,24 @@ def initialize(
   state = state_lib.init_state(task, tx, mesh, seed)
   if source is None or plan is None:
     return InitialState(state, 0, None, 'starting from random weights', False)
-  state = state._replace(params=transfer.hand_off(source, plan, state.params))
-  table = {'source': source.workdir, 'step': source.step}
+  params, digest = handed_over(task, source, plan, state.params)
+  table = {'source': source.name, 'step': source.step}
   table |= {name: getattr(plan, name) for name in ('taken', 'resized', 'fresh', 'dropped')}
-  message = f'starting from step {source.step} of {source.workdir}, with its tokenizer\n{plan.table()}'
-  return InitialState(state, 0, table, message, False)
+  start = f'step {source.step} of {source.name}'
+  if isinstance(source, PublicModel):
+    table |= {'revision': source.revision, 'digest': digest, 'left_behind': source.left_behind}
+    start = source.name if source.revision is None else f'{source.name}, revision {source.revision}'
+  message = f'starting from {start}, with its tokenizer\n{plan.table()}'
+  return InitialState(state._replace(params=params), 0, table, message, False)
+
+
+def handed_over(task: Task, source: Source, plan: handoff.Plan, fresh) -> tuple[Any, str]:
+  """(the parameters of a run as `plan` says, the digest of those that were taken)."""
+  read = weights.load if isinstance(source, PublicModel) else transfer.load
+  offset = task.model.backbone.config.position_offset
+  params = transfer.hand_off(functools.partial(read, source), source.arrays, plan, fresh, offset)
+  taken = {path: array for path, array in paths.flatten(params).items() if path in plan.taken}
+  return params, json_digest(digests.describe_arrays(taken))
 
 
 def moved(
@@ -141,10 +158,14 @@ def moved(
   if hand_off is not None:
     path = init_from.path if SHOWN in hand_off['source'] else hand_off['source']
     try:
-      source = open_source(dataclasses.replace(init_from, path=path, step=hand_off['step']))
-      first = transfer.hand_off(source, plan_of(task, source, init_from), first)
+      if hand_off.get('revision') and '@' not in path:
+        path = f'{path}@{hand_off["revision"]}'
+      source = open_source(dataclasses.replace(init_from, path=path, step=hand_off['step'] or 'latest'))
+      first, digest = handed_over(task, source, plan_of(task, source, init_from), first)
     except CheckpointError:
       return None
+    if digest != hand_off.get('digest', digest):
+      return None  # another model is there now
   distance, norm = _norms(*(optim.split(config, tree)[0] for tree in (first, params)))
   return {group: float(distance[group]) / max(float(norm[group]), 1e-12) for group in distance}
 

@@ -18,7 +18,6 @@ from lmjax.checkpoint import checkpoints as checkpoint
 from lmjax.checkpoint import handoff, locate, manifest
 from lmjax.checkpoint.config import InitFrom
 from lmjax.checkpoint.locate import open_source
-from lmjax.checkpoint.transfer import hand_off
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError
 from lmjax.models import lora
@@ -59,7 +58,8 @@ def begun(raw, mesh_shape=(1, 1, 1)):
   with jax.set_mesh(mesh):
     state = state_lib.init_state(task, optim.make(config.optim, task.shapes()), mesh, config.seed)
     plan = initialize.plan_of(task, source, config.init_from)
-    return hand_off(source, plan, state.params), plan, state.params
+    random = jax.tree.map(jnp.copy, state.params)  # those that are replaced are deleted
+    return initialize.handed_over(task, source, plan, state.params)[0], plan, random
 
 
 def save(workdir, config, tokenizer, mesh_shape=(1, 1, 1), change=lambda params: params) -> str:

@@ -177,8 +177,8 @@ def test_no_repeated_ngram_in_what_is_written(files, runner):
   leaves = {'model.init_std': 0.3, 'objective.decoding.no_repeat_ngram': 2}
   _, task, data = prepared(files, **leaves)
   params = runs.random_params(task)
-  begin, between, _ = task.special_tokens
-  prompts = [[begin, *row['document'][:20], between] for row in data.splits['valid'].rows]
+  begin, between, _ = task.frame
+  prompts = [[*begin, *row['document'][:20], *between] for row in data.splits['valid'].rows]
   for made in task.generate(params, prompts, runner):
     pairs = list(zip(made, made[1:]))
     assert len(pairs) == len(set(pairs))

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lmjax.data.tokens.published import Frame
 from lmjax.data.tokens.tokenizer import Encoded
 
 # Categories of Unicode that normalizers drop: marks, control and format characters.
@@ -73,9 +74,9 @@ def locate(text: str, answer: str, start: int) -> int | None:
 class Windows(Sequence):
   """Rows of questions, cut when they are asked for.
 
-  A row is a dict: tokens (int32), second (the place of the window's first token), low (that token's number in the
-  context), null (the place that stands for no answer), places (those of the answer's first and last token), and the
-  context with its tokens' offsets.
+  A row is a dict: tokens (int32), question (those of them), second and stop (the places of the window's first token and
+  after its last), low (the first one's number in the context), null (the place that stands for no answer), places
+  (those of the answer's first and last token), and the context with its tokens' offsets.
 
   Attributes:
     table: int32 [rows, 6]: record, the window's first token and its end, the answer's first and last token in the
@@ -88,7 +89,7 @@ class Windows(Sequence):
   questions: list[np.ndarray]
   question_sizes: list[int]
   contexts: dict[str, tuple[Encoded, np.ndarray]]
-  special_tokens: tuple[int, int, int]
+  frame: Frame
   bidirectional: bool
   table: np.ndarray
   counts: Mapping[str, int]
@@ -101,14 +102,15 @@ class Windows(Sequence):
     if isinstance(index, slice):
       return [self[i] for i in range(*index.indices(len(self)))]
     number, low, high, first, last, _ = map(int, self.table[index])
-    begin, between, end = self.special_tokens
+    begin, between, end = self.frame
     question, context = self.questions[number], self.records[number]['context']
     encoded, offsets_N2 = self.contexts[context]
-    tokens = np.array([begin, *question, between, *encoded.ids[low:high], end], np.int32)
-    second, null = len(question) + 2, 0 if self.bidirectional else len(tokens) - 1
+    tokens = np.array([*begin, *question, *between, *encoded.ids[low:high], *end], np.int32)
+    second = len(begin) + len(question) + len(between)
+    null = 0 if self.bidirectional else len(tokens) - 1
     places = (null, null) if first < 0 else (first - low + second, last - low + second)
-    row = {'tokens': tokens, 'second': second, 'low': low, 'null': null, 'places': places}
-    return row | {'offsets': offsets_N2, 'context': context}
+    row = {'tokens': tokens, 'question': question, 'second': second, 'stop': second + high - low}
+    return row | {'low': low, 'null': null, 'places': places, 'offsets': offsets_N2, 'context': context}
 
   @property
   def skipped(self) -> np.ndarray:

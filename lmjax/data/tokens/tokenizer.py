@@ -4,8 +4,9 @@ import functools
 import hashlib
 import heapq
 import json
+import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,20 +15,9 @@ from etils import epath
 
 from lmjax.console import print_line
 from lmjax.data.config import SPECIAL_TOKENS
-from lmjax.data.tokens import pieces
+from lmjax.data.tokens import pieces, published
 from lmjax.errors import DataError
 from lmjax.workdir.files import write_atomically
-
-# The names that published tokenizers give to the same roles, most specific first.
-_ALIASES = {
-  'pad': ('[PAD]', '<pad>', '<|pad|>', '<|padding|>', '<|finetune_right_pad_id|>'),
-  'bos': ('[BOS]', '<s>', '<bos>', '<|begin_of_text|>', '<|startoftext|>', '<|endoftext|>'),
-  'eos': ('[EOS]', '</s>', '<eos>', '<|end_of_text|>', '<|endoftext|>'),
-  'mask': ('[MASK]', '<mask>', '<|mask|>'),
-  'cls': ('[CLS]', '<cls>', '<s>'),
-  'sep': ('[SEP]', '<sep>', '</s>'),
-  'unk': ('[UNK]', '<unk>', '<|unk|>'),
-}
 
 # What a token's first and last character are, for whole-word masking.
 STARTS_WORD, LETTER, DIGIT, OTHER, JOINS_WORD = range(5)
@@ -57,11 +47,21 @@ class Tokenizer:
 
   Attributes:
     vocab_size: highest id + 1.
-    pad, bos, eos, mask, cls, sep, unk: ids, None where the tokenizer.json has no such token.
+    pad, bos, eos, mask, cls, sep, unk: ids, None where there is no such token: those that a tokenizer_config.json next
+      to the tokenizer.json names, else by their usual names.
     special_ids: sorted ids of all special tokens.
+    frame: how its template stands texts between special tokens; None where it has none.
   """
 
-  def __init__(self, backend: tokenizers.Tokenizer, name: str = 'tokenizer'):
+  def __init__(
+    self,
+    backend: tokenizers.Tokenizer,
+    name: str = 'tokenizer',
+    text: str | None = None,
+    companions: Mapping[str, bytes] | None = None,
+  ):
+    self._text, self._companions = text, companions or {}
+    self._given = published.roles_of(self._companions)
     backend.no_padding()
     backend.no_truncation()
     # '[MASK]' in running text is text: a document must not be able to write a special token.
@@ -71,28 +71,36 @@ class Tokenizer:
     self._tokens = {index: token for token, index in self._ids.items()}
     self._added = backend.get_added_tokens_decoder()
     self.vocab_size = max(self._tokens) + 1
-    self.pad, self.bos, self.eos, self.mask, self.cls, self.sep, self.unk = map(self._role, _ALIASES)
+    self.pad, self.bos, self.eos, self.mask, self.cls, self.sep, self.unk = map(self._role, published.ALIASES)
     self.unk = self._ids.get(getattr(backend.model, 'unk_token', None), self.unk)  # whatever it is called
-    roles = {index for index in (*map(self._role, _ALIASES), self.unk) if index is not None}
+    roles = {index for index in (*map(self._role, published.ALIASES), self.unk) if index is not None}
     self.special_ids = sorted(roles | {index for index, token in self._added.items() if token.special})
+    self.frame = published.frame_of(self._json()['post_processor'])
 
   @classmethod
   def load(cls, path: str) -> 'Tokenizer':
-    """Reads a tokenizer.json; DataError where there is none, or something else."""
+    """Reads a tokenizer.json and what lies next to it; DataError where there is none, or something else."""
+    file = epath.Path(path).expanduser()
     try:
-      text = epath.Path(path).expanduser().read_text(encoding='utf-8')
+      text, companions = file.read_bytes().decode('utf-8'), published.companions_of(file)
     except (OSError, UnicodeDecodeError) as error:
       raise DataError(f'{path}: cannot be read ({error}); a tokenizer.json must exist; check the path') from None
     try:
-      return cls(tokenizers.Tokenizer.from_str(text), path)
+      backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises plain Exception
       rule = 'it must be a tokenizer.json in Hugging Face format'
       raise DataError(f'{path}: not a tokenizer ({error}); {rule}; save it again with `tokenizer.save(path)`') from None
+    try:
+      return cls(backend, path, text, companions)
+    except ValueError as error:
+      raise DataError(f'{file.parent / published.CONFIG}: not JSON ({error}); download it again') from None
 
   def save(self, path: str):
-    """Writes a tokenizer.json, whole or not at all."""
+    """Writes a tokenizer.json, whole or not at all; one that was read, with its companions, byte for byte."""
     try:
-      write_atomically(path, self._backend.to_str(pretty=True))
+      for name, content in self._companions.items():
+        write_atomically(os.path.join(os.path.dirname(path), name), content)
+      write_atomically(path, self._backend.to_str(pretty=True) if self._text is None else self._text)
     except OSError as error:
       raise DataError(f'{path}: cannot be written ({error}); choose a folder that can be') from None
 
@@ -101,8 +109,9 @@ class Tokenizer:
 
   @functools.cached_property
   def hash(self) -> str:
-    """Hex sha256 of the tokenizer's JSON with sorted keys; equal hashes encode alike."""
-    canonical = json.dumps(self._json(), sort_keys=True, separators=(',', ':'))
+    """Hex sha256 of the tokenizer's JSON, and of the roles named next to it, with sorted keys; equal ones encode alike."""
+    parts = self._json() if self._given is None else [self._json(), self._given]
+    canonical = json.dumps(parts, sort_keys=True, separators=(',', ':'))
     return hashlib.sha256(canonical.encode('utf-8')).hexdigest()
 
   @functools.cached_property
@@ -113,9 +122,10 @@ class Tokenizer:
 
   def require(self, role: str) -> int:
     """The id of a special token by its role: 'pad', 'bos', ...; DataError where there is none."""
-    index, aliases = getattr(self, role), _ALIASES[role]
+    index, aliases = getattr(self, role), published.ALIASES[role]
     if index is None:
-      rule = f'has no {role} token (looked for {", ".join(aliases)}); this objective needs one'
+      where = f'looked for {", ".join(aliases)}' if self._given is None else f'{published.CONFIG} names none'
+      rule = f'has no {role} token ({where}); this objective needs one'
       remedy = f"add it with `tokenizer.add_special_tokens(['{aliases[0]}'])` of the tokenizers library and save it"
       raise DataError(f'{self._name}: {rule}; {remedy}')
     return index
@@ -259,7 +269,8 @@ class Tokenizer:
     return [(one, len(piece.encode('utf-8'))) for one, piece in zip(given, cut)]
 
   def _role(self, role: str) -> int | None:
-    return next((self._ids[alias] for alias in _ALIASES[role] if alias in self._ids), None)
+    names = published.ALIASES[role] if self._given is None else (self._given[role],)
+    return next((self._ids[name] for name in names if name in self._ids), None)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, sample_bytes: int, lowercase: bool = False) -> Tokenizer:

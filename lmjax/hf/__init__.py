@@ -1,0 +1,1 @@
+"""Doors to the world's models: Hugging Face folders in, and out."""

@@ -1,0 +1,96 @@
+"""The weights of a Hugging Face folder: names, shapes and types from the headers, numbers one part at a time."""
+
+import contextlib
+import json
+import pathlib
+from typing import NamedTuple
+
+# it gives NumPy the type bfloat16: without it safetensors cannot read such tensors as NumPy arrays
+import ml_dtypes  # noqa: F401
+from safetensors import SafetensorError, safe_open
+
+from lmjax.errors import CheckpointError, reason
+
+ONE_FILE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
+FLOATS = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
+_CONVERT = (
+  "from transformers import AutoModel; AutoModel.from_pretrained('{folder}').save_pretrained('{folder}-safe') "
+  '(it reads them with weights_only=True), and copy the tokenizer files there'
+)
+
+
+class Tensor(NamedTuple):
+  """What a header knows of a tensor."""
+
+  file: pathlib.Path
+  name: str  # there
+  shape: tuple[int, ...]
+  dtype: str  # as safetensors names it
+
+
+class Weights:
+  """The tensors of a folder, by name."""
+
+  def __init__(self, folder: pathlib.Path, source: str):
+    self.folder, self.source = folder, source
+    self.tensors: dict[str, Tensor] = {}
+    for file, names in self._files().items():
+      with self._opened(file) as opened:
+        held = set(opened.keys())
+        if names is not None and (absent := sorted(names - held)):
+          rule = f'has no {absent[0]}, which {INDEX} says it holds'
+          raise CheckpointError(f'{file}: {rule} ({len(absent)} such); download it again')
+        for name in held:
+          part = opened.get_slice(name)
+          self.tensors[_today(name)] = Tensor(file, name, tuple(part.get_shape()), part.get_dtype())
+
+  @staticmethod
+  def are_in(folder: pathlib.Path) -> bool:
+    """Whether a folder holds any: not, where config.json and tokenizer.json alone are there for a dry run."""
+    return (folder / ONE_FILE).exists() or (folder / INDEX).exists()
+
+  def _files(self) -> dict[pathlib.Path, set[str] | None]:
+    """{file: the names that the index says it holds}; None: there is one file."""
+    if (self.folder / ONE_FILE).exists():
+      return {self.folder / ONE_FILE: None}
+    index = self.folder / INDEX
+    if not index.exists():
+      if pickled := sorted(path.name for path in self.folder.glob('*.bin')):
+        rule = f'holds {pickled[0]}, a pickle, which may run code when it is opened'
+        raise CheckpointError(f'{self.source}: {rule}; convert it: {_CONVERT.format(folder=self.folder)}')
+      raise CheckpointError(f'{self.source}: no {ONE_FILE} and no {INDEX} there; download the weights')
+    try:
+      placed = json.loads(index.read_text(encoding='utf-8'))['weight_map']
+      files: dict[pathlib.Path, set[str] | None] = {}
+      for name, file in placed.items():
+        if pathlib.PurePath(file).name != file:
+          raise ValueError(f'{file!r} is no file name')
+        files.setdefault(self.folder / file, set()).add(name)  # type: ignore[union-attr]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+      raise CheckpointError(f'{index}: no readable index ({reason(error)}); download it again') from error
+    if missing := [file for file in files if not file.exists()]:
+      rule = f'no such file, {len(missing)} of the {len(files)} that {INDEX} names are missing'
+      raise CheckpointError(f'{missing[0]}: {rule}; download them')
+    return files
+
+  @contextlib.contextmanager
+  def _opened(self, file: pathlib.Path):
+    try:
+      with safe_open(file, 'np') as opened:
+        yield opened
+    except (OSError, SafetensorError) as error:
+      raise CheckpointError(f'{file}: cannot be read ({reason(error)}); download it again') from error
+
+  @contextlib.contextmanager
+  def opened(self, name: str):
+    """A tensor of which `[a:b, c:d]` reads a part.
+
+    The file is mapped for its time alone: pages of a mapped file that were read count as memory of the process.
+    """
+    with self._opened(self.tensors[name].file) as file:
+      yield file.get_slice(self.tensors[name].name)
+
+
+def _today(name: str) -> str:
+  """What files of 2019 call gamma and beta has other names since."""
+  return name.replace('LayerNorm.gamma', 'LayerNorm.weight').replace('LayerNorm.beta', 'LayerNorm.bias')

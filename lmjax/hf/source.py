@@ -1,0 +1,134 @@
+"""What a run starts from: another run's checkpoint, or a public model that `init_from.path = hf:...` names."""
+
+import functools
+import os
+import pathlib
+from typing import Any
+
+from lmjax.checkpoint import locate
+from lmjax.checkpoint.config import InitFrom
+from lmjax.checkpoint.locate import InitCheckpoint
+from lmjax.errors import CheckpointError, ConfigError
+from lmjax.hf import hub
+from lmjax.hf.config import ConfigFile, settings_of
+from lmjax.hf.families import TOKEN_TABLE
+from lmjax.hf.folder import FLOATS, Weights
+from lmjax.hf.table import Line, Table, table
+
+PREFIX = 'hf:'
+
+
+class PublicModel:
+  """A Hugging Face folder; only config.json and the headers of its weights are read.
+
+  Attributes:
+    name: as `init_from.path` gives it.
+    folder: where its files are.
+    revision: of the repository; None for a folder of one's own.
+    model: settings of its ModelConfig.
+    step, tokenizer_hash: None, as in no checkpoint of a run.
+  """
+
+  step = tokenizer_hash = None
+
+  def __init__(self, name: str):
+    self.name, given = name, name.removeprefix(PREFIX)
+    folder, self.revision = pathlib.Path(os.path.expanduser(given)), None
+    if not folder.is_dir():
+      if not hub.is_name(given):
+        remedy = 'name a folder, or a model of the Hub: hf:ORG/NAME or hf:ORG/NAME@REVISION'
+        raise CheckpointError(f'init_from.path = {name}: no such folder, and no id of the Hub; {remedy}')
+      folder, self.revision = hub.download(f'init_from.path = {name}', given, weights=False)
+    self.folder = folder
+    self.file = ConfigFile(folder / 'config.json', f'init_from.path = {name}')
+    self.model = settings_of(self.file)
+
+  @property
+  def tokenizer_file(self) -> str:
+    """Its tokenizer.json. Raises CheckpointError: it has none."""
+    file = self.folder / 'tokenizer.json'
+    if not file.exists():
+      remedy = f"write it: AutoTokenizer.from_pretrained('{self.folder}').save_pretrained('{self.folder}')"
+      raise CheckpointError(f'init_from.path = {self.name}: no tokenizer.json there; {remedy}')
+    return str(file)
+
+  @property
+  def has_weights(self) -> bool:
+    """Whether the weights are on this machine: a dry run needs none."""
+    return Weights.are_in(self.folder)
+
+  @functools.cached_property
+  def weights(self) -> Weights:
+    """Headers of the weights, which are downloaded if they are not there."""
+    if self.revision is not None:
+      given = self.name.removeprefix(PREFIX).partition('@')[0]
+      hub.download(f'init_from.path = {self.name}', f'{given}@{self.revision}', weights=True)
+    return Weights(self.folder, f'init_from.path = {self.name}')
+
+  @functools.cached_property
+  def table(self) -> Table:
+    """Where each array stands. Raises CheckpointError: tensors are missing, not known, or of another kind."""
+    family, names = self.file.family, self.weights.tensors
+    first = next(theirs for theirs, ours in family.body.items() if ours == TOKEN_TABLE)
+    prefix = next((one for one in family.prefixes if f'{one}{first}.weight' in names), family.prefixes[0])
+    whole = table(family, self.model, prefix)
+    missing = [line.theirs for line in whole.lines if line.theirs not in names]
+    head = [line.theirs for line in whole.head]
+    if any(name in names for name in head) or prefix == family.prefixes[0] and not family.head:
+      missing += [name for name in head if name not in names]
+    else:
+      whole = whole._replace(head=[], copies=[])
+    left = set(whole.left_behind(names, family.left))
+    used = {line.theirs for lines in whole for line in lines}
+    unknown = sorted(set(names) - used - left)
+    for what, found in (('has no tensor', missing), ('holds a tensor that its family has not,', unknown)):
+      if found:
+        others = f' and {len(found) - 1} others' if len(found) > 1 else ''
+        remedy = 'check config.json and the weights: they are of two models'
+        raise CheckpointError(f'init_from.path = {self.name}: {what} {found[0]}{others}; {remedy}')
+    self._left_behind = sorted(left)
+    for name in used & set(names):
+      if names[name].dtype not in FLOATS:
+        rule = f'is {names[name].dtype}, not a float: its weights are quantised'
+        raise CheckpointError(f'init_from.path = {self.name}: {name} {rule}; take the repository with its full weights')
+    return whole
+
+  @property
+  def left_behind(self) -> list[str]:
+    """Names of the tensors that are no part of the model."""
+    _ = self.table
+    return self._left_behind
+
+  @property
+  def lines(self) -> list[Line]:
+    """Where each of our arrays stands in the file."""
+    return [*self.table.lines, *self.table.head]
+
+  @functools.cached_property
+  def arrays(self) -> dict[str, dict]:
+    """{path: {'shape', 'dtype', 'name'}} of its parameters, as ours."""
+    arrays = {}
+    for line in self.lines:
+      tensor = self.weights.tensors[line.theirs]
+      try:
+        shape = line.shape(tensor.shape)
+      except ValueError as error:
+        raise CheckpointError(f'init_from.path = {self.name}: {line.theirs}: {error}; check config.json') from error
+      arrays[line.ours] = {'shape': list(shape), 'dtype': FLOATS[tensor.dtype], 'name': line.theirs}
+    return arrays
+
+
+def open_source(config: InitFrom) -> Any:
+  """What `init_from` names: an InitCheckpoint or a PublicModel.
+
+  Raises CheckpointError: see `locate.open_source` and PublicModel. ConfigError: a public model has no steps.
+  """
+  if not config.path.startswith(PREFIX):
+    return locate.open_source(config)
+  if config.step != 'latest':
+    rule = 'a public model has no steps; pin one by hf:ORG/NAME@REVISION'
+    raise ConfigError(f'init_from.step = {config.step}: {rule}, and leave this at latest')
+  return PublicModel(config.path)
+
+
+Source = InitCheckpoint | PublicModel
