@@ -10,8 +10,10 @@ from lmjax.checkpoint.locate import InitCheckpoint, directory_of
 from lmjax.models import lora
 
 
-def hand_off(source: InitCheckpoint, plan: handoff.Plan, fresh: dict) -> dict:
+def hand_off(source: InitCheckpoint, plan: handoff.Plan, fresh: dict, position_offset: int) -> dict:
   """Carries a plan that was checked out: the parameters of the new run, each where its `fresh` random one lies.
+
+  `position_offset` is that of the model, which is the checkpoint's.
 
   Raises CheckpointError: the arrays cannot be read, or differ from their digests.
   """
@@ -35,11 +37,24 @@ def hand_off(source: InitCheckpoint, plan: handoff.Plan, fresh: dict) -> dict:
 
   def choose(path, array):
     if path in plan.resized:
-      rows = np.arange(array.shape[0]) % taken[path].shape[0]
+      rows = resized_rows(array.shape[0], taken[path].shape[0], position_offset)
       return jax.device_put(taken[path][rows], array.sharding)
     return taken.get(path, array)
 
   return paths.map_with_path(choose, fresh)
+
+
+def resized_rows(rows: int, before: int, offset: int) -> np.ndarray:
+  """Which of `before` rows of a position table each of `rows` becomes: the first ones again after the last, as in
+  Longformer (https://arxiv.org/abs/2004.05150, section 5); a shorter table is the beginning.
+
+  The first `offset` rows stand for no position: they stay where they are.
+
+  >>> resized_rows(8, 5, offset=2)
+  array([0, 1, 2, 3, 4, 2, 3, 4])
+  """
+  row = np.arange(rows)
+  return np.where(row < offset, row, offset + (row - offset) % (before - offset))
 
 
 def _abstract(shape, like, in_place):

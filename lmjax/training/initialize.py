@@ -121,7 +121,8 @@ def initialize(
   state = state_lib.init_state(task, tx, mesh, seed)
   if source is None or plan is None:
     return InitialState(state, 0, None, 'starting from random weights', False)
-  state = state._replace(params=transfer.hand_off(source, plan, state.params))
+  offset = task.model.backbone.config.position_offset
+  state = state._replace(params=transfer.hand_off(source, plan, state.params, offset))
   table = {'source': source.workdir, 'step': source.step}
   table |= {name: getattr(plan, name) for name in ('taken', 'resized', 'fresh', 'dropped')}
   message = f'starting from step {source.step} of {source.workdir}, with its tokenizer\n{plan.table()}'
@@ -142,7 +143,8 @@ def moved(
     path = init_from.path if SHOWN in hand_off['source'] else hand_off['source']
     try:
       source = open_source(dataclasses.replace(init_from, path=path, step=hand_off['step']))
-      first = transfer.hand_off(source, plan_of(task, source, init_from), first)
+      offset = task.model.backbone.config.position_offset
+      first = transfer.hand_off(source, plan_of(task, source, init_from), first, offset)
     except CheckpointError:
       return None
   distance, norm = _norms(*(optim.split(config, tree)[0] for tree in (first, params)))

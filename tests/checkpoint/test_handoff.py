@@ -59,7 +59,8 @@ def begun(raw, mesh_shape=(1, 1, 1)):
   with jax.set_mesh(mesh):
     state = state_lib.init_state(task, optim.make(config.optim, task.shapes()), mesh, config.seed)
     plan = initialize.plan_of(task, source, config.init_from)
-    return hand_off(source, plan, state.params), plan, state.params
+    offset = task.model.backbone.config.position_offset
+    return hand_off(source, plan, state.params, offset), plan, state.params
 
 
 def save(workdir, config, tokenizer, mesh_shape=(1, 1, 1), change=lambda params: params) -> str:

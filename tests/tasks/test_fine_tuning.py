@@ -44,7 +44,8 @@ def prepared(raw):
     tx = optim.make(config.optim, task.shapes())
     state = state_lib.init_state(task, tx, mesh, config.seed)
     if source is not None:
-      state = state._replace(params=hand_off(source, initialize.plan_of(task, source, config.init_from), state.params))
+      plan = initialize.plan_of(task, source, config.init_from)
+      state = state._replace(params=hand_off(source, plan, state.params, position_offset=0))
   return config, task, data, state, jax.jit(runs.train_step(task, tx, config))
 
 
@@ -247,7 +248,7 @@ def test_how_far_it_moved_counts_from_where_it_began(mlm, tmp_path):
   moved = functools.partial(initialize.moved, task, config.optim, mesh, config.seed, config.init_from)
   source = open_source(dataclasses.replace(config.init_from, step=3))
   with jax.set_mesh(mesh):
-    there = hand_off(source, initialize.plan_of(task, source, config.init_from), state.params)
+    there = hand_off(source, initialize.plan_of(task, source, config.init_from), state.params, position_offset=0)
     distances = moved(begun, there)
     assert distances and all(distance == 0.0 for distance in distances.values())
     assert moved(begun, state.params)['attention'] > 0
