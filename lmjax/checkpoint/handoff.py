@@ -15,11 +15,12 @@ from lmjax.errors import CheckpointError
 ADAPTABLE = {
   *('embedding_dropout', 'attention_dropout', 'residual_dropout', 'lora'),
   *('scan', 'remat', 'dtype', 'attention_implementation', 'init_std', 'residual_init'),
-  *('max_length', 'rope_theta', 'rope_theta_local', 'rope_scaling', 'window', 'global_every', 'segment_types'),
+  *('max_length', 'rope_theta', 'rope_theta_local', 'window', 'global_every', 'global_offset', 'segment_types'),
+  *('rope_scaling', 'rope_scaling_type', 'rope_scaling_layers', 'rope_original_length', 'rope_rotations'),
+  'rope_attention_factor',
 }
 CONVERSIONS = {'encoder_to_decoder': ('bidirectional', 'causal'), 'decoder_to_encoder': ('causal', 'bidirectional')}
-# The one array that is resized, along its first axis: row i becomes row i modulo the rows that there were, as in
-# Longformer (https://arxiv.org/abs/2004.05150, section 5); a shorter table is its beginning.
+# The one array that is resized, along its first axis; see `transfer.resized_rows`.
 RESIZABLE = 'embeddings/position/embedding'
 # What a token is looked up in. A fresh table is added to what comes out of it, so it is drawn with the same standard
 # deviation: with that of initial weights it would be drowned by an embedding that has been trained.

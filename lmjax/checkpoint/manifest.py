@@ -15,6 +15,7 @@ from etils import epath
 
 import lmjax
 from lmjax.errors import CheckpointError
+from lmjax.models.config import DEFAULTS
 from lmjax.workdir import files
 
 SCHEMA = 2
@@ -59,7 +60,8 @@ def checksum(manifest: dict) -> str:
 
 
 def read_manifest(directory: epath.Path, step: int) -> dict:
-  """The manifest of a step in WORKDIR/checkpoints.
+  """The manifest of a step in WORKDIR/checkpoints, its model with the settings that are newer than it, at their
+  defaults.
 
   Raises SchemaError: its schema is another one. Raises CheckpointError: it is missing, broken, or another step's.
   """
@@ -80,4 +82,7 @@ def read_manifest(directory: epath.Path, step: int) -> dict:
     raise CheckpointError(f'{file}: is that of step {saved_step}; a folder was renamed or copied; choose another step')
   if manifest.get('checksum') != checksum(manifest):
     raise CheckpointError(f'{file}: differs from its checksum; choose another step')
+  for holder in (manifest, manifest.get('config')):
+    if isinstance(holder, dict) and isinstance(holder.get('model'), dict):
+      holder['model'] = DEFAULTS | holder['model']
   return manifest

@@ -46,8 +46,7 @@ def hand_off(load: Load, arrays: Mapping[str, dict], plan: handoff.Plan, fresh: 
 
   def choose(path, array):
     if path in plan.resized:
-      rows = np.arange(array.shape[0])
-      rows[offset:] = offset + (rows[offset:] - offset) % (taken[path].shape[0] - offset)
+      rows = resized_rows(array.shape[0], taken[path].shape[0], offset)
       return jax.device_put(taken[path][rows], array.sharding)
     return taken.get(path, array)
 
@@ -70,6 +69,19 @@ def load(source: InitCheckpoint, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> 
   if (adapters := source.model.get('lora')) is not None:
     loaded = lora.merge(loaded, lora.LoraConfig(**adapters))
   return paths.flatten(loaded)
+
+
+def resized_rows(rows: int, before: int, offset: int) -> np.ndarray:
+  """Which of `before` rows of a position table each of `rows` becomes: the first ones again after the last, as in
+  Longformer (https://arxiv.org/abs/2004.05150, section 5); a shorter table is the beginning.
+
+  The first `offset` rows stand for no position: they stay where they are.
+
+  >>> resized_rows(8, 5, offset=2)
+  array([0, 1, 2, 3, 4, 2, 3, 4])
+  """
+  row = np.arange(rows)
+  return np.where(row < offset, row, offset + (row - offset) % (before - offset))
 
 
 def _abstract(shape, like, in_place):

@@ -14,8 +14,8 @@ from lmjax.errors import CheckpointError
 from lmjax.hf.families import FAMILIES, REFUSED, Family
 from lmjax.models.config import ModelConfig
 
-# What a family has unless its table says otherwise, and how a public model is computed here. Rows of embeddings are padded
-# for meshes that split them.
+# What a family has unless its table says otherwise, and how a public model is computed here. Rows of embeddings are
+# padded for meshes that split them.
 _USUAL = dict.fromkeys(
   ('max_length', 'rope_theta', 'rope_theta_local', 'rope_scaling', 'window', 'global_every', 'segment_types', 'lora')
 )

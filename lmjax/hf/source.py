@@ -34,7 +34,7 @@ class PublicModel:
   def __init__(self, name: str):
     self.name, given = name, name.removeprefix(PREFIX)
     folder, self.revision = pathlib.Path(os.path.expanduser(given)), None
-    if not folder.is_dir():
+    if not given or not folder.is_dir():
       if not hub.is_name(given):
         remedy = 'name a folder, or a model of the Hub: hf:ORG/NAME or hf:ORG/NAME@REVISION'
         raise CheckpointError(f'init_from.path = {name}: no such folder, and no id of the Hub; {remedy}')
@@ -72,7 +72,7 @@ class PublicModel:
     first = next(theirs for theirs, ours in family.body.items() if ours == TOKEN_TABLE)
     prefix = next((one for one in family.prefixes if f'{one}{first}.weight' in names), family.prefixes[0])
     whole = table(family, self.model, prefix)
-    missing = [line.theirs for line in whole.lines if line.theirs not in names]
+    missing = [name for name in dict.fromkeys(line.theirs for line in whole.lines) if name not in names]
     head = [line.theirs for line in whole.head]
     if any(name in names for name in head) or prefix == family.prefixes[0] and not family.head:
       missing += [name for name in head if name not in names]

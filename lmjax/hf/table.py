@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 
 
 class Part(NamedTuple):
-  """One of several arrays that a tensor fuses along an axis; in each of `groups` equal groups they follow each other."""
+  """One of the arrays that a tensor fuses along an axis; in each of `groups` equal groups they follow each other."""
 
   axis: int
   groups: int

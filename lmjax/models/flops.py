@@ -16,8 +16,8 @@ PEAK_FLOPS = {
 }
 
 FLOPS_COUNT = (
-  '3 x forward; forward = 2 x multiplied weights + 4 x width x keys per query and layer; masked positions of '
-  'the attention count, recomputation does not (PaLM, arXiv:2204.02311, appendix B)'
+  '3 x forward; forward = 2 x multiplied weights + 4 x heads x head width x keys per query and layer; masked positions '
+  'of the attention count, recomputation does not (PaLM, arXiv:2204.02311, appendix B)'
 )
 
 
@@ -32,9 +32,9 @@ def train_flops(config: ModelConfig, vocab_rows: int, batch_size: int, length: i
   The output embedding has `vocab_rows` columns, padding included; logits are computed at `predicted` positions a row.
   """
   c = config
-  matrices = 3 if c.activation in ('geglu', 'swiglu') else 2
-  layer = c.width * (2 * c.width + 2 * c.kv_heads * c.head_width) + matrices * c.width * c.mlp_width
-  attention = 4 * c.width * length
+  matrices = 3 if c.is_gated else 2
+  layer = 2 * c.width * (c.heads + c.kv_heads) * c.head_width + matrices * c.width * c.mlp_width
+  attention = 4 * c.heads * c.head_width * length
   head = c.width * vocab_rows + (c.width**2 if c.mlm_transform else 0)
   forward = c.layers * length * (2 * layer + attention) + predicted * 2 * head
   return 3.0 * batch_size * forward

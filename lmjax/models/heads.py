@@ -9,8 +9,10 @@ from flax import linen as nn
 
 from lmjax.models.axes import Named, Parameters
 from lmjax.models.config import ModelConfig
-from lmjax.models.layers import GATED, PLAIN, Linear, Norm
+from lmjax.models.layers import PLAIN, Linear, Norm
 from lmjax.models.transformer import Transformer
+from lmjax.ops.cross_entropy import CrossEntropySums, cross_entropy
+from lmjax.ops.softcap import soft_cap
 
 
 class MlmTransform(nn.Module):
@@ -24,7 +26,7 @@ class MlmTransform(nn.Module):
     c = self.config
     x_BTD = Linear(c, (c.width,), ('embed', None), c.init_std, name='dense')(x_BTD)
     # a gated activation has no gate here: ModernBERT, too, takes its plain GELU
-    activation = PLAIN['gelu'] if c.activation in GATED else PLAIN[c.activation]
+    activation = PLAIN['gelu'] if c.is_gated else PLAIN[c.activation]
     return Norm(c, name='norm')(activation(x_BTD))
 
 
@@ -53,7 +55,7 @@ class LanguageModel(Parameters):
     return {**params, 'head': head} if head else params
 
   def output(self, params: dict, x_BTD: Any) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """What the logits are made of: x_BTD (transformed), kernel_DV, bias_V or None; logits = x @ kernel + bias."""
+    """What the logits are made of: x_BTD (transformed), kernel_DV, bias_V or None; x @ kernel + bias is then capped."""
     c = self.backbone.config
     if c.mlm_transform:
       x_BTD = MlmTransform(c).apply({'params': params['head']['transform']}, x_BTD)
@@ -61,12 +63,20 @@ class LanguageModel(Parameters):
     kernel_DV = params['embeddings']['token']['embedding'].T if tied else params['head']['output']['kernel']
     return x_BTD, kernel_DV, params['head']['bias'] if c.mlm_transform else None
 
+  def cross_entropy(
+    self, params: dict, x_BTD, targets_BT, weights_BT, counted_BT, chunk, z_loss=0.0, label_smoothing=0.0
+  ) -> CrossEntropySums:
+    """That of `ops.cross_entropy`, at every position of x."""
+    arrays = (*self.output(params, x_BTD), targets_BT, weights_BT, counted_BT)
+    softcap = self.backbone.config.logit_softcap
+    return cross_entropy(*arrays, self.backbone.vocab_rows, chunk, z_loss, label_smoothing, softcap)
+
   def logits(self, params: dict, x_BTD: jax.Array) -> jax.Array:
     """Float32 logits [B, T, vocab_size] at every position of x: for generation and tests, not for training."""
     x_BTD, kernel_DV, bias_V = self.output(params, x_BTD)
     logits = jnp.einsum('BTD,DV->BTV', x_BTD, kernel_DV.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
     logits = logits if bias_V is None else logits + bias_V
-    return logits[..., : self.backbone.vocab_size]
+    return soft_cap(logits[..., : self.backbone.vocab_size], self.backbone.config.logit_softcap)
 
   def decode_step(self, params: dict, prefix: bool = False):
     """The model as `decode` wants it: `(cache, tokens_BT, positions_BT, segments_BT) -> (logits_BV, cache)`.

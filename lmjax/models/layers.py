@@ -10,20 +10,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from lmjax.models.axes import named
-from lmjax.models.config import ModelConfig
+from lmjax.models.config import LayerKind, ModelConfig
 from lmjax.ops import attention, norms, positions
 from lmjax.ops.matmul import add_bias, matmul
 from lmjax.sharding import constrain
 
-GATED: dict[str, Callable] = {'geglu': functools.partial(jax.nn.gelu, approximate=False), 'swiglu': jax.nn.silu}
-PLAIN: dict[str, Callable] = {
-  'gelu': functools.partial(jax.nn.gelu, approximate=False),
-  'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True),
-}
+_GELU, _GELU_TANH = (functools.partial(jax.nn.gelu, approximate=approximate) for approximate in (False, True))
+# Of feed-forward layers; of those with a gate, which it is for.
+GATED: dict[str, Callable] = {'geglu': _GELU, 'geglu_tanh': _GELU_TANH, 'swiglu': jax.nn.silu}
+PLAIN: dict[str, Callable] = {'gelu': _GELU, 'gelu_tanh': _GELU_TANH, 'relu': jax.nn.relu}
 
 
 class TokenInfo(NamedTuple):
@@ -44,12 +44,12 @@ class Norm(nn.Module):
   @nn.compact
   def __call__(self, x):
     """[..., D] -> [..., D], in the dtype of x."""
-    width = x.shape[-1]
-    scale = self.param('scale', named(nn.initializers.ones, ('norm',)), (width,))
-    if self.rms or self.config.norm == 'rmsnorm':
-      return norms.rms_norm(x, scale, self.config.norm_eps)
-    bias = self.param('bias', named(nn.initializers.zeros, ('norm',)), (width,)) if self.config.biases else None
-    return norms.layer_norm(x, scale, bias, self.config.norm_eps)
+    c, width = self.config, x.shape[-1]
+    scale = self.param('scale', named(nn.initializers.constant(1.0 - c.norm_offset), ('norm',)), (width,))
+    if self.rms or c.norm == 'rmsnorm':
+      return norms.rms_norm(x, scale + c.norm_offset if c.norm_offset else scale, c.norm_eps)
+    bias = self.param('bias', named(nn.initializers.zeros, ('norm',)), (width,)) if c.biases else None
+    return norms.layer_norm(x, scale, bias, c.norm_eps)
 
 
 class Linear(nn.Module):
@@ -60,6 +60,7 @@ class Linear(nn.Module):
   axes: tuple  # logical names of the kernel's axes
   std: float  # standard deviation of the initial kernel
   over: int = 1  # how many of the last axes of x go in; parameters have two axes, whatever x has
+  bias: bool = False  # whether there is a bias, whatever the config says
 
   @nn.compact
   def __call__(self, x, key=None):
@@ -69,7 +70,7 @@ class Linear(nn.Module):
     kernel = self.param('kernel', kernel_init, (math.prod(inputs), math.prod(self.features)))
     x = x.astype(dtype)
     y = matmul(x, kernel.astype(dtype).reshape(*inputs, *self.features), self.over)
-    if c.biases:
+    if c.biases or self.bias:
       bias = self.param('bias', named(nn.initializers.zeros, self.axes[1:]), (math.prod(self.features),))
       y = add_bias(y, bias.reshape(self.features))
     if self.has_variable('params', 'lora_a'):
@@ -100,8 +101,11 @@ class Embeddings(nn.Module):
       return nn.Embed(rows, c.width, embedding_init=init, name=name)(ids_BT).astype(c.dtype)
 
     x_BTD = looked_up('token', self.rows, 'vocab', tokens_BT)
+    if c.embedding_scale is not None:
+      x_BTD = x_BTD * c.embedding_scale
     if c.positions == 'learned':
-      x_BTD = x_BTD + looked_up('position', c.max_length, 'positions', positions_BT)
+      offset = c.position_offset
+      x_BTD = x_BTD + looked_up('position', offset + c.max_length, 'positions', positions_BT + offset)
     if c.segment_types is not None:
       x_BTD = x_BTD + looked_up('segment', c.segment_types, 'segment_types', segment_types_BT)
     x_BTD = constrain(x_BTD, ('group_batch', 'length', 'embed'))
@@ -117,25 +121,24 @@ class Attention(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, info: TokenInfo, window, theta, key, cache):
+  def __call__(self, x_BTD, info: TokenInfo, kind: LayerKind, key, cache):
     """x_BTD -> (x_BTD, cache)."""
     c = self.config
     T = x_BTD.shape[1]
     keys = (None,) * 5 if key is None else jax.random.split(key, 5)
 
     def project(name, heads, axis, key):
-      return Linear(c, (heads, c.head_width), ('embed', axis), c.init_std, name=name)(x_BTD, key)
+      return Linear(c, (heads, c.head_width), ('embed', axis), c.init_std, bias=c.qkv_bias, name=name)(x_BTD, key)
 
     q_BTHK = project('query', c.heads, 'heads', keys[0])
     k_BTGK = project('key', c.kv_heads, 'kv_heads', keys[1])
     v_BTGK = project('value', c.kv_heads, 'kv_heads', keys[2])
     if c.qk_norm:
-      q_BTHK = Norm(c, rms=True, name='query_norm')(q_BTHK)
-      k_BTGK = Norm(c, rms=True, name='key_norm')(k_BTGK)
-    if c.positions == 'rotary':
-      # scaled positions: interpolation between those that were trained (https://arxiv.org/abs/2306.15595)
-      scaled_BT = info.positions if c.rope_scaling is None else info.positions / c.rope_scaling
-      q_BTHK, k_BTGK = (positions.rotate(a, scaled_BT, theta) for a in (q_BTHK, k_BTGK))
+      q_BTHK = self._normalised(q_BTHK, 'query_norm')
+      k_BTGK = self._normalised(k_BTGK, 'key_norm')
+    if kind.theta is not None:
+      rotary = (info.positions, kind.theta, c.rotary_width, *rotary_scaling(c, kind))
+      q_BTHK, k_BTGK = (positions.rotate(a, *rotary) for a in (q_BTHK, k_BTGK))
     q_index_T, k_segments_BS, k_prefix_BS = None, info.segments, info.prefix
     if cache is not None:
       q_index_T = cache['index'] + jnp.arange(T)
@@ -152,18 +155,42 @@ class Attention(nn.Module):
       k_BTGK,
       v_BTGK,
       causal=c.attention == 'causal',
-      window=window,
+      window=kind.window,
       q_index_T=q_index_T,
       q_segments_BT=info.segments,
       k_segments_BS=k_segments_BS,
       lengths_B=info.lengths,
       k_prefix_BS=k_prefix_BS,
-      implementation=attention.choose(c.attention_implementation, c.dtype, c.attention_dropout),
+      scale=c.attention_scale,
+      softcap=c.attention_softcap,
+      implementation=implementation_of(c),
       dropout=c.attention_dropout,
       key=keys[3],
     )
     output = Linear(c, (c.width,), ('heads', 'embed'), _residual_std(c), over=2, name='output')
     return output(y_BTHK, keys[4]), cache
+
+  def _normalised(self, x_BTHK, name):
+    norm = Norm(self.config, rms=True, name=name)
+    if self.config.qk_norm_over == 'head':
+      return norm(x_BTHK)
+    return norm(x_BTHK.reshape(*x_BTHK.shape[:2], -1)).reshape(x_BTHK.shape)
+
+
+def rotary_scaling(c: ModelConfig, kind: LayerKind) -> tuple[np.ndarray | None, float]:
+  """What a layer multiplies rotary frequencies by (None: nothing), and their sines and cosines."""
+  if not kind.is_scaled:
+    return None, 1.0
+  width, ramp = c.rotary_width or c.head_width, (c.rope_original_length, c.rope_rotations)
+  scales_P = positions.frequency_scales(c.rope_scaling_type, width, kind.theta, c.rope_scaling, *ramp)
+  if c.rope_scaling_type != 'yarn':
+    return scales_P, 1.0
+  return scales_P, c.rope_attention_factor or positions.yarn_amplitude(c.rope_scaling)
+
+
+def implementation_of(c: ModelConfig) -> str:
+  """The attention that a model takes where the program is to run."""
+  return attention.choose(c.attention_implementation, c.dtype, c.attention_dropout, c.attention_softcap)
 
 
 class FeedForward(nn.Module):
@@ -186,25 +213,34 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-  """One layer: attention and feed-forward, each with a norm and a residual connection."""
+  """One layer: attention and feed-forward, each with its norms and a residual connection."""
 
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, info: TokenInfo, window, theta, key, cache=None):
+  def __call__(self, x_BTD, info: TokenInfo, kind: LayerKind, key, cache=None):
     """x_BTD -> (x_BTD, cache)."""
     c = self.config
     keys = (None,) * 4 if key is None else jax.random.split(key, 4)
-    attend = Attention(c, name='attention')
-    attention_norm, mlp_norm = Norm(c, name='attention_norm'), Norm(c, name='mlp_norm')
-    feed_forward = FeedForward(c, name='mlp')
-    if c.norm_placement == 'pre':
-      y_BTD, cache = attend(attention_norm(x_BTD), info, window, theta, keys[0], cache)
-      x_BTD = x_BTD + dropout(y_BTD, c.residual_dropout, keys[1])
-      return x_BTD + dropout(feed_forward(mlp_norm(x_BTD), keys[3]), c.residual_dropout, keys[2]), cache
-    y_BTD, cache = attend(x_BTD, info, window, theta, keys[0], cache)
-    x_BTD = attention_norm(x_BTD + dropout(y_BTD, c.residual_dropout, keys[1]))
-    return mlp_norm(x_BTD + dropout(feed_forward(x_BTD, keys[3]), c.residual_dropout, keys[2])), cache
+
+    def read(name, x_BTD):
+      """What a sublayer is given."""
+      return Norm(c, name=f'{name}_norm')(x_BTD) if c.norm_placement in ('pre', 'sandwich') else x_BTD
+
+    def added(name, x_BTD, y_BTD, key):
+      """The residual sum of x and a sublayer's output y."""
+      if c.norm_placement in ('sandwich', 'output'):
+        end = '_output_norm' if c.norm_placement == 'sandwich' else '_norm'
+        y_BTD = Norm(c, name=name + end)(y_BTD)
+      x_BTD = x_BTD + dropout(y_BTD, c.residual_dropout, key)
+      return Norm(c, name=f'{name}_norm')(x_BTD) if c.norm_placement == 'post' else x_BTD
+
+    attention_in_BTD = read('attention', x_BTD) if kind.has_first_norm else x_BTD
+    y_BTD, cache = Attention(c, name='attention')(attention_in_BTD, info, kind, keys[0], cache)
+    attended_BTD = added('attention', x_BTD, y_BTD, keys[1])
+    mlp_in_BTD = read('mlp', x_BTD if c.parallel_residual else attended_BTD)
+    y_BTD = FeedForward(c, name='mlp')(mlp_in_BTD, keys[3])
+    return added('mlp', attended_BTD, y_BTD, keys[2]), cache
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lmjax.errors import ConfigError
 from lmjax.models import lora
 from lmjax.models.axes import Parameters
 from lmjax.models.config import KEPT, ModelConfig
@@ -43,26 +44,40 @@ class Transformer(Parameters):
   config: ModelConfig
   vocab_size: int
 
+  def __post_init__(self):
+    """Raises ConfigError: the token table has fewer rows than the tokenizer has entries."""
+    if self.vocab_rows < self.vocab_size:
+      rule = f"must be at least the tokenizer's {self.vocab_size}"
+      raise ConfigError(f'model.vocab_size = {self.vocab_rows}: {rule}; raise it, or set it to None')
+
+  @property
+  def vocab_rows(self) -> int:
+    """Rows of the token table that have a probability: the vocabulary, and more where config.vocab_size says so."""
+    return self.config.vocab_size or self.vocab_size
+
   @property
   def padded_vocab_size(self) -> int:
     """Rows of the token table: a multiple of config.vocab_multiple."""
-    return -(-self.vocab_size // self.config.vocab_multiple) * self.config.vocab_multiple
+    return -(-self.vocab_rows // self.config.vocab_multiple) * self.config.vocab_multiple
 
   def boxed(self, key: jax.Array) -> dict:
-    """See `Parameters`: {'embeddings', 'layers': {'0': ...}, 'final_norm' (pre-norm alone)}."""
+    """See `Parameters`: {'embeddings', 'layers': {'0': ...}, 'final_norm' (not with post-norm)}."""
     c = self.config
     embed_key, layers_key, final_key, lora_key = jax.random.split(key, 4)
     tokens_11, x_11D = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 1, c.width), c.dtype)
     embeddings = Embeddings(c, self.padded_vocab_size).init(embed_key, tokens_11, tokens_11, tokens_11, None)
 
     def block(layer_key):
-      return Block(c).init(layer_key, x_11D, TokenInfo(tokens_11, tokens_11), None, c.rope_theta, None)
+      kind = c.layer(0)._replace(has_first_norm=True)
+      return Block(c).init(layer_key, x_11D, TokenInfo(tokens_11, tokens_11), kind, None)
 
     # one compiled initialiser for all layers; each layer's numbers depend on its own key alone
     stacked = jax.vmap(block)(jax.random.split(layers_key, c.layers))
     layers = {str(i): jax.tree.map(lambda p, i=i: p[i], stacked['params']) for i in range(c.layers)}
+    if not c.first_norm:
+      del layers['0']['attention_norm']
     params = {'embeddings': embeddings['params'], 'layers': layers}
-    if c.norm_placement == 'pre':
+    if c.norm_placement != 'post':
       params['final_norm'] = Norm(c).init(final_key, x_11D)['params']
     return params if c.lora is None else lora.add(params, c, lora_key)
 
@@ -110,9 +125,9 @@ class Transformer(Parameters):
       x_BTD = self._scanned_layers(params, x_BTD, info, keys[1:])
     else:
       for i in range(c.layers):
-        run = self._layer(c.window_of(i), c.theta_of(i))
+        run = self._layer(c.layer(i))
         x_BTD = run(params['layers'][str(i)], x_BTD, info, keys[i + 1])
-    if c.norm_placement == 'pre':
+    if c.norm_placement != 'post':
       x_BTD = Norm(c).apply({'params': params['final_norm']}, x_BTD)
     return x_BTD if cache is None else (x_BTD, cache)
 
@@ -128,12 +143,12 @@ class Transformer(Parameters):
     }
     return {str(i): layer for i in range(c.layers)}
 
-  def _layer(self, window, theta):
+  def _layer(self, kind):
     """One layer as a function of arrays, computed again in the backward pass as config.remat says."""
     c = self.config
 
     def run(params, x_BTD, info, key):
-      y_BTD, _ = Block(c).apply({'params': params}, x_BTD, info, window, theta, key)
+      y_BTD, _ = Block(c).apply({'params': params}, x_BTD, info, kind, key)
       return constrain(y_BTD, ('batch', 'length', 'features'))
 
     if c.remat in ('none', 'auto'):  # not settled where nothing is trained
@@ -145,19 +160,23 @@ class Transformer(Parameters):
     return jax.checkpoint(run, policy=policy, prevent_cse=not c.scan)
 
   def _scanned_layers(self, params, x_BTD, info, keys):
-    """A loop over what repeats: a layer, or a global layer and the local ones after it, so that windows are static."""
+    """A loop over what repeats: a layer, or as many as there are kinds of them, so that windows are static."""
     c = self.config
     low = jax.tree.map(lambda p: p.astype(c.dtype) if p.ndim == 2 else p, params['layers'])
     layers = [(low[str(i)], keys[i]) for i in range(c.layers)]
-    runs = [self._layer(c.window_of(i), c.theta_of(i)) for i in range(c.global_every or 1)]
-    looped = c.layers - c.layers % len(runs)
+    if not c.first_norm:  # its parameters do not stack with those of the others
+      layer_params, key = layers[0]
+      x_BTD = self._layer(c.layer(0))(layer_params, x_BTD, info, key)
+    first = 0 if c.first_norm else 1
+    runs = [self._layer(c.layer(first + i)) for i in range(c.period)]
+    looped = c.layers - (c.layers - first) % c.period
 
     def body(x_BTD, group):
       for run, (layer_params, key) in zip(runs, group):
         x_BTD = run(layer_params, x_BTD, info, key)
       return x_BTD, None
 
-    groups = [layers[i : i + len(runs)] for i in range(0, looped, len(runs))]
+    groups = [layers[i : i + c.period] for i in range(first, looped, c.period)]
     if groups:
       x_BTD, _ = jax.lax.scan(body, x_BTD, jax.tree.map(lambda *same: jnp.stack(same), *groups))
     return body(x_BTD, layers[looped:])[0]
@@ -168,5 +187,5 @@ class Transformer(Parameters):
       info = info._replace(segments=jnp.ones(x_BTD.shape[:2], jnp.int32))
     for i in range(c.layers):
       layer = {'params': params['layers'][str(i)]}
-      x_BTD, new[str(i)] = Block(c).apply(layer, x_BTD, info, c.window_of(i), c.theta_of(i), None, cache[str(i)])
+      x_BTD, new[str(i)] = Block(c).apply(layer, x_BTD, info, c.layer(i), None, cache[str(i)])
     return x_BTD, new

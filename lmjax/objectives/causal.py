@@ -10,7 +10,6 @@ import jax
 from lmjax.models.heads import LanguageModel
 from lmjax.models.transformer import documents_of
 from lmjax.objectives.config import CausalConfig
-from lmjax.ops.cross_entropy import cross_entropy
 
 
 @functools.lru_cache(maxsize=8)
@@ -28,8 +27,8 @@ def make_loss(model: LanguageModel, config: CausalConfig):
   def causal_loss(params, batch, key):
     x_BTD = model.backbone.apply(params, batch['inputs'], **documents_of(batch), key=key)
     weights_BT = batch['weights']
-    arrays = (*model.output(params, x_BTD), batch['targets'], weights_BT, weights_BT)
-    sums = cross_entropy(*arrays, model.backbone.vocab_size, config.chunk, z_loss, smoothing)
+    arrays = (batch['targets'], weights_BT, weights_BT)
+    sums = model.cross_entropy(params, x_BTD, *arrays, config.chunk, z_loss, smoothing)
     weight = weights_BT.sum()
     metrics = {'loss': (sums.nll, weight), 'accuracy': (sums.correct, weight)}
     if 'majority' in batch:

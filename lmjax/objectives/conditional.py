@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from lmjax.models.heads import LanguageModel
 from lmjax.models.transformer import documents_of
 from lmjax.objectives.config import ConditionalConfig
-from lmjax.ops.cross_entropy import cross_entropy
 
 
 @functools.lru_cache(maxsize=8)
@@ -28,8 +27,8 @@ def make_loss(model: LanguageModel, config: ConditionalConfig):
     x_BTD = model.backbone.apply(params, batch['inputs'], **documents_of(batch), prefix_BT=prefix_BT, key=key)
     x_BKD = jnp.take_along_axis(x_BTD, batch['slots'][:, :, None], axis=1)
     weights_BK = batch['weights']
-    arrays = (*model.output(params, x_BKD), batch['targets'], weights_BK, weights_BK)
-    sums = cross_entropy(*arrays, model.backbone.vocab_size, config.chunk, 0.0, config.label_smoothing or 0.0)
+    arrays = (batch['targets'], weights_BK, weights_BK)
+    sums = model.cross_entropy(params, x_BKD, *arrays, config.chunk, label_smoothing=config.label_smoothing or 0.0)
     weight = weights_BK.sum()
     return sums.loss, weight, {'loss': (sums.nll, weight), 'accuracy': (sums.correct, weight)}
 

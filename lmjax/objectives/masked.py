@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from lmjax.models.heads import LanguageModel
 from lmjax.models.transformer import documents_of
 from lmjax.objectives.config import MaskedConfig
-from lmjax.ops.cross_entropy import cross_entropy
 
 
 @functools.lru_cache(maxsize=8)
@@ -30,8 +29,7 @@ def make_loss(model: LanguageModel, config: MaskedConfig):
     x_BKD = jnp.take_along_axis(x_BTD, batch['slots'][:, :, None], axis=1)
     weights_BK = batch['weights']
     counted_BK = weights_BK * batch['shown']
-    arrays = (*model.output(params, x_BKD), batch['targets'], weights_BK, counted_BK)
-    sums = cross_entropy(*arrays, model.backbone.vocab_size, config.chunk)
+    sums = model.cross_entropy(params, x_BKD, batch['targets'], weights_BK, counted_BK, config.chunk)
     weight, counted = weights_BK.sum(), counted_BK.sum()
     metrics = {'loss': (sums.nll, weight), 'accuracy': (sums.correct, counted)}
     if 'majority' in batch:

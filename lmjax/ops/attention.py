@@ -3,12 +3,15 @@
 Legend: B batch, T queries, S keys, H heads, G key-value heads (H a multiple of G), R = H / G, K head width.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from lmjax.ops import platforms
 from lmjax.ops.masks import attention_mask
+from lmjax.ops.softcap import soft_cap, soft_cap_slope
 
 # The splash kernel works on blocks of multiples of so many positions and takes no other lengths.
 SPLASH_BLOCK = 128
@@ -16,15 +19,16 @@ SPLASH_BLOCK = 128
 RESIDUALS = 'splash'
 
 
-def choose(implementation: str, dtype: str, dropout: float) -> str:
+def choose(implementation: str, dtype: str, dropout: float, softcap: float | None) -> str:
   """The kernel that 'auto' means where the program is to run. Any other name is itself.
 
-  Only the XLA path applies dropout to the attention weights; cuDNN's takes no float32.
+  Only the XLA path applies dropout to the attention weights; cuDNN's takes no float32, and has no soft-cap.
   """
   if implementation != 'auto':
     return implementation
   fast = {('gpu', 'bfloat16'): 'cudnn', ('tpu', 'bfloat16'): 'splash', ('cpu', 'float32'): 'blockwise'}
-  return 'xla' if dropout else fast.get((platforms.target(), dtype), 'xla')
+  chosen = fast.get((platforms.target(), dtype), 'xla')
+  return 'xla' if dropout or chosen == 'cudnn' and softcap is not None else chosen
 
 
 def attend(
@@ -39,6 +43,8 @@ def attend(
   k_segments_BS: jax.Array | None = None,
   lengths_B: jax.Array | None = None,
   k_prefix_BS: jax.Array | None = None,
+  scale: float | None = None,
+  softcap: float | None = None,
   implementation: str = 'xla',
   dropout: float = 0.0,
   key: jax.Array | None = None,
@@ -49,12 +55,14 @@ def attend(
   or RESIDUALS where the kernel is splash.
 
   Args:
-    q_BTHK: queries, unscaled; they are scaled by K ** -0.5.
+    q_BTHK: queries, unscaled.
     k_BSGK, v_BSGK: keys and values; each serves H // G query heads.
     causal, window, q_segments_BT, k_segments_BS: see `attention_mask`.
     q_index_T: place of each query among the keys; None: 0 .. T-1.
     lengths_B: in place of segments, how many positions of a row come before its padding.
     k_prefix_BS: see `attention_mask`; with it splash and cudnn give way to xla.
+    scale: what scores are multiplied by; None: K ** -0.5.
+    softcap: see `soft_cap`, of scores before the mask; with it cudnn gives way to xla.
     implementation: 'xla' (the reference), 'cudnn' (GPU, bfloat16), 'splash' (TPU) or 'blockwise' (CPU); with
       `q_index_T` all are 'xla'.
     dropout: rate on the attention weights (xla alone).
@@ -66,24 +74,22 @@ def attend(
   T, S, whole = q_BTHK.shape[1], k_BSGK.shape[1], q_index_T is None
   # generation and prefixes that are read from both sides take the XLA path, as do lengths that splash does not
   plain = whole and k_prefix_BS is None
-  by_cudnn = implementation == 'cudnn' and plain
+  by_cudnn = implementation == 'cudnn' and plain and softcap is None
   if lengths_B is not None and not by_cudnn:
     q_segments_BT = k_segments_BS = (jnp.arange(T) < lengths_B[:, None]).astype(jnp.int32)
   if implementation == 'splash' and plain and T % SPLASH_BLOCK == 0:
-    return _splash(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, causal=causal, window=window)
+    return _splash(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, causal=causal, window=window, scale=scale, softcap=softcap)
   q_BTHK, k_BSGK, v_BSGK = _named(q_BTHK, k_BSGK, v_BSGK)
   if by_cudnn:
-    y_BTHK = _cudnn(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, lengths_B, causal=causal, window=window)
+    y_BTHK = _cudnn(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, lengths_B, causal=causal, window=window, scale=scale)
     return checkpoint_name(y_BTHK, 'attention')
   q_index_T = jnp.arange(T) if whole else q_index_T
   sides = dict(q_segments_BT=q_segments_BT, k_segments_BS=k_segments_BS, k_prefix_BS=k_prefix_BS)
   mask = attention_mask(q_index_T, jnp.arange(S), causal=causal, window=window, **sides)
-  if dropout > 0.0 and key is not None:
-    y_BTHK = _with_dropout(q_BTHK, k_BSGK, v_BSGK, mask, dropout, key)
-  elif implementation == 'blockwise' and whole:
-    y_BTHK = _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal and k_prefix_BS is None)
+  if implementation == 'blockwise' and whole and (key is None or not dropout):
+    y_BTHK = _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal and k_prefix_BS is None, scale, softcap)
   else:
-    y_BTHK = jax.nn.dot_product_attention(q_BTHK, k_BSGK, v_BSGK, mask=mask, implementation='xla')
+    y_BTHK = _xla(q_BTHK, k_BSGK, v_BSGK, mask, scale, softcap, 0.0 if key is None else dropout, key)
   return checkpoint_name(y_BTHK, 'attention')
 
 
@@ -92,7 +98,11 @@ def _named(q, k, v):
   return checkpoint_name(q, 'query'), checkpoint_name(k, 'key'), checkpoint_name(v, 'value')
 
 
-def _cudnn(q_BTHK, k_BSGK, v_BSGK, segments_BT, lengths_B, *, causal, window):
+def _scale(scale, K):
+  return K**-0.5 if scale is None else scale
+
+
+def _cudnn(q_BTHK, k_BSGK, v_BSGK, segments_BT, lengths_B, *, causal, window, scale):
   """cuDNN's flash attention, with its own settings for what is hidden. For a mask it would compute every tile of
   the scores, hidden ones too, and read T x T numbers a head; only documents that share a row, and windows that look
   ahead, cannot be told otherwise."""
@@ -107,6 +117,7 @@ def _cudnn(q_BTHK, k_BSGK, v_BSGK, segments_BT, lengths_B, *, causal, window):
     k_BSGK,
     v_BSGK,
     mask=mask,
+    scale=scale,
     is_causal=causal,
     local_window_size=(window - 1, 0) if causal and window is not None else None,
     query_seq_lengths=lengths_B,
@@ -115,18 +126,22 @@ def _cudnn(q_BTHK, k_BSGK, v_BSGK, segments_BT, lengths_B, *, causal, window):
   )
 
 
-def _with_dropout(q_BTHK, k_BSGK, v_BSGK, mask, rate, key):
-  """`jax.nn.dot_product_attention` has no dropout."""
+def _xla(q_BTHK, k_BSGK, v_BSGK, mask, scale, softcap, rate, key):
+  """JAX's own; written out with what that does not have, a soft-cap and dropout."""
+  if softcap is None and not rate:
+    return jax.nn.dot_product_attention(q_BTHK, k_BSGK, v_BSGK, mask=mask, scale=scale, implementation='xla')
   B, T, H, K = q_BTHK.shape
   G = k_BSGK.shape[2]
   q_BTGRK = q_BTHK.reshape(B, T, G, H // G, K)
-  scores_BGRTS = jnp.einsum('BTGRK,BSGK->BGRTS', q_BTGRK, k_BSGK, preferred_element_type=jnp.float32) * K**-0.5
+  scores_BGRTS = jnp.einsum('BTGRK,BSGK->BGRTS', q_BTGRK, k_BSGK, preferred_element_type=jnp.float32)
+  scores_BGRTS = soft_cap(scores_BGRTS * _scale(scale, K), softcap)
   if mask is not None:
     scores_BGRTS = jnp.where(mask[:, :, None], scores_BGRTS, jnp.finfo(jnp.float32).min)
   weights = jax.nn.softmax(scores_BGRTS, axis=-1)
-  kept = jax.random.bernoulli(key, 1.0 - rate, weights.shape)
-  weights = jnp.where(kept, weights / (1.0 - rate), 0.0).astype(v_BSGK.dtype)
-  return jnp.einsum('BGRTS,BSGK->BTGRK', weights, v_BSGK).reshape(B, T, H, K)
+  if rate:
+    kept = jax.random.bernoulli(key, 1.0 - rate, weights.shape)
+    weights = jnp.where(kept, weights / (1.0 - rate), 0.0)
+  return jnp.einsum('BGRTS,BSGK->BTGRK', weights.astype(v_BSGK.dtype), v_BSGK).reshape(B, T, H, K)
 
 
 # More and smaller blocks skip more hidden scores, but XLA's matrix products slow down: on 2 cores of an AMD EPYC,
@@ -134,12 +149,12 @@ def _with_dropout(q_BTHK, k_BSGK, v_BSGK, mask, rate, key):
 BLOCKS = 4
 
 
-def _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal):
+def _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal, scale, softcap):
   """Plain attention in the layout that XLA's CPU matrix products like; causal: a block of queries at a time, each
   against the keys up to its end alone, which skips most of the hidden half of the scores."""
   B, T, H, K = q_BTHK.shape
   G = k_BSGK.shape[2]
-  q_BGRTK = jnp.moveaxis((q_BTHK * K**-0.5).reshape(B, T, G, H // G, K), 1, 3)
+  q_BGRTK = jnp.moveaxis((q_BTHK * _scale(scale, K)).reshape(B, T, G, H // G, K), 1, 3)
   k_BGSK, v_BGSK = (jnp.swapaxes(a, 1, 2) for a in (k_BSGK, v_BSGK))
   size = T // BLOCKS if causal and T % BLOCKS == 0 else T
   parts = []
@@ -149,20 +164,22 @@ def _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal):
     # the query heads of a key head stand below each other: M = R * size rows of one matrix product
     q_BGMK = q_BGRTK[..., start:end, :].reshape(B, G, -1, K)
     visible = None if mask is None else jnp.tile(mask[:, :, start:end, :seen], (1, 1, H // G, 1))
-    y_BGMK = _block(q_BGMK, k_BGSK[..., :seen, :], v_BGSK[..., :seen, :], visible)
+    y_BGMK = _block(q_BGMK, k_BGSK[..., :seen, :], v_BGSK[..., :seen, :], visible, softcap)
     parts.append(y_BGMK.reshape(B, H, size, K))
   return jnp.swapaxes(jnp.concatenate(parts, axis=2), 1, 2)
 
 
-@jax.custom_vjp
-def _block(q_BGMK, k_BGSK, v_BGSK, visible):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _block(q_BGMK, k_BGSK, v_BGSK, visible, softcap):
   """Attention with scaled queries. Its own backward pass, since XLA's takes the softmax apart into more passes over
   the scores, and multiplies transposed scores from the left, which is slow on CPU."""
-  return _block_forward(q_BGMK, k_BGSK, v_BGSK, visible)[0]
+  return _block_forward(q_BGMK, k_BGSK, v_BGSK, visible, softcap)[0]
 
 
-def _block_forward(q_BGMK, k_BGSK, v_BGSK, visible):
+def _block_forward(q_BGMK, k_BGSK, v_BGSK, visible, softcap):
   scores = jnp.einsum('BGMK,BGSK->BGMS', q_BGMK, k_BGSK, preferred_element_type=jnp.float32)
+  scores = soft_cap(scores, softcap)
+  slope = soft_cap_slope(scores, softcap)
   if visible is not None:
     scores = jnp.where(visible, scores, jnp.finfo(jnp.float32).min)
   # the division comes last, on [M, K] and not on [M, S]
@@ -170,17 +187,17 @@ def _block_forward(q_BGMK, k_BGSK, v_BGSK, visible):
   inverse = 1.0 / jnp.sum(exponential, axis=-1, keepdims=True)
   y = jnp.einsum('BGMS,BGSK->BGMK', exponential.astype(v_BGSK.dtype), v_BGSK, preferred_element_type=jnp.float32)
   y_BGMK = (y * inverse).astype(q_BGMK.dtype)
-  return y_BGMK, (q_BGMK, k_BGSK, v_BGSK, exponential, inverse, y_BGMK)
+  return y_BGMK, (q_BGMK, k_BGSK, v_BGSK, exponential, inverse, y_BGMK, slope)
 
 
-def _block_backward(kept, dy_BGMK):
-  q_BGMK, k_BGSK, v_BGSK, exponential, inverse, y_BGMK = kept
+def _block_backward(softcap, kept, dy_BGMK):
+  q_BGMK, k_BGSK, v_BGSK, exponential, inverse, y_BGMK, slope = kept
   dtype = q_BGMK.dtype
   dy_BGMK = (dy_BGMK * inverse).astype(dtype)
   # sum over keys of p * dp = sum over K of dy * y (FlashAttention, https://arxiv.org/abs/2205.14135, appendix B.4)
   inner = jnp.sum(dy_BGMK * y_BGMK, axis=-1, keepdims=True, dtype=jnp.float32)
   dweights = jnp.einsum('BGMK,BGSK->BGMS', dy_BGMK, v_BGSK, preferred_element_type=jnp.float32)
-  dscores = (exponential * (dweights - inner)).astype(dtype)
+  dscores = (exponential * (dweights - inner) * slope).astype(dtype)
   dq_BGMK = jnp.einsum('BGMS,BGSK->BGMK', dscores, k_BGSK)
   dk_BGKS = jnp.einsum('BGMK,BGMS->BGKS', q_BGMK, dscores)
   dv_BGKS = jnp.einsum('BGMK,BGMS->BGKS', dy_BGMK, exponential.astype(dtype))
@@ -190,7 +207,7 @@ def _block_backward(kept, dy_BGMK):
 _block.defvjp(_block_forward, _block_backward)
 
 
-def _splash(q_BTHK, k_BSGK, v_BSGK, segments_BT, *, causal, window, interpret=False):
+def _splash(q_BTHK, k_BSGK, v_BSGK, segments_BT, *, causal, window, scale=None, softcap=None, interpret=False):
   """Pallas splash attention, on each device's own rows and heads (a Pallas call is opaque to the partitioner)."""
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 
@@ -198,8 +215,8 @@ def _splash(q_BTHK, k_BSGK, v_BSGK, segments_BT, *, causal, window, interpret=Fa
     segments_BT = jnp.ones(q_BTHK.shape[:2], jnp.int32)
 
   def local(q_BTHK, k_BSGK, v_BSGK, segments_BT):
-    kernel = _splash_kernel(q_BTHK.shape[2], q_BTHK.shape[1], causal, window, interpret)
-    heads_first = (jnp.swapaxes(x, 1, 2) for x in (q_BTHK * q_BTHK.shape[-1] ** -0.5, k_BSGK, v_BSGK))
+    kernel = _splash_kernel(q_BTHK.shape[2], q_BTHK.shape[1], causal, window, softcap, interpret)
+    heads_first = (jnp.swapaxes(x, 1, 2) for x in (q_BTHK * _scale(scale, q_BTHK.shape[-1]), k_BSGK, v_BSGK))
     q, k, v = _named(*heads_first)
     ids = kernels.SegmentIds(q=segments_BT, kv=segments_BT)
     return jnp.swapaxes(jax.vmap(kernel)(q, k, v, segment_ids=ids), 1, 2).astype(q_BTHK.dtype)
@@ -214,7 +231,7 @@ def _splash(q_BTHK, k_BSGK, v_BSGK, segments_BT, *, causal, window, interpret=Fa
   )
 
 
-def _splash_kernel(heads, length, causal, window, interpret):
+def _splash_kernel(heads, length, causal, window, softcap, interpret):
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
@@ -234,7 +251,13 @@ def _splash_kernel(heads, length, causal, window, interpret):
     use_fused_bwd_kernel=True,  # scores are computed again once, not for dq and for dk, dv apart
   )
   return kernels.make_splash_mha(
-    many, block_sizes=sizes, residual_checkpoint_name=RESIDUALS, head_shards=1, q_seq_shards=1, interpret=interpret
+    many,
+    block_sizes=sizes,
+    residual_checkpoint_name=RESIDUALS,
+    attn_logits_soft_cap=softcap,
+    head_shards=1,
+    q_seq_shards=1,
+    interpret=interpret,
   )
 
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lmjax.ops.softcap import soft_cap, soft_cap_slope
+
 
 class CrossEntropySums(NamedTuple):
   """Sums over all positions, each times its weight; float32 scalars.
@@ -24,9 +26,19 @@ class CrossEntropySums(NamedTuple):
   correct: jax.Array
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8, 9))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7, 8, 9, 10))
 def cross_entropy(
-  x_BTD, kernel_DV, bias_V, targets_BT, weights_BT, counted_BT, vocab_size, chunk, z_loss=0.0, label_smoothing=0.0
+  x_BTD,
+  kernel_DV,
+  bias_V,
+  targets_BT,
+  weights_BT,
+  counted_BT,
+  vocab_size,
+  chunk,
+  z_loss=0.0,
+  label_smoothing=0.0,
+  softcap=None,
 ) -> CrossEntropySums:
   """Weighted sums of the cross-entropy of `x @ kernel + bias`, computed up to `chunk` positions of each row at a time.
 
@@ -45,16 +57,18 @@ def cross_entropy(
     z_loss: coefficient of log(Z) ** 2 (PaLM, https://arxiv.org/abs/2204.02311, section 5).
     label_smoothing: share of the label spread evenly over the vocabulary (https://arxiv.org/abs/1512.00567,
       section 7).
+    softcap: logits become softcap * tanh(logit / softcap); None: they stay.
   """
   arrays = (x_BTD, kernel_DV, bias_V, targets_BT, weights_BT, counted_BT)
-  return _over_chunks(*arrays, vocab_size, chunk, z_loss, label_smoothing, gradients=False)[0]
+  return _over_chunks(arrays, vocab_size, chunk, (z_loss, label_smoothing, softcap), gradients=False)[0]
 
 
 def _forward(*arguments):
-  return _over_chunks(*arguments, gradients=True)
+  arrays, (vocab_size, chunk, *loss) = arguments[:6], arguments[6:]
+  return _over_chunks(arrays, vocab_size, chunk, loss, gradients=True)
 
 
-def _backward(vocab_size, chunk, z_loss, label_smoothing, gradients, cotangents):
+def _backward(vocab_size, chunk, z_loss, label_smoothing, softcap, gradients, cotangents):
   scaled = jax.tree.map(lambda g: (g * cotangents.loss).astype(g.dtype), gradients)  # of x, kernel and bias
   return *scaled, None, None, None
 
@@ -62,9 +76,8 @@ def _backward(vocab_size, chunk, z_loss, label_smoothing, gradients, cotangents)
 cross_entropy.defvjp(_forward, _backward)
 
 
-def _over_chunks(
-  x_BTD, kernel_DV, bias_V, targets_BT, weights_BT, counted_BT, vocab_size, chunk, z_loss, label_smoothing, *, gradients
-):
+def _over_chunks(arrays, vocab_size, chunk, loss, *, gradients):
+  x_BTD, kernel_DV, bias_V, targets_BT, weights_BT, counted_BT = arrays
   B, T, D = x_BTD.shape
   # chunks are cut along T, of every row, not along B: each device then works on its own rows in each of them
   N = _shards(B)
@@ -77,7 +90,7 @@ def _over_chunks(
     return jnp.moveaxis(a.reshape(N, B // N, C, chunk, *a.shape[2:]), 2, 0)
 
   low_DV = _gathered(kernel_DV.astype(x_BTD.dtype))
-  one = functools.partial(_one_chunk, low_DV, bias_V, vocab_size, z_loss, label_smoothing, gradients)
+  one = functools.partial(_one_chunk, low_DV, bias_V, vocab_size, loss, gradients)
 
   def body(total, piece):
     sums, dx, dkernel, dbias = one(*piece)
@@ -99,14 +112,14 @@ def _over_chunks(
   return sums, (dx_BTD, dkernel_DV, None if bias_V is None else dbias.astype(bias_V.dtype))
 
 
-def _one_chunk(
-  kernel_DV, bias_V, vocab_size, z_loss, label_smoothing, gradients, x_NBTD, targets_NBT, weights_NBT, counted_NBT
-):
+def _one_chunk(kernel_DV, bias_V, vocab_size, loss, gradients, x_NBTD, targets_NBT, weights_NBT, counted_NBT):
   """Sums and gradients of one chunk; the kernel's gradient is left as one share for each of N groups of devices."""
-  V = kernel_DV.shape[1]
+  V, (z_loss, label_smoothing, softcap) = kernel_DV.shape[1], loss
   logits = jnp.einsum('NBTD,DV->NBTV', x_NBTD, kernel_DV, preferred_element_type=jnp.float32)
   if bias_V is not None:
     logits = logits + bias_V.astype(jnp.float32)
+  logits = soft_cap(logits, softcap)
+  cap_slope = soft_cap_slope(logits, softcap)
   if V > vocab_size:
     logits = jnp.where(jnp.arange(V) < vocab_size, logits, -1e30)
   best = jnp.max(logits, axis=-1, keepdims=True)
@@ -134,6 +147,7 @@ def _one_chunk(
   dlogits = (exponential / partition * slope - label) * weights_NBT[..., None]
   if label_smoothing and V > vocab_size:
     dlogits = jnp.where(jnp.arange(V) < vocab_size, dlogits, 0.0)
+  dlogits = dlogits * cap_slope
   # both products in the compute dtype, as a matrix product that JAX differentiates has them; only the sum of the
   # kernel's gradient over chunks stays in float32, since hundreds of small numbers are added to it
   dlogits_low = dlogits.astype(x_NBTD.dtype)

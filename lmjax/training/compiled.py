@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 
 from lmjax.models.config import KEPT, ModelConfig
-from lmjax.ops import attention
+from lmjax.models.layers import implementation_of
 from lmjax.schema.slices import OptimConfig, TrainConfig
 from lmjax.tasks.base import Task
 from lmjax.training import state as state_lib
@@ -65,8 +65,7 @@ def compile_run(
   if mesh.devices.flat[0].platform == 'cpu':
     return compiled(with_remat(task, 'none'))
   kept = sum(share(array) for array in jax.tree.leaves((abstract, abstract.params)))  # the gradients, too
-  implementation = attention.choose(m.attention_implementation, m.dtype, m.attention_dropout)
-  scores = d.length if implementation == 'xla' else 0
+  scores = d.length if implementation_of(m) == 'xla' else 0
   shards = math.prod(mesh.shape.values()) * train.accumulate
   tokens = d.batch_size * d.length / shards
   size = {kind: m.layers * tokens * kept_bytes(m, kind, scores) for kind in TRIED}
@@ -98,8 +97,9 @@ def kept_bytes(config: ModelConfig, kind: str, scores: int) -> float:
   >>> [round(kept_bytes(llama, kind, scores=0) / 1024) for kind in TRIED]
   [110, 30, 14, 8]
   """
-  D, F, H, G = config.width, config.mlp_width, config.width, config.kv_heads * config.head_width
-  gates = 2 if config.activation in ('geglu', 'swiglu') else 1
+  D, F = config.width, config.mlp_width
+  H, G = config.heads * config.head_width, config.kv_heads * config.head_width
+  gates = 2 if config.is_gated else 1
   full = D + H  # what goes in, and what the attention kernel keeps
   attention_ = full + H + 2 * G
   up = attention_ + F

@@ -160,7 +160,8 @@ def moved(
     try:
       if hand_off.get('revision') and '@' not in path:
         path = f'{path}@{hand_off["revision"]}'
-      source = open_source(dataclasses.replace(init_from, path=path, step=hand_off['step'] or 'latest'))
+      step = 'latest' if hand_off['step'] is None else hand_off['step']
+      source = open_source(dataclasses.replace(init_from, path=path, step=step))
       first, digest = handed_over(task, source, plan_of(task, source, init_from), first)
     except CheckpointError:
       return None

@@ -12,6 +12,7 @@ from lmjax import metrics, profile
 from lmjax.errors import NonFiniteError
 from lmjax.models import flops
 from lmjax.models.config import ModelConfig
+from lmjax.models.layers import implementation_of
 from lmjax.schema.slices import TrainConfig
 from lmjax.tasks.base import Task
 from lmjax.tasks.table import TASKS
@@ -125,6 +126,14 @@ def model_line(m: ModelConfig) -> str:
   return f'{m.attention}, {m.layers} layers, width {m.width}, {m.heads} heads, {m.dtype}; remat {m.remat}'
 
 
+def attention_rows(m: ModelConfig) -> list[tuple[str, str]]:
+  """A row of the banner where the soft-cap keeps `auto` from the fastest attention."""
+  chosen, fastest = (
+    implementation_of(dataclasses.replace(m, attention_softcap=cap)) for cap in (m.attention_softcap, None)
+  )
+  return [] if chosen == fastest else [('attention', f'{chosen}: {fastest} has no model.attention_softcap')]
+
+
 def banner(task: Task, seed: int, steps: int, mesh, params, data, workdir: str) -> str:
   """What a person wants to know before the first step."""
   m, d = task.model.backbone.config, task.data
@@ -133,6 +142,7 @@ def banner(task: Task, seed: int, steps: int, mesh, params, data, workdir: str) 
   rows = [
     ('task', f'{task.NAME}, seed {seed}'),
     ('model', model_line(m)),
+    *attention_rows(m),
     ('parameters', f'{metrics.count(params):,}, vocabulary {task.model.backbone.vocab_size:,}'),
     ('data', task.describe(data)),
     ('batch', f'{d.batch_size} rows x {d.length} = {d.batch_size * d.length:,} tokens a step, {steps:,} steps'),

@@ -128,7 +128,7 @@ TINY = {
 
 
 def make(name: str, vocab_size: int = VOCAB, seed: int = 0, **settings):
-  """The model in float32: weights ten times as large as drawn, so that attention attends; norms and biases with noise."""
+  """The model in float32: weights ten times as large as drawn, so that attention attends; the others with noise."""
   tiny = TINY[name]
   torch.manual_seed(seed)
   config = getattr(transformers, tiny.config)(**tiny.settings | dict(vocab_size=vocab_size) | settings)

@@ -58,7 +58,7 @@ def refused(folder, *parts) -> str:
     ('bert', dict(model_type='deberta-v2'), ["model_type = 'deberta-v2'", 'distances between tokens']),
     ('bert', dict(model_type='t5'), ["model_type = 't5'", 'an encoder and a decoder']),
     ('bert', dict(model_type='bertt'), ["model_type = 'bertt': no such family; did you mean bert?"]),
-    ('bert', dict(model_type='mamba'), ["model_type = 'mamba': no such family; choose one of bert, roberta"]),
+    ('bert', dict(model_type='rwkv7'), ["model_type = 'rwkv7': no such family; choose one of bert, roberta"]),
     ('bert', dict(model_type=None), ['model_type = None: config.json must name one']),
     (
       'bert',
@@ -163,7 +163,7 @@ def test_tensors_that_are_missing_or_unknown(folder, name):
   change_tensors(broken, lambda tensors: tensors.update({'adapter.weight': np.zeros((2, 2), np.float32)}))
   refused(broken, 'holds a tensor that its family has not, adapter.weight')
   change_config(broken, **{'n_layer' if name == 'gpt2' else 'num_hidden_layers': 1})
-  refused(broken, 'and 12 others' if name == 'bert' else 'others')
+  refused(broken, 'and 16 others' if name == 'bert' else 'others')
 
 
 def test_integers_are_quantised_weights(folder):

@@ -145,7 +145,7 @@ def test_kernels_give_way_where_they_have_no_prefix(implementation):
   """Splash takes no such mask: asked for it with a prefix, the result is still that of the reference."""
   q, k, v = (jax.random.normal(key, (1, 128, 2, 8)) for key in jax.random.split(jax.random.key(3), 3))
   prefix = jnp.arange(128)[None] < 70
-  chosen = attention.choose(implementation, 'float32', 0.0)
+  chosen = attention.choose(implementation, 'float32', 0.0, None)
   got = attention.attend(q, k, v, causal=True, k_prefix_BS=prefix, implementation=chosen)
   mask = jnp.tri(128, dtype=bool)[None, None] | prefix[:, None, None]
   expected = jax.nn.dot_product_attention(q, k, v, mask=mask)

@@ -118,12 +118,12 @@ def test_blockwise_skips_hidden_scores():
 
 def test_auto_takes_blockwise_for_float32_on_a_cpu_alone(monkeypatch):
   assert jax.default_backend() == 'cpu'
-  assert attention.choose('auto', 'float32', 0.0) == 'blockwise'
-  assert attention.choose('auto', 'float32', 0.1) == 'xla'  # dropout on the weights
-  assert attention.choose('auto', 'bfloat16', 0.0) == 'xla'
-  assert attention.choose('xla', 'float32', 0.0) == 'xla'
+  assert attention.choose('auto', 'float32', 0.0, None) == 'blockwise'
+  assert attention.choose('auto', 'float32', 0.1, None) == 'xla'  # dropout on the weights
+  assert attention.choose('auto', 'bfloat16', 0.0, None) == 'xla'
+  assert attention.choose('xla', 'float32', 0.0, None) == 'xla'
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
-  assert attention.choose('auto', 'float32', 0.0) == 'xla'
+  assert attention.choose('auto', 'float32', 0.0, None) == 'xla'
 
 
 @pytest.mark.parametrize('shape', [(3, 5, 8), (7, 8), (8,)])

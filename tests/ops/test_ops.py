@@ -150,7 +150,7 @@ def test_attention_equals_its_definition(causal, window, implementation):
   segments = jnp.array([[1] * 4 + [2] * 5, [1] * 7 + [0] * 2])
   settings = dict(causal=causal, window=window, q_segments_BT=segments, k_segments_BS=segments)
   mask = attention_mask(jnp.arange(T), jnp.arange(T), **settings)
-  got = attention.attend(q, k, v, **settings, implementation=attention.choose(implementation, 'float32', 0.0))
+  got = attention.attend(q, k, v, **settings, implementation=attention.choose(implementation, 'float32', 0.0, None))
   np.testing.assert_allclose(got, plain_attention(*(np.asarray(a) for a in (q, k, v, mask))), atol=1e-5)
 
 

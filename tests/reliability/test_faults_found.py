@@ -43,7 +43,7 @@ def test_dropout_keeps_the_mean():
   np.testing.assert_allclose((many == 0).mean(0), 0.4, atol=0.02)
 
 
-@pytest.mark.parametrize('placement', ['pre', 'post'])
+@pytest.mark.parametrize('placement', ['pre', 'post', 'sandwich'])
 def test_a_key_of_dropout_is_used_once(make_config, tokenizer, monkeypatch, placement):
   """All places that drop something draw with keys of their own."""
   rates = {f'model.{name}_dropout': 0.1 for name in ('embedding', 'attention', 'residual')}

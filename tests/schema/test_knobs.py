@@ -24,6 +24,7 @@ from lmjax.checkpoint import checkpoints, handoff
 from lmjax.data.batches import pipeline
 from lmjax.errors import ConfigError, DataError, NonFiniteError
 from lmjax.hosts import join, watchdog
+from lmjax.models import layers
 from lmjax.schema import describe, overrides
 from lmjax.tasks import prepare
 from lmjax.training import evaluator, loop, progress
@@ -35,7 +36,8 @@ from tests.conftest import TASKS, text
 
 LEARNED = {'model.positions': 'learned', 'model.rope_theta': None, 'model.max_length': 40}
 WINDOW = {'model.window': 8, 'model.global_every': 2, 'model.layers': 2}
-LAYERNORM = {'model.norm': 'layernorm'}
+YARN = {'model.rope_scaling': 4.0, 'model.rope_scaling_type': 'yarn', 'model.rope_original_length': 2000}
+YARN |= {'model.rope_rotations': (1.0, 4.0), 'model.rope_attention_factor': 1.5}
 LORA = {'model.lora.rank': 2, 'model.lora.alpha': 2.0, 'model.lora.dropout': 0.1}
 LORA |= {'model.lora.targets': ('*/query/kernel',)}
 SPAN = {'objective.masking.unit': 'span', 'objective.masking.mean_span': 3.0, 'objective.masking.max_span': 8}
@@ -79,6 +81,26 @@ PROGRAM = [
   ('model.lora.alpha', 3.0, LORA),
   ('model.lora.dropout', 0.2, LORA),
   ('model.lora.targets', ('*/key/kernel',), LORA),
+  ('model.head_dim', 12, {}),
+  ('model.qkv_bias', True, {}),
+  ('model.first_norm', False, {}),
+  ('model.global_offset', 1, WINDOW),
+  ('model.rotary_skip_every', 2, {'model.layers': 2}),
+  ('model.rotary_width', 4, {}),
+  ('model.rope_scaling_type', 'llama3', YARN, {'model.rope_attention_factor': None}),
+  ('model.rope_original_length', 16, YARN),
+  ('model.rope_rotations', (1.0, 64.0), YARN),
+  ('model.rope_attention_factor', None, YARN),
+  ('model.rope_scaling_layers', 'global', YARN | WINDOW),
+  ('model.position_offset', 2, LEARNED),
+  ('model.vocab_size', 512, {}),
+  ('model.parallel_residual', True, {}),
+  ('model.qk_norm_over', 'width', {}),
+  ('model.norm_offset', 1.0, {}),
+  ('model.embedding_scale', 3.0, {}),
+  ('model.attention_scale', 0.5, {}),
+  ('model.attention_softcap', 20.0, {}),
+  ('model.logit_softcap', 20.0, {}),
   ('objective.z_loss', 1e-3, {}),
   ('objective.label_smoothing', 0.1, {}),
   ('objective.chunk', 7, {}),
@@ -227,7 +249,9 @@ def initialization_and_loss(task):
   key, shapes = jax.random.key(0), task.shapes()
   loss = jax.make_jaxpr(task.loss)(shapes, _batch(task.data.length), key)
   shapes = tuple((path, a.shape) for path, a in paths.flatten(shapes).items())
-  return str(jax.make_jaxpr(task.model.init)(key)), str(loss), shapes
+  c = task.model.backbone.config
+  frequencies = [layers.rotary_scaling(c, c.layer(i)) for i in range(c.layers)]  # no numbers stand in a program's text
+  return str(jax.make_jaxpr(task.model.init)(key)), f'{loss} {frequencies}', shapes
 
 
 @functools.cache

@@ -109,7 +109,7 @@ class Tokenizer:
 
   @functools.cached_property
   def hash(self) -> str:
-    """Hex sha256 of the tokenizer's JSON, and of the roles named next to it, with sorted keys; equal ones encode alike."""
+    """Hex sha256 of the tokenizer's JSON with sorted keys, and of roles named next to it; equal hashes encode alike."""
     parts = self._json() if self._given is None else [self._json(), self._given]
     canonical = json.dumps(parts, sort_keys=True, separators=(',', ':'))
     return hashlib.sha256(canonical.encode('utf-8')).hexdigest()
