@@ -78,11 +78,11 @@ def optimizer(**given):
   return adamw | dict(trainable=('*',), frozen=(), layer_decay=None, head_learning_rate=None) | given
 
 
-def pretraining_optimizer(recipe, biases, **given):
+def pretraining_optimizer(recipe, **given):
   """That of the recipe: a warm-up, then a cosine to a tenth of the highest rate."""
   rate = dict(learning_rate=recipe['learning_rate'], warmup_steps=recipe['warmup_steps'], final_rate=0.1)
   rate |= dict(schedule='cosine', b2=0.95, momentum=0.95 if recipe['optimizer'] == 'muon' else None)
-  return optimizer(name=recipe['optimizer'], no_decay=NO_DECAY if biases else NO_DECAY[1:], **rate) | given
+  return optimizer(name=recipe['optimizer'], **rate) | given
 
 
 def fine_tuning_optimizer(arg, new, **given):

@@ -29,7 +29,6 @@ def get_config(argument=None):
   test = 'tfds:billsum@test' if arg.train == 'tfds:billsum@train' else None
   c.data = common.records(arg, test=test, fields=arg.fields, valid_examples=16 if arg.smoke else 200)
 
-  rate = dict(learning_rate=5e-4, weight_decay=0.01, no_decay=('*/scale', '*/embedding'))
-  c.optim = common.fine_tuning_optimizer(arg, c.init_from.fresh, **rate)
+  c.optim = common.fine_tuning_optimizer(arg, c.init_from.fresh, learning_rate=5e-4, weight_decay=0.01)
   c.update(common.fine_tuning_bookkeeping(arg, epochs=3.0))
   return c

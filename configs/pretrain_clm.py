@@ -18,7 +18,7 @@ def get_config(argument=None):
   # Each next token; `chunk` positions of a row at a time, since all logits at once would not fit into memory
   c.objective = dict(z_loss=None, label_smoothing=None, chunk=recipe['chunk'])
   c.data = common.corpus(arg, recipe, cls_sep=False)
-  c.optim = common.pretraining_optimizer(recipe, c.model.biases, weight_decay=0.1)
+  c.optim = common.pretraining_optimizer(recipe, weight_decay=0.1)
 
   # Completions of held-out text, lengths in tokens
   c.samples = dict(count=3, prompt_tokens=16, new_tokens=32 if arg.smoke else 64, temperature=0.8)

@@ -18,7 +18,7 @@ def get_config(argument=None):
   masking = dict(unit='token', rate=0.3, mask_share=0.8, random_share=0.1, keep_share=0.1)
   c.objective = dict(masking=masking | dict(mean_span=None, max_span=None), chunk=recipe['chunk'])
   c.data = common.corpus(arg, recipe, cls_sep=True)
-  c.optim = common.pretraining_optimizer(recipe, c.model.biases, weight_decay=0.01, eps=1e-6)
+  c.optim = common.pretraining_optimizer(recipe, weight_decay=0.01, eps=1e-6)
 
   # Held-out rows, with the likeliest tokens for each mask
   c.samples = dict(count=3, top=5)

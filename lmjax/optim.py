@@ -12,6 +12,8 @@ from lmjax.schema.slices import OptimConfig
 
 # All else in the tree of parameters is a head.
 BACKBONE = {'embeddings', 'layers', 'final_norm'}
+# A pattern for a kind of parameter fits every model, whether it has any or not.
+KINDS = ('layers/0/bias', 'layers/0/scale', 'layers/0/embedding')
 
 
 def learning_rate(config: OptimConfig, total_steps: int):
@@ -44,8 +46,9 @@ def make(config: OptimConfig, shapes) -> optax.GradientTransformation:
   """
   names = paths.flatten(shapes)
   for setting in ('no_decay', 'trainable', 'frozen'):
+    known = [*names, *KINDS] if setting == 'no_decay' else names
     for pattern in getattr(config, setting):
-      if not any(paths.matches(path, (pattern,)) for path in names):
+      if not any(paths.matches(path, (pattern,)) for path in known):
         raise ConfigError(f'optim.{setting} = {pattern!r}: matches no parameter; remove it or correct it')
   if not any(map(config.is_trainable, names)):
     rule = 'no parameter is left to train'

@@ -15,6 +15,7 @@ FLOORS = [
   ['train', 'dry_run'],
   ['training'],
   ['config'],
+  ['hf'],
   ['tasks'],
   ['objectives', 'checkpoint'],
   ['models', 'reports'],

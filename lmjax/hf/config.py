@@ -11,7 +11,8 @@ import pathlib
 from typing import Any
 
 from lmjax.errors import CheckpointError
-from lmjax.hf.families import FAMILIES, REFUSED, Family
+from lmjax.hf.families import FAMILIES, REFUSED
+from lmjax.hf.family import Family
 from lmjax.models.config import ModelConfig
 
 # What a family has unless its table says otherwise, and how a public model is computed here. Rows of embeddings are

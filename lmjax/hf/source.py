@@ -11,7 +11,7 @@ from lmjax.checkpoint.locate import InitCheckpoint
 from lmjax.errors import CheckpointError, ConfigError
 from lmjax.hf import hub
 from lmjax.hf.config import ConfigFile, settings_of
-from lmjax.hf.families import TOKEN_TABLE
+from lmjax.hf.family import TOKEN_TABLE
 from lmjax.hf.folder import FLOATS, Weights
 from lmjax.hf.table import Line, Table, table
 

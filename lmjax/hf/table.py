@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmjax.hf.families import LEFT, TOKEN_TABLE, Family
+from lmjax.hf.family import LEFT, TOKEN_TABLE, Family
 
 Shape = tuple[int, ...]
 

@@ -1,6 +1,7 @@
 """What stands on the backbone. Legend: B batch, T length, D width, V rows of the vocabulary."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -94,27 +95,55 @@ class LanguageModel(Parameters):
     return step
 
 
+class HeadTransform(nn.Module):
+  """A dense layer and tanh, as before BERT's classifier, or relu, as before DistilBERT's."""
+
+  config: ModelConfig
+  activation: str
+
+  @nn.compact
+  def __call__(self, x):
+    """[..., D] -> [..., D]."""
+    c = self.config
+    y = Linear(c, (c.width,), ('embed', None), c.init_std, name='dense')(x)
+    return jnp.tanh(y) if self.activation == 'tanh' else jax.nn.relu(y)
+
+
 @dataclasses.dataclass(frozen=True)
 class HeadedModel(Parameters):
-  """Backbone and one linear layer: what classification and extractive question answering train.
+  """Backbone and a head: what classification and extractive question answering train.
 
-  `init` gives {'embeddings', 'layers', 'final_norm', NAME: {'kernel' [D, outputs], 'bias' [outputs]}}.
+  `init` gives {'embeddings', 'layers', 'final_norm', NAME: {'kernel' [D, outputs], 'bias' [outputs], and of what comes
+  before, 'dense' and 'norm'}}.
   """
 
   backbone: Transformer
-  name: str  # of the layer in the parameter tree
+  name: str  # of the head in the parameter tree
   outputs: int
+  form: str  # as `objective.head` names it
+
+  @property
+  def _transform(self) -> nn.Module | None:
+    if self.form in ('tanh', 'relu'):
+      return HeadTransform(self.backbone.config, self.form)
+    return MlmTransform(self.backbone.config) if self.form == 'gelu_norm' else None
 
   def boxed(self, key: jax.Array) -> dict:
     """See `Parameters`."""
     backbone_key, head_key = jax.random.split(key)
-    c = self.backbone.config
+    c, transform = self.backbone.config, self._transform
     kernel = nn.initializers.normal(c.init_std)(head_key, (c.width, self.outputs))
-    head = {'kernel': Named(kernel, ('embed', None)), 'bias': Named(jnp.zeros(self.outputs), (None,))}
+    head: dict = {'kernel': Named(kernel, ('embed', None))}
+    if self.form != 'linear_no_bias':
+      head['bias'] = Named(jnp.zeros(self.outputs), (None,))
+    if transform is not None:
+      transform_key = jax.random.fold_in(head_key, 1)
+      head |= transform.init(transform_key, jnp.zeros((1, 1, c.width), c.dtype))['params']
     return {**self.backbone.boxed(backbone_key), self.name: head}
 
-  def logits(self, params: dict, x: jax.Array) -> jax.Array:
-    """[..., D] -> float32 [..., outputs]."""
-    head = params[self.name]
-    kernel = head['kernel'].astype(x.dtype)
-    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32) + head['bias']
+  def logits(self, params: dict, x: jax.Array, dropout: Callable = lambda x: x) -> jax.Array:
+    """[..., D] -> float32 [..., outputs]; `dropout` is applied to what the last layer is given."""
+    head, transform = params[self.name], self._transform
+    x = dropout(x if transform is None else transform.apply({'params': head}, x))
+    logits = jnp.matmul(x, head['kernel'].astype(x.dtype), preferred_element_type=jnp.float32)
+    return logits + head['bias'] if 'bias' in head else logits

@@ -37,7 +37,7 @@ def make_logits(model: HeadedModel, config: ClassificationConfig):
       params, batch['inputs'], **documents_of(batch), segment_types_BT=batch['segment_types'], key=keys[0]
     )
     pooled_BD = pool(x_BTD, batch['segments'], config.pooling)
-    return model.logits(params, dropout(pooled_BD, config.dropout, keys[1]))
+    return model.logits(params, pooled_BD, lambda x: dropout(x, config.dropout, keys[1]))
 
   return logits
 

@@ -6,6 +6,7 @@ from lmjax.data.config import MaskingConfig
 from lmjax.schema.types import Bool, Float, NonNegativeFloat, PositiveFloat, PositiveInt, Rate, section
 
 Score = Literal['rouge', 'bleu', 'chrf']
+Head = Literal['linear', 'linear_no_bias', 'tanh', 'relu', 'gelu_norm']
 RankingMetric = Literal['accuracy', 'macro_f1', 'rmse', 'pearson', 'spearman', 'micro_f1', 'loss']
 # By what checkpoints of a classifier may be ranked, the usual one first.
 RANKING_METRICS = {
@@ -47,15 +48,18 @@ class ClassificationConfig:
 
   target: what a label is: a class, a number (regression), or many classes, of which a text may have any or none
   labels: class names, in the order of the logits; None: those of the training examples, sorted
-  pooling: what is classified: the output at the first token (cls), at the last (last), or their mean (mean); None: mean
-    where the model reads from both sides, last where it reads from the left
-  dropout: dropout on what is pooled
+  pooling: what is classified: the output at the first token (cls), at the last (last), or their mean (mean); None: last
+    where the model reads from the left, else mean, or cls with norms after the sums, as in BERT
+  dropout: dropout on what the last layer is given
   label_smoothing: share of each label spread over the classes (arXiv:1512.00567, section 7); None for off
   class_weights: what an example of each class counts, in the order of the labels; balanced: the classes count alike
     in all; None: all examples do
   scale: mean and standard deviation of the numbers, in units of which they are learned; None: those of the training
     examples
   ranking_metric: the validation score that checkpoints are ranked by; None: accuracy, rmse (number) or micro_f1 (many)
+  head: what is applied to it: a linear layer (linear, linear_no_bias), or a dense one before it, with tanh, relu, or
+    GELU and a norm (gelu_norm); None: that of public models of this shape (BERT: tanh, DistilBERT: relu, ModernBERT:
+    gelu_norm, decoders: linear_no_bias)
   """
 
   labels: tuple[str, ...] | None
@@ -66,6 +70,7 @@ class ClassificationConfig:
   target: Literal['class', 'number', 'many'] = 'class'
   scale: tuple[Float, Float] | None = None
   ranking_metric: RankingMetric | None = None
+  head: Head | None = None
 
   def problems(self):
     """One weight a label; and what each target reads."""
@@ -96,6 +101,7 @@ class SpanConfig:
   max_answer: longest answer in tokens
   n_best: how many answers are kept for each question
   no_answer: whether a question may have none (SQuAD 2.0); None: whether some of the training examples have none
+  head: see ClassificationConfig; None: linear, and gelu_norm in an encoder with norms before its sublayers
   """
 
   max_question: PositiveInt
@@ -103,6 +109,7 @@ class SpanConfig:
   max_answer: PositiveInt
   n_best: PositiveInt
   no_answer: Bool | None
+  head: Head | None = None
 
 
 @section

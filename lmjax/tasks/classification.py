@@ -41,12 +41,15 @@ class TextLabels(FineTuningTask):
   value: Callable[[np.ndarray], Any]
 
   def __init__(self, model, objective, samples, data, tokenizer):
-    usual = 'mean' if model.attention == 'bidirectional' else 'last'
-    objective = dataclasses.replace(objective, pooling=objective.pooling or usual)
     super().__init__(model, objective, samples, data, tokenizer)
+    pooling, head = ('mean', 'gelu_norm') if self.bidirectional else ('last', 'linear_no_bias')
+    if self.like_bert:
+      pooling, head = 'cls', 'relu' if model.segment_types is None else 'tanh'
+    objective = dataclasses.replace(objective, pooling=objective.pooling or pooling, head=objective.head or head)
+    self.objective = objective
     self.RANKING_METRIC = objective.ranking_metric or RANKING_METRICS[objective.target][0]
     self.HIGHER_IS_BETTER = self.RANKING_METRIC not in ('loss', 'rmse')
-    self.model = HeadedModel(self.backbone, 'classifier', self.size)
+    self.model = HeadedModel(self.backbone, 'classifier', self.size, objective.head)
     self.loss = classification.make_loss(self.model, objective)
     self.outputs = _outputs(classification.make_logits(self.model, objective), type(self).activation)
 

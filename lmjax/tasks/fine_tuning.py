@@ -164,6 +164,11 @@ class FineTuningTask(Task):
     return self.backbone.config.attention == 'bidirectional'
 
   @property
+  def like_bert(self) -> bool:
+    """Whether it is an encoder with norms after the residual sums."""
+    return self.bidirectional and self.backbone.config.norm_placement == 'post'
+
+  @property
   def frame(self) -> Frame:
     """Ids around texts: in an encoder those of its tokenizer's template, else [CLS], [SEP], [SEP].
 

@@ -103,7 +103,7 @@ def no_array_is_read(monkeypatch):
 
 
 MLM_TO_CLASSIFIER = """
-     hand-off  22 taken, 0 resized, 2 fresh, 3 dropped
+     hand-off  22 taken, 0 resized, 4 fresh, 3 dropped
         taken  embeddings/token/embedding
         taken  final_norm/scale
         taken  layers/0..1/attention/key/kernel
@@ -117,7 +117,9 @@ MLM_TO_CLASSIFIER = """
         taken  layers/0..1/mlp/up/kernel
         taken  layers/0..1/mlp_norm/scale
         fresh  classifier/bias
+        fresh  classifier/dense/kernel
         fresh  classifier/kernel
+        fresh  classifier/norm/scale
       dropped  head/bias
       dropped  head/transform/dense/kernel
       dropped  head/transform/norm/scale
@@ -574,7 +576,8 @@ def test_results_keep_the_hand_off_and_so_does_a_resumed_run(mlm, tmp_path):
   assert json.loads((tmp_path / 'run/results.json').read_text())['hand_off'] == table
   assert (table['source'], table['step']) == (mlm, 3)
   assert table.keys() == {'source', 'step', 'taken', 'resized', 'fresh', 'dropped'}
-  assert table['fresh'] == ['classifier/bias', 'classifier/kernel'] and len(table['taken']) == 22
+  new = ['classifier/bias', 'classifier/dense/kernel', 'classifier/kernel', 'classifier/norm/scale']
+  assert table['fresh'] == new and len(table['taken']) == 22
   assert table['resized'] == table['dropped'] == []
   assert f'starting from step 3 of {mlm}' in '\n'.join(said) and 'classifier/kernel' in '\n'.join(said)
   said.clear()

@@ -8,7 +8,9 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from lmjax.data.sources import demo
 
-SIZE = 320
+SIZE = 480
+# What a text may be written in, besides.
+LETTERS = [chr(code) for code in range(33, 127)]
 
 
 def texts() -> list[str]:
@@ -22,7 +24,8 @@ def wordpiece() -> tuple[tokenizers.Tokenizer, dict]:
   made = tokenizers.Tokenizer(models.WordPiece(unk_token='[UNK]'))
   made.normalizer = normalizers.BertNormalizer(lowercase=True)
   made.pre_tokenizer, made.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
-  made.train_from_iterator(texts(), trainers.WordPieceTrainer(vocab_size=SIZE, special_tokens=special))
+  trainer = trainers.WordPieceTrainer(vocab_size=SIZE, special_tokens=special, initial_alphabet=LETTERS)
+  made.train_from_iterator([*texts(), ''.join(LETTERS), *LETTERS], trainer)
   made.post_processor = _template(made, '[CLS] $A [SEP]', '[CLS] $A [SEP] $B:1 [SEP]:1')
   return made, dict(pad='[PAD]', unk='[UNK]', cls='[CLS]', sep='[SEP]', mask='[MASK]')
 
@@ -43,7 +46,8 @@ def unigram() -> tuple[tokenizers.Tokenizer, dict]:
   made = tokenizers.Tokenizer(models.Unigram())
   made.normalizer = normalizers.NFKC()
   made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-  trainer = trainers.UnigramTrainer(vocab_size=SIZE, special_tokens=special, unk_token='<unk>')
+  unknown = dict(special_tokens=special, unk_token='<unk>', initial_alphabet=LETTERS)
+  trainer = trainers.UnigramTrainer(vocab_size=SIZE, **unknown)
   made.train_from_iterator(texts(), trainer)
   made.post_processor = _template(made, '<s> $A </s>', '<s> $A </s> </s> $B </s>')
   roles = dict(bos='<s>', eos='</s>', pad='<pad>', unk='<unk>', cls='<s>', sep='</s>', mask='<mask>')

@@ -51,6 +51,7 @@ CASES = {
     ('data.fields', 'title,label', {}),
     ('objective.labels', 'good,bad', {}),
     ('objective.pooling', 'last', {}),
+    ('objective.head', 'tanh', {}),
     ('objective.dropout', 0.4, {}),
     ('objective.label_smoothing', 0.2, {}),
     ('objective.class_weights', 'balanced', {}),
@@ -65,6 +66,7 @@ CASES = {
     ('objective.max_answer', 1, {}),
     ('objective.n_best', 2, {}),
     ('objective.no_answer', True, {}),
+    ('objective.head', 'relu', {}),
   ],
   'summarization': [
     ('data.fields', 'title,summary', {}),

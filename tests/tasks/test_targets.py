@@ -165,7 +165,7 @@ def test_numbers_are_learned_in_their_own_units(number_run, capsys):
   results, folder = number_run
   found = results['metrics']
   assert results['main_metric'] == 'rmse' and found['test/rmse'] < 0.5 * found['test/mean_rmse'] < 15
-  assert found['test/pearson'] > 0.9 and found['test/spearman'] > 0.8
+  assert found['test/pearson'] > 0.85 and found['test/spearman'] > 0.8
   lines = [json.loads(line) for line in (folder / 'run/predictions_test.jsonl').read_text().splitlines()]
   assert all(abs(line['prediction'] - line['label']) < 15 for line in lines)
   np.testing.assert_allclose(found['test/rmse'], np.sqrt(-np.mean([line['score'] for line in lines])), rtol=1e-6)
