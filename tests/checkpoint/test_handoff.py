@@ -477,20 +477,25 @@ def test_an_encoder_becomes_a_decoder_with_the_same_weights(mlm, raw_config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('rows', [16, 24, 40, 80])
-def test_rows_of_the_position_table(make_config, tokenizer, tmp_path, rows):
-  """Row i is row i modulo the rows there were: a longer table repeats, a shorter one is the beginning."""
+@pytest.mark.parametrize('rows,offset', [(16, 0), (24, 2), (40, 0), (80, 0), (80, 2)])
+def test_rows_of_the_position_table(make_config, tokenizer, tmp_path, rows, offset):
+  """Row i is row i modulo the rows there were: a longer table repeats, a shorter one is the beginning.
+
+  What comes before the first position stays.
+  """
   learned = {'model.positions': 'learned', 'model.max_length': 32, 'model.rope_theta': None, 'model.layers': 1}
+  learned['model.position_offset'] = offset
   workdir = save(tmp_path / 'run', make_config('masked_lm', **learned), tokenizer)
   raw = runs.classification_config(workdir, tmp_path, **LABELS, **{'data.length': 16})
   raw.model.max_length = rows
   params, plan, _ = begun(raw)
   table = saved_params(workdir)['embeddings/position/embedding']
-  assert plan.resized == ['embeddings/position/embedding'] and table.shape == (32, 32)
+  assert plan.resized == ['embeddings/position/embedding'] and table.shape == (offset + 32, 32)
   found = np.asarray(params['embeddings']['position']['embedding'])
-  assert found.shape == (rows, 32)
+  assert found.shape == (offset + rows, 32)
+  np.testing.assert_array_equal(found[:offset], table[:offset])
   for i in range(rows):
-    np.testing.assert_array_equal(found[i], table[i % 32])
+    np.testing.assert_array_equal(found[offset + i], table[offset + i % 32])
 
 
 def test_from_one_device_to_a_mesh(mlm, tmp_path):

@@ -38,25 +38,26 @@ def assert_same(got, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize(
-  'length,key_heads,causal,window,segmented',
+  'length,key_heads,causal,window,segmented,softcap',
   [
-    (32, 4, True, None, False),
-    (32, 2, True, None, True),
-    (32, 1, True, 6, False),
-    (32, 2, True, 6, True),
-    (30, 4, True, 6, True),  # no multiple of the blocks
-    (30, 2, True, None, False),
-    (32, 4, False, None, False),
-    (32, 2, False, 6, True),
-    (30, 1, False, None, True),
+    (32, 4, True, None, False, None),
+    (32, 2, True, None, True, None),
+    (32, 1, True, 6, False, None),
+    (32, 2, True, 6, True, 1.5),
+    (30, 4, True, 6, True, None),  # no multiple of the blocks
+    (30, 2, True, None, False, None),
+    (32, 4, False, None, False, 0.5),
+    (32, 2, False, 6, True, None),
+    (30, 1, False, None, True, None),
   ],
 )
-def test_blockwise_equals_xla(length, key_heads, causal, window, segmented):
+def test_blockwise_equals_xla(length, key_heads, causal, window, segmented, softcap):
   segments = None
   if segmented:  # documents that end inside and at the edges of blocks, and padding at the end of one row
     segments = jnp.array([[1] * 8 + [2] * 11 + [3] * (length - 19), [1] * 5 + [2] * 20 + [0] * (length - 25)])
+  scores = {} if softcap is None else dict(scale=0.9, softcap=softcap)
   attend = functools.partial(
-    attention.attend, causal=causal, window=window, q_segments_BT=segments, k_segments_BS=segments
+    attention.attend, causal=causal, window=window, q_segments_BT=segments, k_segments_BS=segments, **scores
   )
   arrays = heads(4, key_heads, length)
   got, expected = (
@@ -126,6 +127,13 @@ def test_auto_takes_blockwise_for_float32_on_a_cpu_alone(monkeypatch):
   assert attention.choose('auto', 'float32', 0.0, None) == 'xla'
 
 
+def test_auto_takes_no_kernel_without_a_softcap_for_one(monkeypatch):
+  for target, expected in (('gpu', 'xla'), ('tpu', 'splash')):
+    monkeypatch.setattr(platforms, 'target', lambda target=target: target)
+    assert attention.choose('auto', 'bfloat16', 0.0, 50.0) == expected
+    assert attention.choose('auto', 'bfloat16', 0.0, None) != 'xla'
+
+
 @pytest.mark.parametrize('shape', [(3, 5, 8), (7, 8), (8,)])
 def test_matmul_equals_that_of_jax(shape):
   arrays = [draw(shape), draw((8, 6), 1)]
@@ -163,7 +171,7 @@ def test_cudnn_hides_what_xla_hides(case, monkeypatch):
   """Its settings mean what the mask does, wherever a token counts: as XLA computes them."""
   segments = jnp.array([[1] * 20 + [2] * 8 + [0] * 4, [1] * 32])
   others = {
-    'packed': dict(causal=True, q_segments_BT=segments, k_segments_BS=segments),
+    'packed': dict(causal=True, q_segments_BT=segments, k_segments_BS=segments, scale=0.9),
     'two-sided window': dict(causal=False, window=8),
   }
   settings = others[case] if case in others else CUDNN_CASES[case][0]

@@ -14,9 +14,10 @@ from lmjax.ops.masks import attention_mask
 V, VOCAB, D = 24, 21, 8
 
 
-def plain_cross_entropy(x, kernel, bias, targets, weights, z_loss, smoothing):
+def plain_cross_entropy(x, kernel, bias, targets, weights, z_loss, smoothing, softcap=None):
   """The definition, with all logits at once."""
   logits = jnp.einsum('BTD,DV->BTV', x, kernel)[..., :VOCAB] + (0 if bias is None else bias[:VOCAB])
+  logits = logits if softcap is None else softcap * jnp.tanh(logits / softcap)
   log_p = jax.nn.log_softmax(logits)
   labels = jax.nn.one_hot(targets, VOCAB) * (1 - smoothing) + smoothing / VOCAB
   log_z = jax.nn.logsumexp(logits, axis=-1)
@@ -38,21 +39,28 @@ def arrays():
 
 
 @pytest.mark.parametrize(
-  'chunk,with_bias,z_loss,smoothing',
-  [(10, True, 0.0, 0.0), (1, False, 0.0, 0.0), (3, True, 1e-2, 0.1), (5, False, 1e-2, 0.0), (7, True, 0.0, 0.2)],
+  'chunk,with_bias,z_loss,smoothing,softcap',
+  [
+    (10, True, 0.0, 0.0, None),
+    (1, False, 0.0, 0.0, None),
+    (3, True, 1e-2, 0.1, None),
+    (5, False, 1e-2, 0.0, 2.0),
+    (7, True, 0.0, 0.2, 3.0),
+  ],
 )
-def test_chunked_equals_plain_cross_entropy(arrays, chunk, with_bias, z_loss, smoothing):
+def test_chunked_equals_plain_cross_entropy(arrays, chunk, with_bias, z_loss, smoothing, softcap):
   a = arrays
   bias = a['bias'] if with_bias else None
   counted = a['weights'] > 0.5
 
   @jax.jit
   def ours(x, kernel, bias):
-    return cross_entropy(x, kernel, bias, a['targets'], a['weights'], counted, VOCAB, chunk, z_loss, smoothing)
+    places = (a['targets'], a['weights'], counted)
+    return cross_entropy(x, kernel, bias, *places, VOCAB, chunk, z_loss, smoothing, softcap)
 
   @jax.jit
   def plain(x, kernel, bias):
-    return plain_cross_entropy(x, kernel, bias, a['targets'], a['weights'], z_loss, smoothing)
+    return plain_cross_entropy(x, kernel, bias, a['targets'], a['weights'], z_loss, smoothing, softcap)
 
   sums, (loss, nll, right) = ours(a['x'], a['kernel'], bias), plain(a['x'], a['kernel'], bias)
   np.testing.assert_allclose(sums.loss, loss, rtol=1e-5)
@@ -127,22 +135,31 @@ def test_mask_equals_its_definition(causal, window, segmented):
     assert bool(mask[b % mask.shape[0], 0, t, s]) == visible, (b, t, s)
 
 
-def plain_attention(q, k, v, mask):
+def plain_attention(q, k, v, mask, scale=None, softcap=None):
   """One head and one query at a time."""
   B, T, H, K = q.shape
   out = np.zeros((B, T, H, K))
   for b, h, t in itertools.product(range(B), range(H), range(T)):
     g = h // (H // k.shape[2])
-    scores = k[b, :, g] @ q[b, t, h] / K**0.5
+    scores = k[b, :, g] @ q[b, t, h] * (K**-0.5 if scale is None else scale)
+    scores = scores if softcap is None else softcap * np.tanh(scores / softcap)
     scores = np.where(mask[b % mask.shape[0], 0, t], scores, -np.inf)
     p = np.exp(scores - scores.max())
     out[b, t, h] = (p / p.sum()) @ v[b, :, g]
   return out
 
 
-@pytest.mark.parametrize('causal,window', [(True, None), (True, 3), (False, None), (False, 4)])
+@pytest.mark.parametrize(
+  'causal,window,scores',
+  [
+    (True, None, {}),
+    (True, 3, dict(scale=0.9, softcap=1.5)),
+    (False, None, dict(scale=0.9)),
+    (False, 4, dict(softcap=0.7)),
+  ],
+)
 @pytest.mark.parametrize('implementation', ['auto', 'xla'])
-def test_attention_equals_its_definition(causal, window, implementation):
+def test_attention_equals_its_definition(causal, window, scores, implementation):
   B, T, H, G, K = 2, 9, 4, 2, 6
   q, k, v = (
     jax.random.normal(key, (B, T, heads, K)) for key, heads in zip(jax.random.split(jax.random.key(1), 3), (H, G, G))
@@ -150,8 +167,9 @@ def test_attention_equals_its_definition(causal, window, implementation):
   segments = jnp.array([[1] * 4 + [2] * 5, [1] * 7 + [0] * 2])
   settings = dict(causal=causal, window=window, q_segments_BT=segments, k_segments_BS=segments)
   mask = attention_mask(jnp.arange(T), jnp.arange(T), **settings)
-  got = attention.attend(q, k, v, **settings, implementation=attention.choose(implementation, 'float32', 0.0, None))
-  np.testing.assert_allclose(got, plain_attention(*(np.asarray(a) for a in (q, k, v, mask))), atol=1e-5)
+  chosen = attention.choose(implementation, 'float32', 0.0, None)
+  got = attention.attend(q, k, v, **settings, **scores, implementation=chosen)
+  np.testing.assert_allclose(got, plain_attention(*(np.asarray(a) for a in (q, k, v, mask)), **scores), atol=1e-5)
 
 
 def test_attention_dropout_keeps_the_mean_and_the_mask():
@@ -167,13 +185,16 @@ def test_attention_dropout_keeps_the_mean_and_the_mask():
 
 @pytest.mark.slow
 @pytest.mark.parametrize('length', [512, 1152])  # one block, and three
-@pytest.mark.parametrize('causal,window', [(True, None), (True, 64), (False, None), (False, 64)])
-def test_splash_equals_xla(causal, window, length):
+@pytest.mark.parametrize(
+  'causal,window,scores',
+  [(True, None, {}), (True, 64, dict(scale=0.3, softcap=2.0)), (False, None, {}), (False, 64, dict(softcap=1.0))],
+)
+def test_splash_equals_xla(causal, window, scores, length):
   """The Pallas kernels, interpreted on the CPU: values and gradients, two query heads for each of two key heads."""
   keys = jax.random.split(jax.random.key(5), 4)
   q, k, v, dy = (jax.random.normal(key, (1, length, heads, 64)) for key, heads in zip(keys, (4, 2, 2, 4)))
   segments = jnp.repeat(jnp.array([[1, 2]]), length // 2, axis=1)
-  settings = dict(causal=causal, window=window)
+  settings = dict(causal=causal, window=window) | scores
 
   def splash(q, k, v):
     return attention._splash(q, k, v, segments, **settings, interpret=True)

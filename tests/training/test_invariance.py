@@ -31,6 +31,19 @@ SETTINGS = {
   'summarization': {'objective.max_summary': 6, 'objective.prefix': True},
 }
 
+# Settings of the model that are off by default.
+YARN = {'model.rope_scaling': 4.0, 'model.rope_scaling_type': 'yarn', 'model.rope_original_length': 2000}
+YARN |= {'model.rope_rotations': (1.0, 32.0), 'model.rope_scaling_layers': 'global'}
+OFF = {
+  'causal_lm': {'model.head_dim': 12, 'model.norm_placement': 'sandwich', 'model.qk_norm_over': 'width'}
+  | {'model.norm_offset': 1.0, 'model.embedding_scale': 3.0, 'model.activation': 'geglu_tanh', 'model.qkv_bias': True}
+  | {'model.window': 8, 'model.global_every': 2, 'model.global_offset': 1, 'model.vocab_size': 400}
+  | {'model.attention_scale': 0.5, 'model.attention_softcap': 2.0, 'model.logit_softcap': 3.0}
+  | YARN,
+  'masked_lm': {'model.parallel_residual': True, 'model.first_norm': False, 'model.rotary_skip_every': 2}
+  | {'model.rotary_width': 4, 'model.activation': 'relu', 'model.mlm_transform': True, 'model.logit_softcap': 3.0},
+}
+
 
 @functools.cache
 def ragged_batch(task_name, task, rows=8, length=24):
@@ -111,6 +124,22 @@ def assert_same(got, expected):
 def test_meshes(reference, name, mesh):
   task, batch, expected = reference(name)
   assert_same(evaluate(task, batch, mesh_shape=mesh), expected)
+
+
+@pytest.mark.parametrize('name', ['causal_lm', slow('masked_lm')])
+def test_settings_that_are_off_by_default(make_config, tokenizer, name):
+  task = make_task(make_config, tokenizer, name, **OFF[name])
+  batch = ragged_batch(name, task)
+  assert_same(evaluate(task, batch, mesh_shape=(2, 2, 2)), evaluate(task, batch))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', TASKS)
+def test_settings_that_are_off_by_default_in_scanned_layers(make_config, tokenizer, name):
+  task = make_task(make_config, tokenizer, name, **OFF[name])
+  batch = ragged_batch(name, task)
+  scanned = make_task(make_config, tokenizer, name, **OFF[name], **{'model.scan': True, 'model.remat': 'full'})
+  assert_same(evaluate(scanned, batch, parts=4, mesh_shape=(2, 2, 2)), evaluate(task, batch))
 
 
 @pytest.mark.parametrize('name', ['causal_lm', slow('masked_lm')])

@@ -1,0 +1,301 @@
+"""Public models as a start: what is computed, what a run keeps of them, and what stays exact."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from lmjax import config as config_lib
+from lmjax import paths, sharding
+from lmjax.checkpoint.config import InitFrom
+from lmjax.data.tokens.tokenizer import Tokenizer
+from lmjax.errors import CheckpointError, ConfigError
+from lmjax.hf import table, weights
+from lmjax.hf.source import PublicModel, open_source
+from lmjax.models.config import ModelConfig
+from lmjax.models.heads import LanguageModel
+from lmjax.models.transformer import Transformer
+from lmjax.tasks import prepare
+from lmjax.training import initialize
+from tests import runs
+from tests.conftest import FINE_TUNING, config_dict
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden'
+EXPECTED = np.load(GOLDEN / 'expected.npz')
+LENGTH, STRIDE = 64, 7
+# Of each kind of architecture one; the others come with `slow`.
+QUICK = ('roberta', 'modernbert', 'llama_3_1', 'gemma3')
+NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXPECTED]
+
+
+def rows(vocab_size: int, count: int = 3):
+  """As in tests/hf/families.py, which needs torch."""
+  tokens = np.random.default_rng(0).integers(5, vocab_size, (count, LENGTH)).astype(np.int32)
+  mask = (np.arange(LENGTH) < np.array([LENGTH, LENGTH // 2 + 3, 5])[:, None]).astype(np.int32)
+  return np.where(mask, tokens, 0).astype(np.int32), mask
+
+
+def golden(name: str) -> PublicModel:
+  return PublicModel(f'hf:{GOLDEN / name}')
+
+
+def loaded(source: PublicModel) -> dict:
+  """All of its parameters, whole on the first device."""
+  place = sharding.replicated(sharding.one_device_mesh())
+  wanted = {
+    path: jax.ShapeDtypeStruct(tuple(array['shape']), np.float32, sharding=place)
+    for path, array in source.arrays.items()
+  }
+  return weights.load(source, wanted)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_outputs_are_those_of_transformers(name):
+  source = golden(name)
+  config = ModelConfig(**source.model | dict(dtype='float32', scan=False))
+  model = LanguageModel(Transformer(config, source.model['vocab_size']))
+  params = paths.unflatten(loaded(source))
+  assert jax.tree.map(np.shape, params) == jax.tree.map(
+    np.shape, {k: v for k, v in model.shapes().items() if k in params}
+  )
+  tokens, mask = rows(config.vocab_size)
+
+  @jax.jit
+  def outputs(params):
+    x_BTD = model.backbone.apply(params, tokens, lengths_B=mask.sum(axis=1))
+    return x_BTD if name == 'bert_body' else model.logits(params, x_BTD)
+
+  difference = (np.asarray(outputs(params))[:, ::STRIDE] - EXPECTED[name]) * mask[:, ::STRIDE, None]
+  assert np.abs(difference).max() < 1e-5 * max(np.abs(EXPECTED[name]).max(), 1.0)
+
+
+@pytest.mark.parametrize('name', list(EXPECTED))
+def test_the_table_is_the_same_both_ways(name):
+  source = golden(name)
+  ours = {path: np.asarray(array) for path, array in loaded(source).items()}
+  back = table.written(source.lines, ours, source.model['vocab_size'])
+  assert set(source.weights.tensors) == {*back, *source.left_behind}
+  for tensor_name, array in back.items():
+    with source.weights.opened(tensor_name) as tensor:
+      before = tensor[:]
+    np.testing.assert_array_equal(array.astype(before.dtype), before)
+
+
+def test_shards_of_a_mesh_are_what_one_device_holds():
+  """Kernels are split along both axes, tables along their width; what is padded is zero."""
+  source = golden('qwen3')
+  whole = loaded(source)
+  mesh = jax.make_mesh((2, 2, 2), sharding.AXES)
+  model = LanguageModel(Transformer(ModelConfig(**source.model), source.model['vocab_size']))
+  places = paths.flatten(sharding.shardings(model.axes(), mesh))
+  wanted = {path: jax.ShapeDtypeStruct(array.shape, np.float32, sharding=places[path]) for path, array in whole.items()}
+  split = weights.load(source, wanted)
+  for path, array in split.items():
+    np.testing.assert_array_equal(array, whole[path])
+  assert any(len({str(s.index) for s in array.addressable_shards}) == 4 for array in split.values())
+  table_VD = np.asarray(split['embeddings/token/embedding'])
+  rows_there = source.model['vocab_size']
+  assert len(table_VD) % 128 == 0 and not table_VD[rows_there:].any() and table_VD[rows_there - 1].any()
+
+
+# ---- runs
+
+
+def settings(name: str, **more) -> dict:
+  return {'init_from.path': f'hf:{GOLDEN / name}', 'data.length': 32} | more
+
+
+def test_no_steps_evaluate_and_save_the_start_of_pre_training(raw_config, tmp_path):
+  """The whole model of the config file, a preset, gives way."""
+  config = raw_config('causal_lm', **settings('llama_3_1', **{'train.steps': 0, 'data.valid_fraction': 0.2}))
+  results = runs.train(config, tmp_path / 'run')
+  assert results['step'] == 0 and results['metrics']['valid/loss'] > 0
+  hand_off = results['hand_off']
+  assert hand_off['step'] is None and hand_off['revision'] is None and len(hand_off['digest']) == 64
+  assert hand_off['source'] == f'hf:{GOLDEN / "llama_3_1"}' and hand_off['left_behind'] == []
+  manifest = runs.manifest_of(tmp_path / 'run', 0)
+  assert manifest['hand_off'] == hand_off and manifest['model']['width'] == 16 and manifest['model']['head_dim'] == 16
+  whole = loaded(golden('llama_3_1'))
+  for path, array in runs.params_of(tmp_path / 'run', 0).items():
+    np.testing.assert_array_equal(array, whole[path])
+  for name in ('tokenizer.json', 'tokenizer_config.json'):
+    assert (tmp_path / 'run' / name).read_bytes() == (GOLDEN / 'llama_3_1' / name).read_bytes()
+  # and from there into fine-tuning, as from any run
+  tuned = runs.train(runs.classification_config(str(tmp_path / 'run'), tmp_path), tmp_path / 'tuned')
+  assert tuned['hand_off']['step'] == 0 and tuned['status'] == 'done'
+
+
+@pytest.mark.parametrize('task, name', [('classification', 'bert'), ('extractive_qa', 'roberta')])
+def test_fine_tuning_takes_the_backbone(task, name, tmp_path, raw_config):
+  argument = 'smoke' if task == 'classification' else 'smoke,length=64'
+  more = {'data.batch_size': 8, 'train.steps': 2, 'eval.every': 2}
+  if task == 'extractive_qa':
+    more |= {'objective.max_question': 16, 'objective.max_answer': 8, 'objective.stride': 16}
+  leaves = {'init_from.path': f'hf:{GOLDEN / name}'} | more
+  config = config_dict(FINE_TUNING[task], argument, leaves)
+  results = runs.train(config, tmp_path / 'run')
+  assert results['status'] == 'done' and results['moved']['attention'] > 0
+  assert all(path.startswith(('embeddings', 'layers')) for path in results['hand_off']['taken'])
+  new_table = {'embeddings/segment/embedding'} if task == 'extractive_qa' else set()  # its third row marks matches
+  dropped = set(results['hand_off']['dropped'])
+  assert new_table <= dropped and all(path.startswith('head/') for path in dropped - new_table)
+
+
+def test_what_has_changed_since_is_not_taken_for_the_start(tmp_path):
+  """The distance that weights have moved is unknown where other weights are in the folder now."""
+  folder = pathlib.Path(shutil.copytree(GOLDEN / 'bert', tmp_path / 'model'))
+  raw = config_dict(FINE_TUNING['classification'], 'smoke', {'init_from.path': f'hf:{folder}', 'train.steps': 1})
+  config, source = config_lib.load(raw)
+  tokenizer = initialize.tokenizer_of(source, None)
+  config, task, _ = prepare.prepare(config, tokenizer)
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+  with jax.set_mesh(mesh):
+    from lmjax.training import state
+
+    fresh = state.init_params(task, mesh, config.seed)
+    plan = initialize.plan_of(task, source, config.init_from)
+    params, digest = initialize.handed_over(task, source, plan, fresh)
+    noted = {'source': f'hf:{folder}', 'step': None, 'revision': None, 'digest': digest}
+    arguments = (task, config.optim, mesh, config.seed, config.init_from)
+    assert set(initialize.moved(*arguments, noted, params).values()) == {0.0}
+    shutil.copy(GOLDEN / 'bert_body' / 'model.safetensors', folder)
+    assert initialize.moved(*arguments, noted, params) is None
+    shutil.rmtree(folder)
+    assert initialize.moved(*arguments, noted, params) is None
+
+
+def test_a_setting_of_the_command_line_is_compared(raw_config):
+  raw = raw_config('masked_lm', **settings('bert'))
+  assert config_lib.load(raw)[0].model.width == 16
+  with pytest.raises(ConfigError, match=r'model.width = 32: is 16 in the checkpoint; leave it out'):
+    config_lib.load(raw, given=['model.width'])
+  raw.model.residual_dropout = 0.25
+  assert config_lib.load(raw, given=['model.residual_dropout'])[0].model.residual_dropout == 0.25
+  with pytest.raises(ConfigError, match='set init_from.convert to decoder_to_encoder'):
+    config_lib.load(raw_config('masked_lm', **settings('llama')))
+
+
+def test_a_public_model_has_no_steps(raw_config):
+  for step in ('best', '3'):
+    raw = raw_config('masked_lm', **settings('bert', **{'init_from.step': step}))
+    with pytest.raises(ConfigError, match=f'init_from.step = {step}: a public model has no steps; pin one by hf:ORG'):
+      config_lib.load(raw)
+
+
+def test_a_shape_that_is_another_is_refused_with_both(tmp_path):
+  folder = pathlib.Path(shutil.copytree(GOLDEN / 'bert', tmp_path / 'model'))
+  file = folder / 'config.json'
+  file.write_text(file.read_text().replace('"intermediate_size": 24', '"intermediate_size": 32'))
+  raw = config_dict(FINE_TUNING['classification'], 'smoke', {'init_from.path': f'hf:{folder}'})
+  config, source = config_lib.load(raw)
+  task = prepare.without_data(config, initialize.tokenizer_of(source, None))[1]
+  with pytest.raises(CheckpointError) as error:
+    initialize.plan_of(task, source, config.init_from)
+  assert 'layers/0/mlp/up/kernel: has shape [16, 24] in the checkpoint, the model needs [16, 32]' in str(error.value)
+
+
+def test_a_tied_table_that_stands_twice_must_be_one(tmp_path):
+  from safetensors.numpy import load_file, save_file
+
+  folder = pathlib.Path(shutil.copytree(GOLDEN / 'llama_tied_linear', tmp_path / 'model'))
+  tensors = load_file(folder / 'model.safetensors')
+  tensors['lm_head.weight'] = tensors['model.embed_tokens.weight'].copy()
+  save_file(tensors, folder / 'model.safetensors')
+  assert loaded(PublicModel(f'hf:{folder}')).keys() == loaded(golden('llama_tied_linear')).keys()
+  tensors['lm_head.weight'][3, 3] += 1
+  save_file(tensors, folder / 'model.safetensors')
+  with pytest.raises(
+    CheckpointError, match='model.embed_tokens.weight and lm_head.weight differ, and config.json says'
+  ):
+    loaded(PublicModel(f'hf:{folder}'))
+
+
+def test_more_tokens_than_rows_are_refused(tmp_path):
+  folder = pathlib.Path(shutil.copytree(GOLDEN / 'bert', tmp_path / 'model'))
+  file = folder / 'config.json'
+  values = json.loads(file.read_text())
+  file.write_text(json.dumps(values | {'vocab_size': 64}))
+  raw = config_dict(FINE_TUNING['classification'], 'smoke', {'init_from.path': f'hf:{folder}'})
+  config, source = config_lib.load(raw)
+  with pytest.raises(ConfigError, match=r'model.vocab_size = 64: .*'):
+    prepare.without_data(config, initialize.tokenizer_of(source, None))
+
+
+# ---- tokenizers
+
+
+@pytest.mark.parametrize(
+  'name, begin, between, end',
+  [
+    ('bert', ['[CLS]'], ['[SEP]'], ['[SEP]']),
+    ('roberta', ['<s>'], ['</s>', '</s>'], ['</s>']),
+    ('xlm_roberta', ['<s>'], ['</s>', '</s>'], ['</s>']),
+    ('modernbert', ['[CLS]'], ['[SEP]'], ['[SEP]']),
+    ('llama_3_1', ['<|begin_of_text|>'], ['<|begin_of_text|>'], []),
+    ('qwen3', None, None, None),
+  ],
+)
+def test_frames_and_roles_are_those_of_the_files(name, begin, between, end):
+  tokenizer = Tokenizer.load(str(GOLDEN / name / 'tokenizer.json'))
+  if begin is None:
+    assert tokenizer.frame is None and tokenizer.bos is None and tokenizer.eos == tokenizer.pad
+    return
+  assert [[tokenizer.token(i) for i in ids] for ids in tokenizer.frame] == [begin, between, end]
+  if name == 'modernbert':
+    assert tokenizer.eos is None, 'its end of text is in the vocabulary, and no role'
+
+
+def test_a_tokenizer_is_kept_as_it_is(tmp_path):
+  file = tmp_path / 'tokenizer.json'
+  shutil.copytree(GOLDEN / 'bert', tmp_path / 'there')
+  source = tmp_path / 'there' / 'tokenizer.json'
+  source.write_bytes(source.read_bytes().replace(b'{', b'{\r\n', 1))
+  (source.parent / 'chat_template.jinja').write_bytes(b'{{ messages }}\r\n')
+  tokenizer = Tokenizer.load(str(source))
+  tokenizer.save(str(file))
+  for name in ('tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja'):
+    assert (tmp_path / name).read_bytes() == (source.parent / name).read_bytes()
+  assert Tokenizer.load(str(file)).hash == tokenizer.hash
+  (tmp_path / 'tokenizer_config.json').unlink()
+  assert Tokenizer.load(str(file)).hash != tokenizer.hash, 'its roles are guessed now'
+  (tmp_path / 'tokenizer_config.json').write_text('[1')
+  with pytest.raises(Exception, match=r'tokenizer_config.json: not JSON'):
+    Tokenizer.load(str(file))
+
+
+def test_a_role_that_is_missing_is_named(raw_config):
+  raw = raw_config('masked_lm', **settings('llama_3_1', **{'init_from.convert': 'decoder_to_encoder'}))
+  config, source = config_lib.load(raw)
+  tokenizer = initialize.tokenizer_of(source, None)
+  with pytest.raises(
+    Exception, match=r'has no mask token \(tokenizer_config.json names none\); this objective needs one'
+  ):
+    prepare.build(config, tokenizer)
+
+
+def test_answers_of_a_tokenizer_that_strips_accents_are_of_the_original_text():
+  """Every answer that is cut out by a row's places is the one that was given, accents and case included."""
+  context = 'Das Verfahren fu\u0308hrte RENÉE Müller in São Paulo; der Café-Streit \u00a7 12 endete 1999.'
+  record = {'id': '1', 'question': 'Wer führte das Verfahren?', 'context': context}
+  for text in ('RENÉE Müller', 'São Paulo', 'Café-Streit \u00a7 12', 'fu\u0308hrte'):
+    answers = [{'text': text, 'answer_start': context.index(text)}]
+    leaves = {'init_from.path': f'hf:{GOLDEN / "bert"}', 'data.length': 64, 'objective.max_question': 24}
+    leaves |= {'objective.max_answer': 20, 'objective.stride': 10}
+    config, source = config_lib.load(config_dict(FINE_TUNING['extractive_qa'], 'smoke', leaves))
+    config = dataclasses.replace(config, objective=dataclasses.replace(config.objective, no_answer=False))
+    task = prepare.build(config, initialize.tokenizer_of(source, None))
+    [row, *_] = [row for row in task.rows_of([record | {'answers': answers}]).rows if row['places'][0] > 0]
+    first, last = (place - row['second'] + row['low'] for place in row['places'])
+    begin, end = row['offsets'][first][0], row['offsets'][last][1]
+    assert context[begin:end].startswith(text[:-1]) and text.startswith(context[begin:end])
+
+
+def test_a_source_of_either_kind_is_opened_by_its_name(tmp_path):
+  init = InitFrom(path=f'hf:{GOLDEN / "bert"}', step='latest', take=('*',), fresh=(), drop=(), convert=None)
+  assert isinstance(open_source(init), PublicModel)
+  with pytest.raises(CheckpointError, match='no such folder; run the pre-training first'):
+    open_source(dataclasses.replace(init, path=str(tmp_path / 'none')))
