@@ -154,7 +154,7 @@ def here(tmp_path, monkeypatch):
       [f'--config={ROOT}/configs/pretrain_clm.py:smoke', '--process', '0'],
       '--process = 0: unknown flag; did you mean --process_id?',
     ),
-    ([f'--config={ROOT}/configs/pretrain_clm.py:smoke', '--config.train.steps=0'], 'train.steps = 0: must be given'),
+    ([f'--config={ROOT}/configs/pretrain_clm.py:smoke', '--config.train.steps=None'], 'train.steps = None: must be'),
     (
       [f'--config={ROOT}/configs/finetune_sentiment.py:smoke,preset=mini', '--config.data.tokenizer=None'],
       'data.tokenizer = None: must be given with init_from.path = None',

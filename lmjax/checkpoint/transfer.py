@@ -31,17 +31,17 @@ def hand_off(load: Load, arrays: Mapping[str, dict], plan: handoff.Plan, fresh: 
   """
   if not plan.taken and not plan.resized:
     return fresh
-  here, scale = paths.flatten(fresh), None
+  here, deviation = paths.flatten(fresh), None
   tables = [path for path in plan.fresh if paths.matches(path, handoff.TABLES)]
   if tables and handoff.TOKEN_TABLE in plan.taken:
-    scale = float(jnp.std(here[handoff.TOKEN_TABLE]))
+    deviation = float(jnp.std(here[handoff.TOKEN_TABLE]))
   wanted = {path: _abstract(arrays[path]['shape'], here[path], path in plan.taken) for path in plan.taken}
   wanted |= {path: _abstract(arrays[path]['shape'], here[path], False) for path in plan.resized}
   for path in plan.taken:
     here[path].delete()
   taken = load(wanted)
-  if scale is not None:
-    scale = jnp.std(taken[handoff.TOKEN_TABLE]) / (scale + 1e-12)
+  if deviation is not None:
+    scale = jnp.std(taken[handoff.TOKEN_TABLE]) / (deviation + 1e-12)
     taken |= {path: here[path] * scale for path in tables}
 
   def choose(path, array):

@@ -1,10 +1,9 @@
 """What a family of public models is described by; `encoders` and `decoders` describe them, `families` lists them."""
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 # A module of the file to one of our parameter tree; several where the file fuses them, in its order.
-Modules = Mapping[str, str | tuple[str, ...]]
+Modules = dict[str, str | tuple[str, ...]]
 TOKEN_TABLE = 'embeddings/token'
 QKV = ('attention/query', 'attention/key', 'attention/value')
 
@@ -12,16 +11,16 @@ QKV = ('attention/query', 'attention/key', 'attention/value')
 class Family(NamedTuple):
   """One `model_type` of config.json."""
 
-  fixed: Mapping[str, Any]  # settings that config.json does not give
-  keys: Mapping[str, str]  # our setting: the key that holds it
+  fixed: dict[str, Any]  # settings that config.json does not give
+  keys: dict[str, str]  # our setting: the key that holds it
   prefixes: tuple[str, ...]  # of the backbone's tensors: in a file with a head, and in one without
   body: Modules  # below the prefix
   layer: str  # prefix of layer {}
   layers: Modules  # below it
   head: Modules  # of the language model, with their full names; for them no prefix counts
   output: str  # the output embedding; where it is tied, a file may hold it besides
-  defaults: Mapping[str, Any] = {}  # what transformers takes where config.json has no such key
-  only: Mapping[str, tuple] = {}  # keys that change what is computed: the values that can be expressed
+  defaults: dict[str, Any] = {}  # what transformers takes where config.json has no such key
+  only: dict[str, tuple] = {}  # keys that change what is computed: the values that can be expressed
   # places of the window, the rotary base and the layers without them, where the family has any
   window: str | None = None
   theta: str | None = 'rope_theta'

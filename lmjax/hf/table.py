@@ -22,17 +22,17 @@ class Part(NamedTuple):
   axis: int
   groups: int
   sizes: tuple[int, ...]  # of each array, in one group
-  index: int
+  number: int
 
   @property
   def start(self) -> int:
     """Where it begins in a group."""
-    return sum(self.sizes[: self.index])
+    return sum(self.sizes[: self.number])
 
   @property
   def size(self) -> int:
     """Its own length in a group."""
-    return self.sizes[self.index]
+    return self.sizes[self.number]
 
 
 class Line(NamedTuple):
@@ -101,7 +101,7 @@ def written(lines: Sequence[Line], ours: Mapping[str, np.ndarray], rows: int) ->
   for name, parts in fused.items():
     axis, groups = parts[0][0].axis, parts[0][0].groups
     grouped = []
-    for part, array in sorted(parts, key=lambda item: item[0].index):
+    for part, array in sorted(parts, key=lambda item: item[0].number):
       array = np.moveaxis(array, axis, 0)
       grouped.append(array.reshape(groups, part.size, *array.shape[1:]))
     joined = np.concatenate(grouped, axis=1)

@@ -17,6 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 from lmjax.models.axes import named
 from lmjax.models.config import LayerKind, ModelConfig
 from lmjax.ops import attention, norms, positions
+from lmjax.ops.dropout import dropout
 from lmjax.ops.matmul import add_bias, matmul
 from lmjax.sharding import constrain
 
@@ -241,13 +242,6 @@ class Block(nn.Module):
     mlp_in_BTD = read('mlp', x_BTD if c.parallel_residual else attended_BTD)
     y_BTD = FeedForward(c, name='mlp')(mlp_in_BTD, keys[3])
     return added('mlp', attended_BTD, y_BTD, keys[2]), cache
-
-
-def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-  """Sets a share `rate` to 0 and scales the rest (https://jmlr.org/papers/v15/srivastava14a.html)."""
-  if rate == 0.0 or key is None:
-    return x
-  return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0).astype(x.dtype)
 
 
 def _residual_std(c):

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from lmjax.models.heads import HeadedModel
-from lmjax.models.layers import dropout
 from lmjax.models.transformer import documents_of
 from lmjax.objectives.config import ClassificationConfig
+from lmjax.ops.dropout import dropout
 
 
 def pool(x_BTD: jax.Array, segments_BT: jax.Array, pooling: str) -> jax.Array:

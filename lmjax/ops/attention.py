@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from lmjax.ops import platforms
+from lmjax.ops.dropout import dropout
 from lmjax.ops.masks import attention_mask
 from lmjax.ops.softcap import soft_cap, soft_cap_slope
 
@@ -138,9 +139,7 @@ def _xla(q_BTHK, k_BSGK, v_BSGK, mask, scale, softcap, rate, key):
   if mask is not None:
     scores_BGRTS = jnp.where(mask[:, :, None], scores_BGRTS, jnp.finfo(jnp.float32).min)
   weights = jax.nn.softmax(scores_BGRTS, axis=-1)
-  if rate:
-    kept = jax.random.bernoulli(key, 1.0 - rate, weights.shape)
-    weights = jnp.where(kept, weights / (1.0 - rate), 0.0)
+  weights = dropout(weights, rate, key)
   return jnp.einsum('BGRTS,BSGK->BTGRK', weights.astype(v_BSGK.dtype), v_BSGK).reshape(B, T, H, K)
 
 

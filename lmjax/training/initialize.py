@@ -138,7 +138,7 @@ def initialize(
 
 def handed_over(task: Task, source: Source, plan: handoff.Plan, fresh) -> tuple[Any, str]:
   """(the parameters of a run as `plan` says, the digest of those that were taken)."""
-  read = weights.load if isinstance(source, PublicModel) else transfer.load
+  read: Callable = weights.load if isinstance(source, PublicModel) else transfer.load
   offset = task.model.backbone.config.position_offset
   params = transfer.hand_off(functools.partial(read, source), source.arrays, plan, fresh, offset)
   taken = {path: array for path, array in paths.flatten(params).items() if path in plan.taken}
@@ -160,7 +160,7 @@ def moved(
     try:
       if hand_off.get('revision') and '@' not in path:
         path = f'{path}@{hand_off["revision"]}'
-      step = 'latest' if hand_off['step'] is None else hand_off['step']
+      step: Any = 'latest' if hand_off['step'] is None else hand_off['step']
       source = open_source(dataclasses.replace(init_from, path=path, step=step))
       first, digest = handed_over(task, source, plan_of(task, source, init_from), first)
     except CheckpointError:

@@ -82,7 +82,7 @@ class FakeTrain:
 def fake_train(monkeypatch):
   fake = FakeTrain()
   monkeypatch.setattr(stages.train_lib, 'run', fake)
-  monkeypatch.setattr(stages.locate, 'open_source', lambda init_from: None)  # it leaves no checkpoint
+  monkeypatch.setattr(stages, 'open_source', lambda init_from: None)  # it leaves no checkpoint
   return fake
 
 

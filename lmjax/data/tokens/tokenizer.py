@@ -59,9 +59,9 @@ class Tokenizer:
     name: str = 'tokenizer',
     text: str | None = None,
     companions: Mapping[str, bytes] | None = None,
+    given: Mapping[str, str | None] | None = None,
   ):
-    self._text, self._companions = text, companions or {}
-    self._given = published.roles_of(self._companions)
+    self._text, self._companions, self._given = text, companions or {}, given
     backend.no_padding()
     backend.no_truncation()
     # '[MASK]' in running text is text: a document must not be able to write a special token.
@@ -86,14 +86,14 @@ class Tokenizer:
     except (OSError, UnicodeDecodeError) as error:
       raise DataError(f'{path}: cannot be read ({error}); a tokenizer.json must exist; check the path') from None
     try:
-      backend = tokenizers.Tokenizer.from_str(text)
+      given = published.roles_of(companions)
+    except ValueError as error:
+      raise DataError(f'{file.parent / published.CONFIG}: not JSON ({error}); download it again') from None
+    try:
+      return cls(tokenizers.Tokenizer.from_str(text), path, text, companions, given)
     except Exception as error:  # the library raises plain Exception
       rule = 'it must be a tokenizer.json in Hugging Face format'
       raise DataError(f'{path}: not a tokenizer ({error}); {rule}; save it again with `tokenizer.save(path)`') from None
-    try:
-      return cls(backend, path, text, companions)
-    except ValueError as error:
-      raise DataError(f'{file.parent / published.CONFIG}: not JSON ({error}); download it again') from None
 
   def save(self, path: str):
     """Writes a tokenizer.json, whole or not at all; one that was read, with its companions, byte for byte."""
