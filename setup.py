@@ -31,6 +31,8 @@ setup(
     'numpy>=2.0',
     'grain>=0.2.18',
     'tokenizers>=0.23',
+    'safetensors>=0.5',
+    'huggingface_hub>=1.0',
     'tensorflow-datasets>=4.9.10',
     'importlib_resources',  # tensorflow-datasets imports it and does not say so
     'matplotlib>=3.9',

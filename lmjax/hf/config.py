@@ -193,16 +193,16 @@ def _rotary(file: ConfigFile, head_width: int, layers: int, has_window: bool) ->
   whole = whole if nested else given
   found = dict(rope_theta=float(whole.get('rope_theta') or values.get(family.theta) or family.default_theta))
   if family.theta_local is not None and has_window:
-    key, default = family.theta_local
-    theta = float(local.get('rope_theta') or values.get(key) or default)
+    key, usual = family.theta_local
+    theta = float(local.get('rope_theta') or values.get(key) or usual)
     found['rope_theta_local'] = None if theta == found['rope_theta'] else theta
   if _kind(local) != 'default':
     file.refuse('rope_parameters', 'layers with a window must not be scaled by themselves')
   found |= _scaling(file, whole)
   if found.get('rope_scaling') is not None and has_window:
     found['rope_scaling_layers'] = family.scaled
-  share_key, usual = family.rotary_share
-  share = whole.get('partial_rotary_factor') or values.get(share_key) or usual
+  key, share = family.rotary_share
+  share = whole.get('partial_rotary_factor') or values.get(key) or share
   if int(head_width * share) != head_width:
     found['rotary_width'] = int(head_width * share)
   if family.skips_rotary:
