@@ -201,14 +201,14 @@ def _rotary(file: ConfigFile, head_width: int, layers: int, has_window: bool) ->
   found |= _scaling(file, whole)
   if found.get('rope_scaling') is not None and has_window:
     found['rope_scaling_layers'] = family.scaled
-  key, share = family.rotary_share
-  share = whole.get('partial_rotary_factor') or values.get(key) or share
-  if int(head_width * share) != head_width:
-    found['rotary_width'] = int(head_width * share)
+  share_key, share = family.rotary_share
+  rotated = int(head_width * (whole.get('partial_rotary_factor') or values.get(share_key) or share))
+  if rotated != head_width:
+    found['rotary_width'] = rotated
   if family.skips_rotary:
     every = values.get('no_rope_layer_interval') or 4
     if (rotates := values.get('no_rope_layers')) is not None:
-      without = [i for i, rotated in enumerate(rotates) if not rotated]
+      without = [i for i, has_any in enumerate(rotates) if not has_any]
       if (pattern := _pattern(without, layers, (every, every - 1))) is None or len(rotates) != layers:
         file.refuse('no_rope_layers', 'every n-th layer must be without rotary positions, and no other')
       every, offset = pattern

@@ -37,8 +37,9 @@ class Family(NamedTuple):
   rows_with_offset: bool = False  # whether max_position_embeddings counts the rows before the first position
 
 
-# Left behind by all: buffers that older versions saved.
-LEFT = ('*position_ids', '*rotary_emb.inv_freq', '*.masked_bias', '*.attn.bias', '*.attention.bias')
+# Left behind by all: buffers that older versions saved, and heads of tasks.
+TASK_HEADS = ('classifier.*', 'pre_classifier.*', 'score.*', 'qa_outputs.*')
+LEFT = ('*position_ids', '*rotary_emb.inv_freq', '*.masked_bias', '*.attn.bias', '*.attention.bias', *TASK_HEADS)
 
 SIZES = {
   'layers': 'num_hidden_layers',

@@ -5,13 +5,12 @@ rows of a vocabulary are padded on the way in, and cut on the way out.
 """
 
 import fnmatch
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmjax.hf.family import LEFT, TOKEN_TABLE, Family
+from lmjax.hf.family import TOKEN_TABLE, Family
 
 Shape = tuple[int, ...]
 
@@ -116,10 +115,14 @@ class Table(NamedTuple):
   head: list[Line]  # the language model's, which a file holds whole or not at all
   copies: list[Line]  # what it may hold a second time, under another name
 
-  def left_behind(self, names, patterns: Sequence[str]) -> list[str]:
-    """Those of the names of tensors that are no part of the model."""
-    used = {line.theirs for lines in self for line in lines}
-    return [n for n in names if n not in used and any(fnmatch.fnmatchcase(n, p) for p in (*LEFT, *patterns))]
+  def names(self) -> set[str]:
+    """Names of tensors, copies included."""
+    return {line.theirs for lines in self for line in lines}
+
+
+def matching(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
+  """Those of the names that match a pattern."""
+  return {name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
 
 
 def table(family: Family, settings: Mapping[str, Any], prefix: str) -> Table:
@@ -180,8 +183,3 @@ def _liner(family: Family, settings: Mapping[str, Any]) -> Callable[..., Iterato
         yield Line(f'{above}{ours}/bias', f'{theirs}.bias')
 
   return line
-
-
-def size_of(shape: Shape) -> int:
-  """Numbers of an array."""
-  return math.prod(shape)

@@ -133,6 +133,7 @@ def initialize(
     table |= {'revision': source.revision, 'digest': digest, 'left_behind': source.left_behind}
     start = source.name if source.revision is None else f'{source.name}, revision {source.revision}'
   message = f'starting from {start}, with its tokenizer\n{plan.table()}'
+  message += ''.join(f'\n{"left behind":>13}  {name} (of the file)' for name in table.get('left_behind', ()))
   return InitialState(state._replace(params=params), 0, table, message, False)
 
 

@@ -210,3 +210,29 @@ def test_the_names_of_2019(folder):
   assert source.left_behind == ['bert.embeddings.position_ids', 'cls.seq_relationship.weight']
   with source.weights.opened('bert.embeddings.LayerNorm.weight') as tensor:
     assert tensor[:].shape == (16,)
+
+
+def test_the_head_of_a_task_is_left_behind(folder):
+  """Of a fine-tuned model the backbone is a start, too; a head of the language model that is cut short is none."""
+  tuned = folder('bert')
+
+  def change(tensors):
+    tensors['classifier.weight'] = np.zeros((2, 16), np.float32)
+    tensors['bert.pooler.dense.weight'] = np.zeros((16, 16), np.float32)
+    for name in [name for name in tensors if name.startswith('cls.')]:
+      del tensors[name]
+
+  change_tensors(tuned, change)
+  source = PublicModel(f'hf:{tuned}')
+  assert source.left_behind == ['bert.pooler.dense.weight', 'classifier.weight']
+  assert not any(path.startswith('head/') for path in source.arrays)
+  shutil.rmtree(tuned)
+  tuned = folder('bert')
+  change_tensors(tuned, lambda tensors: tensors.pop('cls.predictions.bias'))
+  refused(tuned, 'has no tensor cls.predictions.bias;')
+  shutil.rmtree(tuned)
+  tuned = folder('modernbert')  # whose head of a task has names of that of the language model
+  change_tensors(
+    tuned, lambda t: [t.pop('decoder.bias'), t.update({'classifier.weight': np.zeros((2, 16), np.float32)})]
+  )
+  assert PublicModel(f'hf:{tuned}').left_behind == ['classifier.weight', 'head.dense.weight', 'head.norm.weight']
