@@ -122,6 +122,9 @@ def reader(raw_config, tmp_path_factory, tmp_path, cache_dir, monkeypatch):
   for name in ('configs', 'experiments'):
     (tmp_path / name).symlink_to(ROOT / name)
   (tmp_path / 'cache').symlink_to(cache_dir)
+  (tmp_path / 'models').mkdir()
+  for name, stands_for in (('minilm', 'bert'), ('qwen3', 'qwen3')):
+    (tmp_path / 'models' / name).symlink_to(ROOT / 'tests/hf/golden' / stands_for)
   (tmp_path / 'mytext').mkdir()
   (tmp_path / 'mytext/a.txt').write_text('\n\n'.join(text(i, 300) for i in range(60)))
   runs.write_tsv(tmp_path / 'other.tsv', runs.texts(8, seed=3))

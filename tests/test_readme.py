@@ -34,6 +34,8 @@ def folder(raw_config, tmp_path_factory):
   (made / 'runs').mkdir()
   for task, name in (('causal_lm', 'pretrain_clm'), ('masked_lm', 'pretrain_mlm')):
     (made / 'runs' / name).symlink_to(runs.pre_trained(task, raw_config, tmp_path_factory))
+  (made / 'models').mkdir()
+  (made / 'models' / 'minilm').symlink_to(ROOT / 'tests/hf/golden/bert')
   return made
 
 

@@ -30,6 +30,7 @@ class Family(NamedTuple):
   skips_rotary: bool = False
   scaled: str = 'all'  # the layers whose rotary frequencies are scaled
   head_scalar: str | None = None  # scores are divided by its square root
+  activations: dict[str, str] = {}  # names that mean another
   conv1d: bool = False  # linear layers are stored [in, out]
   interleaved: bool = False  # query, key and value of one head stand next to each other
   left: tuple[str, ...] = ()  # patterns of tensors that may be left behind

@@ -236,3 +236,11 @@ def test_the_head_of_a_task_is_left_behind(folder):
     tuned, lambda t: [t.pop('decoder.bias'), t.update({'classifier.weight': np.zeros((2, 16), np.float32)})]
   )
   assert PublicModel(f'hf:{tuned}').left_behind == ['classifier.weight', 'head.dense.weight', 'head.norm.weight']
+
+
+def test_the_activation_that_the_first_gemma_files_name_is_the_one_that_they_mean(folder):
+  first, second = folder('gemma'), folder('gemma2')
+  change_config(first, hidden_act='gelu')
+  assert PublicModel(f'hf:{first}').model['activation'] == 'geglu_tanh'
+  change_config(second, hidden_activation='gelu')
+  assert PublicModel(f'hf:{second}').model['activation'] == 'geglu'
