@@ -8,7 +8,7 @@ from typing import Any
 from lmjax.checkpoint import locate
 from lmjax.checkpoint.config import InitFrom
 from lmjax.checkpoint.locate import InitCheckpoint
-from lmjax.errors import CheckpointError, ConfigError
+from lmjax.errors import CheckpointError, ConfigError, reason
 from lmjax.hf import hub
 from lmjax.hf.config import ConfigFile, settings_of
 from lmjax.hf.family import LEFT, TASK_HEADS, TOKEN_TABLE
@@ -41,7 +41,13 @@ class PublicModel:
       folder, self.revision = hub.download(f'init_from.path = {name}', given, weights=False)
     self.folder = folder
     self.file = ConfigFile(folder / 'config.json', f'init_from.path = {name}')
-    self.model = settings_of(self.file)
+    try:
+      self.model = settings_of(self.file)
+    except CheckpointError:
+      raise
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:  # a value of another type
+      rule = f'holds a value of another type than transformers writes ({reason(error)})'
+      raise CheckpointError(f'{self.file.path}: {rule}; download it again') from error
 
   @property
   def tokenizer_file(self) -> str:
