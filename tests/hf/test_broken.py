@@ -111,7 +111,7 @@ def test_a_folder_without_its_files(folder, tmp_path):
   (broken / 'model.safetensors').unlink()
   refused(broken, 'no model.safetensors and no model.safetensors.index.json there')
   (broken / 'pytorch_model.bin').touch()
-  refused(broken, 'holds pytorch_model.bin, a pickle', "AutoModel.from_pretrained('", 'weights_only=True')
+  refused(broken, 'holds pytorch_model.bin, a pickle', f"torch.load('{broken}/pytorch_model.bin', weights_only=True)")
   (broken / 'config.json').write_text('{"model_type": ')
   refused(broken, 'config.json: not JSON')
   (broken / 'config.json').write_text('[]')
