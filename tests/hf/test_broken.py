@@ -179,6 +179,13 @@ def test_a_fused_tensor_of_another_size(folder):
   refused(broken, f'{name}: shape [31, 16] in the file, but axis 0 must be 32')
 
 
+def test_a_vocabulary_of_another_size(folder):
+  """Padding that somebody has cut, or added, without saying so in config.json."""
+  broken = folder('llama')
+  change_config(broken, vocab_size=60)
+  refused(broken, 'model.embed_tokens.weight: shape [64, 16] in the file, but axis 0 must be 60')
+
+
 def test_an_output_table_that_config_json_promises(folder):
   """transformers fills it with random numbers, and reports it among many lines."""
   broken = folder('llama')
