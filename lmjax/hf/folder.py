@@ -47,8 +47,11 @@ class Weights:
 
   @staticmethod
   def are_in(folder: pathlib.Path) -> bool:
-    """Whether a folder holds any: not, where config.json and tokenizer.json alone are there for a dry run."""
-    return (folder / ONE_FILE).exists() or (folder / INDEX).exists()
+    """Whether a folder holds any: not, where config.json and tokenizer.json alone are there for a dry run.
+
+    An index is none: it is downloaded with what is small.
+    """
+    return any(folder.glob('*.safetensors'))
 
   def _files(self) -> dict[pathlib.Path, set[str] | None]:
     """{file: the names that the index says it holds}; None: there is one file."""
