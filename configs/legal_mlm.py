@@ -5,7 +5,7 @@
 
 It takes bills of the US Congress, BillSum, from TFDS. Arguments: data=, mix=, field= and smoke as in common.py; model=;
 new_head, for a model that comes without the head of this objective; length=TOKENS; steps=.
-Measured (pending).
+Measured (`:smoke` alone, from a tiny model of the tests, 2 cores of an AMD EPYC): it runs in seconds.
 """
 
 import common

@@ -223,10 +223,11 @@ def look_alikes(labels: Sequence[str]) -> list[list[str]]:
 
 
 def longest_first(first: int, second: int, limit: int) -> tuple[int, int]:
-  """How much of two texts fits: the longer one is cut until both are equal, then both.
+  """How much of two texts fits: the longer one is cut until both are equal, then both, as `tokenizers` does it.
 
-  >>> longest_first(10, 3, 8), longest_first(10, 10, 8)
-  ((5, 3), (4, 4))
+  >>> longest_first(10, 3, 8), longest_first(11, 10, 9), longest_first(10, 11, 9)
+  ((5, 3), (5, 4), (4, 5))
   """
-  kept_second = min(second, max(limit - first, limit // 2))
+  half = (limit + (second >= first)) // 2  # of an odd number the longer one keeps more
+  kept_second = min(second, max(limit - first, half))
   return min(first, limit - kept_second), kept_second

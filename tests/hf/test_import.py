@@ -24,6 +24,7 @@ from lmjax.tasks import prepare
 from lmjax.training import initialize
 from tests import runs
 from tests.conftest import FINE_TUNING, config_dict
+from tests.hf.imports import loaded
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 EXPECTED = np.load(GOLDEN / 'expected.npz')
@@ -42,16 +43,6 @@ def rows(vocab_size: int, count: int = 3):
 
 def golden(name: str) -> PublicModel:
   return PublicModel(f'hf:{GOLDEN / name}')
-
-
-def loaded(source: PublicModel) -> dict:
-  """All of its parameters, whole on the first device."""
-  place = sharding.replicated(sharding.one_device_mesh())
-  wanted = {
-    path: jax.ShapeDtypeStruct(tuple(array['shape']), np.float32, sharding=place)
-    for path, array in source.arrays.items()
-  }
-  return weights.load(source, wanted)
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -10,14 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from lmjax import sharding
 from lmjax.errors import CheckpointError
-from lmjax.hf import table, weights
+from lmjax.hf import table
 from lmjax.hf.source import PublicModel
-from lmjax.models.config import ModelConfig
-from lmjax.models.heads import LanguageModel
-from lmjax.models.transformer import Transformer
-from lmjax.training import state
+from tests.hf.imports import imported
 
 torch = pytest.importorskip('torch')
 pytest.importorskip('transformers')
@@ -55,20 +51,6 @@ def tiny(request, tmp_path_factory):
   model = families.make(request.param)
   families.save(model, folder)
   return request.param, PublicModel(f'hf:{folder}'), families.outputs(model, *families.rows())
-
-
-def imported(source: PublicModel, **changes):
-  """(the model, its parameters on one device) with settings changed."""
-  usual = dict(dtype='float32', scan=False, attention_implementation='xla')
-  config = ModelConfig(**source.model | usual | changes)
-  model = LanguageModel(Transformer(config, source.model['vocab_size']))
-  mesh = sharding.one_device_mesh()
-  with jax.set_mesh(mesh):
-    wanted = {
-      path: jax.ShapeDtypeStruct(tuple(array['shape']), np.float32, sharding=sharding.replicated(mesh))
-      for path, array in source.arrays.items()
-    }
-    return model, state.paths.unflatten(weights.load(source, wanted))
 
 
 def logits_of(model, params, tokens, mask) -> np.ndarray:

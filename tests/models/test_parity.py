@@ -28,13 +28,14 @@ from tests import runs
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
 
+from tests.against_torch import causal_batch, masked_batch, tensor, train_torch  # needs torch
+
 pytestmark = [pytest.mark.slow, pytest.mark.parity]
 
 CONFIGS = Path(__file__).parent.parent.parent / 'configs'
 STEPS, WARMUP, PEAK, FINAL, VOCAB, LENGTH, BATCH = 50, 10, 2e-3, 0.1, 512, 64, 8
 SMALL = dict(layers=2, width=64, heads=4, kv_heads=4, mlp_width=256, vocab_multiple=1, dtype='float32')
 NO_DROPOUT = dict(embedding_dropout=0.0, attention_dropout=0.0, residual_dropout=0.0)
-LABEL_IGNORED = -100  # by the losses of transformers
 NO_DECAY = ('*/bias', '*/scale', '*/embedding')
 
 
@@ -74,13 +75,7 @@ def test_gpt2_trains_as_in_transformers(corpus):
     )
   )
 
-  def as_torch(batch):
-    # transformers shifts the labels itself, so it takes rows of one token more
-    row = np.concatenate([batch['inputs'], batch['targets'][:, -1:]], axis=1)
-    assert (row[:, 1:] == batch['targets']).all() and batch['weights'].all()
-    return dict(input_ids=tensor(row), labels=tensor(row))
-
-  check_training('GPT2LMHeadModel', config, reference, gpt2_params(reference), as_torch)
+  check_training('GPT2LMHeadModel', config, reference, gpt2_params(reference), causal_batch)
 
 
 @pytest.mark.parametrize('rows', ['concat', 'padded'])
@@ -105,15 +100,7 @@ def test_bert_trains_as_in_transformers(corpus, rows):
     )
   )
 
-  def as_torch(batch):
-    labels = np.full_like(batch['inputs'], LABEL_IGNORED)
-    row, slot = np.nonzero(batch['weights'])
-    labels[row, batch['slots'][row, slot]] = batch['targets'][row, slot]
-    visible = batch['segments'] > 0 if 'segments' in batch else np.ones_like(labels)
-    assert visible.all() or rows == 'padded'
-    return dict(input_ids=tensor(batch['inputs']), attention_mask=tensor(visible), labels=tensor(labels))
-
-  check_training(f'BertForMaskedLM, {rows} rows', config, reference, bert_params(reference), as_torch)
+  check_training(f'BertForMaskedLM, {rows} rows', config, reference, bert_params(reference), masked_batch)
 
 
 def test_llama_forward_as_in_transformers():
@@ -185,7 +172,7 @@ def check_training(name, config, reference, params, as_torch):
   batches = [data.batch(step) for step in range(STEPS)]
   assert_same_tree(params, task.shapes())
   ours = train_ours(config, task, params, batches)
-  theirs = train_torch(config.optim, reference, map(as_torch, batches))
+  theirs = train_torch(config.optim, reference, list(map(as_torch, batches)))
   difference = np.abs(ours - theirs).max()
   print(f'\n{name}: loss {theirs[0]:.3f} to {theirs[-1]:.3f}, largest difference in {STEPS} steps {difference:.1e}')
   assert theirs[-1] < theirs[0] - 1, 'nothing was learned, so the comparison says little'
@@ -201,31 +188,6 @@ def train_ours(config, task, params, batches):
     current, report = step(current, batch)
     total, weight = report['pairs']['loss']
     losses.append(float(total) / float(weight))
-  return np.array(losses)
-
-
-def train_torch(settings, model, batches):
-  embeddings = [m.weight for m in model.modules() if isinstance(m, torch.nn.Embedding)]
-  decayed = [p for p in model.parameters() if p.ndim == 2 and not any(p is table for table in embeddings)]
-  rest = [p for p in model.parameters() if not any(p is other for other in decayed)]
-  groups = [dict(params=decayed, weight_decay=settings.weight_decay), dict(params=rest, weight_decay=0.0)]
-  optimizer = torch.optim.AdamW(groups, lr=PEAK, betas=(settings.b1, settings.b2), eps=settings.eps)
-
-  def factor(step):  # linear rise, then a cosine down to FINAL
-    if step < WARMUP:
-      return (step + 1) / WARMUP
-    return FINAL + (1 - FINAL) * (1 + np.cos(np.pi * (step - WARMUP) / (STEPS - WARMUP))) / 2
-
-  schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-  losses = []
-  for batch in batches:
-    loss = model(**batch).loss
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip_norm)
-    optimizer.step()
-    schedule.step()
-    losses.append(loss.item())
   return np.array(losses)
 
 
@@ -381,10 +343,6 @@ def norm(weights, name):
 
 def table(weights, name):
   return {'embedding': weights[f'{name}.weight']}
-
-
-def tensor(array):
-  return torch.from_numpy(np.ascontiguousarray(array).astype(np.int64))
 
 
 def assert_same_tree(params, shapes):

@@ -463,9 +463,9 @@ def test_the_longer_text_of_a_pair_is_cut_first(encoder):
   room = 16 - 3 - len(b)
   assert rows[0]['tokens'].tolist() == [tok.cls, *a[:room], tok.sep, *b, tok.sep]
   assert rows[1]['tokens'].tolist() == [tok.cls, *b, tok.sep, *a[:room], tok.sep]
-  assert rows[2]['tokens'].tolist() == [tok.cls, *a[:7], tok.sep, *a[:6], tok.sep]
+  assert rows[2]['tokens'].tolist() == [tok.cls, *a[:6], tok.sep, *a[:7], tok.sep]  # as in `tokenizers`
   assert rows[3]['tokens'].tolist() == [tok.cls, *a[:14], tok.sep]
-  assert [row['second'] for row in rows[:3]] == [room + 2, len(b) + 2, 9]
+  assert [row['second'] for row in rows[:3]] == [room + 2, len(b) + 2, 8]
   assert [bool(row['counts']['cut_tokens']) for row in rows] == [True] * 4 + [False]
 
 
@@ -478,9 +478,9 @@ def test_longest_first_fills_the_room_and_cuts_no_text_that_is_shorter_than_the_
         if a < first and b < second:
           assert abs(a - b) <= 1
         elif a < first:
-          assert a >= b
+          assert a >= b - 1
         elif b < second:
-          assert b >= a - 1
+          assert b >= a
 
 
 def test_a_second_text_differs_by_its_type(encoder):
