@@ -269,9 +269,10 @@ def test_a_study_is_right_in_every_stage(arguments, monkeypatch, tmp_path):
 @pytest.mark.parametrize('arguments', of('experiments/split.py'))
 def test_a_file_is_split(arguments, tmp_path):
   file, folder = with_names(arguments)
-  found = squad(12) if 'squad' in file else [{'document': text(i, 9), 'summary': text(i, 3)} for i in range(12)]
+  found = squad(12) if '.json.' in f'{file}.' else [{'document': text(i, 9), 'summary': text(i, 3)} for i in range(12)]
   lines = [found] if 'squad' in file else found
-  with lzma.open(tmp_path / file, 'wt', encoding='utf-8') as out:
+  opened = lzma.open if file.endswith('.xz') else open
+  with opened(tmp_path / file, 'wt', encoding='utf-8') as out:
     out.writelines(json.dumps(line) + '\n' for line in lines)
   command = [sys.executable, str(ROOT / 'experiments/split.py'), file, folder]
   done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={'PYTHONPATH': str(ROOT)})
