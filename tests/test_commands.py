@@ -269,8 +269,8 @@ def test_a_study_is_right_in_every_stage(arguments, monkeypatch, tmp_path):
 @pytest.mark.parametrize('arguments', of('experiments/split.py'))
 def test_a_file_is_split(arguments, tmp_path):
   file, folder = with_names(arguments)
-  found = squad(12) if '.json.' in f'{file}.' else [{'document': text(i, 9), 'summary': text(i, 3)} for i in range(12)]
-  lines = [found] if 'squad' in file else found
+  rows = [{'document': text(i, 9), 'summary': text(i, 3)} for i in range(12)]
+  lines = rows if '.jsonl' in file else [squad(12)]
   opened = lzma.open if file.endswith('.xz') else open
   with opened(tmp_path / file, 'wt', encoding='utf-8') as out:
     out.writelines(json.dumps(line) + '\n' for line in lines)
