@@ -121,7 +121,9 @@ def test_no_steps_evaluate_and_save_the_start_of_pre_training(raw_config, tmp_pa
   assert tuned['hand_off']['step'] == 0 and tuned['status'] == 'done'
 
 
-@pytest.mark.parametrize('task, name', [('classification', 'bert'), ('extractive_qa', 'roberta')])
+@pytest.mark.parametrize(
+  'task, name', [('classification', 'bert'), pytest.param('extractive_qa', 'roberta', marks=pytest.mark.slow)]
+)
 def test_fine_tuning_takes_the_backbone(task, name, tmp_path, raw_config):
   argument = 'smoke' if task == 'classification' else 'smoke,length=64'
   more = {'data.batch_size': 8, 'train.steps': 2, 'eval.every': 2}
