@@ -166,12 +166,14 @@ SIZES = {
   'pretrain': {'checkpoint.every': 2, 'data.cache_dir': 'cache'},
   'legal_mlm': {'checkpoint.every': 2, 'data.cache_dir': 'cache', 'data.length': 64, 'data.batch_size': 8},
   'sentiment': {'data.length': 24, 'data.batch_size': 8},
+  'legal_qa': {'data.length': 64, 'data.batch_size': 8, 'objective.max_question': 16, 'objective.stride': 24},
   'qa': {'data.length': 128, 'data.batch_size': 8, 'objective.max_question': 16, 'objective.stride': 64},
   'summarization': {'data.length': 48, 'data.batch_size': 8, 'objective.max_summary': 8, 'objective.chunk': 9},
 }
-SIZES['qa'] |= {'objective.max_answer': 6}
+for kind in ('legal_qa', 'qa'):
+  SIZES[kind]['objective.max_answer'] = 6
 SIZES['summaries'] = dict(SIZES['summarization'])
-for kind in ('sentiment', 'qa', 'summarization', 'summaries'):
+for kind in ('sentiment', 'legal_qa', 'qa', 'summarization', 'summaries'):
   SIZES[kind]['data.valid_examples'] = 4
 
 
