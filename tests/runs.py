@@ -151,7 +151,8 @@ def random_params(task, seed: int = 0):
 
 def random_state(task, tx, seed: int = 0) -> state_lib.TrainState:
   """The state that a run on one device begins with."""
-  return state_lib.init_state(task, tx, sharding.one_device_mesh(), seed)
+  mesh = sharding.one_device_mesh()
+  return state_lib.init_state(task, tx, mesh, state_lib.init_params(task, mesh, seed))
 
 
 def train_step(task, tx, config):

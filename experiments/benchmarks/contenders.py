@@ -176,7 +176,7 @@ class Lmjax:
     mesh = sharding.make_mesh(self.config.mesh, jax.devices()[:1])
     jax.set_mesh(mesh)
     tx = optim.make(self.config.optim, self.task.shapes())
-    self.state = state.init_state(self.task, tx, mesh, seed=0)
+    self.state = state.init_state(self.task, tx, mesh, state.init_params(self.task, mesh, seed=0))
     found = compiled.compile_run(self.task, tx, self.config.optim, self.config.train, mesh, None, print)
     rows, slots = make_batch(shape)
     batch = dict(inputs=rows[:, :-1], targets=rows[:, 1:], weights=np.ones(rows[:, 1:].shape, np.float32))

@@ -15,42 +15,37 @@ from lmjax.models import lora
 Load = Callable[[Mapping[str, jax.ShapeDtypeStruct]], dict[str, jax.Array]]
 
 
-def hand_off(load: Load, arrays: Mapping[str, dict], plan: handoff.Plan, fresh: dict, offset: int = 0) -> dict:
-  """Carries a plan that was checked out: the parameters of the new run, each where its `fresh` random one lies.
+def hand_off(
+  load: Load, arrays: Mapping[str, dict], plan: handoff.Plan, target: dict, draw: Callable, offset: int = 0
+) -> dict:
+  """Carries a plan that was checked out: the parameters of the new run.
 
-  Random parameters that are replaced are deleted first: there is no room for two of a large model.
+  What is taken is never drawn: there is no room for two of a large model.
 
   Args:
     load: reads arrays of the source.
     arrays: {path: {'shape'}} of the source.
     plan: from `handoff.plan`.
-    fresh: random parameters.
+    target: shapes, dtypes and shardings of the parameters.
+    draw: paths -> {path: random parameter}.
     offset: rows of the position table that stand before that of the first token, and stay there.
 
   Raises CheckpointError: the arrays cannot be read, or are damaged.
   """
-  if not plan.taken and not plan.resized:
-    return fresh
-  here, deviation = paths.flatten(fresh), None
+  here, params = paths.flatten(target), draw(plan.fresh)
   tables = [path for path in plan.fresh if paths.matches(path, handoff.TABLES)]
-  if tables and handoff.TOKEN_TABLE in plan.taken:
-    deviation = float(jnp.std(here[handoff.TOKEN_TABLE]))
+  if handoff.TOKEN_TABLE not in plan.taken:
+    tables = []
+  deviation = jnp.std(draw([handoff.TOKEN_TABLE])[handoff.TOKEN_TABLE]) if tables else None
   wanted = {path: _abstract(arrays[path]['shape'], here[path], path in plan.taken) for path in plan.taken}
   wanted |= {path: _abstract(arrays[path]['shape'], here[path], False) for path in plan.resized}
-  for path in plan.taken:
-    here[path].delete()
-  taken = load(wanted)
-  if deviation is not None:
-    scale = jnp.std(taken[handoff.TOKEN_TABLE]) / (deviation + 1e-12)
-    taken |= {path: here[path] * scale for path in tables}
-
-  def choose(path, array):
-    if path in plan.resized:
-      rows = resized_rows(array.shape[0], taken[path].shape[0], offset)
-      return jax.device_put(taken[path][rows], array.sharding)
-    return taken.get(path, array)
-
-  return paths.map_with_path(choose, fresh)
+  params |= load(wanted) if wanted else {}
+  for path in tables:
+    params[path] *= jnp.std(params[handoff.TOKEN_TABLE]) / (deviation + 1e-12)
+  for path in plan.resized:
+    rows = resized_rows(here[path].shape[0], params[path].shape[0], offset)
+    params[path] = jax.device_put(params[path][rows], here[path].sharding)
+  return paths.map_with_path(lambda path, _: params[path], target)
 
 
 def load(source: InitCheckpoint, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:

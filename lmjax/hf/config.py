@@ -75,7 +75,10 @@ class ConfigFile:
       raise CheckpointError(f'{self.path}: model_type = {kind!r}: {why}; the nearest that can be imported: {nearest}')
     close = difflib.get_close_matches(str(kind), FAMILIES, 1)
     remedy = f'did you mean {close[0]}?' if close else f'choose one of {", ".join(FAMILIES)}'
-    rule = 'no such family' if kind is not None else 'config.json must name one'
+    rule = 'no such family'
+    if kind is None:
+      rule = 'config.json must name one, and files of 2019 do not'
+      remedy = f'write it there, as one of {", ".join(FAMILIES)}'
     if 'auto_map' in self.values:
       rule = 'needs code of its own, which is not run here'
     raise CheckpointError(f'{self.path}: model_type = {kind!r}: {rule}; {remedy}')

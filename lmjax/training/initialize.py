@@ -122,28 +122,37 @@ def initialize(
     lines += [f'changed since then: {change}' for change in changes(manifest, metadata)]
     lines += rate_jump(manifest['config'], metadata['config'], step)
     return InitialState(state, step, manifest['hand_off'], '\n'.join(lines), True)
-  state = state_lib.init_state(task, tx, mesh, seed)
+  params = initial_params(task, mesh, seed, source, plan)
+  state = state_lib.init_state(task, tx, mesh, params)
   if source is None or plan is None:
     return InitialState(state, 0, None, 'starting from random weights', False)
-  params, digest = handed_over(task, source, plan, state.params)
   table: dict[str, Any] = {'source': source.name, 'step': source.step}
   table |= {name: getattr(plan, name) for name in ('taken', 'resized', 'fresh', 'dropped')}
   start, lines = f'step {source.step} of {source.name}', [plan.table()]
   if isinstance(source, PublicModel):
+    digest = digest_of(params, plan.taken)
     table |= {'revision': source.revision, 'digest': digest, 'left_behind': source.left_behind}
     start = source.name if source.revision is None else f'{source.name}, revision {source.revision}'
     lines += [f'{"left behind":>13}  {name} (of the file)' for name in source.left_behind]
   message = '\n'.join([f'starting from {start}, with its tokenizer', *lines])
-  return InitialState(state._replace(params=params), 0, table, message, False)
+  return InitialState(state, 0, table, message, False)
 
 
-def handed_over(task: Task, source: Source, plan: handoff.Plan, fresh) -> tuple[Any, str]:
-  """(the parameters of a run as `plan` says, the digest of those that were taken)."""
+def initial_params(task: Task, mesh, seed: int, source: Source | None, plan: handoff.Plan | None) -> dict:
+  """The parameters of a run's first step: as `plan` says, random ones without it."""
+  if source is None or plan is None:
+    return state_lib.init_params(task, mesh, seed)
   read: Callable = weights.load if isinstance(source, PublicModel) else transfer.load
+  draw = functools.partial(state_lib.draw, task, mesh, seed)
   offset = task.model.backbone.config.position_offset
-  params = transfer.hand_off(functools.partial(read, source), source.arrays, plan, fresh, offset)
-  taken = {path: array for path, array in paths.flatten(params).items() if path in plan.taken}
-  return params, json_digest(digests.describe_arrays(taken))
+  target = state_lib.abstract_params(task, mesh)
+  return transfer.hand_off(functools.partial(read, source), source.arrays, plan, target, draw, offset)
+
+
+def digest_of(params: dict, taken: list[str]) -> str:
+  """One digest of the parameters that were taken."""
+  here = paths.flatten(params)
+  return json_digest(digests.describe_arrays({path: here[path] for path in taken}))
 
 
 def moved(
@@ -155,19 +164,20 @@ def moved(
   themselves, and a run that was resumed no longer has them. That takes their memory once more. None where the
   checkpoint that the run began with is gone or damaged by now: a run that has ended loses nothing by it.
   """
-  first = state_lib.init_params(task, mesh, seed)
-  if hand_off is not None:
-    path = init_from.path if SHOWN in hand_off['source'] else hand_off['source']
-    try:
+  hand_off, source = hand_off or {}, None
+  try:
+    if hand_off:
+      path = init_from.path if SHOWN in hand_off['source'] else hand_off['source']
       if hand_off.get('revision') and '@' not in path:
         path = f'{path}@{hand_off["revision"]}'
       step: Any = 'latest' if hand_off['step'] is None else hand_off['step']
       source = open_source(dataclasses.replace(init_from, path=path, step=step))
-      first, digest = handed_over(task, source, plan_of(task, source, init_from), first)
-    except CheckpointError:
-      return None
-    if digest != hand_off.get('digest', digest):
-      return None  # another model is there now
+    plan = plan_of(task, source, init_from)
+    first = initial_params(task, mesh, seed, source, plan)
+  except CheckpointError:
+    return None
+  if 'digest' in hand_off and digest_of(first, hand_off['taken']) != hand_off['digest']:
+    return None  # another model is there now
   distance, norm = _norms(*(optim.split(config, tree)[0] for tree in (first, params)))
   return {group: float(distance[group]) / max(float(norm[group]), 1e-12) for group in distance}
 

@@ -1,6 +1,7 @@
 """The training state, sharded from birth: eval_shape -> shardings -> jit(init)."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,20 +21,32 @@ class TrainState(NamedTuple):
 
 
 @functools.cache
-def _init(model, mesh):
+def _draw(model, mesh, names: tuple[str, ...]):
   """The compiled `key -> parameters`: once for the runs of several seeds, and for `moved` after each."""
-  return jax.jit(model.init, out_shardings=sharding.shardings(model.axes(), mesh))
+
+  def draw(key):
+    drawn = paths.flatten(model.init(key))
+    return {name: drawn[name] for name in names}
+
+  places = paths.flatten(sharding.shardings(model.axes(), mesh))
+  return jax.jit(draw, out_shardings={name: places[name] for name in names})
+
+
+def draw(task, mesh, seed: int, names: Iterable[str]) -> dict[str, jax.Array]:
+  """{path: random parameter}, made on their devices: of these names, and no others are ever in memory."""
+  key, names = jax.random.fold_in(jax.random.key(seed), 0), tuple(names)
+  return _draw(task.model, mesh, names)(key) if names else {}
 
 
 def init_params(task, mesh, seed: int):
   """Random parameters, made on their devices."""
-  return _init(task.model, mesh)(jax.random.fold_in(jax.random.key(seed), 0))
+  return paths.unflatten(draw(task, mesh, seed, paths.flatten(task.shapes())))
 
 
-def init_state(task, tx: optax.GradientTransformation, mesh, seed: int) -> TrainState:
-  """Random parameters and the optimizer's state, made on their devices."""
+def init_state(task, tx: optax.GradientTransformation, mesh, params) -> TrainState:
+  """The state that training begins with at these parameters, made on its devices."""
   places = jax.tree.map(lambda a: a.sharding, abstract_state(task, tx, mesh))
-  params, zero = init_params(task, mesh, seed), jax.device_put(jnp.zeros((), jnp.int32), places.step)
+  zero = jax.device_put(jnp.zeros((), jnp.int32), places.step)
   return TrainState(zero, params, jax.jit(tx.init, out_shardings=places.opt_state)(params), jnp.copy(zero))
 
 

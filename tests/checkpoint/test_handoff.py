@@ -56,10 +56,9 @@ def begun(raw, mesh_shape=(1, 1, 1)):
   task = prepare.build(config, tokenizer)
   mesh = sharding.make_mesh(MeshConfig(*mesh_shape), jax.devices()[: int(np.prod(mesh_shape))])
   with jax.set_mesh(mesh):
-    state = state_lib.init_state(task, optim.make(config.optim, task.shapes()), mesh, config.seed)
     plan = initialize.plan_of(task, source, config.init_from)
-    random = jax.tree.map(jnp.copy, state.params)  # those that are replaced are deleted
-    return initialize.handed_over(task, source, plan, state.params)[0], plan, random
+    random = state_lib.init_params(task, mesh, config.seed)
+    return initialize.initial_params(task, mesh, config.seed, source, plan), plan, random
 
 
 def save(workdir, config, tokenizer, mesh_shape=(1, 1, 1), change=lambda params: params) -> str:
@@ -67,12 +66,13 @@ def save(workdir, config, tokenizer, mesh_shape=(1, 1, 1), change=lambda params:
   task = prepare.build(config, tokenizer)
   mesh = sharding.make_mesh(MeshConfig(*mesh_shape), jax.devices()[: int(np.prod(mesh_shape))])
   with jax.set_mesh(mesh):
-    state = state_lib.init_state(task, optim.make(config.optim, task.shapes()), mesh, 7)
+    params = change(state_lib.init_params(task, mesh, 7))
+    state = state_lib.init_state(task, optim.make(config.optim, task.shapes()), mesh, params)
     kept = checkpoint.Checkpoints(str(workdir), config.checkpoint, task.RANKING_METRIC)
     with contextlib.closing(kept) as checkpoints:
       checkpoints.save(
         4,
-        state._replace(params=change(state.params)),
+        state,
         initialize.metadata_of(config, task, {}, 'by hand') | {'hand_off': None},
       )
   tokenizer.save(f'{workdir}/tokenizer.json')
@@ -543,13 +543,9 @@ def test_with_nothing_taken_all_is_random_but_the_model_and_tokenizer(mlm, tmp_p
   jax.tree.map(np.testing.assert_array_equal, params, fresh)
   assert plan.taken == plan.resized == [] and sorted(plan.dropped) == sorted(source.arrays)
   assert sorted(plan.fresh) == sorted(paths.flatten(fresh))
-  other = state_lib.init_state(
-    prepare.build(config, tokenizer),
-    optim.make(config.optim, fresh),
-    sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]),
-    config.seed + 1,
-  )
-  assert not np.array_equal(other.params['classifier']['kernel'], fresh['classifier']['kernel'])
+  mesh = sharding.make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1])
+  other = state_lib.init_params(prepare.build(config, tokenizer), mesh, config.seed + 1)
+  assert not np.array_equal(other['classifier']['kernel'], fresh['classifier']['kernel'])
 
 
 @pytest.mark.slow

@@ -44,7 +44,8 @@ def test_bytes_a_device_are_those_of_real_arrays(make_config, cpu8, mesh):
   config, task, _ = prepare.prepare(config)
   on = sharding.make_mesh(config.mesh)
   with jax.set_mesh(on):
-    state = state_lib.init_state(task, optim.make(config.optim, task.shapes()), on, 0)
+    tx = optim.make(config.optim, task.shapes())
+    state = state_lib.init_state(task, tx, on, state_lib.init_params(task, on, 0))
   for name, tree in (('parameters', state.params), ('optimizer', state.opt_state)):
     sizes = {sum(a.addressable_shards[i].data.nbytes for a in jax.tree.leaves(tree)) for i in range(8)}
     [size] = sizes

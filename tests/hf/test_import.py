@@ -141,12 +141,10 @@ def test_what_has_changed_since_is_not_taken_for_the_start(tmp_path):
   config, task, _ = prepare.prepare(config, tokenizer)
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   with jax.set_mesh(mesh):
-    from lmjax.training import state
-
-    fresh = state.init_params(task, mesh, config.seed)
     plan = initialize.plan_of(task, source, config.init_from)
-    params, digest = initialize.handed_over(task, source, plan, fresh)
-    noted = {'source': f'hf:{folder}', 'step': None, 'revision': None, 'digest': digest}
+    params = initialize.initial_params(task, mesh, config.seed, source, plan)
+    noted = {'source': f'hf:{folder}', 'step': None, 'revision': None, 'taken': plan.taken}
+    noted |= {'digest': initialize.digest_of(params, plan.taken)}
     arguments = (task, config.optim, mesh, config.seed, config.init_from)
     assert set(initialize.moved(*arguments, noted, params).values()) == {0.0}
     tensors = load_file(folder / 'model.safetensors')

@@ -192,7 +192,7 @@ def test_gradient_and_state_are_of_what_moves(source, tmp_path):
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   with jax.set_mesh(mesh):
     tx = optim.make(config.optim, task.shapes())
-    state = state_lib.init_state(task, tx, mesh, 0)
+    state = state_lib.init_state(task, tx, mesh, state_lib.init_params(task, mesh, 0))
     batch = task.pipeline(data, config.seed, config.train.steps).batch(0)
     grads, _, _ = jax.jit(step_lib.make_gradient(task.loss, 1, config.optim))(state.params, batch, jax.random.key(0))
   moving = {path for path in paths.flatten(state.params) if config.optim.is_trainable(path)}

@@ -41,10 +41,8 @@ def prepared(raw):
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   with jax.set_mesh(mesh):
     tx = optim.make(config.optim, task.shapes())
-    state = state_lib.init_state(task, tx, mesh, config.seed)
-    if source is not None:
-      plan = initialize.plan_of(task, source, config.init_from)
-      state = state._replace(params=initialize.handed_over(task, source, plan, state.params)[0])
+    plan = initialize.plan_of(task, source, config.init_from)
+    state = state_lib.init_state(task, tx, mesh, initialize.initial_params(task, mesh, config.seed, source, plan))
   return config, task, data, state, jax.jit(runs.train_step(task, tx, config))
 
 
@@ -248,7 +246,7 @@ def test_how_far_it_moved_counts_from_where_it_began(mlm, tmp_path):
   source = open_source(dataclasses.replace(config.init_from, step=3))
   with jax.set_mesh(mesh):
     plan = initialize.plan_of(task, source, config.init_from)
-    there = initialize.handed_over(task, source, plan, jax.tree.map(jnp.copy, state.params))[0]
+    there = initialize.initial_params(task, mesh, config.seed, source, plan)
     distances = moved(begun, there)
     assert distances and all(distance == 0.0 for distance in distances.values())
     assert moved(begun, state.params)['attention'] > 0

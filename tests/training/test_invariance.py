@@ -280,7 +280,7 @@ def test_the_whole_step_is_the_same_on_a_mesh(make_config, tokenizer):
     tx = optim.make(config.optim, task.shapes())
     mesh = sharding.make_mesh(config.mesh, jax.devices()[: int(np.prod(shape))])
     with jax.set_mesh(mesh):
-      state = state_lib.init_state(task, tx, mesh, seed=3)
+      state = state_lib.init_state(task, tx, mesh, state_lib.init_params(task, mesh, 3))
       places = jax.tree.map(lambda a: a.sharding, state)
       step = jax.jit(runs.train_step(task, tx, config), out_shardings=(places, None))
       batch = ragged_batch('causal_lm', task)
@@ -299,7 +299,7 @@ def test_state_is_sharded_from_birth(make_config, tokenizer):
   tx = optim.make(config.optim, task.shapes())
   mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
   with jax.set_mesh(mesh):
-    state = state_lib.init_state(task, tx, mesh, seed=0)
+    state = state_lib.init_state(task, tx, mesh, state_lib.init_params(task, mesh, 0))
   kernel = state.params['layers']['0']['mlp']['up']['kernel']
   assert kernel.addressable_shards[0].data.size * 4 == kernel.size  # over fsdp and tensor, not over data
   found = paths.flatten(state.opt_state)
