@@ -14,9 +14,7 @@ import common
 def get_config(argument=None):
   arg, recipe, c = common.pretraining(argument, 'masked_lm', 'bidirectional', 'tiny_encoder', smallest='mini_encoder')
 
-  # 30% of the tokens rather than BERT's 15%: https://arxiv.org/abs/2202.08005; 80, 10 and 10% of them as in BERT
-  masking = dict(unit='token', rate=0.3, mask_share=0.8, random_share=0.1, keep_share=0.1)
-  c.objective = dict(masking=masking | dict(mean_span=None, max_span=None), chunk=recipe['chunk'])
+  c.objective = dict(masking=common.MASKING, chunk=recipe['chunk'])
   c.data = common.corpus(arg, recipe, cls_sep=True)
   c.optim = common.pretraining_optimizer(recipe, weight_decay=0.01, eps=1e-6)
 

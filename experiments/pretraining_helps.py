@@ -25,15 +25,15 @@ from lmjax.errors import ConfigError
 from lmjax.schema.command_line import parse_argument
 
 # What decides the time it takes, with embedded data and with one's own: epochs by share of the labels (sentiment), and
-# overrides of each kind of stage (both models are pooled alike).
+# overrides of each kind of stage (both models are pooled alike, and have one linear layer).
 SHARES = {'demo': {0.01: 12.0, 0.1: 12.0, 1.0: 6.0}, 'own': {0.01: 12.0, 0.1: 6.0, 1.0: 3.0}}
 SEEDS = {'demo': {'sentiment': 2, 'qa': 1, 'summarization': 1}, 'own': {'sentiment': 3, 'qa': 3, 'summarization': 3}}
 OVERRIDES = {
   'demo': {
     'masked': ('model.layers=2', 'train.steps=560', 'eval.every=140', 'checkpoint.every=140'),
     'causal': ('model.layers=2', 'train.steps=440', 'eval.every=110', 'checkpoint.every=110'),
-    'sentiment': ('data.length=32', 'objective.pooling=mean', 'optim.learning_rate=1e-3'),
-    'qa': ('train.epochs=2.0', 'optim.learning_rate=1e-3'),
+    'sentiment': ('data.length=32', 'objective.pooling=mean', 'objective.head=linear', 'optim.learning_rate=1e-3'),
+    'qa': ('train.epochs=2.0', 'objective.head=linear', 'optim.learning_rate=1e-3'),
     'summarization': (
       'data.length=128',
       'objective.max_summary=32',
@@ -45,8 +45,8 @@ OVERRIDES = {
   'own': {
     'masked': ('data.batch_size=16', 'data.tokenizer.vocab_size=8192', 'model.layers=2'),
     'causal': ('data.batch_size=16', 'data.tokenizer.vocab_size=8192', 'model.layers=2'),
-    'sentiment': ('data.length=48', 'objective.pooling=mean'),
-    'qa': (),
+    'sentiment': ('data.length=48', 'objective.pooling=mean', 'objective.head=linear'),
+    'qa': ('objective.head=linear',),
     'summarization': (),
   },
 }

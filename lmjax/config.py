@@ -102,6 +102,8 @@ class Config:
   def problems(self):
     """Rules between the slices: those of every run, then those of its task."""
     m, d, t = self.model, self.data, self.train
+    if self.init_from.path is None and d.tokenizer is None:
+      yield 'data.tokenizer', 'must be given with init_from.path = None', 'give one, or a checkpoint'
     if m.max_length is not None and d.length > m.max_length:
       rule = f'is longer than the position table, model.max_length = {m.max_length}'
       yield 'data.length', rule, 'shorten it, or lengthen the table'

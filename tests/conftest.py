@@ -54,6 +54,12 @@ FINE_TUNING = {
   'extractive_qa': 'configs/finetune_qa.py',
   'summarization': 'configs/finetune_summarization.py',
 }
+# These start from public models; their smoke runs from one of tests/hf/golden.
+FROM_PUBLIC = {
+  'masked_lm': 'configs/legal_mlm.py',
+  'extractive_qa': 'configs/legal_qa.py',
+  'summarization': 'configs/legal_summaries.py',
+}
 WORDS = (
   'the model reads a line of text and learns which word comes next because words follow each other in sentences '
   'that people wrote about trees rivers numbers and the weather of the north where snow falls early every year'

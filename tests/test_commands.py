@@ -15,9 +15,15 @@ import sys
 
 import pytest
 
-from lmjax import evaluate, main, predict, verify
+from lmjax import evaluate, main, metrics, predict, verify
 from lmjax import inspect as inspect_command
 from lmjax.data.sources import tfds
+from lmjax.data.tokens.tokenizer import Tokenizer
+from lmjax.hf import hub
+from lmjax.hf.source import PublicModel
+from lmjax.models.config import ModelConfig
+from lmjax.models.heads import LanguageModel
+from lmjax.models.transformer import Transformer
 from lmjax.schema import command_line
 from lmjax.study import stages
 from lmjax.study.config import ExperimentConfig
@@ -69,7 +75,8 @@ def of(program: str, *but: str) -> list:
 
 def test_every_command_has_a_test():
   tested = {'main', 'experiment', 'predict', 'evaluate', 'inspect', 'verify'}
-  assert {program for _, program, _ in ALL} == {f'-m lmjax.{name}' for name in tested} | {'experiments/split.py'}
+  scripts = {'experiments/split.py', 'experiments/public_shapes.py'}
+  assert {program for _, program, _ in ALL} == {f'-m lmjax.{name}' for name in tested} | scripts
   assert len(ALL) > 45
 
 
@@ -117,11 +124,15 @@ def of_data_set(path: str, count: int = 24) -> list[dict]:
 @pytest.fixture
 def reader(raw_config, tmp_path_factory, tmp_path, cache_dir, monkeypatch):
   """Where somebody stands who has run the commands before, with files of the names that the commands give."""
-  for task, name in (('causal_lm', 'pretrain_clm'), ('masked_lm', 'pretrain_mlm')):
+  made = (('causal_lm', 'pretrain_clm'), ('masked_lm', 'pretrain_mlm'), ('masked_lm', 'legal_mlm'))
+  for task, name in made:
     shutil.copytree(runs.pre_trained(task, raw_config, tmp_path_factory), tmp_path / 'runs' / name)
   for name in ('configs', 'experiments'):
     (tmp_path / name).symlink_to(ROOT / name)
   (tmp_path / 'cache').symlink_to(cache_dir)
+  (tmp_path / 'models').mkdir()
+  for name, stands_for in (('minilm', 'bert'), ('qwen3', 'qwen3')):
+    (tmp_path / 'models' / name).symlink_to(ROOT / 'tests/hf/golden' / stands_for)
   (tmp_path / 'mytext').mkdir()
   (tmp_path / 'mytext/a.txt').write_text('\n\n'.join(text(i, 300) for i in range(60)))
   runs.write_tsv(tmp_path / 'other.tsv', runs.texts(8, seed=3))
@@ -132,23 +143,37 @@ def reader(raw_config, tmp_path_factory, tmp_path, cache_dir, monkeypatch):
     (tmp_path / f'{name}.jsonl').write_text('\n'.join(lines))
     (tmp_path / f'{name}-v2.0.json').write_text(json.dumps(squad(count)))
   (tmp_path / 'pairs.tsv').write_text('the snow falls\tthe falls snow\n')
+  (tmp_path / 'cuad').mkdir()
+  for name, count in (('train', 24), ('valid', 8), ('test', 8)):
+    (tmp_path / f'cuad/{name}.json').write_text(json.dumps(squad(count)))
   monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(hub, 'download', lambda source, name, weights: (GOLDEN / PUBLIC[name.partition('@')[0]], 'a'))
   monkeypatch.setattr(tfds, 'identity', lambda path: {'kind': 'tfds', 'name': path})
   monkeypatch.setattr(tfds, 'records', lambda path, fields: ((path, one) for one in of_data_set(path)))
   monkeypatch.setattr(tfds, 'documents', lambda path, field: ((path, one[field]) for one in of_data_set(path, 120)))
   return tmp_path
 
 
+# What stands in for models of the Hub.
+GOLDEN = ROOT / 'tests/hf/golden'
+PUBLIC = {'answerdotai/ModernBERT-base': 'modernbert', 'nlpaueb/legal-bert-base-uncased': 'bert'}
+PUBLIC |= {'Qwen/Qwen3-0.6B': 'qwen3', 'meta-llama/Llama-3.2-1B': 'llama_3_1'}
+PUBLIC |= {'sentence-transformers/all-MiniLM-L6-v2': 'bert'}
+
 # Sizes of a run of seconds, where a command does not give them.
 SMALL = {'train.steps': 2, 'train.epochs': None, 'eval.every': 2, 'optim.warmup_steps': 0, 'writer.tensorboard': False}
 SIZES = {
   'pretrain': {'checkpoint.every': 2, 'data.cache_dir': 'cache'},
+  'legal_mlm': {'checkpoint.every': 2, 'data.cache_dir': 'cache', 'data.length': 64, 'data.batch_size': 8},
   'sentiment': {'data.length': 24, 'data.batch_size': 8},
+  'legal_qa': {'data.length': 64, 'data.batch_size': 8, 'objective.max_question': 16, 'objective.stride': 24},
   'qa': {'data.length': 128, 'data.batch_size': 8, 'objective.max_question': 16, 'objective.stride': 64},
   'summarization': {'data.length': 48, 'data.batch_size': 8, 'objective.max_summary': 8, 'objective.chunk': 9},
 }
-SIZES['qa'] |= {'objective.max_answer': 6}
-for kind in ('sentiment', 'qa', 'summarization'):
+for kind in ('legal_qa', 'qa'):
+  SIZES[kind]['objective.max_answer'] = 6
+SIZES['summaries'] = dict(SIZES['summarization'])
+for kind in ('sentiment', 'legal_qa', 'qa', 'summarization', 'summaries'):
   SIZES[kind]['data.valid_examples'] = 4
 
 
@@ -171,6 +196,10 @@ def made_small(arguments: str, workdir: str) -> list[str]:
 @pytest.mark.parametrize('arguments', of('-m lmjax.main', '--config_json'))
 def test_a_run(arguments, reader, capsys):
   words = made_small(arguments, 'runs/new')
+  if 'hf:shapes/' in arguments:
+    subprocess.run(
+      [sys.executable, 'experiments/public_shapes.py', 'shapes'], env={'PYTHONPATH': str(ROOT)}, check=True
+    )
   assert main.main(words) == 0, capsys.readouterr().err
   said = capsys.readouterr().out
   if '--help' in words:
@@ -242,11 +271,29 @@ def test_a_study_is_right_in_every_stage(arguments, monkeypatch, tmp_path):
 @pytest.mark.parametrize('arguments', of('experiments/split.py'))
 def test_a_file_is_split(arguments, tmp_path):
   file, folder = with_names(arguments)
-  found = squad(12) if 'squad' in file else [{'document': text(i, 9), 'summary': text(i, 3)} for i in range(12)]
-  lines = [found] if 'squad' in file else found
-  with lzma.open(tmp_path / file, 'wt', encoding='utf-8') as out:
+  rows = [{'document': text(i, 9), 'summary': text(i, 3)} for i in range(12)]
+  lines = rows if '.jsonl' in file else [squad(12)]
+  opened = lzma.open if file.endswith('.xz') else open
+  with opened(tmp_path / file, 'wt', encoding='utf-8') as out:
     out.writelines(json.dumps(line) + '\n' for line in lines)
   command = [sys.executable, str(ROOT / 'experiments/split.py'), file, folder]
   done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={'PYTHONPATH': str(ROOT)})
   assert done.stdout == '8 train, 1 valid, 3 test\n', done.stderr
   assert sorted(pathlib.Path(tmp_path / folder).iterdir())
+
+
+@pytest.mark.parametrize('arguments', of('experiments/public_shapes.py'))
+def test_shapes_of_public_models_are_written(arguments, tmp_path):
+  """Their parameters are as many as are published."""
+  command = [sys.executable, str(ROOT / 'experiments/public_shapes.py'), *with_names(arguments)]
+  done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={'PYTHONPATH': str(ROOT)})
+  assert done.returncode == 0, done.stderr
+  millions = {}
+  for path in done.stdout.split():
+    source = PublicModel(f'hf:{tmp_path / path.removeprefix("hf:")}')
+    assert not source.has_weights
+    tokenizer = Tokenizer.load(source.tokenizer_file)
+    assert tokenizer.vocab_size == source.model['vocab_size'] and tokenizer.mask is not None
+    model = LanguageModel(Transformer(ModelConfig(**source.model), tokenizer.vocab_size))
+    millions[source.folder.name] = metrics.count(model.shapes()) // 1_000_000
+  assert millions == {'ModernBERT-base': 149, 'legal-bert-base-uncased': 109, 'Qwen3-0.6B': 596, 'Llama-3.2-1B': 1235}

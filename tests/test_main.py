@@ -10,7 +10,7 @@ import pytest
 
 from lmjax import main
 from lmjax.checkpoint import locate
-from tests.conftest import CONFIGS, FINE_TUNING, QUICK, ROOT, TASKS
+from tests.conftest import CONFIGS, FINE_TUNING, FROM_PUBLIC, QUICK, ROOT, TASKS
 
 
 def start(arguments, cwd):
@@ -118,6 +118,24 @@ def test_smoke_of_fine_tuning(name, pre_trained):
   assert code == 0 and 'resuming from step 20' in again and '| train |' not in again, err
   assert before == ((workdir / 'metrics.jsonl').read_text(), (workdir / 'samples.md').read_text())
   assert json.loads((workdir / 'results.json').read_text()) == results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', FROM_PUBLIC)
+def test_smoke_from_a_public_model(task, tmp_path, cache_dir):
+  """Each of these configs runs here, offline, from a tiny model, in any working directory."""
+  flags = [f'--config={ROOT / FROM_PUBLIC[task]}:smoke', f'--workdir={tmp_path / "run"}']
+  flags += [f'--config.data.cache_dir={cache_dir}'] if task == 'masked_lm' else []
+  code, out, err = run(flags, tmp_path)
+  assert code == 0 and 'done: step 20' in out, err
+  assert [line['step'] for line in lines(tmp_path / 'run', 'train')] == list(range(1, 21))
+  assert len(locate.saved_steps(locate.directory_of(tmp_path / 'run'))) >= 2
+  table = json.loads((tmp_path / 'run/results.json').read_text())['hand_off']
+  name = 'llama_3_1' if task == 'summarization' else 'bert'
+  assert table['source'] == f'hf:{ROOT / "tests/hf/golden" / name}' and not table['resized']
+  fresh = {path.rpartition('/')[2] if 'lora' in path else path for path in table['fresh']}
+  new = {'extractive_qa': {'span/bias', 'span/kernel'}, 'summarization': {'lora_a', 'lora_b'}}
+  assert fresh == new.get(task, set())
 
 
 @pytest.fixture

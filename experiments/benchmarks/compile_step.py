@@ -111,7 +111,7 @@ def compile_kernels(attention: Attention, folder: str) -> None:
 
   a = attention
   if a.blocks is None:
-    kernel = attention_lib._splash_kernel(a.heads, a.length, a.causal, a.window, interpret=False)
+    kernel = attention_lib._splash_kernel(a.heads, a.length, a.causal, a.window, softcap=None, interpret=False)
   else:
     many = masks.MultiHeadMask([masks.CausalMask((a.length, a.length))] * a.heads)
     sizes = kernels.BlockSizes(**a.blocks)

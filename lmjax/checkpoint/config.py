@@ -10,8 +10,9 @@ from lmjax.schema.types import NonNegativeInt, PositiveInt, section
 class InitFrom:
   """Where the weights, the tokenizer and the model's shape come from.
 
-  path: a run's workdir, or one of its WORKDIR/checkpoints/STEP, local or gs://; None: random weights
-  step: latest, best (in the run's own validation metric) or a number
+  path: a run's workdir, or one of its WORKDIR/checkpoints/STEP, local or gs://; hf:X, a public model, X being a folder
+    or the id of a repository, ORG/NAME or ORG/NAME@REVISION; None: random weights
+  step: latest, best (in the run's own validation metric) or a number; latest with hf:
   take: path patterns of the parameters that are taken; with () every weight is fresh (the control)
   fresh: path patterns of the parameters that begin at random
   drop: path patterns of the checkpoint's parameters that are left behind

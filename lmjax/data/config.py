@@ -82,7 +82,7 @@ class DataConfig:
   """The text and how it is cut into batches.
 
   sources: the corpora, by name; rows are drawn from each by its weight
-  tokenizer: the tokenizer to load or to train
+  tokenizer: the tokenizer to load or to train; None: the checkpoint's
   rows: 'concat' (documents joined), 'packed' (joined, but attention does not cross) or 'padded' (one a row)
   length: tokens of an example
   batch_size: rows of a batch, over all hosts
@@ -95,7 +95,7 @@ class DataConfig:
   """
 
   sources: dict[str, SourceConfig]
-  tokenizer: TokenizerConfig
+  tokenizer: TokenizerConfig | None
   rows: Literal['concat', 'packed', 'padded']
   length: PositiveInt
   batch_size: PositiveInt

@@ -13,6 +13,7 @@ from lmjax import compilation, metrics, optim, paths, sharding
 from lmjax import config as config_lib
 from lmjax.dry_run import hlo, topology
 from lmjax.errors import ConfigError
+from lmjax.hf.source import PublicModel
 from lmjax.models import flops as flops_lib
 from lmjax.tasks import prepare
 from lmjax.training import initialize, progress
@@ -28,14 +29,17 @@ def dry_run(
   """Logs whether a run fits on a target, and what it would cost; returns whether it fits.
 
   Args:
-    source: the checkpoint that the run starts from, or None.
+    source: what the run starts from, or None; weights of a public model that are not here are not downloaded.
     command: as it was typed, to be printed with what would make it fit.
     log: called with each line; the last one is the verdict.
 
   Raises ConfigError, CheckpointError: as the run itself, from metadata alone.
   """
   tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
-  initialize.plan_of(prepare.without_data(config, tokenizer)[1], source, config.init_from)
+  if isinstance(source, PublicModel) and not source.has_weights:
+    log(f'     weights  none in {source.folder}: shapes are those of its config.json')
+  else:
+    initialize.plan_of(prepare.without_data(config, tokenizer)[1], source, config.init_from)
   with compilation.without_kept_programs():
     return _dry_run(config, target, tokenizer, command, log)
 

@@ -143,7 +143,7 @@ def settings_of(file: ConfigFile) -> dict[str, Any]:
 
 def _activation(file: ConfigFile) -> str:
   key = file.family.keys['activation']
-  name = file.get(key)
+  name = file.family.activations.get(file.get(key), file.get(key))
   known = _GATED if any('mlp/gate' in (ours, *ours) for ours in file.family.layers.values()) else _PLAIN
   usual = _ACTIVATIONS.get(name)
   if usual not in known:
@@ -191,7 +191,9 @@ def _rotary(file: ConfigFile, head_width: int, layers: int, has_window: bool) ->
   nested = 'full_attention' in given or 'sliding_attention' in given
   whole, local = ((given.get(f'{kind}_attention') or {}) if nested else {} for kind in ('full', 'sliding'))
   whole = whole if nested else given
-  found = dict(rope_theta=float(whole.get('rope_theta') or values.get(family.theta) or family.default_theta))
+  found: dict[str, Any] = dict(
+    rope_theta=float(whole.get('rope_theta') or values.get(family.theta) or family.default_theta)
+  )
   if family.theta_local is not None and has_window:
     key, usual = family.theta_local
     theta = float(local.get('rope_theta') or values.get(key) or usual)
@@ -202,13 +204,13 @@ def _rotary(file: ConfigFile, head_width: int, layers: int, has_window: bool) ->
   if found.get('rope_scaling') is not None and has_window:
     found['rope_scaling_layers'] = family.scaled
   key, share = family.rotary_share
-  share = whole.get('partial_rotary_factor') or values.get(key) or share
-  if int(head_width * share) != head_width:
-    found['rotary_width'] = int(head_width * share)
+  rotated = int(head_width * (whole.get('partial_rotary_factor') or values.get(key) or share))
+  if rotated != head_width:
+    found['rotary_width'] = rotated
   if family.skips_rotary:
     every = values.get('no_rope_layer_interval') or 4
     if (rotates := values.get('no_rope_layers')) is not None:
-      without = [i for i, rotated in enumerate(rotates) if not rotated]
+      without = [i for i, has_any in enumerate(rotates) if not has_any]
       if (pattern := _pattern(without, layers, (every, every - 1))) is None or len(rotates) != layers:
         file.refuse('no_rope_layers', 'every n-th layer must be without rotary positions, and no other')
       every, offset = pattern

@@ -219,8 +219,10 @@ GEMMA = LLAMA._replace(
   defaults=LLAMA.defaults
   | dict(hidden_act='gelu_pytorch_tanh', tie_word_embeddings=True, num_key_value_heads=16, head_dim=256),
   only=dict(attention_bias=(False,), use_bidirectional_attention=(None, False)),
+  activations={'gelu': 'gelu_pytorch_tanh'},  # the first files name the wrong one
 )
 GEMMA2 = GEMMA._replace(
+  activations={},
   fixed=GEMMA.fixed | dict(norm_placement='sandwich'),
   keys=GEMMA.keys
   | {

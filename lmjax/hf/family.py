@@ -30,6 +30,7 @@ class Family(NamedTuple):
   skips_rotary: bool = False
   scaled: str = 'all'  # the layers whose rotary frequencies are scaled
   head_scalar: str | None = None  # scores are divided by its square root
+  activations: dict[str, str] = {}  # names that mean another
   conv1d: bool = False  # linear layers are stored [in, out]
   interleaved: bool = False  # query, key and value of one head stand next to each other
   left: tuple[str, ...] = ()  # patterns of tensors that may be left behind
@@ -37,8 +38,9 @@ class Family(NamedTuple):
   rows_with_offset: bool = False  # whether max_position_embeddings counts the rows before the first position
 
 
-# Left behind by all: buffers that older versions saved.
-LEFT = ('*position_ids', '*rotary_emb.inv_freq', '*.masked_bias', '*.attn.bias', '*.attention.bias')
+# Left behind by all: buffers that older versions saved, and heads of tasks.
+TASK_HEADS = ('classifier.*', 'pre_classifier.*', 'score.*', 'qa_outputs.*')
+LEFT = ('*position_ids', '*rotary_emb.inv_freq', '*.masked_bias', '*.attn.bias', '*.attention.bias', *TASK_HEADS)
 
 SIZES = {
   'layers': 'num_hidden_layers',

@@ -13,9 +13,10 @@ from lmjax.errors import CheckpointError, reason
 
 ONE_FILE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 FLOATS = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
+# Without running what a pickle may hold; tied tables, which it holds once, are written twice.
 _CONVERT = (
-  "from transformers import AutoModel; AutoModel.from_pretrained('{folder}').save_pretrained('{folder}-safe') "
-  '(it reads them with weights_only=True), and copy the tokenizer files there'
+  "python -c \"import torch; from safetensors.torch import save_file; t = torch.load('{file}', weights_only=True); "
+  "save_file({{k: v.clone().contiguous() for k, v in t.items()}}, '{target}')\""
 )
 
 
@@ -46,8 +47,11 @@ class Weights:
 
   @staticmethod
   def are_in(folder: pathlib.Path) -> bool:
-    """Whether a folder holds any: not, where config.json and tokenizer.json alone are there for a dry run."""
-    return (folder / ONE_FILE).exists() or (folder / INDEX).exists()
+    """Whether a folder holds any: not, where config.json and tokenizer.json alone are there for a dry run.
+
+    An index is none: it is downloaded with what is small.
+    """
+    return any(folder.glob('*.safetensors'))
 
   def _files(self) -> dict[pathlib.Path, set[str] | None]:
     """{file: the names that the index says it holds}; None: there is one file."""
@@ -57,7 +61,8 @@ class Weights:
     if not index.exists():
       if pickled := sorted(path.name for path in self.folder.glob('*.bin')):
         rule = f'holds {pickled[0]}, a pickle, which may run code when it is opened'
-        raise CheckpointError(f'{self.source}: {rule}; convert it: {_CONVERT.format(folder=self.folder)}')
+        line = _CONVERT.format(file=self.folder / pickled[0], target=self.folder / ONE_FILE)
+        raise CheckpointError(f'{self.source}: {rule}; convert it, with torch: {line}')
       raise CheckpointError(f'{self.source}: no {ONE_FILE} and no {INDEX} there; download the weights')
     try:
       placed = json.loads(index.read_text(encoding='utf-8'))['weight_map']

@@ -6,6 +6,8 @@ from lmjax.errors import CheckpointError, reason
 
 # Besides the weights: what describes a model and its tokenizer.
 SMALL = ('*.json', '*.txt', '*.jinja')
+# Some repositories hold the same weights once more under other names.
+WEIGHTS = ('model*.safetensors',)
 
 
 def is_name(text: str) -> bool:
@@ -30,7 +32,7 @@ def download(source: str, name: str, weights: bool) -> tuple[pathlib.Path, str]:
   from huggingface_hub import errors
 
   repository, _, revision = name.partition('@')
-  patterns = [*SMALL, *(['*.safetensors'] if weights else [])]
+  patterns = [*SMALL, *(WEIGHTS if weights else ())]
   try:
     folder = huggingface_hub.snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
   except errors.GatedRepoError as error:

@@ -8,12 +8,12 @@ from typing import Any
 from lmjax.checkpoint import locate
 from lmjax.checkpoint.config import InitFrom
 from lmjax.checkpoint.locate import InitCheckpoint
-from lmjax.errors import CheckpointError, ConfigError
+from lmjax.errors import CheckpointError, ConfigError, reason
 from lmjax.hf import hub
 from lmjax.hf.config import ConfigFile, settings_of
-from lmjax.hf.family import TOKEN_TABLE
+from lmjax.hf.family import LEFT, TASK_HEADS, TOKEN_TABLE
 from lmjax.hf.folder import FLOATS, Weights
-from lmjax.hf.table import Line, Table, table
+from lmjax.hf.table import Line, Table, matching, table
 
 PREFIX = 'hf:'
 
@@ -41,7 +41,13 @@ class PublicModel:
       folder, self.revision = hub.download(f'init_from.path = {name}', given, weights=False)
     self.folder = folder
     self.file = ConfigFile(folder / 'config.json', f'init_from.path = {name}')
-    self.model = settings_of(self.file)
+    try:
+      self.model = settings_of(self.file)
+    except CheckpointError:
+      raise
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:  # a value of another type
+      rule = f'holds a value of another type than transformers writes ({reason(error)})'
+      raise CheckpointError(f'{self.file.path}: {rule}; download it again') from error
 
   @property
   def tokenizer_file(self) -> str:
@@ -68,36 +74,36 @@ class PublicModel:
   @functools.cached_property
   def table(self) -> Table:
     """Where each array stands. Raises CheckpointError: tensors are missing, not known, or of another kind."""
-    family, names = self.file.family, self.weights.tensors
+    family, names = self.file.family, set(self.weights.tensors)
     first = next(theirs for theirs, ours in family.body.items() if ours == TOKEN_TABLE)
     prefix = next((one for one in family.prefixes if f'{one}{first}.weight' in names), family.prefixes[0])
     whole = table(family, self.model, prefix)
-    missing = [name for name in dict.fromkeys(line.theirs for line in whole.lines) if name not in names]
-    head = [line.theirs for line in whole.head]
-    if any(name in names for name in head) or prefix == family.prefixes[0] and not family.head:
-      missing += [name for name in head if name not in names]
-    else:
+    head = {line.theirs for line in whole.head}
+    is_bare = names.isdisjoint(head) and (family.head or prefix != family.prefixes[0])
+    if is_bare or matching(names, TASK_HEADS) and not head <= names:  # the backbone alone, or with the head of a task
       whole = whole._replace(head=[], copies=[])
-    left = set(whole.left_behind(names, family.left))
-    used = {line.theirs for lines in whole for line in lines}
-    unknown = sorted(set(names) - used - left)
-    for what, found in (('has no tensor', missing), ('holds a tensor that its family has not,', unknown)):
-      if found:
-        others = f' and {len(found) - 1} others' if len(found) > 1 else ''
-        remedy = 'check config.json and the weights: they are of two models'
-        raise CheckpointError(f'init_from.path = {self.name}: {what} {found[0]}{others}; {remedy}')
-    self._left_behind = sorted(left)
-    for name in used & set(names):
-      if names[name].dtype not in FLOATS:
-        rule = f'is {names[name].dtype}, not a float: its weights are quantised'
+    expected = dict.fromkeys(line.theirs for line in [*whole.lines, *whole.head])
+    others = names - whole.names()
+    self._refuse('has no tensor', [name for name in expected if name not in names])
+    unknown = others - matching(others, (*LEFT, *family.left, *head))
+    self._refuse('holds a tensor that its family has not,', sorted(unknown))
+    for name in sorted(names & whole.names()):
+      if self.weights.tensors[name].dtype not in FLOATS:
+        rule = f'is {self.weights.tensors[name].dtype}, not a float: its weights are quantised'
         raise CheckpointError(f'init_from.path = {self.name}: {name} {rule}; take the repository with its full weights')
     return whole
+
+  def _refuse(self, what: str, names: list[str]) -> None:
+    """Raises CheckpointError where there are any."""
+    if names:
+      others = f' and {len(names) - 1} others' if len(names) > 1 else ''
+      remedy = 'check config.json and the weights: they are of two models'
+      raise CheckpointError(f'init_from.path = {self.name}: {what} {names[0]}{others}; {remedy}')
 
   @property
   def left_behind(self) -> list[str]:
     """Names of the tensors that are no part of the model."""
-    _ = self.table
-    return self._left_behind
+    return sorted(set(self.weights.tensors) - self.table.names())
 
   @property
   def lines(self) -> list[Line]:

@@ -5,13 +5,12 @@ rows of a vocabulary are padded on the way in, and cut on the way out.
 """
 
 import fnmatch
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmjax.hf.family import LEFT, TOKEN_TABLE, Family
+from lmjax.hf.family import TOKEN_TABLE, Family
 
 Shape = tuple[int, ...]
 
@@ -42,18 +41,21 @@ class Line(NamedTuple):
   theirs: str  # name of the tensor
   transposed: bool = False
   part: Part | None = None
-  padded: int | None = None  # rows of ours along the vocabulary, which is the first axis of theirs
+  vocabulary: tuple[int, int] | None = (
+    None  # rows of theirs along it, their first axis, and of ours, some being padding
+  )
 
   def shape(self, theirs: Shape) -> Shape:
-    """The shape of ours from that of theirs. Raises ValueError: a fused axis has another length than its parts."""
-    shape = list(theirs)
+    """The shape of ours from that of theirs. Raises ValueError: a fused axis, or the vocabulary, has another length."""
+    shape, axis, whole, ours = list(theirs), 0, None, None
     if (part := self.part) is not None:
-      whole = part.groups * sum(part.sizes)
-      if len(shape) <= part.axis or shape[part.axis] != whole:
-        raise ValueError(f'shape {list(theirs)} in the file, but axis {part.axis} must be {whole}')
-      shape[part.axis] = part.groups * part.size
-    if self.padded is not None and shape:
-      shape[0] = max(self.padded, shape[0])
+      axis, whole, ours = part.axis, part.groups * sum(part.sizes), part.groups * part.size
+    elif self.vocabulary is not None:
+      whole, ours = self.vocabulary
+    if whole is not None:
+      if len(shape) <= axis or shape[axis] != whole:
+        raise ValueError(f'shape {list(theirs)} in the file, but axis {axis} must be {whole}')
+      shape[axis] = ours
     return tuple(reversed(shape)) if self.transposed else tuple(shape)
 
   def read(self, tensor: Any, theirs: Shape, index: tuple[slice, ...]) -> np.ndarray:
@@ -62,7 +64,7 @@ class Line(NamedTuple):
     if self.transposed:
       places.reverse()
     missing = 0
-    if self.padded is not None:
+    if self.vocabulary is not None:
       stop = places[0][1]
       places[0] = [min(place, theirs[0]) for place in places[0]]
       missing = stop - max(places[0][1], index[-1 if self.transposed else 0].indices(stop)[0])
@@ -86,14 +88,14 @@ def _slices(places) -> tuple[slice, ...]:
   return tuple(slice(*place) for place in places)
 
 
-def written(lines: Sequence[Line], ours: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
-  """The tensors of a file from our arrays: what `Line.read` read, bit for bit. `rows` is the vocabulary's size."""
+def written(lines: Sequence[Line], ours: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The tensors of a file from our arrays: what `Line.read` read, bit for bit."""
   tensors: dict[str, np.ndarray] = {}
   fused: dict[str, list[tuple[Part, np.ndarray]]] = {}
   for line in lines:
     array = np.asarray(ours[line.ours])
     array = array.T if line.transposed else array
-    array = array[:rows] if line.padded is not None else array
+    array = array[: line.vocabulary[0]] if line.vocabulary is not None else array
     if line.part is None:
       tensors[line.theirs] = np.ascontiguousarray(array)
     else:
@@ -116,10 +118,14 @@ class Table(NamedTuple):
   head: list[Line]  # the language model's, which a file holds whole or not at all
   copies: list[Line]  # what it may hold a second time, under another name
 
-  def left_behind(self, names, patterns: Sequence[str]) -> list[str]:
-    """Those of the names of tensors that are no part of the model."""
-    used = {line.theirs for lines in self for line in lines}
-    return [n for n in names if n not in used and any(fnmatch.fnmatchcase(n, p) for p in (*LEFT, *patterns))]
+  def names(self) -> set[str]:
+    """Names of tensors, copies included."""
+    return {line.theirs for lines in self for line in lines}
+
+
+def matching(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
+  """Those of the names that match a pattern."""
+  return {name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)}
 
 
 def table(family: Family, settings: Mapping[str, Any], prefix: str) -> Table:
@@ -141,7 +147,7 @@ def table(family: Family, settings: Mapping[str, Any], prefix: str) -> Table:
   else:
     head.append(output)
   if family.head and f'{family.output}.bias' not in {one.theirs for one in head}:
-    copies.append(Line('head/bias', f'{family.output}.bias', padded=output.padded))
+    copies.append(Line('head/bias', f'{family.output}.bias', vocabulary=output.vocabulary))
   return Table(lines, head, copies)
 
 
@@ -152,7 +158,7 @@ def _liner(family: Family, settings: Mapping[str, Any]) -> Callable[..., Iterato
   sizes = {'attention/query': s['heads'] * K, 'attention/key': s['kv_heads'] * K, 'attention/value': s['kv_heads'] * K}
   sizes |= {'mlp/gate': s['mlp_width'], 'mlp/up': s['mlp_width']}
   multiple = s['vocab_multiple']
-  rows = -(-s['vocab_size'] // multiple) * multiple
+  vocabulary = s['vocab_size'], -(-s['vocab_size'] // multiple) * multiple
   has_biases, norm_bias = s['biases'], s['biases'] and s['norm'] == 'layernorm'
 
   def line(theirs: str, ours: str | tuple[str, ...], above: str = '') -> Iterator[Line]:
@@ -165,23 +171,18 @@ def _liner(family: Family, settings: Mapping[str, Any]) -> Callable[..., Iterato
         if has_biases:
           yield Line(f'{above}{one}/bias', f'{theirs}.bias', part=Part(0, groups, parts, i))
     elif ours == 'head':
-      yield Line('head/bias', f'{theirs}.bias', padded=rows)
+      yield Line('head/bias', f'{theirs}.bias', vocabulary=vocabulary)
     elif ours == 'head/output':
-      yield Line('head/output/kernel', f'{theirs}.weight', transposed=True, padded=rows)
+      yield Line('head/output/kernel', f'{theirs}.weight', transposed=True, vocabulary=vocabulary)
     elif ours.rpartition('/')[2].endswith('norm'):
       yield Line(f'{above}{ours}/scale', f'{theirs}.weight')
       if norm_bias and not ours.endswith(('query_norm', 'key_norm')):
         yield Line(f'{above}{ours}/bias', f'{theirs}.bias')
     elif ours.startswith('embeddings/'):
-      yield Line(f'{ours}/embedding', f'{theirs}.weight', padded=rows if ours == TOKEN_TABLE else None)
+      yield Line(f'{ours}/embedding', f'{theirs}.weight', vocabulary=vocabulary if ours == TOKEN_TABLE else None)
     else:
       yield Line(f'{above}{ours}/kernel', f'{theirs}.weight', transposed=not family.conv1d)
       if has_biases or s.get('qkv_bias') and ours in sizes and ours.startswith('attention/'):
         yield Line(f'{above}{ours}/bias', f'{theirs}.bias')
 
   return line
-
-
-def size_of(shape: Shape) -> int:
-  """Numbers of an array."""
-  return math.prod(shape)

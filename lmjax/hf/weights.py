@@ -71,4 +71,5 @@ def _check_equal(source: PublicModel, line: Line, copy: Line) -> None:
       same = same and np.array_equal(np.asarray(first[rows]), np.asarray(second[rows]))
   if not same:
     rule = f'{line.theirs} and {copy.theirs} differ, and config.json says that they are one (tie_word_embeddings)'
-    raise CheckpointError(f'init_from.path = {source.name}: {rule}; correct it there')
+    remedy = 'set it to false there if the file is right'
+    raise CheckpointError(f'init_from.path = {source.name}: {rule}; {remedy}')

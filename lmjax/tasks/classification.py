@@ -43,7 +43,7 @@ class TextLabels(FineTuningTask):
   def __init__(self, model, objective, samples, data, tokenizer):
     super().__init__(model, objective, samples, data, tokenizer)
     pooling, head = ('mean', 'gelu_norm') if self.bidirectional else ('last', 'linear_no_bias')
-    if self.like_bert:
+    if self.norms_after_sums:
       pooling, head = 'cls', 'relu' if model.segment_types is None else 'tanh'
     objective = dataclasses.replace(objective, pooling=objective.pooling or pooling, head=objective.head or head)
     self.objective = objective

@@ -33,7 +33,7 @@ class ExtractiveQA(FineTuningTask):
 
   def __init__(self, model, objective, samples, data, tokenizer):
     super().__init__(model, objective, samples, data, tokenizer)
-    usual = 'gelu_norm' if self.bidirectional and not self.like_bert else 'linear'
+    usual = 'gelu_norm' if self.bidirectional and not self.norms_after_sums else 'linear'
     self.model = HeadedModel(self.backbone, 'span', 2, objective.head or usual)
     self.loss = spans.make_loss(self.model)
     self.outputs = spans.make_logits(self.model)

@@ -164,8 +164,8 @@ class FineTuningTask(Task):
     return self.backbone.config.attention == 'bidirectional'
 
   @property
-  def like_bert(self) -> bool:
-    """Whether it is an encoder with norms after the residual sums."""
+  def norms_after_sums(self) -> bool:
+    """Whether it is an encoder with norms after its residual sums, as BERT is."""
     return self.bidirectional and self.backbone.config.norm_placement == 'post'
 
   @property

@@ -54,8 +54,6 @@ def _fine_tuning_rules(config) -> Problems:
   if d.fields is not None and len(d.fields) not in map(len, choices):
     wanted = ' or '.join(map(', '.join, choices))
     yield 'data.fields', f'must name {wanted}, in this order', 'or None for their usual names'
-  if config.init_from.path is None and d.tokenizer is None:
-    yield 'data.tokenizer', 'must be given with init_from.path = None', 'give one, or a checkpoint'
 
 
 def _classification_rules(config) -> Problems:

@@ -126,13 +126,14 @@ def initialize(
   if source is None or plan is None:
     return InitialState(state, 0, None, 'starting from random weights', False)
   params, digest = handed_over(task, source, plan, state.params)
-  table = {'source': source.name, 'step': source.step}
+  table: dict[str, Any] = {'source': source.name, 'step': source.step}
   table |= {name: getattr(plan, name) for name in ('taken', 'resized', 'fresh', 'dropped')}
-  start = f'step {source.step} of {source.name}'
+  start, lines = f'step {source.step} of {source.name}', [plan.table()]
   if isinstance(source, PublicModel):
     table |= {'revision': source.revision, 'digest': digest, 'left_behind': source.left_behind}
     start = source.name if source.revision is None else f'{source.name}, revision {source.revision}'
-  message = f'starting from {start}, with its tokenizer\n{plan.table()}'
+    lines += [f'{"left behind":>13}  {name} (of the file)' for name in source.left_behind]
+  message = '\n'.join([f'starting from {start}, with its tokenizer', *lines])
   return InitialState(state._replace(params=params), 0, table, message, False)
 
 

@@ -1,6 +1,7 @@
 """Dry runs on CPU devices: sizes against real arrays, shapes against real batches, verdicts, and what is refused."""
 
 import os
+import shutil
 
 import jax
 import pytest
@@ -146,3 +147,17 @@ def test_what_only_the_data_could_say_is_named(capsys):
     config = f'--config={conftest.ROOT}/configs/{file}:smoke,preset=mini_encoder'
     code, out, err = run(capsys, config, '--dry_run=cpu:8')
     assert (code, err) == (0, '') and ('two labels' in out) == said and out.splitlines()[-1] == 'verdict: fits'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('has_weights', [True, False])
+def test_a_public_model_needs_no_weights(capsys, tmp_path, has_weights):
+  """Its config.json and tokenizer.json say all; where weights are there, their headers are looked at."""
+  ignored = shutil.ignore_patterns(*([] if has_weights else ['*.safetensors']))
+  folder = shutil.copytree(conftest.ROOT / 'tests/hf/golden/bert', tmp_path / 'model', ignore=ignored)
+  flags = [f'--config={conftest.ROOT}/configs/legal_mlm.py:smoke', f'--config.init_from.path=hf:{folder}']
+  code, out, err = run(capsys, *flags, '--dry_run=cpu:8')
+  assert (code, err) == (0, '') and out.splitlines()[-1] == 'verdict: fits'
+  assert (f'weights  none in {folder}: shapes are those of its config.json' in out) is not has_weights
+  code, _, err = run(capsys, *flags, '--dry_run=cpu:8', '--config.init_from.fresh=head/*')
+  assert (code == 4 and 'matches both init_from.take and init_from.fresh' in err) if has_weights else code == 0

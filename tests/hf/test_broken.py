@@ -111,7 +111,7 @@ def test_a_folder_without_its_files(folder, tmp_path):
   (broken / 'model.safetensors').unlink()
   refused(broken, 'no model.safetensors and no model.safetensors.index.json there')
   (broken / 'pytorch_model.bin').touch()
-  refused(broken, 'holds pytorch_model.bin, a pickle', "AutoModel.from_pretrained('", 'weights_only=True')
+  refused(broken, 'holds pytorch_model.bin, a pickle', f"torch.load('{broken}/pytorch_model.bin', weights_only=True)")
   (broken / 'config.json').write_text('{"model_type": ')
   refused(broken, 'config.json: not JSON')
   (broken / 'config.json').write_text('[]')
@@ -179,6 +179,13 @@ def test_a_fused_tensor_of_another_size(folder):
   refused(broken, f'{name}: shape [31, 16] in the file, but axis 0 must be 32')
 
 
+def test_a_vocabulary_of_another_size(folder):
+  """Padding that somebody has cut, or added, without saying so in config.json."""
+  broken = folder('llama')
+  change_config(broken, vocab_size=60)
+  refused(broken, 'model.embed_tokens.weight: shape [64, 16] in the file, but axis 0 must be 60')
+
+
 def test_an_output_table_that_config_json_promises(folder):
   """transformers fills it with random numbers, and reports it among many lines."""
   broken = folder('llama')
@@ -210,3 +217,37 @@ def test_the_names_of_2019(folder):
   assert source.left_behind == ['bert.embeddings.position_ids', 'cls.seq_relationship.weight']
   with source.weights.opened('bert.embeddings.LayerNorm.weight') as tensor:
     assert tensor[:].shape == (16,)
+
+
+def test_the_head_of_a_task_is_left_behind(folder):
+  """Of a fine-tuned model the backbone is a start, too; a head of the language model that is cut short is none."""
+  tuned = folder('bert')
+
+  def change(tensors):
+    tensors['classifier.weight'] = np.zeros((2, 16), np.float32)
+    tensors['bert.pooler.dense.weight'] = np.zeros((16, 16), np.float32)
+    for name in [name for name in tensors if name.startswith('cls.')]:
+      del tensors[name]
+
+  change_tensors(tuned, change)
+  source = PublicModel(f'hf:{tuned}')
+  assert source.left_behind == ['bert.pooler.dense.weight', 'classifier.weight']
+  assert not any(path.startswith('head/') for path in source.arrays)
+  shutil.rmtree(tuned)
+  tuned = folder('bert')
+  change_tensors(tuned, lambda tensors: tensors.pop('cls.predictions.bias'))
+  refused(tuned, 'has no tensor cls.predictions.bias;')
+  shutil.rmtree(tuned)
+  tuned = folder('modernbert')  # whose head of a task has names of that of the language model
+  change_tensors(
+    tuned, lambda t: [t.pop('decoder.bias'), t.update({'classifier.weight': np.zeros((2, 16), np.float32)})]
+  )
+  assert PublicModel(f'hf:{tuned}').left_behind == ['classifier.weight', 'head.dense.weight', 'head.norm.weight']
+
+
+def test_the_activation_that_the_first_gemma_files_name_is_the_one_that_they_mean(folder):
+  first, second = folder('gemma'), folder('gemma2')
+  change_config(first, hidden_act='gelu')
+  assert PublicModel(f'hf:{first}').model['activation'] == 'geglu_tanh'
+  change_config(second, hidden_activation='gelu')
+  assert PublicModel(f'hf:{second}').model['activation'] == 'geglu'

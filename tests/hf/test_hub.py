@@ -5,12 +5,14 @@ import http.server
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import threading
 
 import pytest
 
+from lmjax.hf.folder import Weights
 from tests.conftest import ROOT
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
@@ -95,6 +97,21 @@ def test_a_model_of_the_hub_comes_from_its_cache_the_second_time(hub, tmp_path):
   assert any('model.safetensors' in path for path in hub.asked)
   assert hub('hf:org/bert', HF_HUB_OFFLINE='1')[0] == f'{REVISION} True 42'
   assert hub(f'hf:org/bert@{REVISION}', HF_HUB_OFFLINE='1')[0] == f'{REVISION} True 42'
+
+
+@pytest.mark.slow
+def test_a_dry_run_downloads_no_weights(hub):
+  flags = [f'--config={ROOT}/configs/legal_mlm.py:smoke', '--config.init_from.path=hf:org/bert', '--dry_run=cpu:8']
+  command = f'__import__("lmjax.main", fromlist=["main"]).main({flags})'
+  assert hub('hf:org/bert', command)[0].splitlines()[-2:] == ['verdict: fits', '0']
+  assert not any('safetensors' in path for path in hub.asked)
+
+
+def test_an_index_of_weights_is_none(tmp_path):
+  """It is downloaded with what is small."""
+  assert Weights.are_in(GOLDEN / 'qwen2')
+  shutil.copy(GOLDEN / 'qwen2/model.safetensors.index.json', tmp_path)
+  assert not Weights.are_in(tmp_path)
 
 
 @pytest.mark.parametrize(
