@@ -1,11 +1,11 @@
-"""Goes on with the masked pre-training of a public encoder, on legal text (https://arxiv.org/abs/2004.10964).
+"""Continues the masked pre-training of a public encoder, on legal text (https://arxiv.org/abs/2004.10964).
 
   python -m lmjax.main --config=configs/legal_mlm.py:data=mytext/*.txt
   python -m lmjax.main --config=configs/legal_mlm.py:model=hf:nlpaueb/legal-bert-base-uncased,length=512
 
 It takes bills of the US Congress, BillSum, from TFDS. Arguments: data=, mix=, field= and smoke as in common.py; model=;
 new_head, for a model that comes without the head of this objective; length=TOKENS; steps=.
-Measured (`:smoke` alone, from a tiny model of the tests, 2 cores of an AMD EPYC): it runs in seconds.
+Measured (`:smoke` alone, from a tiny model of the tests, 2 cores of an AMD EPYC): under a minute.
 """
 
 import common

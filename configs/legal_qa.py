@@ -5,7 +5,7 @@
 
 It starts from runs/legal_mlm, and takes what `python experiments/split.py CUAD_v1.json cuad` wrote. Arguments:
 common.py; model=; length=TOKENS of a window of a contract, 8192 of ModernBERT and 512 of BERT.
-Measured (`:smoke` alone, from a tiny model of the tests, 2 cores of an AMD EPYC): it runs in seconds.
+Measured (`:smoke` alone, from a tiny model of the tests, 2 cores of an AMD EPYC): under a minute.
 """
 
 import common

@@ -10,14 +10,14 @@ from lmjax.checkpoint.config import CheckpointConfig, InitFrom
 from lmjax.errors import ConfigError
 from lmjax.hf.source import Source, open_source
 from lmjax.hosts.config import HostsConfig
-from lmjax.models.config import ModelConfig
+from lmjax.models.config import DEFAULTS, ModelConfig
 from lmjax.schema import describe, validate
 from lmjax.schema.slices import EvalConfig, MeshConfig, OptimConfig, ProfileConfig, TrainConfig, WriterConfig
 from lmjax.schema.types import NonNegativeInt, section
 from lmjax.tasks.table import TASKS
 
 # The settings that a model given in full has.
-WHOLE_MODEL = {field.name for field in dataclasses.fields(ModelConfig) if field.default is dataclasses.MISSING}
+WHOLE_MODEL = {field.name for field in dataclasses.fields(ModelConfig)} - DEFAULTS.keys()
 
 if TYPE_CHECKING:
   TaskName = str

@@ -112,7 +112,7 @@ class PublicModel:
 
   @functools.cached_property
   def arrays(self) -> dict[str, dict]:
-    """{path: {'shape', 'dtype', 'name'}} of its parameters, as ours."""
+    """{path: {'shape', 'dtype'}} of its parameters, as ours."""
     arrays = {}
     for line in self.lines:
       tensor = self.weights.tensors[line.theirs]
@@ -120,7 +120,7 @@ class PublicModel:
         shape = line.shape(tensor.shape)
       except ValueError as error:
         raise CheckpointError(f'init_from.path = {self.name}: {line.theirs}: {error}; check config.json') from error
-      arrays[line.ours] = {'shape': list(shape), 'dtype': FLOATS[tensor.dtype], 'name': line.theirs}
+      arrays[line.ours] = {'shape': list(shape), 'dtype': FLOATS[tensor.dtype]}
     return arrays
 
 

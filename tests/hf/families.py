@@ -8,9 +8,9 @@ import numpy as np
 import torch
 import transformers
 
-VOCAB = 64
-# Every text is longer than what the scaled rotary models were "trained" on, 24 positions.
-LENGTH = 64
+from tests.hf.imports import LENGTH, VOCAB
+
+# The scaled rotary models were "trained" on so many positions, fewer than a row has.
 SCALED = {'original_max_position_embeddings': 24}
 
 
@@ -25,7 +25,6 @@ class Tiny(NamedTuple):
 _ENCODER = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
 _DECODER = _ENCODER | dict(num_key_value_heads=1, max_position_embeddings=128)
 _NO_IDS = dict(pad_token_id=None, bos_token_id=None, eos_token_id=None)
-_UNTIED = dict(tie_word_embeddings=False)
 _LLAMA = functools.partial(Tiny, 'LlamaForCausalLM', 'LlamaConfig')
 
 
@@ -141,15 +140,6 @@ def make(name: str, vocab_size: int = VOCAB, seed: int = 0, **settings):
       else:
         parameter *= 10.0
   return model
-
-
-def rows(seed: int = 0, count: int = 3, length: int = LENGTH, vocab_size: int = VOCAB):
-  """int32 tokens and mask [count, length]: the first row is full, the others are padded on the right."""
-  draw = np.random.default_rng(seed)
-  tokens = draw.integers(5, vocab_size, (count, length)).astype(np.int32)
-  lengths = [length, length // 2 + 3, 5, length - 1][:count]
-  mask = (np.arange(length) < np.array(lengths)[:, None]).astype(np.int32)
-  return np.where(mask, tokens, 0).astype(np.int32), mask
 
 
 def outputs(model, tokens, mask) -> np.ndarray:

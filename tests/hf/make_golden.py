@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from tests.hf import families, vocabularies
+from tests.hf.imports import rows
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 STRIDE = 7
@@ -37,7 +38,7 @@ def main() -> None:
     model.save_pretrained(folder, **shards)
     (folder / 'generation_config.json').unlink(missing_ok=True)
     model = type(model).from_pretrained(folder, dtype=torch.float32, attn_implementation='eager').eval()
-    expected[name] = families.outputs(model, *families.rows(vocab_size=vocab_size))[:, ::STRIDE]
+    expected[name] = families.outputs(model, *rows(vocab_size=vocab_size))[:, ::STRIDE]
   np.savez_compressed(GOLDEN / 'expected.npz', **expected)
 
 

@@ -14,7 +14,7 @@ from lmjax import config as config_lib
 from lmjax import paths, sharding
 from lmjax.checkpoint.config import InitFrom
 from lmjax.data.tokens.tokenizer import Tokenizer
-from lmjax.errors import CheckpointError, ConfigError
+from lmjax.errors import CheckpointError, ConfigError, DataError
 from lmjax.hf import table, weights
 from lmjax.hf.source import PublicModel, open_source
 from lmjax.models.config import ModelConfig
@@ -24,21 +24,14 @@ from lmjax.tasks import prepare
 from lmjax.training import initialize
 from tests import runs
 from tests.conftest import FINE_TUNING, config_dict
-from tests.hf.imports import loaded
+from tests.hf.imports import loaded, rows
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 EXPECTED = np.load(GOLDEN / 'expected.npz')
-LENGTH, STRIDE = 64, 7
+STRIDE = 7
 # Of each kind of architecture one; the others come with `slow`.
 QUICK = ('roberta', 'modernbert', 'llama_3_1', 'gemma3')
 NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXPECTED]
-
-
-def rows(vocab_size: int, count: int = 3):
-  """As in tests/hf/families.py, which needs torch."""
-  tokens = np.random.default_rng(0).integers(5, vocab_size, (count, LENGTH)).astype(np.int32)
-  mask = (np.arange(LENGTH) < np.array([LENGTH, LENGTH // 2 + 3, 5])[:, None]).astype(np.int32)
-  return np.where(mask, tokens, 0).astype(np.int32), mask
 
 
 def golden(name: str) -> PublicModel:
@@ -54,7 +47,7 @@ def test_the_outputs_are_those_of_transformers(name):
   assert jax.tree.map(np.shape, params) == jax.tree.map(
     np.shape, {k: v for k, v in model.shapes().items() if k in params}
   )
-  tokens, mask = rows(config.vocab_size)
+  tokens, mask = rows(vocab_size=config.vocab_size)
 
   @jax.jit
   def outputs(params):
@@ -257,7 +250,7 @@ def test_a_tokenizer_is_kept_as_it_is(tmp_path):
   (tmp_path / 'tokenizer_config.json').unlink()
   assert Tokenizer.load(str(file)).hash != tokenizer.hash, 'its roles are guessed now'
   (tmp_path / 'tokenizer_config.json').write_text('[1')
-  with pytest.raises(Exception, match=r'tokenizer_config.json: not JSON'):
+  with pytest.raises(DataError, match=r'tokenizer_config.json: not JSON'):
     Tokenizer.load(str(file))
 
 

@@ -13,7 +13,7 @@ import pytest
 from lmjax.errors import CheckpointError
 from lmjax.hf import table
 from lmjax.hf.source import PublicModel
-from tests.hf.imports import imported
+from tests.hf.imports import imported, rows
 
 torch = pytest.importorskip('torch')
 pytest.importorskip('transformers')
@@ -24,7 +24,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.parity]
 TOLERANCE = 1e-5
 # Settings by which families differ: without one of them the logits must be others, or this would compare nothing.
 TOLD = {
-  'head_dim': None,
   'position_offset': 0,
   'qkv_bias': False,
   'norm_offset': 0.0,
@@ -40,7 +39,6 @@ TOLD = {
   'global_every': None,
   'global_offset': 0,
   'parallel_residual': False,
-  'qk_norm': False,
 }
 
 
@@ -50,7 +48,7 @@ def tiny(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp(request.param)
   model = families.make(request.param)
   families.save(model, folder)
-  return request.param, PublicModel(f'hf:{folder}'), families.outputs(model, *families.rows())
+  return request.param, PublicModel(f'hf:{folder}'), families.outputs(model, *rows())
 
 
 def logits_of(model, params, tokens, mask) -> np.ndarray:
@@ -71,7 +69,7 @@ def largest_difference(found, expected, mask) -> float:
 @pytest.mark.parametrize('scan, attention', [(False, 'xla'), (True, 'blockwise')])
 def test_logits(tiny, scan, attention):
   name, source, expected = tiny
-  tokens, mask = families.rows()
+  tokens, mask = rows()
   found = logits_of(*imported(source, scan=scan, attention_implementation=attention), tokens, mask)
   assert expected.std() > 0.3
   assert largest_difference(found, expected, mask) < TOLERANCE
@@ -80,9 +78,9 @@ def test_logits(tiny, scan, attention):
 def test_each_setting_of_a_family_tells(tiny):
   """The rows are long enough, and the weights large enough, to see an error in any of them."""
   name, source, expected = tiny
-  tokens, mask = families.rows()
+  tokens, mask = rows()
   model, params = imported(source)
-  told = {key: off for key, off in TOLD.items() if source.model[key] != off and key not in ('head_dim', 'qk_norm')}
+  told = {key: off for key, off in TOLD.items() if source.model[key] != off}
   for key, off in told.items():
     changes = {key: off}
     if key == 'rope_scaling':
@@ -157,6 +155,6 @@ def test_the_line_that_converts_a_pickle_is_true(name, tmp_path):
   words = shlex.split(str(error.value).partition('with torch: ')[2])
   subprocess.run([sys.executable, *words[1:]], check=True, cwd=tmp_path)
   source = PublicModel(f'hf:{tmp_path}')
-  tokens, mask = families.rows()
+  tokens, mask = rows()
   found = logits_of(*imported(source), tokens, mask)
   assert largest_difference(found, families.outputs(model, tokens, mask), mask) < TOLERANCE

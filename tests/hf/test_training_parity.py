@@ -1,4 +1,4 @@
-"""Pre-training that goes on from a Hugging Face folder has the losses that transformers with torch has from there."""
+"""Pre-training that continues from a Hugging Face folder has the losses that transformers with torch has from there."""
 
 import pytest
 

@@ -281,7 +281,7 @@ FAULTS = (
   Fault('a tied table that stands twice is not compared', 'lmjax/hf/weights.py',
         'if copy.theirs in source.weights.tensors:', 'if False:',
         'tests/hf/test_import.py::test_a_tied_table_that_stands_twice_must_be_one'),
-  Fault('tensors that nobody uses are passed over', 'lmjax/hf/source.py',
+  Fault('tensors that nobody uses are skipped', 'lmjax/hf/source.py',
         "self._refuse('holds a tensor that its family has not,', sorted(unknown))", 'pass',
         'tests/hf/test_broken.py::test_tensors_that_are_missing_or_unknown'),
   Fault('a tokenizer with two separators gets one', 'lmjax/data/tokens/published.py',
