@@ -1,7 +1,8 @@
-"""Every suite of the benchmarks runs, at its smallest sizes, by the command that its README gives."""
+"""Every suite and program of the benchmarks runs, at its smallest sizes, by the command that its README gives."""
 
 import importlib
 import json
+import lzma
 import os
 import re
 import subprocess
@@ -9,10 +10,13 @@ import sys
 
 import pytest
 
+from tests import runs
 from tests.conftest import ROOT
+from tests.test_commands import squad
 
 README = (ROOT / 'experiments/benchmarks/README.md').read_text(encoding='utf-8')
 SUITES = re.findall(r'^python experiments/benchmarks/run.py --suite=(\w+)', README, re.MULTILINE)
+OTHERS = re.findall(r'^python (experiments/benchmarks/(?!run\.py).*)$', README, re.MULTILINE)
 KEYS = {'name', 'peer', 'ratio', 'ratio_min', 'ratio_max', 'ours', 'theirs', 'unit', 'note'}
 
 
@@ -51,6 +55,30 @@ def test_a_suite_runs_and_leaves_its_rows(suite, tmp_path):
     assert pairs >= {(model, 'torch eager') for model in ('gpt2', 'bert', 'llama')}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('command', OTHERS)
+def test_another_program_runs(command, tmp_path):
+  if '--model' in command:
+    pytest.importorskip('torch')
+  for name in ('train', 'dev'):
+    runs.write_tsv(tmp_path / f'sst2_{name}.tsv', runs.texts(24 if name == 'train' else 8))
+  with lzma.open(tmp_path / 'squad_v1.1_dev_first24articles.json.xz', 'wt') as file:
+    json.dump(squad(16), file)
+  program, *words = command.replace('FOLDER', str(ROOT / 'tests/hf/golden/bert')).split()
+  done = subprocess.run(
+    [sys.executable, ROOT / program, *words, '--tiny'],
+    cwd=tmp_path,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  if '--model' in command:
+    assert re.search(r'^\| all \| [\d.]+ \| [\d.]+ \| \| \| \*\*[\d.]+\*\* \|$', done.stdout, re.MULTILINE)
+  else:
+    assert re.search(r'of the import: [\d.]+\ndry run: [\d.]+ s of CPU time', done.stdout)
+
+
 # As the TPU compiler writes a kernel: a step of its grid, which the last one jumps over, in it a part that begins a row
 # of blocks, the scores, and a short one that starts a copy.
 BUNDLES = """
@@ -86,6 +114,12 @@ def test_recorded_steps_are_what_a_preset_is_compared_with(benchmarks, monkeypat
   found = {(row.name, row.peer, row.unit): row.ratio for row in run.tpu(rounds=1, tiny=False)}
   assert {found['gpt2_small', 'MaxText', unit] for unit in ('s', 'bytes', 's of the compiler')} == {1.0}
   assert found['llama_1b', 'MaxText', 's'] == pytest.approx(1.9485 / recorded.seconds, rel=1e-3)
+
+
+def test_a_program_refuses_what_it_cannot_read():
+  command = [sys.executable, 'experiments/benchmarks/fine_tuning.py', '--model=m', '--task=qa', '--train=t.tsv']
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 2 and '--task=qa needs --data' in done.stderr
 
 
 @pytest.mark.parametrize(

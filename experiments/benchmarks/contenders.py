@@ -249,11 +249,8 @@ def make_torch(shape: Shape, name: str, device: str):
     model = plain_torch.Decoder(shape).train().to(device)
   else:
     model = transformers_model(shape).train().to(device)
-  tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-  decayed = [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
-  kept = [p for p in model.parameters() if p.ndim != 2 or id(p) in tables]
   optimizer = torch.optim.AdamW(
-    [dict(params=decayed, weight_decay=ADAMW['weight_decay']), dict(params=kept, weight_decay=0.0)],
+    decayed_apart(model, ADAMW['weight_decay']),
     lr=ADAMW['learning_rate'],
     betas=(ADAMW['b1'], ADAMW['b2']),
     eps=ADAMW['eps'],
@@ -283,6 +280,16 @@ def make_torch(shape: Shape, name: str, device: str):
     return loss.detach()
 
   return step
+
+
+def decayed_apart(model, weight_decay: float) -> list[dict]:
+  """The parameter groups of an optimizer: kernels are decayed, tables of embeddings, biases and norms are not."""
+  import torch
+
+  tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+  decayed = [p for p in model.parameters() if p.ndim == 2 and id(p) not in tables]
+  kept = [p for p in model.parameters() if p.ndim != 2 or id(p) in tables]
+  return [dict(params=decayed, weight_decay=weight_decay), dict(params=kept, weight_decay=0.0)]
 
 
 def transformers_model(shape: Shape):
