@@ -3,8 +3,8 @@
   python experiments/benchmarks/import_memory.py
 
 Writes a Llama of 0.98 GB in bfloat16 in shards (random numbers), then measures, each in a process of its own:
-memory: what importing it onto 8 virtual CPU devices, split over mesh.fsdp, adds to the resident memory at its peak, of
-  the bytes of its parameters in float32: random parameters first, which a run begins with, then those of the folder.
+memory: what importing it onto 8 virtual CPU devices, split over mesh.fsdp, adds to the resident memory at its peak, in
+  bytes of its parameters in float32; and what random parameters of the same model would add.
 start: CPU seconds of a dry run, all imports done, up to the first array that is traced: config.json, tokenizer.json and
   the headers are read, and the hand-off is planned. The weights are holes there: no byte of them is read.
 --folder=DIR keeps the folder, or takes one that is there; --tiny takes the smallest sizes, for a test.
@@ -74,24 +74,23 @@ def config_of(folder: str):
   return config_lib.load(raw, problems)
 
 
-def memory(folder: str) -> dict:
-  """Bytes: of the parameters in float32, and added at the peak by random ones and by the import."""
+def memory(folder: str, is_random: bool) -> dict:
+  """Bytes: of the parameters in float32, and added at the peak by the import, or by random ones."""
   import jax
 
   from lmjax import metrics, sharding
   from lmjax.tasks import prepare
-  from lmjax.training import initialize, state
+  from lmjax.training import initialize
 
   config, source = config_of(folder)
   config, task = prepare.without_data(config, initialize.tokenizer_of(source, None))
   plan, mesh = initialize.plan_of(task, source, config.init_from), sharding.make_mesh(config.mesh, jax.devices())
   with jax.set_mesh(mesh):
     before = _status('VmRSS')
-    params = jax.block_until_ready(state.init_params(task, mesh, config.seed))
-    random = _status('VmHWM') - before
     pathlib.Path('/proc/self/clear_refs').write_text('5')  # the high-water mark begins anew
-    params, _ = jax.block_until_ready(initialize.handed_over(task, source, plan, params))
-  return {'float32': 4 * metrics.count(params), 'random': random, 'import': _status('VmHWM') - before}
+    begin = [None, None] if is_random else [source, plan]
+    params = jax.block_until_ready(initialize.initial_params(task, mesh, config.seed, *begin))
+  return {'float32': 4 * metrics.count(params), 'added': _status('VmHWM') - before}
 
 
 def _status(name: str) -> int:
@@ -118,7 +117,7 @@ def start(folder: str) -> dict:
 
 
 def ask(what: str, folder: pathlib.Path) -> dict:
-  """Runs `memory` or `start` in a process of its own."""
+  """Runs `import`, `random` or `start` in a process of its own."""
   environment = os.environ | {'XLA_FLAGS': f'--xla_force_host_platform_device_count={DEVICES}', 'JAX_PLATFORMS': 'cpu'}
   command = [sys.executable, __file__, what, str(folder)]
   done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -138,15 +137,17 @@ def main() -> None:
       folder.mkdir(parents=True)
       write_folder(folder, **(TINY if flags.tiny else SIZES))
     copy_headers(folder, headers)
-    found = ask('memory', folder)
-    shares = {name: found[name] / found['float32'] for name in ('random', 'import')}
-    print(f'float32 parameters: {found["float32"] / 1e9:.3f} GB')
-    print(f'peak of random parameters: {shares["random"]:.2f} of that; of the import: {shares["import"]:.2f}')
+    found = {name: ask(name, folder) for name in ('import', 'random')}
+    shares = {name: one['added'] / one['float32'] for name, one in found.items()}
+    print(f'float32 parameters: {found["import"]["float32"] / 1e9:.3f} GB')
+    print(f'peak of the import: {shares["import"]:.2f} of that; of random parameters: {shares["random"]:.2f}')
     print(f'dry run: {ask("start", headers)["cpu_seconds"]:.2f} s of CPU time until it traces')
 
 
 if __name__ == '__main__':
-  if sys.argv[1:2] in (['memory'], ['start']):
-    print(json.dumps({'memory': memory, 'start': start}[sys.argv[1]](sys.argv[2])))
+  if sys.argv[1:2] in (['import'], ['random']):
+    print(json.dumps(memory(sys.argv[2], is_random=sys.argv[1] == 'random')))
+  elif sys.argv[1:2] == ['start']:
+    print(json.dumps(start(sys.argv[2])))
   else:
     main()

@@ -4,9 +4,9 @@ FOLDER is rxnfp/models/transformers/bert_pretrained of the package rxnfp==0.1.0 
 chemical reactions whose weights are a pickle. They are converted, imported, and asked for masked tokens.
 """
 
+import json
 import pathlib
 import re
-import shutil
 import sys
 import tempfile
 
@@ -30,10 +30,11 @@ REACTIONS = (
 
 
 def converted(folder: pathlib.Path, target: pathlib.Path) -> None:
-  """The folder with model.safetensors in place of its pickle."""
+  """The folder with model.safetensors in place of its pickle, and the model_type that it lacks."""
   state = torch.load(folder / 'pytorch_model.bin', weights_only=True)
   save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, target / 'model.safetensors')
-  shutil.copy(folder / 'config.json', target)
+  config = json.loads((folder / 'config.json').read_text())
+  (target / 'config.json').write_text(json.dumps({'model_type': 'bert'} | config))  # files of 2019 name none
 
 
 def rows(folder: pathlib.Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -59,7 +59,11 @@ def refused(folder, *parts) -> str:
     ('bert', dict(model_type='t5'), ["model_type = 't5'", 'an encoder and a decoder']),
     ('bert', dict(model_type='bertt'), ["model_type = 'bertt': no such family; did you mean bert?"]),
     ('bert', dict(model_type='rwkv7'), ["model_type = 'rwkv7': no such family; choose one of bert, roberta"]),
-    ('bert', dict(model_type=None), ['model_type = None: config.json must name one', 'write it there, as one of bert, roberta']),
+    (
+      'bert',
+      dict(model_type=None),
+      ['model_type = None: config.json must name one', 'write it there, as one of bert, roberta'],
+    ),
     (
       'bert',
       dict(model_type='mine', auto_map={'AutoModel': 'mine.Model'}),
