@@ -9,6 +9,7 @@ import pytest
 
 from lmjax.ops import attention, norms, platforms, positions
 from lmjax.ops.cross_entropy import cross_entropy
+from lmjax.ops.dropout import random_bits
 from lmjax.ops.masks import attention_mask
 
 V, VOCAB, D = 24, 21, 8
@@ -181,6 +182,38 @@ def test_attention_dropout_keeps_the_mean_and_the_mask():
   assert not np.allclose(many[0], many[1])
   seen = jax.jit(jax.jacobian(f))(v, jax.random.key(4))
   assert (jnp.abs(seen[0, 2, :, :, 0, 3:]) == 0).all(), 'a query saw later values'
+
+
+def test_random_bits_look_random():
+  """Each bit is set half of the time, next to any other that is, along every axis and from key to key."""
+  keys = [*jax.random.split(jax.random.key(5), 3), jax.random.key(0), jax.random.key(1)]
+  bits_NRCB = np.stack([np.unpackbits(np.asarray(random_bits(key, (24, 40, 96))).view(np.uint8)) for key in keys])
+  bits_NRCB = bits_NRCB.reshape(len(keys), 24, 40, 96, 32).astype(np.int8)
+  signs = 2 * bits_NRCB - 1
+
+  def deviations(products, axes):
+    """How many standard deviations the mean of fair coins is from 0."""
+    count = np.prod([products.shape[axis] for axis in axes])
+    return np.abs(products.sum(axes)) / np.sqrt(count)
+
+  assert deviations(signs, (0, 1, 2, 3)).max() < 5, 'a bit'
+  assert deviations(signs, (0, 4)).max() < 6, 'a place'
+  for axis in range(4):
+    for step in (1, 2, 8) if axis else (1, 2):
+      products = signs * np.roll(signs, step, axis=axis)
+      assert deviations(products, (0, 1, 2, 3)).max() < 5, f'next to each other along axis {axis}, {step} apart'
+  others = [np.abs((signs * np.roll(signs, step, axis=4)).sum((0, 1, 2, 3))).max() for step in range(1, 32)]
+  assert max(others) / np.sqrt(signs[..., 0].size) < 5.5, 'two bits of a number'
+  assert np.unique(np.packbits(bits_NRCB.reshape(-1, 32), axis=-1).view(np.uint32)).size > 0.999 * signs[..., 0].size
+
+
+def test_random_bits_do_not_depend_on_the_mesh():
+  mesh = jax.make_mesh((2, 4), ('a', 'b'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+  split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('a', None, 'b'))
+  whole = jax.jit(random_bits, static_argnums=1)(jax.random.key(3), (4, 3, 8))
+  shared = jax.jit(random_bits, static_argnums=1, out_shardings=split)(jax.random.key(3), (4, 3, 8))
+  assert shared.addressable_shards[0].data.shape == (2, 3, 2)
+  np.testing.assert_array_equal(whole, shared)
 
 
 @pytest.mark.slow
