@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from lmjax import paths
 from lmjax.checkpoint.config import InitFrom
@@ -51,17 +51,23 @@ class Plan:
     return '\n'.join(rows)
 
 
-def plan(source: Mapping[str, Mapping], target: Mapping[str, Mapping], config: InitFrom) -> Plan:
+def plan(
+  source: Mapping[str, Mapping], target: Mapping[str, Mapping], config: InitFrom, optional: Collection[str] = ()
+) -> Plan:
   """Decides about every parameter of the checkpoint and of the run, each as {path: {'shape': [...], 'dtype': '...'}}.
 
   Each target parameter must match exactly one of `take` and `fresh`, and each source parameter must be taken or match
-  `drop`; what breaks this, and what does not fit, is refused. With `take=()` all is fresh.
+  `drop`; what breaks this, and what does not fit, is refused. With `take=()` all is fresh. `optional` ones of the
+  source are taken where the run has them, though a pattern of `fresh` names their head, and no loss where it has not.
   """
+  source = {path: array for path, array in source.items() if path in target or path not in optional}
   if not config.take:
     return Plan([], [], sorted(target), sorted(source), [])
   taken, resized, fresh, refused = [], [], [], []
   for path in sorted(target):
     claims = [name for name in ('take', 'fresh') if paths.matches(path, getattr(config, name))]
+    if claims == ['fresh'] and path in source and path in optional:
+      claims = ['take']
     if len(claims) != 1:
       state = 'matches both init_from.take and init_from.fresh' if claims else 'matches neither take nor fresh'
       refused.append(f'{path}: {state}; each parameter must match one of them; change the patterns')

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from typing import Literal
+from typing import ClassVar, Literal
 
 from etils import epath
 
@@ -112,6 +112,7 @@ class InitCheckpoint:
   workdir: str  # of its run
   step: int
   manifest: dict
+  optional: ClassVar[frozenset[str]] = frozenset()  # see `handoff.plan`
 
   @property
   def name(self) -> str:

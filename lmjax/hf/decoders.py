@@ -195,6 +195,7 @@ PHI3 = LLAMA._replace(
   defaults=LLAMA.defaults | dict(rms_norm_eps=1e-5, embd_pdrop=0.0, resid_pdrop=0.0, sliding_window=None),
   only={},
   window='sliding_window',
+  rotary_share=('partial_rotary_factor', 1.0),
 )
 # OLMo et al. 2024, https://arxiv.org/abs/2501.00656
 OLMO2 = LLAMA._replace(

@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+from collections.abc import Collection
 from typing import Any
 
 from lmjax.checkpoint import locate
@@ -40,7 +41,7 @@ class PublicModel:
         raise CheckpointError(f'init_from.path = {name}: no such folder, and no id of the Hub; {remedy}')
       folder, self.revision = hub.download(f'init_from.path = {name}', given, weights=False)
     self.folder = folder
-    self.file = ConfigFile(folder / 'config.json', f'init_from.path = {name}')
+    self.file = ConfigFile.read(folder / 'config.json', f'init_from.path = {name}')
     try:
       self.model = settings_of(self.file)
     except CheckpointError:
@@ -72,11 +73,17 @@ class PublicModel:
     return Weights(self.folder, f'init_from.path = {self.name}')
 
   @functools.cached_property
+  def _prefix(self) -> str:
+    """What the names of the backbone's tensors begin with."""
+    family = self.file.family
+    first = next(theirs for theirs, ours in family.body.items() if ours == TOKEN_TABLE)
+    fitting = (one for one in family.prefixes if f'{one}{first}.weight' in self.weights.tensors)
+    return next(fitting, family.prefixes[0])
+
+  @functools.cached_property
   def table(self) -> Table:
     """Where each array stands. Raises CheckpointError: tensors are missing, not known, or of another kind."""
-    family, names = self.file.family, set(self.weights.tensors)
-    first = next(theirs for theirs, ours in family.body.items() if ours == TOKEN_TABLE)
-    prefix = next((one for one in family.prefixes if f'{one}{first}.weight' in names), family.prefixes[0])
+    family, names, prefix = self.file.family, set(self.weights.tensors), self._prefix
     whole = table(family, self.model, prefix)
     head = {line.theirs for line in whole.head}
     is_bare = names.isdisjoint(head) and (family.head or prefix != family.prefixes[0])
@@ -100,15 +107,29 @@ class PublicModel:
       remedy = 'check config.json and the weights: they are of two models'
       raise CheckpointError(f'init_from.path = {self.name}: {what} {names[0]}{others}; {remedy}')
 
-  @property
-  def left_behind(self) -> list[str]:
-    """Names of the tensors that are no part of the model."""
-    return sorted(set(self.weights.tensors) - self.table.names())
+  def left_behind(self, taken: Collection[str]) -> list[str]:
+    """Names of the tensors that are no part of the model, nor of what was `taken` besides."""
+    pooler = {line.theirs for line in self._pooler if line.ours in taken}
+    return sorted(set(self.weights.tensors) - self.table.names() - pooler)
 
   @property
   def lines(self) -> list[Line]:
     """Where each of our arrays stands in the file."""
-    return [*self.table.lines, *self.table.head]
+    return [*self.table.lines, *self.table.head, *self._pooler]
+
+  @functools.cached_property
+  def _pooler(self) -> list[Line]:
+    """The dense layer before a classifier that was pre-trained with the backbone, as BERT's was."""
+    modules = self.file.family.classifier.modules
+    names = {name.format(self._prefix): f'classifier/{part}' for name, part in modules.items() if '{}' in name}
+    lines = [Line(f'{ours}/kernel', f'{theirs}.weight', transposed=True) for theirs, ours in names.items()]
+    lines += [Line(f'{ours}/bias', f'{theirs}.bias') for theirs, ours in names.items()]
+    return lines if all(line.theirs in self.weights.tensors for line in lines) else []
+
+  @property
+  def optional(self) -> set[str]:
+    """Paths of parameters that are taken where a model has them, and of no other use."""
+    return {line.ours for line in self._pooler}
 
   @functools.cached_property
   def arrays(self) -> dict[str, dict]:

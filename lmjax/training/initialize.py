@@ -73,7 +73,7 @@ def plan_of(task: Task, source: Source | None, init_from: InitFrom) -> handoff.P
     return None
   shapes = paths.flatten(task.shapes())
   target = {path: {'shape': list(a.shape), 'dtype': str(a.dtype)} for path, a in shapes.items()}
-  plan = handoff.plan(source.arrays, target, init_from)
+  plan = handoff.plan(source.arrays, target, init_from, source.optional)
   plan.check(source.name)
   return plan
 
@@ -131,9 +131,10 @@ def initialize(
   start, lines = f'step {source.step} of {source.name}', [plan.table()]
   if isinstance(source, PublicModel):
     digest = digest_of(params, plan.taken)
-    table |= {'revision': source.revision, 'digest': digest, 'left_behind': source.left_behind}
+    left = source.left_behind(plan.taken)
+    table |= {'revision': source.revision, 'digest': digest, 'left_behind': left}
     start = source.name if source.revision is None else f'{source.name}, revision {source.revision}'
-    lines += [f'{"left behind":>13}  {name} (of the file)' for name in source.left_behind]
+    lines += [f'{"left behind":>13}  {name} (of the file)' for name in left]
   message = '\n'.join([f'starting from {start}, with its tokenizer', *lines])
   return InitialState(state, 0, table, message, False)
 

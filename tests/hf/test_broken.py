@@ -58,6 +58,11 @@ def refused(folder, *parts) -> str:
     ('bert', dict(model_type='deberta-v2'), ["model_type = 'deberta-v2'", 'distances between tokens']),
     ('bert', dict(model_type='t5'), ["model_type = 't5'", 'an encoder and a decoder']),
     ('bert', dict(model_type='bertt'), ["model_type = 'bertt': no such family; did you mean bert?"]),
+    (
+      'llama',
+      dict(partial_rotary_factor=0.5),
+      ['partial_rotary_factor = 0.5: its family rotates whole heads'],
+    ),
     ('bert', dict(model_type='rwkv7'), ["model_type = 'rwkv7': no such family; choose one of bert, roberta"]),
     (
       'bert',
@@ -199,10 +204,10 @@ def test_an_output_table_that_config_json_promises(folder):
 
 def test_what_may_be_left_behind_is_counted(folder):
   source = PublicModel(f'hf:{GOLDEN / "bert_body"}')
-  assert source.left_behind == ['pooler.dense.bias', 'pooler.dense.weight']
+  assert source.left_behind(()) == ['pooler.dense.bias', 'pooler.dense.weight']
   old = folder('gpt2')
   change_tensors(old, lambda tensors: tensors.update({'transformer.h.0.attn.bias': np.ones((1, 1, 4, 4), np.float32)}))
-  assert PublicModel(f'hf:{old}').left_behind == ['transformer.h.0.attn.bias']
+  assert PublicModel(f'hf:{old}').left_behind(()) == ['transformer.h.0.attn.bias']
 
 
 def test_the_names_of_2019(folder):
@@ -218,7 +223,7 @@ def test_the_names_of_2019(folder):
   change_tensors(old, rename)
   source = PublicModel(f'hf:{old}')
   assert source.arrays.keys() == PublicModel(f'hf:{GOLDEN / "bert"}').arrays.keys()
-  assert source.left_behind == ['bert.embeddings.position_ids', 'cls.seq_relationship.weight']
+  assert source.left_behind(()) == ['bert.embeddings.position_ids', 'cls.seq_relationship.weight']
   with source.weights.opened('bert.embeddings.LayerNorm.weight') as tensor:
     assert tensor[:].shape == (16,)
 
@@ -235,7 +240,7 @@ def test_the_head_of_a_task_is_left_behind(folder):
 
   change_tensors(tuned, change)
   source = PublicModel(f'hf:{tuned}')
-  assert source.left_behind == ['bert.pooler.dense.weight', 'classifier.weight']
+  assert source.left_behind(()) == ['bert.pooler.dense.weight', 'classifier.weight']
   assert not any(path.startswith('head/') for path in source.arrays)
   shutil.rmtree(tuned)
   tuned = folder('bert')
@@ -246,7 +251,7 @@ def test_the_head_of_a_task_is_left_behind(folder):
   change_tensors(
     tuned, lambda t: [t.pop('decoder.bias'), t.update({'classifier.weight': np.zeros((2, 16), np.float32)})]
   )
-  assert PublicModel(f'hf:{tuned}').left_behind == ['classifier.weight', 'head.dense.weight', 'head.norm.weight']
+  assert PublicModel(f'hf:{tuned}').left_behind(()) == ['classifier.weight', 'head.dense.weight', 'head.norm.weight']
 
 
 def test_the_activation_that_the_first_gemma_files_name_is_the_one_that_they_mean(folder):

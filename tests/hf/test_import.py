@@ -23,7 +23,7 @@ from lmjax.models.transformer import Transformer
 from lmjax.tasks import prepare
 from lmjax.training import initialize
 from tests import runs
-from tests.conftest import FINE_TUNING, config_dict
+from tests.conftest import FINE_TUNING, FROM_PUBLIC, config_dict
 from tests.hf.imports import loaded, rows
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
@@ -43,7 +43,7 @@ def test_the_outputs_are_those_of_transformers(name):
   source = golden(name)
   config = ModelConfig(**source.model | dict(dtype='float32', scan=False))
   model = LanguageModel(Transformer(config, source.model['vocab_size']))
-  params = paths.unflatten(loaded(source))
+  params = paths.unflatten({path: array for path, array in loaded(source).items() if path not in source.optional})
   assert jax.tree.map(np.shape, params) == jax.tree.map(
     np.shape, {k: v for k, v in model.shapes().items() if k in params}
   )
@@ -63,7 +63,7 @@ def test_the_table_is_the_same_both_ways(name):
   source = golden(name)
   ours = {path: np.asarray(array) for path, array in loaded(source).items()}
   back = table.written(source.lines, ours)
-  assert set(source.weights.tensors) == {*back, *source.left_behind}
+  assert set(source.weights.tensors) == {*back, *source.left_behind(source.optional)}
   for tensor_name, array in back.items():
     with source.weights.opened(tensor_name) as tensor:
       before = tensor[:]
@@ -130,6 +130,30 @@ def test_fine_tuning_takes_the_backbone(task, name, tmp_path, raw_config):
   new_table = {'embeddings/segment/embedding'} if task == 'extractive_qa' else set()  # its third row marks matches
   dropped = set(results['hand_off']['dropped'])
   assert new_table <= dropped and all(path.startswith('head/') for path in dropped - new_table)
+
+
+@pytest.mark.parametrize('head', ['tanh', 'linear'])
+def test_the_pooler_of_bert_begins_its_classifier(head, tmp_path):
+  """Its name in the file is that of the backbone; a head that has no such layer leaves it behind."""
+  folder = pathlib.Path(shutil.copytree(GOLDEN / 'bert', tmp_path / 'model'))
+  tensors, draw = load_file(folder / 'model.safetensors'), np.random.default_rng(0)
+  pooler = {'weight': draw.normal(size=(16, 16)), 'bias': draw.normal(size=16)}
+  tensors |= {f'bert.pooler.dense.{name}': array.astype(np.float32) for name, array in pooler.items()}
+  save_file(tensors, folder / 'model.safetensors')
+  more = {'init_from.path': f'hf:{folder}', 'objective.head': head, 'data.batch_size': 8, 'train.steps': 0}
+  results = runs.train(config_dict(FINE_TUNING['classification'], 'smoke', more), tmp_path / 'run')
+  params, hand_off = runs.params_of(tmp_path / 'run', 0), results['hand_off']
+  if head == 'linear':
+    assert 'classifier/dense/kernel' not in params
+    assert {f'bert.pooler.dense.{name}' for name in pooler} <= set(hand_off['left_behind'])
+    return
+  np.testing.assert_array_equal(params['classifier/dense/kernel'], tensors['bert.pooler.dense.weight'].T)
+  np.testing.assert_array_equal(params['classifier/dense/bias'], tensors['bert.pooler.dense.bias'])
+  assert {'classifier/dense/kernel', 'classifier/dense/bias'} <= set(hand_off['taken'])
+  assert 'classifier/kernel' in hand_off['fresh'] and hand_off['left_behind'] == []
+  # nothing of it is in the way of pre-training
+  raw = config_dict(FROM_PUBLIC['masked_lm'], 'smoke', {'init_from.path': f'hf:{folder}', 'train.steps': 0})
+  assert len(runs.train(raw, tmp_path / 'mlm')['hand_off']['left_behind']) == 2
 
 
 def test_what_has_changed_since_is_not_taken_for_the_start(tmp_path):
