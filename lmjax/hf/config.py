@@ -27,14 +27,14 @@ _WRITTEN_OUT = 8
 _USUAL |= DEFAULTS
 
 # Names of activations; some families use them as a gate.
-ACTIVATIONS = {'gelu': 'gelu', 'relu': 'relu', 'silu': 'silu', 'swish': 'silu'} | dict.fromkeys(
+_ACTIVATIONS = {'gelu': 'gelu', 'relu': 'relu', 'silu': 'silu', 'swish': 'silu'} | dict.fromkeys(
   ('gelu_new', 'gelu_pytorch_tanh', 'gelu_fast'), 'gelu_tanh'
 )
-GATED = {'gelu': 'geglu', 'gelu_tanh': 'geglu_tanh', 'silu': 'swiglu'}
-PLAIN = {'gelu': 'gelu', 'gelu_tanh': 'gelu_tanh', 'relu': 'relu'}
+_GATED = {'gelu': 'geglu', 'gelu_tanh': 'geglu_tanh', 'silu': 'swiglu'}
+_PLAIN = {'gelu': 'gelu', 'gelu_tanh': 'gelu_tanh', 'relu': 'relu'}
 
 # What a rotary scaling of each type holds besides factor, and what it is where it is left out.
-ROTARY_TYPES = {
+_ROTARY_TYPES = {
   'default': {},
   'linear': {},
   'llama3': {'low_freq_factor': 1.0, 'high_freq_factor': 4.0},
@@ -51,25 +51,20 @@ _ROTARY_KEYS = (
 
 
 class ConfigFile:
-  """A config.json: its values, with what its family takes where it has none; `path` is what messages call it."""
+  """A config.json: its values, with what its family takes where it has none."""
 
-  def __init__(self, values: dict[str, Any], path='config.json'):
-    self.values, self.path = values, path
-    self.family = self._family()
-
-  @classmethod
-  def read(cls, path: pathlib.Path, source: str) -> 'ConfigFile':
-    """Raises CheckpointError: there is none, or something else."""
+  def __init__(self, path: pathlib.Path, source: str):
+    self.path = path
     try:
-      values = json.loads(path.read_text(encoding='utf-8'))
+      self.values = json.loads(path.read_text(encoding='utf-8'))
     except OSError as error:
       remedy = 'name a folder with config.json, model.safetensors and tokenizer.json'
       raise CheckpointError(f'{source}: config.json cannot be read ({error.strerror}); {remedy}') from error
     except ValueError as error:
       raise CheckpointError(f'{path}: not JSON ({error}); download it again') from error
-    if not isinstance(values, dict):
+    if not isinstance(self.values, dict):
       raise CheckpointError(f'{path}: holds no object; download it again')
-    return cls(values, path)
+    self.family = self._family()
 
   def _family(self) -> Family:
     kind = self.values.get('model_type')
@@ -148,20 +143,15 @@ def settings_of(file: ConfigFile) -> dict[str, Any]:
   return settings | _rotary(file, head_width, settings['layers'], settings['window'] is not None)
 
 
-def activation_of(family: Family, name: str) -> str | None:
-  """What we call an activation that a family names, None where there is none: with a gate where the family has one."""
-  is_gated = any('mlp/gate' in (ours, *ours) for ours in family.layers.values())
-  usual = ACTIVATIONS.get(family.activations.get(name, name))
-  return (GATED if is_gated else PLAIN).get(usual)
-
-
 def _activation(file: ConfigFile) -> str:
   key = file.family.keys['activation']
-  name = file.get(key)
-  if (known := activation_of(file.family, name)) is None:
-    choices = ', '.join(one for one in ACTIVATIONS if activation_of(file.family, one))
+  name = file.family.activations.get(file.get(key), file.get(key))
+  known = _GATED if any('mlp/gate' in (ours, *ours) for ours in file.family.layers.values()) else _PLAIN
+  usual = _ACTIVATIONS.get(name)
+  if usual not in known:
+    choices = ', '.join(name for name, plain in _ACTIVATIONS.items() if plain in known)
     raise CheckpointError(f'{file.path}: {key} = {name!r}: no such activation here; it must be one of {choices}')
-  return known
+  return known[usual]
 
 
 def _windows(file: ConfigFile, layers: int) -> dict:
@@ -244,13 +234,13 @@ def _kind(scaling: dict) -> str:
 def _scaling(file: ConfigFile, scaling: dict) -> dict:
   """The settings of a rotary scaling."""
   kind = _kind(scaling)
-  if kind not in ROTARY_TYPES:
-    choices = ', '.join(ROTARY_TYPES)
+  if kind not in _ROTARY_TYPES:
+    choices = ', '.join(_ROTARY_TYPES)
     raise CheckpointError(f'{file.path}: rope_type = {kind!r}: no such scaling here; it must be one of {choices}')
   if kind == 'default':
     return {}
-  bounds = [float(scaling.get(key) or default) for key, default in ROTARY_TYPES[kind].items()]
-  allowed = {*_ROTARY_KEYS, *ROTARY_TYPES[kind]} | ({'attention_factor', 'truncate'} if kind == 'yarn' else set())
+  bounds = [float(scaling.get(key) or default) for key, default in _ROTARY_TYPES[kind].items()]
+  allowed = {*_ROTARY_KEYS, *_ROTARY_TYPES[kind]} | ({'attention_factor', 'truncate'} if kind == 'yarn' else set())
   for key, value in scaling.items():
     if key not in allowed and value is not None or key == 'truncate' and value is False:
       raise CheckpointError(

@@ -1,6 +1,6 @@
 """Families of encoders."""
 
-from lmjax.hf.family import QKV, SIZES, TOKEN_TABLE, Family, Head, Modules
+from lmjax.hf.family import QKV, SIZES, TOKEN_TABLE, Family, Modules
 
 # Encoders, with norms after the residual sums: Devlin et al. 2019, https://arxiv.org/abs/1810.04805
 _ENCODER = dict(
@@ -36,7 +36,6 @@ _ENCODER_LAYERS: Modules = {
   'output.dense': 'mlp/down',
   'output.LayerNorm': 'mlp_norm',
 }
-_SPAN = Head('linear', {'qa_outputs': ''})
 BERT = Family(
   fixed=_ENCODER,
   keys=_ENCODER_KEYS,
@@ -63,8 +62,7 @@ BERT = Family(
   only=dict(is_decoder=(False,), add_cross_attention=(False,), position_embedding_type=('absolute',)),
   theta=None,
   left=('*pooler.dense.*', 'cls.seq_relationship.*'),
-  classifier=Head('tanh', {'{}pooler.dense': 'dense', 'classifier': ''}, ('cls',)),
-  span=_SPAN,
+  pooler='pooler.dense',
 )
 # Liu et al. 2019, https://arxiv.org/abs/1907.11692: its positions are numbered from 2
 ROBERTA = BERT._replace(
@@ -72,7 +70,7 @@ ROBERTA = BERT._replace(
   prefixes=('roberta.', ''),
   head={'lm_head.dense': 'head/transform/dense', 'lm_head.layer_norm': 'head/transform/norm', 'lm_head': 'head'},
   output='lm_head.decoder',
-  classifier=Head('tanh', {'classifier.dense': 'dense', 'classifier.out_proj': ''}, ('cls',)),
+  pooler=None,
   rows_with_offset=True,
 )
 # Sanh et al. 2019, https://arxiv.org/abs/1910.01108; its epsilon stands in the code alone
@@ -121,10 +119,9 @@ DISTILBERT = BERT._replace(
   ),
   only={},
   left=(),
-  classifier=Head('relu', {'pre_classifier': 'dense', 'classifier': ''}, ('cls',)),
+  pooler=None,
 )
 # Warner et al. 2024, https://arxiv.org/abs/2412.13663
-_HEAD = Head('gelu_norm', {'head.dense': 'dense', 'head.norm': 'norm', 'classifier': ''}, ('cls', 'mean'))
 MODERNBERT = Family(
   fixed=dict(
     attention='bidirectional',
@@ -184,6 +181,4 @@ MODERNBERT = Family(
   default_theta=160_000.0,
   theta_local=('local_rope_theta', 10_000.0),
   global_layers=('global_attn_every_n_layers', 3, 0),
-  classifier=_HEAD,
-  span=_HEAD,
 )

@@ -8,18 +8,6 @@ TOKEN_TABLE = 'embeddings/token'
 QKV = ('attention/query', 'attention/key', 'attention/value')
 
 
-class Head(NamedTuple):
-  """The head of a task, as a family has it."""
-
-  form: str  # as `objective.head` names it
-  modules: dict[str, str]  # of the file, after the backbone's prefix where it has a {}: part of our head, '' the last
-  pooling: tuple[str, ...] = ()  # what it can be given, as `objective.pooling` names it
-
-
-# What most decoders have; they pool the last token.
-SCORE = Head('linear_no_bias', {'score': ''}, ('last',))
-
-
 class Family(NamedTuple):
   """One `model_type` of config.json."""
 
@@ -47,8 +35,7 @@ class Family(NamedTuple):
   interleaved: bool = False  # query, key and value of one head stand next to each other
   left: tuple[str, ...] = ()  # patterns of tensors that may be left behind
   rotary_share: tuple[str, float] | None = None  # key and default of the share of a head that is rotated; None: all
-  classifier: Head = SCORE
-  span: Head | None = None  # of extractive question answering
+  pooler: str | None = None  # module below the prefix: the dense layer of a classifier's head, pre-trained
   rows_with_offset: bool = False  # whether max_position_embeddings counts the rows before the first position
 
 

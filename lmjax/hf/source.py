@@ -41,7 +41,7 @@ class PublicModel:
         raise CheckpointError(f'init_from.path = {name}: no such folder, and no id of the Hub; {remedy}')
       folder, self.revision = hub.download(f'init_from.path = {name}', given, weights=False)
     self.folder = folder
-    self.file = ConfigFile.read(folder / 'config.json', f'init_from.path = {name}')
+    self.file = ConfigFile(folder / 'config.json', f'init_from.path = {name}')
     try:
       self.model = settings_of(self.file)
     except CheckpointError:
@@ -120,10 +120,13 @@ class PublicModel:
   @functools.cached_property
   def _pooler(self) -> list[Line]:
     """The dense layer before a classifier that was pre-trained with the backbone, as BERT's was."""
-    modules = self.file.family.classifier.modules
-    names = {name.format(self._prefix): f'classifier/{part}' for name, part in modules.items() if '{}' in name}
-    lines = [Line(f'{ours}/kernel', f'{theirs}.weight', transposed=True) for theirs, ours in names.items()]
-    lines += [Line(f'{ours}/bias', f'{theirs}.bias') for theirs, ours in names.items()]
+    if self.file.family.pooler is None:
+      return []
+    theirs = f'{self._prefix}{self.file.family.pooler}'
+    lines = [
+      Line('classifier/dense/kernel', f'{theirs}.weight', transposed=True),
+      Line('classifier/dense/bias', f'{theirs}.bias'),
+    ]
     return lines if all(line.theirs in self.weights.tensors for line in lines) else []
 
   @property
