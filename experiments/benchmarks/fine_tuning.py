@@ -7,7 +7,7 @@ The two take turns, seed by seed, each in a process of its own. lmjax is the com
 the same batches (rows, padding, order), rates, clipping and decay, AutoModelForSequenceClassification or
 AutoModelForQuestionAnswering with the dropout of config.json, SDPA attention and the fused AdamW. Both are scored after
 the last epoch, by lmjax's rules. Of the articles of --data, which is in SQuAD's format, the first three quarters train.
---seeds=N, each with an order of its own; --tiny takes a few steps of short rows, for a test. Needs the extra `parity`.
+--seeds 0 1 ..., each with an order of its own; --tiny takes a few steps of short rows, for a test. Needs `parity`.
 """
 
 import argparse
@@ -60,16 +60,19 @@ def files_of(flags, folder: pathlib.Path) -> dict[str, str]:
 
 
 def with_lmjax(words: list[str], workdir: str) -> dict[str, float]:
-  """Runs the command: its score after the last epoch, seconds of its training steps, and those of compiling."""
+  """Runs the command: its score after the last epoch, and seconds of its training steps, of compiling, and of all."""
   command = [sys.executable, '-m', 'lmjax.main', *words, f'--workdir={workdir}']
+  began = time.perf_counter()
   done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+  command_seconds = time.perf_counter() - began
   if done.returncode:
     raise SystemExit(done.stdout)
   results = json.loads(pathlib.Path(workdir, 'results.json').read_text())
   lines = list(map(json.loads, pathlib.Path(workdir, 'metrics.jsonl').read_text().splitlines()))
   last = [line for line in lines if line['split'] == 'valid'][-1]
   logged = {0: 0.0} | {line['step']: line['seconds'] for line in lines if line['split'] == 'train'}
-  return {'score': last[results['main_metric']], 'seconds': steady(logged), 'compile': results['time']['compile']}
+  score, compiled = last[results['main_metric']], results['time']['compile']
+  return {'score': score, 'seconds': steady(logged), 'compile': compiled, 'command': command_seconds}
 
 
 def steady(logged: dict[int, float]) -> float:
@@ -133,18 +136,22 @@ def with_torch(workdir: str) -> dict[str, float]:
   return {'score': task.scores(valid.records, predictions)[task.MAIN_METRIC], 'seconds': steady(logged)}
 
 
-def table(found: list[dict[str, dict[str, float]]]) -> str:
+def table(by_seed: dict[int, dict[str, dict[str, float]]]) -> str:
   """Markdown: a line a seed, then means of the scores and the median of the ratios of times."""
-  lines = ['| seed | lmjax | torch | lmjax, s | torch, s | torch / lmjax |', '|' + '---|' * 6]
+  lines, found = (
+    ['| seed | lmjax | torch | lmjax, s | torch, s | torch / lmjax |', '|' + '---|' * 6],
+    [*by_seed.values()],
+  )
   ratios = [one['torch']['seconds'] / one['lmjax']['seconds'] for one in found]
-  for seed, (one, ratio) in enumerate(zip(found, ratios)):
+  for seed, one, ratio in zip(by_seed, found, ratios):
     scores, seconds = ([one[side][what] for side in ('lmjax', 'torch')] for what in ('score', 'seconds'))
     figures = [f'{score:.4f}' for score in scores] + [f'{value:.1f}' for value in seconds]
     lines.append(f'| {seed} | {" | ".join(figures)} | {ratio:.2f} |')
   means = [statistics.mean(one[side]['score'] for one in found) for side in ('lmjax', 'torch')]
   lines.append(f'| all | {means[0]:.4f} | {means[1]:.4f} | | | **{statistics.median(ratios):.2f}** |')
-  compiled = statistics.median(one['lmjax']['compile'] for one in found)
-  return '\n'.join(lines) + f'\n\nScores are means over seeds, the ratio a median; lmjax compiled for {compiled:.0f} s.'
+  compiled, command = (statistics.median(one['lmjax'][what] for one in found) for what in ('compile', 'command'))
+  text = f'lmjax compiled for {compiled:.0f} s, its command took {command:.0f} s, evaluations included.'
+  return '\n'.join(lines) + f'\n\nScores are means over seeds, the ratio a median; {text}'
 
 
 def main() -> None:
@@ -155,22 +162,22 @@ def main() -> None:
   parser.add_argument('--train', help='texts with labels, of sentiment')
   parser.add_argument('--valid', help='the same, to be scored')
   parser.add_argument('--data', help='questions with answers, of qa')
-  parser.add_argument('--seeds', type=int)
+  parser.add_argument('--seeds', type=int, nargs='*')
   parser.add_argument('--tiny', action='store_true')
   flags = parser.parse_args()
   for name in ('train', 'valid') if flags.task == 'sentiment' else ('data',):
     if getattr(flags, name) is None:
       parser.error(f'--task={flags.task} needs --{name}')
-  found = []
+  found = {}
   with tempfile.TemporaryDirectory() as folder:
     files = files_of(flags, pathlib.Path(folder))
-    for seed in range(flags.seeds or (1 if flags.tiny else SEEDS[flags.task])):
+    for seed in flags.seeds or range(1 if flags.tiny else SEEDS[flags.task]):
       workdir = f'{folder}/{seed}'
       answer = {'lmjax': with_lmjax(words_of(flags, files, seed), workdir)}
       done = subprocess.run([sys.executable, __file__, 'torch', workdir], stdout=subprocess.PIPE, text=True, check=True)
       answer['torch'] = json.loads(done.stdout.splitlines()[-1])
       print(f'seed {seed}: {json.dumps(answer)}', file=sys.stderr, flush=True)
-      found.append(answer)
+      found[seed] = answer
   print(table(found))
 
 

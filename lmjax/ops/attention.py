@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from lmjax.ops import platforms
-from lmjax.ops.dropout import dropout
+from lmjax.ops.dropout import dropout, is_kept
 from lmjax.ops.masks import attention_mask
 from lmjax.ops.softcap import soft_cap, soft_cap_slope
 
@@ -23,13 +23,14 @@ RESIDUALS = 'splash'
 def choose(implementation: str, dtype: str, dropout: float, softcap: float | None) -> str:
   """The kernel that 'auto' means where the program is to run. Any other name is itself.
 
-  Only the XLA path applies dropout to the attention weights; cuDNN's takes no float32, and has no soft-cap.
+  Only the XLA path and the CPU's apply dropout to the attention weights; cuDNN's takes no float32, and has no soft-cap.
   """
   if implementation != 'auto':
     return implementation
   fast = {('gpu', 'bfloat16'): 'cudnn', ('tpu', 'bfloat16'): 'splash', ('cpu', 'float32'): 'blockwise'}
   chosen = fast.get((platforms.target(), dtype), 'xla')
-  return 'xla' if dropout or chosen == 'cudnn' and softcap is not None else chosen
+  lacks_dropout = dropout and chosen != 'blockwise'
+  return 'xla' if lacks_dropout or chosen == 'cudnn' and softcap is not None else chosen
 
 
 def attend(
@@ -66,7 +67,7 @@ def attend(
     softcap: see `soft_cap`, of scores before the mask; with it cudnn gives way to xla.
     implementation: 'xla' (the reference), 'cudnn' (GPU, bfloat16), 'splash' (TPU) or 'blockwise' (CPU); with
       `q_index_T` all are 'xla'.
-    dropout: rate on the attention weights (xla alone).
+    dropout: rate on the attention weights (xla and blockwise).
     key: for dropout; None: no dropout.
 
   Returns:
@@ -87,10 +88,11 @@ def attend(
   q_index_T = jnp.arange(T) if whole else q_index_T
   sides = dict(q_segments_BT=q_segments_BT, k_segments_BS=k_segments_BS, k_prefix_BS=k_prefix_BS)
   mask = attention_mask(q_index_T, jnp.arange(S), causal=causal, window=window, **sides)
-  if implementation == 'blockwise' and whole and (key is None or not dropout):
-    y_BTHK = _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal and k_prefix_BS is None, scale, softcap)
+  rate = 0.0 if key is None else dropout
+  if implementation == 'blockwise' and whole:
+    y_BTHK = _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal and k_prefix_BS is None, scale, softcap, rate, key)
   else:
-    y_BTHK = _xla(q_BTHK, k_BSGK, v_BSGK, mask, scale, softcap, 0.0 if key is None else dropout, key)
+    y_BTHK = _xla(q_BTHK, k_BSGK, v_BSGK, mask, scale, softcap, rate, key)
   return checkpoint_name(y_BTHK, 'attention')
 
 
@@ -138,8 +140,7 @@ def _xla(q_BTHK, k_BSGK, v_BSGK, mask, scale, softcap, rate, key):
   scores_BGRTS = soft_cap(scores_BGRTS * _scale(scale, K), softcap)
   if mask is not None:
     scores_BGRTS = jnp.where(mask[:, :, None], scores_BGRTS, jnp.finfo(jnp.float32).min)
-  weights = jax.nn.softmax(scores_BGRTS, axis=-1)
-  weights = dropout(weights, rate, key)
+  weights = dropout(jax.nn.softmax(scores_BGRTS, axis=-1), rate, key)
   return jnp.einsum('BGRTS,BSGK->BTGRK', weights.astype(v_BSGK.dtype), v_BSGK).reshape(B, T, H, K)
 
 
@@ -148,13 +149,14 @@ def _xla(q_BTHK, k_BSGK, v_BSGK, mask, scale, softcap, rate, key):
 BLOCKS = 4
 
 
-def _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal, scale, softcap):
+def _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal, scale, softcap, rate, key):
   """Plain attention in the layout that XLA's CPU matrix products like; causal: a block of queries at a time, each
   against the keys up to its end alone, which skips most of the hidden half of the scores."""
   B, T, H, K = q_BTHK.shape
   G = k_BSGK.shape[2]
   q_BGRTK = jnp.moveaxis((q_BTHK * _scale(scale, K)).reshape(B, T, G, H // G, K), 1, 3)
   k_BGSK, v_BGSK = (jnp.swapaxes(a, 1, 2) for a in (k_BSGK, v_BSGK))
+  kept_BGRTS = is_kept((B, G, H // G, T, T), rate, key) if rate else None
   size = T // BLOCKS if causal and T % BLOCKS == 0 else T
   parts = []
   for start in range(0, T, size):
@@ -163,19 +165,20 @@ def _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal, scale, softcap):
     # the query heads of a key head stand below each other: M = R * size rows of one matrix product
     q_BGMK = q_BGRTK[..., start:end, :].reshape(B, G, -1, K)
     visible = None if mask is None else jnp.tile(mask[:, :, start:end, :seen], (1, 1, H // G, 1))
-    y_BGMK = _block(q_BGMK, k_BGSK[..., :seen, :], v_BGSK[..., :seen, :], visible, softcap)
+    kept = None if kept_BGRTS is None else kept_BGRTS[..., start:end, :seen].reshape(B, G, -1, end if causal else T)
+    y_BGMK = _block(q_BGMK, k_BGSK[..., :seen, :], v_BGSK[..., :seen, :], visible, kept, softcap, rate)
     parts.append(y_BGMK.reshape(B, H, size, K))
   return jnp.swapaxes(jnp.concatenate(parts, axis=2), 1, 2)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _block(q_BGMK, k_BGSK, v_BGSK, visible, softcap):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def _block(q_BGMK, k_BGSK, v_BGSK, visible, kept, softcap, rate):
   """Attention with scaled queries. Its own backward pass, since XLA's takes the softmax apart into more passes over
   the scores, and multiplies transposed scores from the left, which is slow on CPU."""
-  return _block_forward(q_BGMK, k_BGSK, v_BGSK, visible, softcap)[0]
+  return _block_forward(q_BGMK, k_BGSK, v_BGSK, visible, kept, softcap, rate)[0]
 
 
-def _block_forward(q_BGMK, k_BGSK, v_BGSK, visible, softcap):
+def _block_forward(q_BGMK, k_BGSK, v_BGSK, visible, kept, softcap, rate):
   scores = jnp.einsum('BGMK,BGSK->BGMS', q_BGMK, k_BGSK, preferred_element_type=jnp.float32)
   scores = soft_cap(scores, softcap)
   slope = soft_cap_slope(scores, softcap)
@@ -184,23 +187,30 @@ def _block_forward(q_BGMK, k_BGSK, v_BGSK, visible, softcap):
   # the division comes last, on [M, K] and not on [M, S]
   exponential = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
   inverse = 1.0 / jnp.sum(exponential, axis=-1, keepdims=True)
-  y = jnp.einsum('BGMS,BGSK->BGMK', exponential.astype(v_BGSK.dtype), v_BGSK, preferred_element_type=jnp.float32)
-  y_BGMK = (y * inverse).astype(q_BGMK.dtype)
-  return y_BGMK, (q_BGMK, k_BGSK, v_BGSK, exponential, inverse, y_BGMK, slope)
+  shown = _kept(exponential, kept).astype(v_BGSK.dtype)
+  y = jnp.einsum('BGMS,BGSK->BGMK', shown, v_BGSK, preferred_element_type=jnp.float32)
+  y_BGMK = (y * (inverse / (1.0 - rate))).astype(q_BGMK.dtype)
+  return y_BGMK, (q_BGMK, k_BGSK, v_BGSK, exponential, inverse, y_BGMK, slope, kept)
 
 
-def _block_backward(softcap, kept, dy_BGMK):
-  q_BGMK, k_BGSK, v_BGSK, exponential, inverse, y_BGMK, slope = kept
+def _kept(weights, kept):
+  """Weights with those that dropout takes away at 0; what is left is scaled with the softmax."""
+  return weights if kept is None else jnp.where(kept, weights, 0.0)
+
+
+def _block_backward(softcap, rate, residuals, dy_BGMK):
+  q_BGMK, k_BGSK, v_BGSK, exponential, inverse, y_BGMK, slope, kept = residuals
   dtype = q_BGMK.dtype
   dy_BGMK = (dy_BGMK * inverse).astype(dtype)
   # sum over keys of p * dp = sum over K of dy * y (FlashAttention, https://arxiv.org/abs/2205.14135, appendix B.4)
   inner = jnp.sum(dy_BGMK * y_BGMK, axis=-1, keepdims=True, dtype=jnp.float32)
+  dy_BGMK = (dy_BGMK / (1.0 - rate)).astype(dtype)
   dweights = jnp.einsum('BGMK,BGSK->BGMS', dy_BGMK, v_BGSK, preferred_element_type=jnp.float32)
-  dscores = (exponential * (dweights - inner) * slope).astype(dtype)
+  dscores = (exponential * (_kept(dweights, kept) - inner) * slope).astype(dtype)
   dq_BGMK = jnp.einsum('BGMS,BGSK->BGMK', dscores, k_BGSK)
   dk_BGKS = jnp.einsum('BGMK,BGMS->BGKS', q_BGMK, dscores)
-  dv_BGKS = jnp.einsum('BGMK,BGMS->BGKS', dy_BGMK, exponential.astype(dtype))
-  return dq_BGMK, jnp.swapaxes(dk_BGKS, 2, 3), jnp.swapaxes(dv_BGKS, 2, 3), None
+  dv_BGKS = jnp.einsum('BGMK,BGMS->BGKS', dy_BGMK, _kept(exponential, kept).astype(dtype))
+  return dq_BGMK, jnp.swapaxes(dk_BGKS, 2, 3), jnp.swapaxes(dv_BGKS, 2, 3), None, None
 
 
 _block.defvjp(_block_forward, _block_backward)

@@ -8,8 +8,12 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
   """Sets a share `rate` of the numbers to 0, and scales the others so that their mean stays; without a key, none."""
   if rate == 0.0 or key is None:
     return x
-  is_kept = random_bits(key, x.shape) >= jnp.uint32(int(rate * 2**32))
-  return jnp.where(is_kept, x / (1.0 - rate), 0.0).astype(x.dtype)
+  return jnp.where(is_kept(x.shape, rate, key), x / (1.0 - rate), 0.0).astype(x.dtype)
+
+
+def is_kept(shape: tuple[int, ...], rate: float, key: jax.Array) -> jax.Array:
+  """Which numbers dropout keeps, a share 1 - rate of them."""
+  return random_bits(key, shape) >= jnp.uint32(int(rate * 2**32))
 
 
 def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

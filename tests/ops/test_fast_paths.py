@@ -66,6 +66,21 @@ def test_blockwise_equals_xla(length, key_heads, causal, window, segmented, soft
   assert_same(got, expected)
 
 
+@pytest.mark.parametrize('causal, length, softcap', [(True, 32, None), (True, 30, 1.5), (False, 32, None)])
+def test_blockwise_drops_what_xla_drops(causal, length, softcap):
+  """The same weights, forwards and backwards, of every block and head."""
+  segments = jnp.array([[1] * length, [1] * 20 + [0] * (length - 20)])
+  attend = functools.partial(attention.attend, causal=causal, q_segments_BT=segments, k_segments_BS=segments)
+  attend = functools.partial(attend, softcap=softcap, dropout=0.3, key=jax.random.key(5))
+  arrays = heads(4, 2, length)
+  got, expected = (
+    value_and_gradients(functools.partial(attend, implementation=one), arrays) for one in ('blockwise', 'xla')
+  )
+  assert_same(got, expected, 2e-5)
+  without = value_and_gradients(functools.partial(attend, implementation='xla', key=None), arrays)
+  assert np.abs(without[0] - expected[0]).max() > 0.1
+
+
 def test_blockwise_is_exact_where_scores_are_large():
   q, k, v = heads(2, 2)
   arrays = [40 * q, 40 * k, v]  # exp of these scores overflows unless the largest is taken off
@@ -120,7 +135,8 @@ def test_blockwise_skips_hidden_scores():
 def test_auto_takes_blockwise_for_float32_on_a_cpu_alone(monkeypatch):
   assert jax.default_backend() == 'cpu'
   assert attention.choose('auto', 'float32', 0.0, None) == 'blockwise'
-  assert attention.choose('auto', 'float32', 0.1, None) == 'xla'  # dropout on the weights
+  assert attention.choose('auto', 'float32', 0.1, None) == 'blockwise'
+  assert attention.choose('auto', 'bfloat16', 0.1, None) == 'xla'  # dropout on the weights
   assert attention.choose('auto', 'bfloat16', 0.0, None) == 'xla'
   assert attention.choose('xla', 'float32', 0.0, None) == 'xla'
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
