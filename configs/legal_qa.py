@@ -4,7 +4,7 @@
   python -m lmjax.main --config=configs/legal_qa.py:model=hf:answerdotai/ModernBERT-base,lora=16
 
 It starts from runs/legal_mlm, and takes what `python experiments/split.py CUAD_v1.json cuad` wrote. Arguments:
-common.py; model=; length=TOKENS of a window of a contract, 8192 of ModernBERT and 512 of BERT.
+common.py; model=; length=TOKENS of a window of a contract, 8192 unless given; BERT's positions end at 512.
 Measured (`:smoke` alone, from a tiny model of the tests, 2 cores of an AMD EPYC): under a minute.
 """
 

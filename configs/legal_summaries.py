@@ -16,7 +16,7 @@ def get_config(argument=None):
   task = dict(model='hf:Qwen/Qwen3-0.6B', lora=(int | None, 16), long_documents='head', beams=1)
   arg, c = common.fine_tuning(argument, 'summarization', 'tfds:billsum@train', None, **task)
   arg.length = arg.length or (256 if arg.demo else 2048)
-  c.model.update(dtype='bfloat16', residual_dropout=0.0)  # such models are trained without; adapters have their own
+  c.model.dtype = 'bfloat16'
   taken = ('embeddings/*', *common.LAYERS, 'head/*')
   c.init_from = common.hand_off(arg, common.public_model(arg, 'llama_3_1'), taken, new=())
   c.objective = common.summaries(arg)

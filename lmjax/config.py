@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from lmjax.checkpoint import handoff
 from lmjax.checkpoint.config import CheckpointConfig, InitFrom
 from lmjax.errors import ConfigError
-from lmjax.hf.source import Source, open_source
+from lmjax.hf.source import PublicModel, Source, open_source
 from lmjax.hosts.config import HostsConfig
-from lmjax.models.config import DEFAULTS, ModelConfig
+from lmjax.models.config import DEFAULTS, DROPOUTS, ModelConfig
 from lmjax.schema import describe, validate
 from lmjax.schema.slices import EvalConfig, MeshConfig, OptimConfig, ProfileConfig, TrainConfig, WriterConfig
 from lmjax.schema.types import NonNegativeInt, section
@@ -164,7 +164,7 @@ def load(
   """(the Config, what it starts from or None) of a file's ConfigDict.
 
   Model and tokenizer are those of `init_from`. Single settings of a model, as fine-tuning configs give, are compared
-  with its own; a whole model, such as a preset, gives way.
+  with its own; a whole model, such as a preset, gives way, and before a public model dropout and tokenizer, too.
 
   Args:
     config: the ConfigDict, or a dict.
@@ -189,9 +189,14 @@ def load(
       if model is None:
         source = open_source(init_from)
         model = source.model
-      if WHOLE_MODEL <= asked.keys() and given is not None:
-        names = {path.split('.')[1] for path in given if path.startswith('model.')}
-        asked = {name: value for name, value in asked.items() if name in names | {'attention'}}
+      if given is not None:
+        names = {path.split('.')[1] for path in given if path.startswith('model.')} | {'attention'}
+        is_public = isinstance(source, PublicModel)
+        gives_way = set(asked) if WHOLE_MODEL <= asked.keys() else set(DROPOUTS) if is_public else set()
+        asked = {name: value for name, value in asked.items() if name in names or name not in gives_way}
+        names_own = any(path.startswith('data.tokenizer') for path in given)
+        if is_public and not names_own and 'tokenizer' in (data := values.get('data') or {}):
+          values['data'] = data | {'tokenizer': None}
       values['model'], refused = handoff.adapt_model(model, asked, init_from.convert)
       problems += validate.lines(refused)
   return validate.build(Config, values, problems), source

@@ -1,7 +1,8 @@
 """One way to name a leaf of a tree: its keys joined by '/', as in `layers/3/attention/query/kernel`."""
 
 import fnmatch
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 # jax is imported where a tree is walked: patterns are matched before it may be.
@@ -53,8 +54,24 @@ def by_layer(names: list[str]) -> dict[str, str]:
       layers.setdefault(rest, []).append(int(number))
   merged = {path: path for path in names if not path.startswith('layers/')}
   for rest, numbers in layers.items():
-    first, last = min(numbers), max(numbers)
-    whole = len(numbers) > 1 and len(numbers) == last - first + 1
-    shown = f'{first}..{last}' if whole else ','.join(map(str, sorted(numbers)))
-    merged[f'layers/{shown}/{rest}'] = f'layers/{first}/{rest}'
+    merged[f'layers/{_shown(numbers)}/{rest}'] = f'layers/{min(numbers)}/{rest}'
   return dict(sorted(merged.items()))
+
+
+def numbered(names: Iterable[str]) -> list[str]:
+  """Names that differ in their first number as one, sorted.
+
+  >>> numbered(['h.0.bias', 'h.1.bias', 'h.2.bias', 'pooler.weight'])
+  ['h.0..2.bias', 'pooler.weight']
+  """
+  groups: dict[tuple[str, str], list[int]] = {}
+  for name in names:
+    before, number, after = re.fullmatch(r'(\D*)(\d*)(.*)', name).groups()  # type: ignore[union-attr]
+    groups.setdefault((before, after), []).extend([int(number)] if number else [])
+  return sorted(f'{before}{_shown(numbers) if numbers else ""}{after}' for (before, after), numbers in groups.items())
+
+
+def _shown(numbers: list[int]) -> str:
+  first, last = min(numbers), max(numbers)
+  whole = len(numbers) > 1 and len(numbers) == last - first + 1
+  return f'{first}..{last}' if whole else ','.join(map(str, sorted(numbers)))

@@ -3,8 +3,9 @@
   python experiments/benchmarks/fine_tuning.py --model=FOLDER --task=sentiment --train=train.tsv --valid=dev.tsv
   python experiments/benchmarks/fine_tuning.py --model=FOLDER --task=qa --data=squad.json.xz
 
-The two take turns, seed by seed, each in a process of its own. lmjax is the command `python -m lmjax.main`; torch takes
-the same batches (rows, padding, order), rates, clipping and decay, AutoModelForSequenceClassification or
+The two take turns of two minutes, each in a process of its own that is stopped in the turn of the other: a machine that
+changes its speed within the hour changes it for both. lmjax is the command `python -m lmjax.main`; torch takes the same
+batches (rows, padding, order), rates, clipping and decay, AutoModelForSequenceClassification or
 AutoModelForQuestionAnswering with the dropout of config.json, SDPA attention and the fused AdamW. Both are scored after
 the last epoch, by lmjax's rules. Of the articles of --data, which is in SQuAD's format, the first three quarters train.
 --seeds 0 1 ..., each with an order of its own; --tiny takes a few steps of short rows, for a test. Needs `parity`.
@@ -16,11 +17,13 @@ import json
 import lzma
 import os
 import pathlib
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 from contenders import CLIP_NORM, CONFIGS, decayed_apart
 
@@ -31,6 +34,8 @@ SETTINGS = {
   'sentiment': {'optim.learning_rate': 5e-5, 'data.batch_size': 32},
   'qa': {'optim.learning_rate': 1e-4, 'data.batch_size': 16},
 }
+# Seconds that each runs before the other does.
+TURN = 120.0
 TINY = {'data.batch_size': 8, 'data.length': 32, 'train.steps': 2, 'train.epochs': None, 'optim.warmup_steps': 0}
 TINY_QA = {'objective.max_question': 12, 'objective.max_answer': 6, 'objective.stride': 8}
 
@@ -59,14 +64,54 @@ def files_of(flags, folder: pathlib.Path) -> dict[str, str]:
   return files
 
 
-def with_lmjax(words: list[str], workdir: str) -> dict[str, float]:
-  """Runs the command: its score after the last epoch, and seconds of its training steps, of compiling, and of all."""
-  command = [sys.executable, '-m', 'lmjax.main', *words, f'--workdir={workdir}']
-  began = time.perf_counter()
-  done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-  command_seconds = time.perf_counter() - began
-  if done.returncode:
-    raise SystemExit(done.stdout)
+def in_turns(words: list[str], workdir: str) -> dict[str, dict[str, float]]:
+  """Runs both, each for TURN seconds while the other is stopped: {'lmjax', 'torch': what is found of each}.
+
+  torch begins once lmjax has written its config and logged steps.
+  """
+  both = {'lmjax': Side([sys.executable, '-m', 'lmjax.main', *words, f'--workdir={workdir}'], f'{workdir}.lmjax')}
+  metrics = pathlib.Path(workdir, 'metrics.jsonl')
+  try:
+    both['lmjax'].go_on(lambda: metrics.exists() and '"train"' in metrics.read_text())
+    both['torch'] = Side([sys.executable, __file__, 'torch', workdir], f'{workdir}.torch')
+    while any(side.process.poll() is None for side in both.values()):
+      for side in both.values():
+        began = time.perf_counter()
+        side.go_on(lambda: time.perf_counter() - began > TURN)  # noqa: B023
+  finally:
+    for side in both.values():
+      side.process.kill()
+  return {'lmjax': of_lmjax(workdir, both['lmjax'].seconds), 'torch': json.loads(both['torch'].output.splitlines()[-1])}
+
+
+class Side:
+  """A process that is stopped but in its turns."""
+
+  def __init__(self, command: list[str], file: str):
+    self._file, self.seconds = pathlib.Path(file), 0.0
+    with self._file.open('w') as out:
+      self.process = subprocess.Popen(command, stdout=out)
+    self.process.send_signal(signal.SIGSTOP)
+
+  def go_on(self, until: Callable[[], bool]) -> None:
+    """Lets it run until something is so, or it has ended."""
+    began = time.perf_counter()
+    self.process.send_signal(signal.SIGCONT)
+    while self.process.poll() is None and not until():
+      time.sleep(0.1)
+    self.process.send_signal(signal.SIGSTOP)
+    self.seconds += time.perf_counter() - began
+    if self.process.returncode:
+      raise SystemExit(self.output)
+
+  @property
+  def output(self) -> str:
+    """What it has printed."""
+    return self._file.read_text()
+
+
+def of_lmjax(workdir: str, command_seconds: float) -> dict[str, float]:
+  """A run's score after the last epoch, and seconds of its training steps, of compiling, and of all."""
   results = json.loads(pathlib.Path(workdir, 'results.json').read_text())
   lines = list(map(json.loads, pathlib.Path(workdir, 'metrics.jsonl').read_text().splitlines()))
   last = [line for line in lines if line['split'] == 'valid'][-1]
@@ -76,7 +121,8 @@ def with_lmjax(words: list[str], workdir: str) -> dict[str, float]:
 
 
 def steady(logged: dict[int, float]) -> float:
-  """Seconds of all steps, by the median of what passed between two logs: what else a machine does counts little."""
+  """Seconds of all steps, by the median of what passed between two logs: what else a machine does counts little, nor do
+  the few pairs between which the process was stopped."""
   pairs = itertools.pairwise(logged.items())
   return max(logged) * statistics.median((after - before) / (step - last) for (last, before), (step, after) in pairs)
 
@@ -173,9 +219,7 @@ def main() -> None:
     files = files_of(flags, pathlib.Path(folder))
     for seed in flags.seeds or range(1 if flags.tiny else SEEDS[flags.task]):
       workdir = f'{folder}/{seed}'
-      answer = {'lmjax': with_lmjax(words_of(flags, files, seed), workdir)}
-      done = subprocess.run([sys.executable, __file__, 'torch', workdir], stdout=subprocess.PIPE, text=True, check=True)
-      answer['torch'] = json.loads(done.stdout.splitlines()[-1])
+      answer = in_turns(words_of(flags, files, seed), workdir)
       print(f'seed {seed}: {json.dumps(answer)}', file=sys.stderr, flush=True)
       found[seed] = answer
   print(table(found))

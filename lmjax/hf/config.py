@@ -108,10 +108,10 @@ def settings_of(file: ConfigFile) -> dict[str, Any]:
   Raises CheckpointError: the file does not describe a model of its family, or one that cannot be expressed.
   """
   family, values = file.family, file.values
-  if 'quantization_config' in values:
+  if values.get('quantization_config') is not None:
     file.refuse('quantization_config', 'its weights are quantised', 'take the repository with its full weights')
   for key, allowed in family.only.items():
-    if key in values and values[key] not in allowed:
+    if values.get(key) is not None and values[key] not in allowed:
       file.refuse(key, f'must be {" or ".join(map(str, allowed))} to be expressed')
   settings: dict[str, Any] = _USUAL | dict(family.fixed)
   for ours, theirs in family.keys.items():
@@ -137,7 +137,9 @@ def settings_of(file: ConfigFile) -> dict[str, Any]:
   settings['dtype'] = 'bfloat16' if dtype == 'bfloat16' else 'float32'
   settings |= _windows(file, settings['layers'])
   if settings['positions'] == 'learned':
-    settings['max_length'] -= settings['position_offset'] if family.rows_with_offset else 0
+    if family.rows_with_offset:  # positions are counted from the id that pads
+      settings['position_offset'] = 1 + (1 if values.get('pad_token_id') is None else values['pad_token_id'])
+      settings['max_length'] -= settings['position_offset']
     return settings
   head_width = settings['head_dim'] or width // heads
   return settings | _rotary(file, head_width, settings['layers'], settings['window'] is not None)
@@ -189,7 +191,8 @@ def _pattern(places: list[int], layers: int, usual: tuple[int, int]) -> tuple[in
 def _rotary(file: ConfigFile, head_width: int, layers: int, has_window: bool) -> dict:
   """Base, scaling and width of the rotary positions, and the layers without them."""
   family, values = file.family, file.values
-  given = values.get('rope_parameters') or values.get('rope_scaling') or {}
+  older = values.get('rope_scaling') or {}
+  given = values.get('rope_parameters') or older
   nested = 'full_attention' in given or 'sliding_attention' in given
   whole, local = ((given.get(f'{kind}_attention') or {}) if nested else {} for kind in ('full', 'sliding'))
   whole = whole if nested else given
@@ -203,6 +206,8 @@ def _rotary(file: ConfigFile, head_width: int, layers: int, has_window: bool) ->
   if _kind(local) != 'default':
     file.refuse('rope_parameters', 'layers with a window must not be scaled by themselves')
   found |= _scaling(file, whole)
+  if older and _scaling(file, older) != _scaling(file, whole):
+    file.refuse('rope_scaling', 'rope_parameters next to it say otherwise', 'leave one of the two out')
   if found.get('rope_scaling') is not None and has_window:
     found['rope_scaling_layers'] = family.scaled
   key, usual = family.rotary_share or ('partial_rotary_factor', 1.0)
@@ -218,12 +223,13 @@ def _rotary(file: ConfigFile, head_width: int, layers: int, has_window: bool) ->
     every = values.get('no_rope_layer_interval') or 4
     if (rotates := values.get('no_rope_layers')) is not None:
       without = [i for i, has_any in enumerate(rotates) if not has_any]
-      if (pattern := _pattern(without, layers, (every, every - 1))) is None or len(rotates) != layers:
+      pattern = _pattern(without, layers, (every, every - 1)) if without else (layers + 1, layers)
+      if pattern is None or len(rotates) != layers:
         file.refuse('no_rope_layers', 'every n-th layer must be without rotary positions, and no other')
       every, offset = pattern
-      if without and offset != every - 1:
+      if offset != every - 1:
         file.refuse('no_rope_layers', 'of every n layers, the last must be the one without rotary positions')
-    found |= dict(rotary_skip_every=every)
+    found |= dict(rotary_skip_every=every if every <= layers else None)
   return found
 
 

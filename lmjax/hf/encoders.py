@@ -67,6 +67,7 @@ BERT = Family(
 # Liu et al. 2019, https://arxiv.org/abs/1907.11692: its positions are numbered from 2
 ROBERTA = BERT._replace(
   fixed=_ENCODER | dict(position_offset=2),
+  only=BERT.only | dict(hidden_act=('gelu',)),  # its head has no other
   prefixes=('roberta.', ''),
   head={'lm_head.dense': 'head/transform/dense', 'lm_head.layer_norm': 'head/transform/norm', 'lm_head': 'head'},
   output='lm_head.decoder',

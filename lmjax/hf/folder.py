@@ -15,9 +15,11 @@ ONE_FILE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 FLOATS = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
 # Without running what a pickle may hold; tied tables, which it holds once, are written twice.
 _CONVERT = (
-  "python -c \"import torch; from safetensors.torch import save_file; t = torch.load('{file}', weights_only=True); "
+  'python -c "import glob, torch; from safetensors.torch import save_file; '
+  "t = {{k: v for f in glob.glob('{files}') for k, v in torch.load(f, weights_only=True).items()}}; "
   "save_file({{k: v.clone().contiguous() for k, v in t.items()}}, '{target}')\""
 )
+_PICKLES = ('pytorch_model*.bin', '*.bin')
 
 
 class Tensor(NamedTuple):
@@ -32,8 +34,8 @@ class Tensor(NamedTuple):
 class Weights:
   """The tensors of a folder, by name."""
 
-  def __init__(self, folder: pathlib.Path, source: str):
-    self.folder, self.source = folder, source
+  def __init__(self, folder: pathlib.Path, source: str, remedy: str = 'download the weights'):
+    self.folder, self.source, self._remedy = folder, source, remedy
     self.tensors: dict[str, Tensor] = {}
     for file, names in self._files().items():
       with self._opened(file) as opened:
@@ -47,11 +49,19 @@ class Weights:
 
   @staticmethod
   def are_in(folder: pathlib.Path) -> bool:
-    """Whether a folder holds any: not, where config.json and tokenizer.json alone are there for a dry run.
+    """Whether a folder holds all: not, where config.json and tokenizer.json alone are there for a dry run.
 
     An index is none: it is downloaded with what is small.
     """
-    return any(folder.glob('*.safetensors'))
+    if (folder / ONE_FILE).exists():
+      return True
+    try:
+      files = json.loads((folder / INDEX).read_text(encoding='utf-8'))['weight_map'].values()
+      return all((folder / file).exists() for file in files)
+    except OSError:
+      return False
+    except (ValueError, KeyError, TypeError, AttributeError):  # what is wrong with it is said when it is read
+      return True
 
   def _files(self) -> dict[pathlib.Path, set[str] | None]:
     """{file: the names that the index says it holds}; None: there is one file."""
@@ -59,11 +69,13 @@ class Weights:
       return {self.folder / ONE_FILE: None}
     index = self.folder / INDEX
     if not index.exists():
-      if pickled := sorted(path.name for path in self.folder.glob('*.bin')):
-        rule = f'holds {pickled[0]}, a pickle, which may run code when it is opened'
-        line = _CONVERT.format(file=self.folder / pickled[0], target=self.folder / ONE_FILE)
-        raise CheckpointError(f'{self.source}: {rule}; convert it, with torch: {line}')
-      raise CheckpointError(f'{self.source}: no {ONE_FILE} and no {INDEX} there; download the weights')
+      for pattern in _PICKLES:
+        if pickled := sorted(path.name for path in self.folder.glob(pattern)):
+          rule = f'holds {pickled[0]}, a pickle, which may run code when it is opened'
+          named = pattern if len(pickled) > 1 else pickled[0]
+          line = _CONVERT.format(files=self.folder / named, target=self.folder / ONE_FILE)
+          raise CheckpointError(f'{self.source}: {rule}; convert it, with torch: {line}')
+      raise CheckpointError(f'{self.source}: no {ONE_FILE} and no {INDEX} there; {self._remedy}')
     try:
       placed = json.loads(index.read_text(encoding='utf-8'))['weight_map']
       files: dict[pathlib.Path, set[str] | None] = {}

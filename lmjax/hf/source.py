@@ -55,7 +55,9 @@ class PublicModel:
     """Its tokenizer.json. Raises CheckpointError: it has none."""
     file = self.folder / 'tokenizer.json'
     if not file.exists():
-      remedy = f"write it: AutoTokenizer.from_pretrained('{self.folder}').save_pretrained('{self.folder}')"
+      line = f"AutoTokenizer.from_pretrained('{self.folder}').backend_tokenizer.save('{file}')"
+      remedy = f'write it, with transformers: python -c "from transformers import AutoTokenizer; {line}"'
+      remedy = remedy if self.revision is None else self._remedy
       raise CheckpointError(f'init_from.path = {self.name}: no tokenizer.json there; {remedy}')
     return str(file)
 
@@ -67,10 +69,20 @@ class PublicModel:
   @functools.cached_property
   def weights(self) -> Weights:
     """Headers of the weights, which are downloaded if they are not there."""
-    if self.revision is not None:
-      given = self.name.removeprefix(PREFIX).partition('@')[0]
-      hub.download(f'init_from.path = {self.name}', f'{given}@{self.revision}', weights=True)
-    return Weights(self.folder, f'init_from.path = {self.name}')
+    source = f'init_from.path = {self.name}'
+    if self.revision is None:
+      return Weights(self.folder, source)
+    hub.download(source, f'{self._repository}@{self.revision}', weights=True)
+    return Weights(self.folder, source, self._remedy)
+
+  @property
+  def _repository(self) -> str:
+    return self.name.removeprefix(PREFIX).partition('@')[0]
+
+  @property
+  def _remedy(self) -> str:
+    """What to do about a repository that lacks a file: what it has in its place may have to be converted."""
+    return f'`hf download {self._repository} --local-dir FOLDER`, then give hf:FOLDER: it says what to convert, and how'
 
   @functools.cached_property
   def _prefix(self) -> str:
@@ -88,7 +100,8 @@ class PublicModel:
     head = {line.theirs for line in whole.head}
     is_bare = names.isdisjoint(head) and (family.head or prefix != family.prefixes[0])
     if is_bare or matching(names, TASK_HEADS) and not head <= names:  # the backbone alone, or with the head of a task
-      whole = whole._replace(head=[], copies=[])
+      of_head = {line.ours for line in whole.head}
+      whole = whole._replace(head=[], copies=[line for line in whole.copies if line.ours not in of_head])
     expected = dict.fromkeys(line.theirs for line in [*whole.lines, *whole.head])
     others = names - whole.names()
     self._refuse('has no tensor', [name for name in expected if name not in names])
@@ -96,8 +109,10 @@ class PublicModel:
     self._refuse('holds a tensor that its family has not,', sorted(unknown))
     for name in sorted(names & whole.names()):
       if self.weights.tensors[name].dtype not in FLOATS:
-        rule = f'is {self.weights.tensors[name].dtype}, not a float: its weights are quantised'
-        raise CheckpointError(f'init_from.path = {self.name}: {name} {rule}; take the repository with its full weights')
+        dtype = self.weights.tensors[name].dtype
+        kind = 'of more bits than are read' if dtype == 'F64' else 'not a float: its weights are quantised'
+        remedy = f'take the repository with its weights in {", ".join(FLOATS.values())}'
+        raise CheckpointError(f'init_from.path = {self.name}: {name} is {dtype}, {kind}; {remedy}')
     return whole
 
   def _refuse(self, what: str, names: list[str]) -> None:
@@ -145,6 +160,13 @@ class PublicModel:
       except ValueError as error:
         raise CheckpointError(f'init_from.path = {self.name}: {line.theirs}: {error}; check config.json') from error
       arrays[line.ours] = {'shape': list(shape), 'dtype': FLOATS[tensor.dtype]}
+    for copy in self.table.copies:
+      first = next((line.theirs for line in self.lines if line.ours == copy.ours), copy.theirs)
+      if copy.theirs in self.weights.tensors:
+        shapes = [list(self.weights.tensors[name].shape) for name in (first, copy.theirs)]
+        if shapes[0] != shapes[1]:
+          rule = f'{first} has shape {shapes[0]} and {copy.theirs} {shapes[1]}, and config.json says that they are one'
+          raise CheckpointError(f'init_from.path = {self.name}: {rule} (tie_word_embeddings); check the file')
     return arrays
 
 

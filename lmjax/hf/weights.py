@@ -62,12 +62,11 @@ def _read(line: Line, tensor, theirs, index: tuple[slice, ...], shape: tuple[int
 def _check_equal(source: PublicModel, line: Line, copy: Line) -> None:
   """A tied table that stands in the file twice must be one."""
   weights = source.weights
-  shapes = [weights.tensors[one.theirs].shape for one in (line, copy)]
-  same = shapes[0] == shapes[1]
-  step = max(_PART // max(int(np.prod(shapes[0][1:])), 1), 1)
+  shape, same = weights.tensors[line.theirs].shape, True
+  step = max(_PART // max(int(np.prod(shape[1:])), 1), 1)
   with weights.opened(line.theirs) as first, weights.opened(copy.theirs) as second:
-    for low in range(0, shapes[0][0], step) if same else ():
-      rows = slice(low, min(low + step, shapes[0][0]))
+    for low in range(0, shape[0], step):
+      rows = slice(low, min(low + step, shape[0]))
       same = same and np.array_equal(np.asarray(first[rows]), np.asarray(second[rows]))
   if not same:
     rule = f'{line.theirs} and {copy.theirs} differ, and config.json says that they are one (tie_word_embeddings)'

@@ -12,6 +12,8 @@ ADAPTERS = ('*/lora_a', '*/lora_b')
 # keeps; 'none' keeps all. From the least recomputation to the most.
 _ATTENTION = ('query', 'key', 'value', 'attention')
 KEPT = {'attention_and_up': (*_ATTENTION, 'up'), 'attention': _ATTENTION, 'full': ()}
+# Settings that training alone reads.
+DROPOUTS = ('embedding_dropout', 'attention_dropout', 'residual_dropout')
 RECOMPUTED = ('none', 'dots', *KEPT)
 
 
@@ -212,7 +214,8 @@ class ModelConfig:
     yield from self._misplaced()
     yield from self._without_effect()
     if self.attention_dropout and self.attention_implementation in ('cudnn', 'splash'):
-      yield 'attention_dropout', 'only the xla attention has dropout', 'set it to 0'
+      rule = f'the {self.attention_implementation} attention has no dropout'
+      yield 'attention_dropout', rule, 'set it to 0, or model.attention_implementation to auto'
     if self.attention_implementation == 'cudnn' and self.dtype == 'float32':
       yield 'attention_implementation', 'takes no float32', 'set model.dtype to bfloat16'
     if self.attention_implementation == 'cudnn' and self.attention_softcap is not None:

@@ -18,13 +18,14 @@ from lmjax.models.axes import named
 from lmjax.models.config import LayerKind, ModelConfig
 from lmjax.ops import attention, norms, positions
 from lmjax.ops.dropout import dropout
+from lmjax.ops.gelu import gelu
 from lmjax.ops.matmul import add_bias, matmul
 from lmjax.sharding import constrain
 
-_GELU, _GELU_TANH = (functools.partial(jax.nn.gelu, approximate=approximate) for approximate in (False, True))
+_GELU_TANH = functools.partial(jax.nn.gelu, approximate=True)
 # Of feed-forward layers; of those with a gate, which it is for.
-GATED: dict[str, Callable] = {'geglu': _GELU, 'geglu_tanh': _GELU_TANH, 'swiglu': jax.nn.silu}
-PLAIN: dict[str, Callable] = {'gelu': _GELU, 'gelu_tanh': _GELU_TANH, 'relu': jax.nn.relu}
+GATED: dict[str, Callable] = {'geglu': gelu, 'geglu_tanh': _GELU_TANH, 'swiglu': jax.nn.silu}
+PLAIN: dict[str, Callable] = {'gelu': gelu, 'gelu_tanh': _GELU_TANH, 'relu': jax.nn.relu}
 
 
 class TokenInfo(NamedTuple):

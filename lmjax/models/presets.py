@@ -8,13 +8,13 @@ cores.
 import difflib
 
 from lmjax.errors import ConfigError
+from lmjax.models.config import DROPOUTS
 
 _OFF = ('rope_theta', 'rope_theta_local', 'rope_scaling', 'max_length', 'window', 'global_every', 'segment_types')
-_DROPOUTS = ('embedding_dropout', 'attention_dropout', 'residual_dropout')
 # What most families share; each names what it has otherwise.
 _COMMON = dict.fromkeys(_OFF) | dict(
   **dict.fromkeys(('biases', 'qk_norm', 'embedding_norm', 'mlm_transform'), False),
-  **dict.fromkeys(_DROPOUTS, 0.0),
+  **dict.fromkeys(DROPOUTS, 0.0),
   attention='causal',
   positions='rotary',
   norm='layernorm',
@@ -49,7 +49,7 @@ _LLAMA_3 = _LLAMA | dict(rope_theta=500000.0, norm_eps=1e-5, tied_embeddings=Tru
 # Devlin et al. 2019, https://arxiv.org/abs/1810.04805;
 # https://huggingface.co/google-bert/bert-base-uncased/blob/main/config.json
 _BERT = _COMMON | dict(
-  **dict.fromkeys(_DROPOUTS, 0.1),
+  **dict.fromkeys(DROPOUTS, 0.1),
   attention='bidirectional',
   positions='learned',
   max_length=512,

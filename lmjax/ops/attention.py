@@ -60,13 +60,12 @@ def attend(
     q_BTHK: queries, unscaled.
     k_BSGK, v_BSGK: keys and values; each serves H // G query heads.
     causal, window, q_segments_BT, k_segments_BS: see `attention_mask`.
-    q_index_T: place of each query among the keys; None: 0 .. T-1.
+    q_index_T: place of each query among the keys, for xla; None: 0 .. T-1.
     lengths_B: in place of segments, how many positions of a row come before its padding.
     k_prefix_BS: see `attention_mask`; with it splash and cudnn give way to xla.
     scale: what scores are multiplied by; None: K ** -0.5.
     softcap: see `soft_cap`, of scores before the mask; with it cudnn gives way to xla.
-    implementation: 'xla' (the reference), 'cudnn' (GPU, bfloat16), 'splash' (TPU) or 'blockwise' (CPU); with
-      `q_index_T` all are 'xla'.
+    implementation: 'xla' (the reference), 'cudnn' (GPU, bfloat16), 'splash' (TPU) or 'blockwise' (CPU).
     dropout: rate on the attention weights (xla and blockwise).
     key: for dropout; None: no dropout.
 
@@ -187,13 +186,13 @@ def _block_forward(q_BGMK, k_BGSK, v_BGSK, visible, kept, softcap, rate):
   # the division comes last, on [M, K] and not on [M, S]
   exponential = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
   inverse = 1.0 / jnp.sum(exponential, axis=-1, keepdims=True)
-  shown = _kept(exponential, kept).astype(v_BGSK.dtype)
+  shown = _dropped(exponential, kept).astype(v_BGSK.dtype)
   y = jnp.einsum('BGMS,BGSK->BGMK', shown, v_BGSK, preferred_element_type=jnp.float32)
   y_BGMK = (y * (inverse / (1.0 - rate))).astype(q_BGMK.dtype)
   return y_BGMK, (q_BGMK, k_BGSK, v_BGSK, exponential, inverse, y_BGMK, slope, kept)
 
 
-def _kept(weights, kept):
+def _dropped(weights, kept):
   """Weights with those that dropout takes away at 0; what is left is scaled with the softmax."""
   return weights if kept is None else jnp.where(kept, weights, 0.0)
 
@@ -201,15 +200,15 @@ def _kept(weights, kept):
 def _block_backward(softcap, rate, residuals, dy_BGMK):
   q_BGMK, k_BGSK, v_BGSK, exponential, inverse, y_BGMK, slope, kept = residuals
   dtype = q_BGMK.dtype
-  dy_BGMK = (dy_BGMK * inverse).astype(dtype)
+  dy_BGMK = dy_BGMK * inverse
   # sum over keys of p * dp = sum over K of dy * y (FlashAttention, https://arxiv.org/abs/2205.14135, appendix B.4)
   inner = jnp.sum(dy_BGMK * y_BGMK, axis=-1, keepdims=True, dtype=jnp.float32)
   dy_BGMK = (dy_BGMK / (1.0 - rate)).astype(dtype)
   dweights = jnp.einsum('BGMK,BGSK->BGMS', dy_BGMK, v_BGSK, preferred_element_type=jnp.float32)
-  dscores = (exponential * (_kept(dweights, kept) - inner) * slope).astype(dtype)
+  dscores = (exponential * (_dropped(dweights, kept) - inner) * slope).astype(dtype)
   dq_BGMK = jnp.einsum('BGMS,BGSK->BGMK', dscores, k_BGSK)
   dk_BGKS = jnp.einsum('BGMK,BGMS->BGKS', q_BGMK, dscores)
-  dv_BGKS = jnp.einsum('BGMK,BGMS->BGKS', dy_BGMK, _kept(exponential, kept).astype(dtype))
+  dv_BGKS = jnp.einsum('BGMK,BGMS->BGKS', dy_BGMK, _dropped(exponential, kept).astype(dtype))
   return dq_BGMK, jnp.swapaxes(dk_BGKS, 2, 3), jnp.swapaxes(dv_BGKS, 2, 3), None, None
 
 

@@ -72,7 +72,7 @@ class FineTuningTask(Task):
 
   def __init__(self, model, objective, samples, data, tokenizer: Tokenizer):
     self.objective, self.samples_config, self.data, self.tokenizer = objective, samples, data, tokenizer
-    self.backbone = Transformer(model, tokenizer.vocab_size)
+    self.backbone = Transformer(model, tokenizer.vocab_size_in(model.vocab_size))
 
   @classmethod
   def read(cls, data: RecordsConfig, tokenizer: Tokenizer | None, seed: int, progress: bool):

@@ -28,7 +28,7 @@ class LanguageModelTask(Task):
   example: Callable[..., dict[str, np.ndarray]]
 
   def __init__(self, model: ModelConfig, objective, samples, data: DataConfig, tokenizer: Tokenizer):
-    self.model = LanguageModel(Transformer(model, tokenizer.vocab_size))
+    self.model = LanguageModel(Transformer(model, tokenizer.vocab_size_in(model.vocab_size)))
     self.objective, self.samples_config, self.data, self.tokenizer = objective, samples, data, tokenizer
 
   @classmethod

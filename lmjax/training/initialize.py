@@ -73,7 +73,10 @@ def plan_of(task: Task, source: Source | None, init_from: InitFrom) -> handoff.P
     return None
   shapes = paths.flatten(task.shapes())
   target = {path: {'shape': list(a.shape), 'dtype': str(a.dtype)} for path, a in shapes.items()}
-  plan = handoff.plan(source.arrays, target, init_from, source.optional)
+  arrays = source.arrays
+  if getattr(task.model, 'form', 'tanh') != 'tanh':  # the pooler was trained in front of a tanh
+    arrays = {path: array for path, array in arrays.items() if path not in source.optional}
+  plan = handoff.plan(arrays, target, init_from, source.optional)
   plan.check(source.name)
   return plan
 
@@ -134,7 +137,7 @@ def initialize(
     left = source.left_behind(plan.taken)
     table |= {'revision': source.revision, 'digest': digest, 'left_behind': left}
     start = source.name if source.revision is None else f'{source.name}, revision {source.revision}'
-    lines += [f'{"left behind":>13}  {name} (of the file)' for name in left]
+    lines += [f'{"left behind":>13}  {name} (of the file)' for name in paths.numbered(left)]
   message = '\n'.join([f'starting from {start}, with its tokenizer', *lines])
   return InitialState(state, 0, table, message, False)
 

@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -127,11 +128,15 @@ def model_line(m: ModelConfig) -> str:
 
 
 def attention_rows(m: ModelConfig) -> list[tuple[str, str]]:
-  """A row of the banner where the soft-cap keeps `auto` from the fastest attention."""
-  chosen, fastest = (
-    implementation_of(dataclasses.replace(m, attention_softcap=cap)) for cap in (m.attention_softcap, None)
-  )
-  return [] if chosen == fastest else [('attention', f'{chosen}: {fastest} has no model.attention_softcap')]
+  """A row of the banner where a soft-cap or dropout keeps `auto` from the fastest attention."""
+  off: dict[str, Any] = {'attention_softcap': None, 'attention_dropout': 0.0}
+  chosen, fastest = implementation_of(m), implementation_of(dataclasses.replace(m, **off))
+  if chosen == fastest:
+    return []
+  alone = [
+    name for name in off if implementation_of(dataclasses.replace(m, **off | {name: getattr(m, name)})) == chosen
+  ]
+  return [('attention', f'{chosen}: {fastest} has no {" and no ".join(f"model.{name}" for name in alone)}')]
 
 
 def banner(task: Task, seed: int, steps: int, mesh, params, data, workdir: str) -> str:

@@ -93,6 +93,12 @@ def refused(folder, *parts) -> str:
     ),
     ('olmo3', dict(layer_types=['full_attention', 'full_attention', *['sliding_attention'] * 3]), ['every n-th layer']),
     ('qwen2', dict(use_sliding_window=True), ['use_sliding_window = True: must be False']),
+    ('roberta', dict(hidden_act='relu'), ["hidden_act = 'relu': must be gelu"]),
+    (
+      'qwen3',  # as its card says, but next to what transformers 5 has written
+      dict(rope_scaling={'rope_type': 'yarn', 'factor': 4.0, 'original_max_position_embeddings': 32768}),
+      ["rope_scaling = {'rope_type': 'yarn'", 'rope_parameters next to it say otherwise; leave one of the two out'],
+    ),
     ('opt', dict(word_embed_proj_dim=8), ['word_embed_proj_dim = 8: must be hidden_size = 16']),
     ('opt', dict(do_layer_norm_before=False), ['do_layer_norm_before = False']),
     (
@@ -115,12 +121,13 @@ def test_every_family_that_is_refused_by_name_names_one_that_is_there():
 def test_a_folder_without_its_files(folder, tmp_path):
   broken = folder('bert')
   (broken / 'tokenizer.json').unlink()
-  with pytest.raises(CheckpointError, match=r'no tokenizer\.json there; write it: AutoTokenizer'):
+  with pytest.raises(CheckpointError, match=r'no tokenizer\.json there; write it, with transformers: python -c'):
     _ = PublicModel(f'hf:{broken}').tokenizer_file
   (broken / 'model.safetensors').unlink()
   refused(broken, 'no model.safetensors and no model.safetensors.index.json there')
   (broken / 'pytorch_model.bin').touch()
-  refused(broken, 'holds pytorch_model.bin, a pickle', f"torch.load('{broken}/pytorch_model.bin', weights_only=True)")
+  (broken / 'optimizer.bin').touch()
+  refused(broken, 'holds pytorch_model.bin, a pickle', f"glob.glob('{broken}/pytorch_model.bin')", 'weights_only=True')
   (broken / 'config.json').write_text('{"model_type": ')
   refused(broken, 'config.json: not JSON')
   (broken / 'config.json').write_text('[]')
@@ -179,6 +186,33 @@ def test_integers_are_quantised_weights(folder):
   broken = folder('llama')
   change_tensors(broken, lambda t: t.update({'model.norm.weight': t['model.norm.weight'].astype(np.int8)}))
   refused(broken, 'model.norm.weight is I8, not a float: its weights are quantised')
+
+
+def test_numbers_of_64_bits_are_not_called_quantised(folder):
+  broken = folder('llama')
+  change_tensors(broken, lambda t: t.update({'model.norm.weight': t['model.norm.weight'].astype(np.float64)}))
+  refused(
+    broken, 'model.norm.weight is F64, of more bits than are read; take the repository with its weights in float32'
+  )
+
+
+def test_what_is_null_is_not_there(folder):
+  """transformers writes None for what a model has not."""
+  given = folder('llama')
+  config = json.loads((given / 'config.json').read_text())
+  nulls = dict.fromkeys(('quantization_config', 'attention_bias', 'rope_scaling'))
+  (given / 'config.json').write_text(json.dumps(config | nulls))
+  assert PublicModel(f'hf:{given}').model == PublicModel(f'hf:{GOLDEN / "llama"}').model
+
+
+def test_layers_that_all_have_rotary_positions(folder):
+  """A SmolLM3 with none left out, and one with too few layers for one."""
+  given = folder('smollm3')
+  layers = json.loads((given / 'config.json').read_text())['num_hidden_layers']
+  change_config(given, no_rope_layers=[1] * layers)
+  assert PublicModel(f'hf:{given}').model['rotary_skip_every'] is None
+  change_config(given, no_rope_layers=[1] * 3, num_hidden_layers=3)
+  assert PublicModel(f'hf:{given}').model['rotary_skip_every'] is None
 
 
 def test_a_fused_tensor_of_another_size(folder):

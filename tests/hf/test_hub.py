@@ -32,18 +32,18 @@ class Hub(http.server.BaseHTTPRequestHandler):
     path = self.path.partition('?')[0]
     if '/org/gated' in path:
       return self._answer(403, b'{}', {'X-Error-Code': 'GatedRepo', 'X-Error-Message': 'ask'})
-    if '/org/bert' not in path:
+    if '/org/bert' not in path and '/org/old' not in path:
       return self._answer(404, b'{}', {'X-Error-Code': 'RepoNotFound', 'X-Error-Message': 'none'})
     if '/resolve/' in path:
       file = self.folder / path.rpartition('/')[2]
-      if not file.exists():
+      if not self._has(file):
         return self._answer(404, b'', {'X-Error-Code': 'EntryNotFound'})
       content = file.read_bytes()
       headers = {'ETag': f'"{hashlib.sha1(content).hexdigest()}"', 'X-Repo-Commit': REVISION}
       return self._answer(200, content, headers)
     if 'revision/other' in path:
       return self._answer(404, b'{}', {'X-Error-Code': 'RevisionNotFound', 'X-Error-Message': 'none'})
-    files = sorted(self.folder.iterdir())
+    files = [file for file in sorted(self.folder.iterdir()) if self._has(file)]
     if '/tree/' in path:
       entries = [{'type': 'file', 'path': f.name, 'size': f.stat().st_size, 'oid': 'b' * 40} for f in files]
       return self._answer(200, json.dumps(entries).encode(), {'Content-Type': 'application/json'})
@@ -57,6 +57,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
       'private': False,
     }
     return self._answer(200, json.dumps(info).encode(), {'Content-Type': 'application/json'})
+
+  def _has(self, file) -> bool:
+    """An old repository holds pickles and no tokenizer.json."""
+    return file.exists() and not ('/org/old' in self.path and file.name in ('model.safetensors', 'tokenizer.json'))
 
   def _answer(self, status, content, headers):
     self.send_response(status)
@@ -110,8 +114,9 @@ def test_a_dry_run_downloads_no_weights(hub):
 def test_an_index_of_weights_is_none(tmp_path):
   """It is downloaded with what is small."""
   assert Weights.are_in(GOLDEN / 'qwen2')
-  shutil.copy(GOLDEN / 'qwen2/model.safetensors.index.json', tmp_path)
-  assert not Weights.are_in(tmp_path)
+  for file in ('model.safetensors.index.json', 'model-00001-of-00002.safetensors'):  # and a part is not the whole
+    shutil.copy(GOLDEN / 'qwen2' / file, tmp_path)
+    assert not Weights.are_in(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +131,7 @@ def test_an_index_of_weights_is_none(tmp_path):
       {'HF_ENDPOINT': 'http://127.0.0.1:9'},
       'is no folder, not in the cache, and the Hub cannot be reached',
     ),
+    ('hf:org/old', {}, 'there; `hf download org/old --local-dir FOLDER`, then give hf:FOLDER: it says what to convert'),
     ('hf:a/b/c', {}, 'init_from.path = hf:a/b/c: no such folder, and no id of the Hub; name a folder, or'),
     ('hf:', {}, 'init_from.path = hf:: no such folder, and no id of the Hub'),
   ],

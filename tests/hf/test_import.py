@@ -70,9 +70,13 @@ def test_the_table_is_the_same_both_ways(name):
     np.testing.assert_array_equal(array.astype(before.dtype), before)
 
 
-def test_shards_of_a_mesh_are_what_one_device_holds():
-  """Kernels are split along both axes, tables along their width; what is padded is zero."""
-  source = golden('qwen3')
+@pytest.mark.parametrize(
+  'name',
+  ['qwen3', *(pytest.param(name, marks=pytest.mark.slow) for name in ('gpt2', 'phi3', 'modernbert', 'gpt_neox'))],
+)
+def test_shards_of_a_mesh_are_what_one_device_holds(name):
+  """Kernels are split along both axes, also those that a file fuses; tables along their width; padding is zero."""
+  source = golden(name)
   whole = loaded(source)
   mesh = jax.make_mesh((2, 2, 2), sharding.AXES)
   model = LanguageModel(Transformer(ModelConfig(**source.model), source.model['vocab_size']))
@@ -82,6 +86,8 @@ def test_shards_of_a_mesh_are_what_one_device_holds():
   for path, array in split.items():
     np.testing.assert_array_equal(array, whole[path])
   assert any(len({str(s.index) for s in array.addressable_shards}) == 4 for array in split.values())
+  if name != 'qwen3':
+    return
   table_VD = np.asarray(split['embeddings/token/embedding'])
   rows_there = source.model['vocab_size']
   assert len(table_VD) % 128 == 0 and not table_VD[rows_there:].any() and table_VD[rows_there - 1].any()
@@ -221,6 +227,55 @@ def test_a_tied_table_that_stands_twice_must_be_one(tmp_path):
     CheckpointError, match='model.embed_tokens.weight and lm_head.weight differ, and config.json says'
   ):
     loaded(PublicModel(f'hf:{folder}'))
+  tensors['lm_head.weight'] = tensors['lm_head.weight'][:-1]
+  save_file(tensors, folder / 'model.safetensors')
+  with pytest.raises(CheckpointError, match=r'has shape \[64, 16\] and lm_head.weight \[63, 16\], and config.json'):
+    _ = PublicModel(f'hf:{folder}').arrays
+
+
+def test_a_backbone_whose_table_stands_twice(tmp_path):
+  """Names without a prefix, as a model without a head has them, and the table once more."""
+  folder = pathlib.Path(shutil.copytree(GOLDEN / 'gpt2', tmp_path / 'model'))
+  tensors = {name.removeprefix('transformer.'): a for name, a in load_file(folder / 'model.safetensors').items()}
+  tensors['lm_head.weight'] = tensors['wte.weight'].copy()
+  save_file(tensors, folder / 'model.safetensors')
+  assert loaded(PublicModel(f'hf:{folder}')).keys() == loaded(golden('gpt2')).keys()
+
+
+@pytest.mark.parametrize('pad, offset', [(1, 2), (0, 1), (3, 4), (None, 2)])
+def test_positions_of_roberta_are_counted_from_the_id_that_pads(pad, offset, tmp_path):
+  folder = pathlib.Path(shutil.copytree(GOLDEN / 'roberta', tmp_path / 'model'))
+  values = json.loads((folder / 'config.json').read_text())
+  (folder / 'config.json').write_text(json.dumps(values | {'pad_token_id': pad}))
+  model, rows = PublicModel(f'hf:{folder}').model, values['max_position_embeddings']
+  assert (model['position_offset'], model['max_length']) == (offset, rows - offset)
+
+
+def test_a_special_token_above_the_table_is_no_text(tmp_path):
+  """As that of images in Gemma 3: it has no part in texts, so it needs no row. One with a part does."""
+  folder = pathlib.Path(shutil.copytree(GOLDEN / 'qwen3', tmp_path / 'model'))
+  rows = Tokenizer.load(golden('qwen3').tokenizer_file).vocab_size
+  content = json.loads((folder / 'tokenizer.json').read_text())
+  token = {'id': rows, 'content': '<image>', 'special': True}
+  flags = dict.fromkeys(('single_word', 'lstrip', 'rstrip', 'normalized'), False)
+  for special in (True, False):
+    added = [*content['added_tokens'], token | flags | {'special': special}]
+    (folder / 'tokenizer.json').write_text(json.dumps(content | {'added_tokens': added}))
+    tokenizer = Tokenizer.load(str(folder / 'tokenizer.json'))
+    assert tokenizer.vocab_size == rows + 1
+    assert tokenizer.vocab_size_in(rows) == (rows if special else rows + 1)
+    assert tokenizer.vocab_size_in(None) == tokenizer.vocab_size_in(rows + 5) == rows + 1
+
+
+def test_dropout_and_tokenizer_of_a_config_file_give_way(tmp_path):
+  """What the command line says of them is kept, or compared."""
+  raw = config_dict(FINE_TUNING['classification'], 'smoke', {'init_from.path': f'hf:{GOLDEN / "llama_3_1"}'})
+  assert raw.model.residual_dropout == 0.1
+  assert config_lib.load(raw)[0].model.residual_dropout == 0.0
+  raw.data.tokenizer = dict(path='other.json', vocab_size=None, sample_bytes=None, lowercase=None)
+  assert config_lib.load(raw)[0].data.tokenizer is None
+  raw.data.tokenizer = None
+  assert config_lib.load(raw, given=['model.residual_dropout'])[0].model.residual_dropout == 0.1
 
 
 def test_more_tokens_than_rows_are_refused(tmp_path):

@@ -144,6 +144,39 @@ def test_the_settings_of_transformers_4_are_those_of_5(tiny, tmp_path):
   assert PublicModel(f'hf:{tmp_path}').model == source.model
 
 
+@pytest.mark.parametrize('pad', [0, 3])
+def test_positions_are_counted_from_the_id_that_pads(pad, tmp_path, monkeypatch):
+  """RoBERTa with another one than 1; no text of the rows has it."""
+  kind = families.TINY['roberta']
+  settings = kind.settings | dict(
+    pad_token_id=pad, max_position_embeddings=kind.settings['max_position_embeddings'] + 3
+  )
+  monkeypatch.setitem(families.TINY, 'roberta', kind._replace(settings=settings))
+  model = families.make('roberta')
+  families.save(model, tmp_path)
+  tokens, mask = rows()
+  padded = np.where(mask > 0, tokens, pad).astype(np.int32)
+  source = PublicModel(f'hf:{tmp_path}')
+  assert source.model['position_offset'] == pad + 1
+  found = logits_of(*imported(source), padded, mask)
+  assert largest_difference(found, families.outputs(model, padded, mask), mask) < TOLERANCE
+
+
+def test_pickles_in_parts_are_converted(tmp_path):
+  model = families.make('bert')
+  model.config.save_pretrained(tmp_path)
+  tensors = list(model.state_dict().items())
+  for part in (0, 1):
+    torch.save(dict(tensors[part::2]), tmp_path / f'pytorch_model-0000{part + 1}-of-00002.bin')
+  with pytest.raises(CheckpointError) as error:
+    _ = PublicModel(f'hf:{tmp_path}').arrays
+  words = shlex.split(str(error.value).partition('with torch: ')[2])
+  subprocess.run([sys.executable, *words[1:]], check=True, cwd=tmp_path)
+  tokens, mask = rows()
+  found = logits_of(*imported(PublicModel(f'hf:{tmp_path}')), tokens, mask)
+  assert largest_difference(found, families.outputs(model, tokens, mask), mask) < TOLERANCE
+
+
 @pytest.mark.parametrize('name', ['bert', 'gpt2', 'llama_tied_linear'])
 def test_the_line_that_converts_a_pickle_is_true(name, tmp_path):
   """What the refusal of a .bin gives, run as it is; the output table of a tied model is in such files, too."""

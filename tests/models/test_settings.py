@@ -291,6 +291,8 @@ def test_a_line_for_people_where_auto_gives_way(monkeypatch):
     assert progress.attention_rows(dataclasses.replace(c, **changes)) == []
   monkeypatch.setattr(platforms, 'target', lambda: 'tpu')
   assert layers.implementation_of(c) == 'splash' and progress.attention_rows(c) == []
+  dropping = dataclasses.replace(c, attention_dropout=0.1)
+  assert progress.attention_rows(dropping) == [('attention', 'xla: splash has no model.attention_dropout')]
 
 
 LEARNED = dict(positions='learned', rope_theta=None, max_length=24)

@@ -10,6 +10,7 @@ import pytest
 from lmjax.ops import attention, norms, platforms, positions
 from lmjax.ops.cross_entropy import cross_entropy
 from lmjax.ops.dropout import random_bits
+from lmjax.ops.gelu import gelu
 from lmjax.ops.masks import attention_mask
 
 V, VOCAB, D = 24, 21, 8
@@ -214,6 +215,22 @@ def test_random_bits_do_not_depend_on_the_mesh():
   shared = jax.jit(random_bits, static_argnums=1, out_shardings=split)(jax.random.key(3), (4, 3, 8))
   assert shared.addressable_shards[0].data.shape == (2, 3, 2)
   np.testing.assert_array_equal(whole, shared)
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_gelu_equals_its_definition(dtype):
+  """Values and slopes, also far from 0; computed in float32 whatever comes in."""
+  x = jnp.linspace(-9.0, 9.0, 2001).astype(dtype)
+  found, slope = jax.vjp(gelu, x)
+  exact, exact_slope = jax.vjp(lambda x: 0.5 * x * jax.scipy.special.erfc(-x / 2**0.5), x.astype(jnp.float32))
+  dy = jnp.cos(x.astype(jnp.float32))
+  tolerance = dict(atol=1e-6, rtol=1e-6 if dtype == jnp.float32 else 2**-8)
+  for one, other in (
+    (found, exact),
+    (slope(dy.astype(dtype))[0], exact_slope(dy.astype(dtype).astype(jnp.float32))[0]),
+  ):
+    assert one.dtype == dtype
+    np.testing.assert_allclose(one.astype(jnp.float32), other, **tolerance)
 
 
 @pytest.mark.slow

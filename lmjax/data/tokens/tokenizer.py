@@ -143,6 +143,16 @@ class Tokenizer:
     """Whether decoding gives the text that was encoded, with case and white space (but for a space before it)."""
     return self.is_lossless and self.decode(self.encode(_PROBE)).removeprefix(' ') == _PROBE
 
+  def vocab_size_in(self, rows: int | None) -> int:
+    """`vocab_size` next to a token table of so many rows: a special token that has no part in texts needs none.
+
+    Gemma 3 has one for images, above its table.
+    """
+    roles = {getattr(self, role) for role in published.ALIASES}
+    frame = set() if self.frame is None else {index for part in self.frame for index in part}
+    needed = max(set(self._tokens) - (set(self.special_ids) - roles - frame)) + 1
+    return self.vocab_size if rows is None or rows < needed else min(rows, self.vocab_size)
+
   def encode(self, text: str) -> list[int]:
     """Ids of a text, without special tokens. Raises DataError: see `encode_batch`."""
     return self.encode_batch([text])[0]
