@@ -65,9 +65,12 @@ class Line(NamedTuple):
       places.reverse()
     missing = 0
     if self.vocabulary is not None:
-      stop = places[0][1]
-      places[0] = [min(place, theirs[0]) for place in places[0]]
-      missing = stop - max(places[0][1], index[-1 if self.transposed else 0].indices(stop)[0])
+      start, stop = places[0]
+      if start >= theirs[0]:  # padding alone
+        shape = [high - low for low, high in places]
+        return np.zeros(shape[::-1] if self.transposed else shape, np.float32)
+      places[0][1] = min(stop, theirs[0])
+      missing = stop - places[0][1]
     if (part := self.part) is None:
       array = tensor[_slices(places)]
     elif part.groups == 1:
