@@ -60,7 +60,7 @@ class Weights:
       return all((folder / file).exists() for file in files)
     except OSError:
       return False
-    except (ValueError, KeyError, TypeError, AttributeError):  # what is wrong with it is said when it is read
+    except (ValueError, KeyError, TypeError, AttributeError):  # what is wrong with it is reported when it is read
       return True
 
   def _files(self) -> dict[pathlib.Path, set[str] | None]:

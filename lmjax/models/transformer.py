@@ -143,7 +143,7 @@ class Transformer(Parameters):
     }
     return {str(i): layer for i in range(c.layers)}
 
-  def _layer(self, kind, in_loop: bool = False):
+  def _layer(self, kind):
     """One layer as a function of arrays, computed again in the backward pass as config.remat says."""
     c = self.config
 
@@ -157,7 +157,7 @@ class Transformer(Parameters):
     policy = policies.save_only_these_names(attention.RESIDUALS, *KEPT.get(c.remat, ()))
     if c.remat == 'dots':
       policy = policies.save_from_both_policies(policy, policies.dots_with_no_batch_dims_saveable)
-    return jax.checkpoint(run, policy=policy, prevent_cse=not in_loop)
+    return jax.checkpoint(run, policy=policy, prevent_cse=not c.scan)
 
   def _scanned_layers(self, params, x_BTD, info, keys):
     """A loop over what repeats: a layer, or as many as there are kinds of them, so that windows are static."""
@@ -168,18 +168,18 @@ class Transformer(Parameters):
       layer_params, key = layers[0]
       x_BTD = self._layer(c.layer(0))(layer_params, x_BTD, info, key)
     first = 0 if c.first_norm else 1
+    runs = [self._layer(c.layer(first + i)) for i in range(c.period)]
     looped = c.layers - (c.layers - first) % c.period
 
-    def run(x_BTD, group, in_loop):
-      for i, (layer_params, key) in enumerate(group):
-        x_BTD = self._layer(c.layer(first + i), in_loop)(layer_params, x_BTD, info, key)
-      return x_BTD
+    def body(x_BTD, group):
+      for run, (layer_params, key) in zip(runs, group):
+        x_BTD = run(layer_params, x_BTD, info, key)
+      return x_BTD, None
 
     groups = [layers[i : i + c.period] for i in range(first, looped, c.period)]
     if groups:
-      stacked = jax.tree.map(lambda *same: jnp.stack(same), *groups)
-      x_BTD, _ = jax.lax.scan(lambda x_BTD, group: (run(x_BTD, group, True), None), x_BTD, stacked)
-    return run(x_BTD, layers[looped:], False)
+      x_BTD, _ = jax.lax.scan(body, x_BTD, jax.tree.map(lambda *same: jnp.stack(same), *groups))
+    return body(x_BTD, layers[looped:])[0]
 
   def _cached_layers(self, params, x_BTD, info, cache):
     c, new = self.config, {}
