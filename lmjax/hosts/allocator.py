@@ -1,7 +1,7 @@
 """The C library's memory, where XLA computes on the CPU.
 
-What a program needs besides its inputs and outputs XLA allocates each time that it runs. glibc maps a block of that size
-anew and gives it back when it is freed, so that the kernel zeroes and maps hundreds of MB in each step.
+What a program needs besides its inputs and outputs XLA allocates each time that it runs. glibc maps a block of that
+size anew and gives it back when it is freed, so that the kernel zeroes and maps hundreds of MB in each step.
 """
 
 import ctypes
