@@ -21,6 +21,7 @@ from lmjax.data import records
 from lmjax.data.config import BadText, SourceConfig, default_field
 from lmjax.data.counts import check_known
 from lmjax.errors import ConfigError
+from lmjax.hosts import allocator
 from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
 from lmjax.tasks import prepare
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(flags: command_line.CommandLine) -> None:
   """Evaluates a checkpoint and prints its metrics."""
+  allocator.keep_freed_memory()
   trained = reopen.load_run(flags.workdir, flags.values['step'], flags.values['mesh'])
   values = evaluate(
     reopen.with_bad_text(trained, flags.values['bad_text']), flags.values['data'], flags.values['fields']

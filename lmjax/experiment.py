@@ -22,8 +22,10 @@ def main(argv: list[str] | None = None) -> int:
 def run(flags: command_line.CommandLine) -> None:
   """Reports all problems of the experiment at once, runs its stages and writes its report."""
   # jax and what needs it take seconds to import: `--help` does without
+  from lmjax.hosts import allocator
   from lmjax.study import comparison, stages
 
+  allocator.keep_freed_memory()
   workdir = flags.workdir or command_line.default_workdir(flags.file, flags.argument)
   if '://' in workdir:
     flags.problems.append(f'--workdir = {workdir}: must be a local folder; copy it when the experiment has ended')

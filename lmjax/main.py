@@ -46,8 +46,9 @@ def run(flags: command_line.CommandLine) -> None:
     command = shlex.join(['python', '-m', 'lmjax.main', *rest])
     fit.dry_run(config, source, topology.find(None if target is True else target), command, print)
     return
-  from lmjax.hosts import join
+  from lmjax.hosts import allocator, join
 
+  allocator.keep_freed_memory()
   join.join(config.hosts, **flags.values)
   from lmjax.train import run as train
 

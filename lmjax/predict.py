@@ -38,8 +38,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(flags: command_line.CommandLine) -> None:
   """Predicts, and prints a block, or a line of JSON, for each record."""
+  from lmjax.hosts import allocator
   from lmjax.training import reopen
 
+  allocator.keep_freed_memory()
   trained = reopen.load_run(flags.workdir, flags.values['step'], flags.values['mesh'])
   trained = reopen.with_bad_text(trained, flags.values['bad_text'])
   given = (flags.values[name] for name in ('file', 'question', 'fields'))
