@@ -21,11 +21,11 @@ def group_of(path: str) -> str:
   return 'norms' if parts[0] == 'final_norm' else parts[0]
 
 
-def group_norms(tree, scales=None) -> dict[str, jax.Array]:
-  """The L2 norm of each group of a tree like the parameters, whose leaves may be multiplied by a number each."""
-  squares, factors = {}, {} if scales is None else paths.flatten(scales)
+def group_norms(tree) -> dict[str, jax.Array]:
+  """The L2 norm of each group of a tree like the parameters."""
+  squares = {}
   for path, array in paths.flatten(tree).items():
-    square = jnp.sum(jnp.square(array.astype(jnp.float32))) * jnp.square(factors.get(path, 1.0))
+    square = jnp.sum(jnp.square(array.astype(jnp.float32)))
     squares[group_of(path)] = squares.get(group_of(path), 0.0) + square
   return {group: jnp.sqrt(square) for group, square in sorted(squares.items())}
 

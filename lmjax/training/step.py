@@ -62,22 +62,14 @@ def _train_step(loss, has_dropout: bool, tx, config: optim.OptimConfig, steps: i
     grad_norm = jnp.sqrt(sum(jnp.square(norm) for norm in grad_norms.values()))
     good = jnp.isfinite(grad_norm) & jnp.isfinite(pairs['loss'][0]) & (weight_sum > 0)
     rate = schedule(state.step)
+    clipped = optim.clip(grads, grad_norm, config.clip_norm)
+    updates, opt_state = tx.update(clipped, state.opt_state, state.params)
     trainable, frozen = optim.split(config, state.params)
     shares, _ = optim.split(config, optim.learning_rate_multipliers(config, state.params))
-    shares = jax.tree.map(lambda share: rate * share, shares)
-    weight_norms = metrics.group_norms(trainable)
-    good &= jnp.isfinite(sum(weight_norms.values()))
-
-    def stepped(grads, grad_norm, opt_state):
-      return tx.update(optim.clip(grads, grad_norm, config.clip_norm), opt_state, state.params)
-
-    updates, _ = stepped(grads, grad_norm, state.opt_state)
-    update_norms = metrics.group_norms(updates, shares)
+    updates = jax.tree.map(lambda u, share: u * (rate * share), updates, shares)
+    update_norms, weight_norms = metrics.group_norms(updates), metrics.group_norms(trainable)
     good &= jnp.isfinite(sum(update_norms.values()))
-    # computed once more, now that it is known whether it counts: it would have to be kept until then, and read again
-    grads, opt_state, good = jax.lax.optimization_barrier((grads, state.opt_state, good))
-    _, opt_state = stepped(grads, grad_norm, opt_state)
-    moved = jax.tree.map(lambda p, u, share: p + u * share, trainable, updates, shares)
+    moved = optax.apply_updates(trainable, updates)
     moved, opt_state = jax.tree.map(
       lambda new, old: jnp.where(good, new, old), (moved, opt_state), (trainable, state.opt_state)
     )
