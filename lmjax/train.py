@@ -108,7 +108,7 @@ def _run_one(config, source: Source | None, workdir: str, mesh, log: Log, watch:
     files.begin(last, config.writer.tensorboard, config.writer.wandb_project)
     newest = next(reversed(files.earlier('train', last).values()), {})
     reporter = Progress(task, config.train, first, newest, mesh.size, batches.rows, files, log)
-    metadata |= {'hand_off': redacted(initial.hand_off)}
+    metadata |= {'hand_off': redacted(initial.hand_off), 'origin': initial.origin}
     step_fn = None if is_over else _compiled(config, task, tx, mesh, settled, reporter, log)
     intervals = Intervals(steps, config.train.log_every, config.eval.every, config.checkpoint.every)
     tracer = profile.Tracer(config.profile, files.folder)

@@ -15,7 +15,7 @@ import sys
 
 import pytest
 
-from lmjax import evaluate, main, metrics, predict, verify
+from lmjax import evaluate, export, main, metrics, predict, verify
 from lmjax import inspect as inspect_command
 from lmjax.data.sources import tfds
 from lmjax.data.tokens.tokenizer import Tokenizer
@@ -29,6 +29,7 @@ from lmjax.study import stages
 from lmjax.study.config import ExperimentConfig
 from tests import runs
 from tests.conftest import ROOT, text
+from tests.hf import exports
 
 PAGES = [ROOT / 'README.md', *(ROOT / 'docs').glob('*.md'), *(ROOT / 'experiments').rglob('*.md')]
 MODULES = [file for folder in ('configs', 'experiments', 'lmjax') for file in (ROOT / folder).rglob('*.py')]
@@ -74,7 +75,7 @@ def of(program: str, *but: str) -> list:
 
 
 def test_every_command_has_a_test():
-  tested = {'main', 'experiment', 'predict', 'evaluate', 'inspect', 'verify'}
+  tested = {'main', 'experiment', 'export', 'predict', 'evaluate', 'inspect', 'verify'}
   scripts = {'experiments/split.py', 'experiments/public_shapes.py'}
   assert {program for _, program, _ in ALL} == {f'-m lmjax.{name}' for name in tested} | scripts
   assert len(ALL) > 45
@@ -239,6 +240,26 @@ def test_what_was_fine_tuned_is_used(reader, raw_config, tmp_path_factory, capsy
         code = module.main(words)
         said = capsys.readouterr()
         assert code == 0 and said.out, (words, said.err)
+
+
+@pytest.mark.slow
+def test_what_was_trained_is_exported(tmp_path, monkeypatch, capsys):
+  """Of a summarizer with adapters, which began as a public model."""
+  monkeypatch.chdir(tmp_path)
+  workdir = exports.with_adapters('summarization', tmp_path, f'hf:{GOLDEN / "llama_3_1"}')
+  monkeypatch.setattr(hub, 'check_token', lambda flag: None)
+  monkeypatch.setattr(hub, 'push', lambda folder, name, private: f'{name}: {len(list(folder.iterdir()))} files')
+  for _, program, arguments in ALL:
+    if program == '-m lmjax.export':
+      words = [f'--workdir={workdir}' if word.startswith('--workdir=') else word for word in with_names(arguments)]
+      [out] = [word.partition('=')[2] for word in words if word.startswith('--out=')]
+      if '--overwrite' not in words:
+        shutil.rmtree(out, ignore_errors=True)
+      capsys.readouterr()
+      code = export.main(words)
+      said = capsys.readouterr()
+      assert code == 0 and ('ORG/NAME: 6 files' in said.out) == ('--push' in arguments), (words, said.err)
+      assert pathlib.Path(out, 'adapter_config.json' if '--adapter' in words else 'config.json').exists()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'lmjax'
 
 # From top to bottom. A package is one entry; the entries of one floor do not import each other.
 FLOORS = [
-  ['main', 'inspect', 'predict', 'evaluate', 'experiment', 'verify'],
+  ['main', 'inspect', 'predict', 'evaluate', 'experiment', 'export', 'verify'],
   ['study'],
   ['train', 'dry_run'],
   ['training'],

@@ -2,7 +2,8 @@
 
 `WORKDIR/checkpoints/<step>/manifest/manifest.json`. Schema 2, the only one that is read: step, versions, git_commit,
 devices, best (without a value where the evaluation was cut short), task, model, objective, optim, tokenizer_hash,
-data_fingerprint, batch_size, seed, init_from, hand_off, config (the whole of it), token_stores, arrays, checksum.
+data_fingerprint, batch_size, seed, init_from, hand_off, origin (the public model that the run, or one before it, began
+as), config (the whole of it), token_stores, arrays, checksum.
 """
 
 import functools

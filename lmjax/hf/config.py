@@ -53,18 +53,23 @@ _ROTARY_KEYS = (
 class ConfigFile:
   """A config.json: its values, with what its family takes where it has none."""
 
-  def __init__(self, path: pathlib.Path, source: str):
-    self.path = path
+  def __init__(self, path: pathlib.Path, values: dict):
+    self.path, self.values = path, values
+    self.family = self._family()
+
+  @classmethod
+  def read(cls, path: pathlib.Path, source: str) -> 'ConfigFile':
+    """Raises CheckpointError: there is none, or its family is not known."""
     try:
-      self.values = json.loads(path.read_text(encoding='utf-8'))
+      values = json.loads(path.read_text(encoding='utf-8'))
     except OSError as error:
       remedy = 'name a folder with config.json, model.safetensors and tokenizer.json'
       raise CheckpointError(f'{source}: config.json cannot be read ({error.strerror}); {remedy}') from error
     except ValueError as error:
       raise CheckpointError(f'{path}: not JSON ({error}); download it again') from error
-    if not isinstance(self.values, dict):
+    if not isinstance(values, dict):
       raise CheckpointError(f'{path}: holds no object; download it again')
-    self.family = self._family()
+    return cls(path, values)
 
   def _family(self) -> Family:
     kind = self.values.get('model_type')
@@ -145,15 +150,20 @@ def settings_of(file: ConfigFile) -> dict[str, Any]:
   return settings | _rotary(file, head_width, settings['layers'], settings['window'] is not None)
 
 
+def activations_of(family: Family) -> dict[str, str]:
+  """{name of an activation in config.json: the setting that it is}, the family's usual one first."""
+  known = _GATED if any('mlp/gate' in (ours, *ours) for ours in family.layers.values()) else _PLAIN
+  named = {family.defaults[family.keys['activation']]: None, **_ACTIVATIONS}
+  usual = {name: _ACTIVATIONS[family.activations.get(name, name)] for name in named}
+  return {name: known[plain] for name, plain in usual.items() if plain in known}
+
+
 def _activation(file: ConfigFile) -> str:
-  key = file.family.keys['activation']
-  name = file.family.activations.get(file.get(key), file.get(key))
-  known = _GATED if any('mlp/gate' in (ours, *ours) for ours in file.family.layers.values()) else _PLAIN
-  usual = _ACTIVATIONS.get(name)
-  if usual not in known:
-    choices = ', '.join(name for name, plain in _ACTIVATIONS.items() if plain in known)
-    raise CheckpointError(f'{file.path}: {key} = {name!r}: no such activation here; it must be one of {choices}')
-  return known[usual]
+  key, known = file.family.keys['activation'], activations_of(file.family)
+  if (name := file.get(key)) not in known:
+    rule = f'no such activation here; it must be one of {", ".join(known)}'
+    raise CheckpointError(f'{file.path}: {key} = {name!r}: {rule}')
+  return known[name]
 
 
 def _windows(file: ConfigFile, layers: int) -> dict:

@@ -1,6 +1,11 @@
 """Families of decoders."""
 
-from lmjax.hf.family import QKV, SIZES, TOKEN_TABLE, Family, Modules
+from lmjax.hf.family import CLASSIFIER, QKV, SIZES, SPAN, TOKEN_TABLE, Family, Head, Modules
+
+# A class is read off the last token; the layer that gives it has no bias.
+_CLASSES = {'classification': Head({'score': CLASSIFIER}, 'linear_no_bias', pooling={'last': {}})}
+_HEADS = _CLASSES | {'extractive_qa': Head({'qa_outputs': SPAN}, 'linear')}
+_RENAMED = _CLASSES | {'extractive_qa': _HEADS['extractive_qa']._replace(prefix='transformer.')}
 
 # Decoders of GPT-2's kind: Radford et al. 2019,
 # https://cdn.openai.com/better-language-models/language_models.pdf
@@ -48,6 +53,9 @@ GPT2 = Family(
   only=dict(scale_attn_weights=(True,), scale_attn_by_inverse_layer_idx=(False,), add_cross_attention=(False,)),
   theta=None,
   conv1d=True,
+  classes='GPT2',
+  language_model='LMHeadModel',
+  heads=_HEADS,
 )
 # Zhang et al. 2022, https://arxiv.org/abs/2205.01068: its positions are numbered from 2, too
 OPT = GPT2._replace(
@@ -93,6 +101,8 @@ OPT = GPT2._replace(
     _remove_final_layer_norm=(False,),
   ),
   conv1d=False,
+  classes='OPT',
+  language_model='ForCausalLM',
 )
 # Black et al. 2022, https://arxiv.org/abs/2204.06745; Biderman et al. 2023, https://arxiv.org/abs/2304.01373
 NEOX = Family(
@@ -131,6 +141,8 @@ NEOX = Family(
   theta='rotary_emb_base',
   rotary_share=('rotary_pct', 0.25),
   interleaved=True,
+  classes='GPTNeoX',
+  heads=_HEADS,
 )
 
 # Decoders of Llama's kind: Touvron et al. 2023, https://arxiv.org/abs/2302.13971
@@ -167,26 +179,35 @@ LLAMA = Family(
   defaults=dict(hidden_act='silu', initializer_range=0.02)
   | dict(tie_word_embeddings=False, num_key_value_heads=None, rms_norm_eps=1e-6, head_dim=None, attention_dropout=0.0),
   only=dict(attention_bias=(False,), mlp_bias=(False,)),
+  classes='Llama',
+  heads=_RENAMED,
 )
 QWEN2 = LLAMA._replace(
   fixed=_DECODER | dict(qkv_bias=True),
   defaults=LLAMA.defaults | dict(num_key_value_heads=32),
   only=dict(use_sliding_window=(False,)),
+  classes='Qwen2',
 )
 QWEN3 = LLAMA._replace(
   fixed=_DECODER | dict(qk_norm=True),
   layers=_DECODER_LAYERS | _QK_NORM,
   defaults=LLAMA.defaults | dict(num_key_value_heads=32, head_dim=128),
   only=dict(attention_bias=(False,), use_sliding_window=(False,)),
+  classes='Qwen3',
 )
 MISTRAL = LLAMA._replace(
-  defaults=LLAMA.defaults | dict(num_key_value_heads=8, sliding_window=4096), only={}, window='sliding_window'
+  defaults=LLAMA.defaults | dict(num_key_value_heads=8, sliding_window=4096),
+  only={},
+  window='sliding_window',
+  classes='Mistral',
+  heads=_HEADS,
 )
 SMOLLM3 = LLAMA._replace(
   defaults=LLAMA.defaults | dict(tie_word_embeddings=True, num_key_value_heads=4),
   only=LLAMA.only | dict(use_sliding_window=(False,)),
   default_theta=2_000_000.0,
   skips_rotary=True,
+  classes='SmolLM3',
 )
 PHI3 = LLAMA._replace(
   keys=LLAMA.keys | {'embedding_dropout': 'embd_pdrop', 'residual_dropout': 'resid_pdrop'},
@@ -196,6 +217,8 @@ PHI3 = LLAMA._replace(
   only={},
   window='sliding_window',
   rotary_share=('partial_rotary_factor', 1.0),
+  classes='Phi3',
+  heads=_CLASSES,
 )
 # OLMo et al. 2024, https://arxiv.org/abs/2501.00656
 OLMO2 = LLAMA._replace(
@@ -205,6 +228,8 @@ OLMO2 = LLAMA._replace(
   | _QK_NORM,
   defaults=LLAMA.defaults | dict(rms_norm_eps=1e-5),
   only=dict(attention_bias=(False,)),
+  classes='Olmo2',
+  heads=_CLASSES,
 )
 OLMO3 = OLMO2._replace(
   defaults=OLMO2.defaults | dict(sliding_window=4096),
@@ -213,6 +238,7 @@ OLMO3 = OLMO2._replace(
   theta_local=('rope_theta', 500_000.0),
   global_layers=(None, 4, 3),
   scaled='global',
+  classes='Olmo3',
 )
 # Gemma team 2024 and 2025, https://arxiv.org/abs/2403.08295, 2408.00118 and 2503.19786
 GEMMA = LLAMA._replace(
@@ -221,6 +247,8 @@ GEMMA = LLAMA._replace(
   | dict(hidden_act='gelu_pytorch_tanh', tie_word_embeddings=True, num_key_value_heads=16, head_dim=256),
   only=dict(attention_bias=(False,), use_bidirectional_attention=(None, False)),
   activations={'gelu': 'gelu_pytorch_tanh'},  # the first files name the wrong one
+  classes='Gemma',
+  heads=_CLASSES,
 )
 GEMMA2 = GEMMA._replace(
   activations={},
@@ -243,6 +271,7 @@ GEMMA2 = GEMMA._replace(
   window='sliding_window',
   global_layers=(None, 2, 1),
   head_scalar='query_pre_attn_scalar',
+  classes='Gemma2',
 )
 GEMMA3 = GEMMA2._replace(
   fixed=GEMMA2.fixed | dict(qk_norm=True),
@@ -252,4 +281,6 @@ GEMMA3 = GEMMA2._replace(
   theta_local=('rope_local_base_freq', 10_000.0),
   global_layers=('sliding_window_pattern', 6, 5),
   scaled='global',
+  classes='Gemma3',
+  heads={'classification': _CLASSES['classification']._replace(classes='Gemma3Text')},
 )

@@ -1,6 +1,6 @@
 """Families of encoders."""
 
-from lmjax.hf.family import QKV, SIZES, TOKEN_TABLE, Family, Modules
+from lmjax.hf.family import CLASSIFIER, QKV, SIZES, SPAN, TOKEN_TABLE, Family, Head, Modules
 
 # Encoders, with norms after the residual sums: Devlin et al. 2019, https://arxiv.org/abs/1810.04805
 _ENCODER = dict(
@@ -36,6 +36,8 @@ _ENCODER_LAYERS: Modules = {
   'output.dense': 'mlp/down',
   'output.LayerNorm': 'mlp_norm',
 }
+_SPAN = Head({'qa_outputs': SPAN}, 'linear')
+_AT_CLS: dict[str, dict[str, str]] = {'cls': {}}
 BERT = Family(
   fixed=_ENCODER,
   keys=_ENCODER_KEYS,
@@ -63,6 +65,14 @@ BERT = Family(
   theta=None,
   left=('*pooler.dense.*', 'cls.seq_relationship.*'),
   pooler='pooler.dense',
+  classes='Bert',
+  language_model='ForMaskedLM',
+  heads={
+    'classification': Head(
+      {'bert.pooler.dense': 'classifier/dense', 'classifier': CLASSIFIER}, 'tanh', pooling=_AT_CLS
+    ),
+    'extractive_qa': _SPAN,
+  },
 )
 # Liu et al. 2019, https://arxiv.org/abs/1907.11692: its positions are numbered from 2
 ROBERTA = BERT._replace(
@@ -73,7 +83,16 @@ ROBERTA = BERT._replace(
   output='lm_head.decoder',
   pooler=None,
   rows_with_offset=True,
+  classes='Roberta',
+  heads={
+    'classification': Head(
+      {'classifier.dense': 'classifier/dense', 'classifier.out_proj': CLASSIFIER}, 'tanh', pooling=_AT_CLS
+    ),
+    'extractive_qa': _SPAN,
+  },
 )
+# Conneau et al. 2020, https://arxiv.org/abs/1911.02116
+XLM_ROBERTA = ROBERTA._replace(classes='XLMRoberta')
 # Sanh et al. 2019, https://arxiv.org/abs/1910.01108; its epsilon stands in the code alone
 DISTILBERT = BERT._replace(
   fixed=_ENCODER | dict(norm_eps=1e-12, segment_types=None),
@@ -121,6 +140,11 @@ DISTILBERT = BERT._replace(
   only={},
   left=(),
   pooler=None,
+  classes='DistilBert',
+  heads={
+    'classification': Head({'pre_classifier': 'classifier/dense', CLASSIFIER: CLASSIFIER}, 'relu', pooling=_AT_CLS),
+    'extractive_qa': _SPAN,
+  },
 )
 # Warner et al. 2024, https://arxiv.org/abs/2412.13663
 MODERNBERT = Family(
@@ -182,4 +206,14 @@ MODERNBERT = Family(
   default_theta=160_000.0,
   theta_local=('local_rope_theta', 10_000.0),
   global_layers=('global_attn_every_n_layers', 3, 0),
+  classes='ModernBert',
+  language_model='ForMaskedLM',
+  heads={
+    'classification': Head(
+      {'head.dense': 'classifier/dense', 'head.norm': 'classifier/norm', 'classifier': CLASSIFIER},
+      'gelu_norm',
+      pooling={name: {'classifier_pooling': name} for name in ('cls', 'mean')},
+    ),
+    'extractive_qa': Head({'head.dense': 'span/dense', 'head.norm': 'span/norm', 'classifier': SPAN}, 'gelu_norm'),
+  },
 )

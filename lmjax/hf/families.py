@@ -8,7 +8,7 @@ from lmjax.hf import decoders, encoders
 FAMILIES = {
   'bert': encoders.BERT,
   'roberta': encoders.ROBERTA,
-  'xlm-roberta': encoders.ROBERTA,
+  'xlm-roberta': encoders.XLM_ROBERTA,
   'distilbert': encoders.DISTILBERT,
   'modernbert': encoders.MODERNBERT,
   'gpt2': decoders.GPT2,

@@ -8,6 +8,16 @@ TOKEN_TABLE = 'embeddings/token'
 QKV = ('attention/query', 'attention/key', 'attention/value')
 
 
+class Head(NamedTuple):
+  """What stands on the backbone for a task of fine-tuning."""
+
+  modules: Modules  # with their full names
+  form: str  # as `objective.head` names it
+  pooling: dict[str, dict[str, str]] = {}  # what can be pooled for a classifier, and the keys that say so
+  prefix: str | None = None  # of the backbone's tensors below it, where it is another than the family's
+  classes: str | None = None  # as in Family, where it is another
+
+
 class Family(NamedTuple):
   """One `model_type` of config.json."""
 
@@ -37,11 +47,19 @@ class Family(NamedTuple):
   rotary_share: tuple[str, float] | None = None  # key and default of the share of a head that is rotated; None: all
   pooler: str | None = None  # module below the prefix: the dense layer of a classifier's head, pre-trained
   rows_with_offset: bool = False  # whether max_position_embeddings counts the rows before the first position
+  # what its classes in transformers are called: of all of them, the beginning; of the language model, the rest
+  classes: str = ''
+  language_model: str = 'ForCausalLM'
+  heads: dict[str, Head] = {}  # by task
 
 
 # Left behind by all: buffers that older versions saved, and heads of tasks.
 TASK_HEADS = ('classifier.*', 'pre_classifier.*', 'score.*', 'qa_outputs.*')
 LEFT = ('*position_ids', '*rotary_emb.inv_freq', '*.masked_bias', '*.attn.bias', '*.attention.bias', *TASK_HEADS)
+
+# The last layer of a task's head, in our parameter tree.
+CLASSIFIER, SPAN = 'classifier', 'span'
+ENDINGS = {'classification': 'ForSequenceClassification', 'extractive_qa': 'ForQuestionAnswering'}
 
 SIZES = {
   'layers': 'num_hidden_layers',

@@ -2,10 +2,10 @@
 
 import pathlib
 
-from lmjax.errors import CheckpointError, reason
+from lmjax.errors import CheckpointError, ConfigError, reason
 
 # Besides the weights: what describes a model and its tokenizer.
-SMALL = ('*.json', '*.txt', '*.jinja')
+SMALL = ('*.json', '*.txt', '*.jinja', 'README.md')
 # Some repositories hold the same weights once more under other names.
 WEIGHTS = ('model*.safetensors',)
 
@@ -52,3 +52,48 @@ def download(source: str, name: str, weights: bool) -> tuple[pathlib.Path, str]:
     raise CheckpointError(f'{source}: cannot be downloaded ({reason(error)}); the same command tries again') from error
   path = pathlib.Path(folder)
   return path, path.name
+
+
+def license_of(folder: pathlib.Path) -> str | None:
+  """The licence that the card of a model names; None where there is none."""
+  from huggingface_hub.repocard import metadata_load
+
+  try:
+    found = (metadata_load(folder / 'README.md') or {}).get('license')
+  except Exception:  # no card, or one that is damaged
+    return None
+  return found if isinstance(found, str) else None
+
+
+def check_token(flag: str) -> None:
+  """Raises ConfigError where nobody is logged in."""
+  import huggingface_hub
+
+  if not huggingface_hub.get_token():
+    raise ConfigError(f'{flag}: there is no token for the Hub; log in with `hf auth login`, or set HF_TOKEN')
+
+
+def push(folder: pathlib.Path, name: str, private: bool) -> str:
+  """Puts a folder into a repository, made where there is none, as one commit: all of it or nothing; its address.
+
+  Raises ConfigError: the Hub refuses name or token. CheckpointError: it cannot be reached.
+  """
+  import huggingface_hub
+  from huggingface_hub import errors
+
+  flag = f'--push = {name}'
+  try:
+    api = huggingface_hub.HfApi()
+    api.create_repo(name, private=private or None, exist_ok=True)
+    commit = api.upload_folder(repo_id=name, folder_path=folder, commit_message='Export of a run of lmjax')
+    return commit.commit_url
+  except (errors.HFValidationError, errors.RepositoryNotFoundError) as error:
+    raise ConfigError(f'{flag}: {reason(error)}; give NAME or ORG/NAME, one that the token may write') from error
+  except errors.HfHubHTTPError as error:
+    status = getattr(error.response, 'status_code', None)
+    if status in (401, 403):
+      remedy = 'log in with `hf auth login`, with a token that may write there'
+      raise ConfigError(f'{flag}: the Hub refuses the token (HTTP {status}); {remedy}') from error
+    raise CheckpointError(f'{flag}: {reason(error)}; nothing was pushed, the folder is whole: push again') from error
+  except Exception as error:  # of the network, in many classes
+    raise CheckpointError(f'{flag}: {reason(error)}; nothing was pushed, the folder is whole: push again') from error

@@ -17,6 +17,8 @@ from lmjax.hf.folder import FLOATS, Weights
 from lmjax.hf.table import Line, Table, matching, table
 
 PREFIX = 'hf:'
+# Keys of config.json that are true of one copy of a model alone.
+_OF_A_COPY = ('_name_or_path', 'auto_map', 'dtype', 'torch_dtype', 'transformers_version')
 
 
 class PublicModel:
@@ -41,7 +43,7 @@ class PublicModel:
         raise CheckpointError(f'init_from.path = {name}: no such folder, and no id of the Hub; {remedy}')
       folder, self.revision = hub.download(f'init_from.path = {name}', given, weights=False)
     self.folder = folder
-    self.file = ConfigFile(folder / 'config.json', f'init_from.path = {name}')
+    self.file = ConfigFile.read(folder / 'config.json', f'init_from.path = {name}')
     try:
       self.model = settings_of(self.file)
     except CheckpointError:
@@ -49,6 +51,19 @@ class PublicModel:
     except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:  # a value of another type
       rule = f'holds a value of another type than transformers writes ({reason(error)})'
       raise CheckpointError(f'{self.file.path}: {rule}; download it again') from error
+
+  @functools.cached_property
+  def origin(self) -> dict[str, Any]:
+    """What runs that begin with it keep of it, for an export: the name and revision of its repository, None for a
+    folder of one's own; its licence, as far as known; its config.json; and the dtype of its files."""
+    dtypes = {array['dtype'] for array in self.arrays.values()}
+    return {
+      'repository': None if self.revision is None else self._repository,
+      'revision': self.revision,
+      'license': hub.license_of(self.folder),
+      'dtype': dtypes.pop() if len(dtypes) == 1 else 'float32',
+      'config': {key: value for key, value in self.file.values.items() if key not in _OF_A_COPY},
+    }
 
   @property
   def tokenizer_file(self) -> str:
@@ -168,6 +183,11 @@ class PublicModel:
           rule = f'{first} has shape {shapes[0]} and {copy.theirs} {shapes[1]}, and config.json says that they are one'
           raise CheckpointError(f'init_from.path = {self.name}: {rule} (tie_word_embeddings); check the file')
     return arrays
+
+
+def origin_of(source: Any) -> dict[str, Any] | None:
+  """That of a public model, or of the one that a run began as, and the run before it; None for random weights."""
+  return source.origin if isinstance(source, PublicModel) else source and source.manifest.get('origin')
 
 
 def open_source(config: InitFrom) -> Any:

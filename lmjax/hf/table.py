@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmjax.hf.family import TOKEN_TABLE, Family
+from lmjax.hf.family import CLASSIFIER, SPAN, TOKEN_TABLE, Family, Head
 
 Shape = tuple[int, ...]
 
@@ -57,6 +57,15 @@ class Line(NamedTuple):
         raise ValueError(f'shape {list(theirs)} in the file, but axis {axis} must be {whole}')
       shape[axis] = ours
     return tuple(reversed(shape)) if self.transposed else tuple(shape)
+
+  def shape_in_file(self, ours: Shape) -> Shape:
+    """The shape of theirs from that of ours."""
+    shape = list(reversed(ours)) if self.transposed else list(ours)
+    if (part := self.part) is not None:
+      shape[part.axis] = part.groups * sum(part.sizes)
+    elif self.vocabulary is not None:
+      shape[0] = self.vocabulary[0]
+    return tuple(shape)
 
   def read(self, tensor: Any, theirs: Shape, index: tuple[slice, ...]) -> np.ndarray:
     """A part of ours, float32, by its `index`; `tensor[a:b, c:d]` reads from the file."""
@@ -154,6 +163,16 @@ def table(family: Family, settings: Mapping[str, Any], prefix: str) -> Table:
   return Table(lines, head, copies)
 
 
+def of_task(family: Family, settings: Mapping[str, Any], head: Head | None) -> list[Line]:
+  """What a file with the head of a task holds, or, with None, one with that of the language model."""
+  whole = table(family, settings, family.prefixes[0] if head is None or head.prefix is None else head.prefix)
+  if head is None:
+    return [*whole.lines, *whole.head]
+  line = _liner(family, settings)
+  lines = [*whole.lines, *(one for theirs, ours in head.modules.items() for one in line(theirs, ours))]
+  return [one for one in lines if head.form != 'linear_no_bias' or one.ours != f'{CLASSIFIER}/bias']
+
+
 def _liner(family: Family, settings: Mapping[str, Any]) -> Callable[..., Iterator[Line]]:
   """`line(module of the file, ours, above ours)`: the lines of a module."""
   s = settings
@@ -177,6 +196,9 @@ def _liner(family: Family, settings: Mapping[str, Any]) -> Callable[..., Iterato
       yield Line('head/bias', f'{theirs}.bias', vocabulary=vocabulary)
     elif ours == 'head/output':
       yield Line('head/output/kernel', f'{theirs}.weight', transposed=True, vocabulary=vocabulary)
+    elif ours in (CLASSIFIER, SPAN):
+      yield Line(f'{ours}/kernel', f'{theirs}.weight', transposed=True)
+      yield Line(f'{ours}/bias', f'{theirs}.bias')
     elif ours.rpartition('/')[2].endswith('norm'):
       yield Line(f'{above}{ours}/scale', f'{theirs}.weight')
       if norm_bias and not ours.endswith(('query_norm', 'key_norm')):

@@ -19,7 +19,7 @@ from lmjax.data.config import TokenizerConfig
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError
 from lmjax.hf import weights
-from lmjax.hf.source import PublicModel, Source, open_source
+from lmjax.hf.source import PublicModel, Source, open_source, origin_of
 from lmjax.schema import describe, validate
 from lmjax.tasks.base import Task
 from lmjax.training import state as state_lib
@@ -40,6 +40,7 @@ class InitialState(NamedTuple):
   state: state_lib.TrainState
   step: int  # batches that `state` has seen
   hand_off: dict | None  # what was taken from where, as results.json keeps it; None for random weights
+  origin: dict | None  # the public model that it began as, see `hf.source.origin_of`
   message: str  # for people
   resumed: bool  # whether it is the run's own checkpoint
 
@@ -124,11 +125,11 @@ def initialize(
     lines = [f'resuming from step {step}']
     lines += [f'changed since then: {change}' for change in changes(manifest, metadata)]
     lines += rate_jump(manifest['config'], metadata['config'], step)
-    return InitialState(state, step, manifest['hand_off'], '\n'.join(lines), True)
+    return InitialState(state, step, manifest['hand_off'], manifest.get('origin'), '\n'.join(lines), True)
   params = initial_params(task, mesh, seed, source, plan)
   state = state_lib.init_state(task, tx, mesh, params)
   if source is None or plan is None:
-    return InitialState(state, 0, None, 'starting from random weights', False)
+    return InitialState(state, 0, None, None, 'starting from random weights', False)
   table: dict[str, Any] = {'source': source.name, 'step': source.step}
   table |= {name: getattr(plan, name) for name in ('taken', 'resized', 'fresh', 'dropped')}
   start, lines = f'step {source.step} of {source.name}', [plan.table()]
@@ -139,7 +140,7 @@ def initialize(
     start = source.name if source.revision is None else f'{source.name}, revision {source.revision}'
     lines += [f'{"left behind":>13}  {name} (of the file)' for name in paths.numbered(left)]
   message = '\n'.join([f'starting from {start}, with its tokenizer', *lines])
-  return InitialState(state, 0, table, message, False)
+  return InitialState(state, 0, table, origin_of(source) if plan.taken else None, message, False)
 
 
 def initial_params(task: Task, mesh, seed: int, source: Source | None, plan: handoff.Plan | None) -> dict:

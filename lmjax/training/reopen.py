@@ -6,6 +6,7 @@ import sys
 from typing import Any, Literal
 
 import jax
+from etils import epath
 
 from lmjax import sharding
 from lmjax.checkpoint import checkpoints, locate
@@ -19,6 +20,26 @@ from lmjax.tasks import prepare
 from lmjax.tasks.fine_tuning import FineTuningTask
 from lmjax.training import state
 from lmjax.workdir.files import read_metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedRun:
+  """What a workdir holds, and one `step` of it; no array has been read."""
+
+  folder: epath.Path
+  config: Config
+  tokenizer: Tokenizer
+  task: Any  # a `Task`
+  step: int
+  manifest: dict
+
+  def params(self, devices: int | None = None) -> tuple[dict, jax.sharding.Mesh]:
+    """(verified parameters, the mesh that they lie on): so many of the devices (None: all), by the rules of training.
+
+    Raises CheckpointError: the arrays cannot be read, or differ from their digests.
+    """
+    mesh = sharding.make_mesh(*self.config.mesh_on(jax.devices()[:devices]))
+    return checkpoints.restore_params(self.folder, self.step, state.abstract_params(self.task, mesh)), mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +58,22 @@ class TrainedRun:
 def load_run(
   workdir: str, step: int | Literal['latest', 'best'] | None = None, devices: int | None = None
 ) -> TrainedRun:
-  """Reads config, tokenizer and verified parameters of a workdir.
+  """Config, tokenizer and verified parameters of a workdir, over so many devices.
 
-  Without `step` it is the best of a fine-tuned run, the latest of a pre-training run. The parameters are laid over so
-  many of the devices (None: all) by the rules of training.
+  Raises CheckpointError, ConfigError: see `open_run` and `OpenedRun.params`.
+  """
+  run = open_run(workdir, step)
+  params, mesh = run.params(devices)
+  return TrainedRun(run.config, run.tokenizer, run.task, mesh, params, run.step, run.manifest.get('data_fingerprint'))
+
+
+def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) -> OpenedRun:
+  """Reads config and tokenizer of a workdir, and the manifest of a step.
+
+  Without `step` it is the best of a fine-tuned run, the latest of a pre-training run.
 
   Raises:
-    CheckpointError: there is no run, no such step, or its arrays differ from their digests.
+    CheckpointError: there is no run, or no such step.
     ConfigError: its config.json is not of this version.
   """
   folder = locate.reach('--workdir', workdir)
@@ -72,10 +102,7 @@ def load_run(
   chosen = locate.choose('--workdir', workdir, folder, step)
   if isinstance(task, FineTuningTask) and task.calibration:
     _calibrate(task, folder, chosen)
-  mesh = sharding.make_mesh(*config.mesh_on(jax.devices()[:devices]))
-  params = checkpoints.restore_params(folder, chosen, state.abstract_params(task, mesh))
-  fingerprint = read_manifest(locate.directory_of(folder), chosen).get('data_fingerprint')
-  return TrainedRun(config, tokenizer, task, mesh, params, chosen, fingerprint)
+  return OpenedRun(folder, config, tokenizer, task, chosen, read_manifest(locate.directory_of(folder), chosen))
 
 
 def with_bad_text(trained: TrainedRun, bad_text: str | None) -> TrainedRun:

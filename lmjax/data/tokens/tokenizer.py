@@ -51,6 +51,7 @@ class Tokenizer:
       to the tokenizer.json names, else by their usual names.
     special_ids: sorted ids of all special tokens.
     frame: how its template stands texts between special tokens; None where it has none.
+    companions: {name: content} of the files next to the tokenizer.json that was read.
   """
 
   def __init__(
@@ -61,7 +62,7 @@ class Tokenizer:
     companions: Mapping[str, bytes] | None = None,
     given: Mapping[str, str | None] | None = None,
   ):
-    self._text, self._companions, self._given = text, companions or {}, given
+    self._text, self.companions, self._given = text, companions or {}, given
     backend.no_padding()
     backend.no_truncation()
     # '[MASK]' in running text is text: a document must not be able to write a special token.
@@ -98,11 +99,16 @@ class Tokenizer:
   def save(self, path: str):
     """Writes a tokenizer.json, whole or not at all; one that was read, with its companions, byte for byte."""
     try:
-      for name, content in self._companions.items():
+      for name, content in self.companions.items():
         write_atomically(os.path.join(os.path.dirname(path), name), content)
-      write_atomically(path, self._backend.to_str(pretty=True) if self._text is None else self._text)
+      write_atomically(path, self.text)
     except OSError as error:
       raise DataError(f'{path}: cannot be written ({error}); choose a folder that can be') from None
+
+  @property
+  def text(self) -> str:
+    """Its tokenizer.json, as it was read where it was."""
+    return self._backend.to_str(pretty=True) if self._text is None else self._text
 
   def _json(self) -> dict:
     return json.loads(self._backend.to_str())
@@ -132,7 +138,7 @@ class Tokenizer:
 
   @functools.cached_property
   def is_lossless(self) -> bool:
-    """Whether every byte of any text has a token, as in a byte-level BPE, or where unknown characters become bytes."""
+    """Whether every byte of any text has a token: in a byte-level BPE, or where unknown characters become bytes."""
     parts = self._json()
     names = tokenizers.pre_tokenizers.ByteLevel.alphabet() if self.byte_level else [f'<0x{i:02X}>' for i in range(256)]
     has_bytes = self.byte_level or bool(parts['model'].get('byte_fallback'))

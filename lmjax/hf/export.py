@@ -1,0 +1,188 @@
+"""A run as a folder of Hugging Face's format: what transformers, and what reads its folders, load with nothing added.
+
+`plan` reads metadata alone, and refuses what no architecture computes; `Export.write` needs the parameters.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lmjax import paths
+from lmjax.data.tokens.published import Frame
+from lmjax.errors import CheckpointError, ConfigError
+from lmjax.hf import tokens, writer
+from lmjax.hf.express import Architecture, Wanted, express
+from lmjax.hf.family import CLASSIFIER
+from lmjax.hf.table import Line, of_task
+from lmjax.models import lora
+from lmjax.schema import validate
+from lmjax.tasks.causal_lm import CausalLM
+from lmjax.tasks.classification import TextLabels
+from lmjax.tasks.extractive_qa import ExtractiveQA
+from lmjax.tasks.language_model import LanguageModelTask
+from lmjax.tasks.summarization import Summarization
+
+GENERATION = 'generation_config.json'
+_KINDS = {
+  'class': 'single_label_classification',
+  'number': 'regression',
+  'many': 'multi_label_classification',
+}
+
+
+class Export(NamedTuple):
+  """What a run becomes."""
+
+  task: Any  # a `Task`
+  architecture: Architecture
+  lines: list[Line]
+  files: dict[str, bytes]  # all but the weights and the card
+
+  @property
+  def summary(self) -> str:
+    """What it is, for people."""
+    return self.architecture.values['architectures'][0]
+
+  def write(self, params: dict, folder: pathlib.Path, dtype: str) -> None:
+    """Writes all files but the card.
+
+    Raises CheckpointError: an array has no place in the architecture, or a number none in that dtype.
+    """
+    config, objective = self.task.model.backbone.config, self.task.objective
+    if config.lora is not None:
+      params = lora.merge(params, config.lora)
+    flat = paths.flatten(params)
+    if unlike := {line.ours for line in self.lines} ^ set(flat):
+      raise CheckpointError(
+        f'{sorted(unlike)[0]}: has no place in {self.summary}; this is a defect of lmjax, report it'
+      )
+    if isinstance(self.task, TextLabels) and objective.target == 'number':  # learned in units of their deviation
+      mean, deviation = objective.scale
+      kernel, bias = (np.asarray(flat[f'{CLASSIFIER}/{name}'], np.float64) for name in ('kernel', 'bias'))
+      flat |= {f'{CLASSIFIER}/kernel': kernel * deviation, f'{CLASSIFIER}/bias': bias * deviation + mean}
+    writer.write(folder, writer.tensors_of(self.lines, flat), dtype)
+    for name, content in self.files.items():
+      (folder / name).write_bytes(content)
+
+
+def plan(task: Any, dtype: str, origin: Mapping[str, Any] | None) -> Export:
+  """What becomes of a run's task, from metadata alone.
+
+  Args:
+    task: of the run.
+    dtype: of the weights.
+    origin: what the run keeps of the public model that it, or the run before it, began as; see `PublicModel.origin`.
+
+  Raises ConfigError: no architecture of transformers computes the same; a line for each reason.
+  """
+  _refuse(task)
+  model, layout = task.model.backbone.config, layout_of(task)
+  head = task.NAME if isinstance(task, TextLabels | ExtractiveQA) else None
+  form = None if head is None else task.model.form
+  pooling = task.objective.pooling if isinstance(task, TextLabels) else None
+  wanted = Wanted(model, task.model.backbone.vocab_rows, task.data.length, head, form, pooling)
+  architecture = express(wanted, None if origin is None else origin['config'])
+  lines = of_task(
+    architecture.family, architecture.settings | {'vocab_multiple': model.vocab_multiple}, architecture.head
+  )
+  if isinstance(task, TextLabels) and task.objective.target == 'number' and form == 'linear_no_bias':
+    rule = 'the mean of the numbers belongs into a bias, and heads of decoders have none'
+    raise ConfigError(validate.lines([('objective.target', 'number', rule, 'fine-tune an encoder')]))
+  ids = _ids(task, layout, architecture, origin is not None)
+  values = architecture.values | ids | _labels(task) | {'dtype': dtype, 'torch_dtype': dtype}
+  files = {'config.json': as_json(values), **tokens.files_of(task.tokenizer, layout)}
+  if layout.generates:
+    given = task.tokenizer.companions.get(GENERATION)
+    own = given is None or isinstance(task, Summarization)
+    files[GENERATION] = as_json(_generation(task, ids)) if own else given
+  return Export(task, architecture, lines, files)
+
+
+def _refuse(task: Any) -> None:
+  """What no architecture has, whatever the model is. Raises ConfigError."""
+  o, types = task.objective, task.model.backbone.config.segment_types or 0
+  problems: list[tuple[str, Any, str, str]] = []
+  if isinstance(task, Summarization) and o.prefix:
+    rule = 'no decoder of transformers reads its prompt from both sides'
+    problems.append(('objective.prefix', True, rule, 'fine-tune with False'))
+  if isinstance(task, ExtractiveQA) and types > 2:
+    rule = 'words of the question are marked in the context, which no tokenizer of transformers does'
+    problems.append(('model.segment_types', types, rule, 'fine-tune without `match`, with 2 or None'))
+  if problems:
+    raise ConfigError(validate.lines(problems))
+
+
+def layout_of(task: Any) -> tokens.Layout:
+  """How rows of a task are made. Raises ConfigError: see `tokens.unused_pad`."""
+  tok, model = task.tokenizer, task.model.backbone.config
+  typed = (model.segment_types or 0) > 1
+  generates = isinstance(task, CausalLM | Summarization)
+  pad = task.pad if tok.pad is None and not generates else tok.pad
+  end: int | None = None
+  if isinstance(task, LanguageModelTask):
+    spec = task.row_spec()
+    end = task.document_end()[0] if generates else None
+    begin, close = (spec.begin or spec.end, ()) if generates else (spec.prefix, spec.suffix)
+    single: Frame | None = Frame(begin, (), close)
+    pair = Frame(begin, close, close)
+    if tok.companions or tok.frame is not None:
+      single = None
+  else:
+    frame = task.frame
+    single = Frame(frame.begin, (), frame.end)
+    pair = frame
+    if isinstance(task, Summarization):
+      single, end = Frame(frame.begin, (), frame.between), task.stop
+    elif not task.bidirectional:
+      used = {index for ids in frame for index in ids}
+      pad = tokens.unused_pad(tok, used)
+  if pad is None:
+    pad = end if end is not None else 0
+  return tokens.Layout(single, pair, typed, model.max_length or task.data.length, generates, pad, end)
+
+
+def _ids(task: Any, layout: tokens.Layout, architecture: Architecture, is_public: bool) -> dict[str, Any]:
+  """Special tokens in config.json. Raises ConfigError: positions would be counted from another id."""
+  tok, values = task.tokenizer, architecture.values
+  if is_public and isinstance(task, LanguageModelTask):
+    return {}  # lists of ends among them
+  ids = {f'{role}_token_id': getattr(tok, role) for role in ('bos', 'eos', 'cls', 'sep')}
+  ids |= {'pad_token_id': layout.pad} | ({} if layout.end is None else {'eos_token_id': layout.end})
+  if architecture.family.rows_with_offset:
+    if values['pad_token_id'] != layout.pad:
+      rule = f'positions are counted from the id that fills rows, which is {layout.pad}'
+      remedy = f'train with {layout.pad + 1}'
+      raise ConfigError(validate.lines([('model.position_offset', values['pad_token_id'] + 1, rule, remedy)]))
+  return {name: index for name, index in ids.items() if not is_public or index is not None}
+
+
+def _labels(task: Any) -> dict[str, Any]:
+  """What the outputs of a classifier are called."""
+  if not isinstance(task, TextLabels):
+    return {}
+  target = task.objective.target
+  labels = ['LABEL_0'] if target == 'number' else list(task.objective.labels)
+  named = {'id2label': {str(i): label for i, label in enumerate(labels)}}
+  return named | {'label2id': {label: i for i, label in enumerate(labels)}, 'problem_type': _KINDS[target]}
+
+
+def _generation(task: Any, ids: Mapping[str, Any]) -> dict[str, Any]:
+  """A generation_config.json: where a text ends, and how summaries are written."""
+  values = {name: ids[name] for name in ('bos_token_id', 'eos_token_id', 'pad_token_id') if ids.get(name) is not None}
+  if not isinstance(task, Summarization):
+    return values
+  d = task.objective.decoding
+  values |= {'max_new_tokens': task.objective.max_summary, 'do_sample': d.beams == 1 and d.temperature > 0}
+  if d.beams > 1:
+    return values | {'num_beams': d.beams, 'length_penalty': d.length_penalty, 'early_stopping': True}
+  if values['do_sample']:
+    values |= {'temperature': d.temperature, 'top_k': d.top_k or 0, 'top_p': d.top_p or 1.0}
+  return values
+
+
+def as_json(values: Mapping[str, Any]) -> bytes:
+  """Readable JSON."""
+  return (json.dumps(values, indent=2, ensure_ascii=False, sort_keys=True) + '\n').encode()

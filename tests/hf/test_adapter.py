@@ -1,0 +1,73 @@
+"""Adapters alone, as PEFT reads them: the same as the merged model."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lmjax import export
+from lmjax.training import reopen
+from tests.hf import exports
+from tests.hf.exports import GOLDEN, LEARNED, exported, with_adapters
+
+
+def test_the_files_of_an_adapter(tmp_path, capsys):
+  workdir = with_adapters('summarization', tmp_path, f'hf:{GOLDEN / "llama_3_1"}')
+  folder = exported(workdir, tmp_path / 'out', '--adapter')
+  assert 'adapters of rank 4' in capsys.readouterr().out
+  values = json.loads((folder / 'adapter_config.json').read_text())
+  assert values['target_modules'] == ['q_proj', 'v_proj'] and values['task_type'] == 'CAUSAL_LM'
+  assert (values['r'], values['lora_alpha'], values['modules_to_save']) == (4, 8.0, None)
+  assert values['base_model_name_or_path'] is None, 'a folder of this machine is nowhere else'
+  params = reopen.load_run(workdir).params
+  found = load_file(folder / 'adapter_model.safetensors')
+  a = found['base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight']
+  np.testing.assert_array_equal(a, np.asarray(params['layers']['1']['attention']['query']['lora_a']).T)
+  assert not (folder / 'config.json').exists() and (folder / 'tokenizer.json').exists()
+
+
+def test_what_peft_has_no_word_for_is_refused(tmp_path, capsys):
+  """Kernels that a file fuses; the merged model goes out."""
+  workdir = with_adapters('classification', tmp_path, None, preset='gpt2_small', **LEARNED)
+  capsys.readouterr()
+  assert export.main([f'--workdir={workdir}', f'--out={tmp_path / "out"}', '--adapter']) == 2
+  err = capsys.readouterr().err
+  assert 'h.0.attn.c_attn.weight fuses it with others, and PEFT adapts whole layers; leave --adapter out' in err
+  assert not (tmp_path / 'out').exists()
+
+
+CASES = {
+  'summaries': ('summarization', 'llama_3_1', None, None),
+  'labels': ('classification', 'from_llama', None, None),
+  'bert': ('classification', 'bert', None, None),
+  'roberta': ('classification', 'roberta', None, '*/query/kernel,*/up/kernel'),
+  'qwen3': ('summarization', 'qwen3', None, '*/query/kernel,*/down/kernel'),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+@pytest.mark.parametrize('case', list(CASES))
+def test_an_adapter_equals_the_merged_model(case, tmp_path):
+  peft = pytest.importorskip('peft')
+  torch = pytest.importorskip('torch')
+  transformers = pytest.importorskip('transformers')
+  task, name, preset, targets = CASES[case]
+  source = exports.with_reserved_token(name, tmp_path / 'model') if name == 'from_llama' else GOLDEN / name
+  workdir = with_adapters(task, tmp_path, f'hf:{source}', preset, targets)
+  merged, alone = exported(workdir, tmp_path / 'merged'), exported(workdir, tmp_path / 'alone', '--adapter')
+  labels = task == 'classification'
+  kind = transformers.AutoModelForSequenceClassification if labels else transformers.AutoModelForCausalLM
+  tokenizer = transformers.AutoTokenizer.from_pretrained(alone)
+  whole = kind.from_pretrained(merged, dtype=torch.float32)
+  more = dict(num_labels=2) if labels else {}
+  base = kind.from_pretrained(source, dtype=torch.float32, **more)
+  base.config.pad_token_id = whole.config.pad_token_id
+  model = peft.PeftModel.from_pretrained(base, alone).eval()
+  encoded = tokenizer(exports.texts(6)[4:] if labels else 'a text', return_tensors='pt', padding=labels)
+  with torch.no_grad():
+    found, expected = (m.eval()(**encoded).logits for m in (model, whole))
+    with model.disable_adapter():
+      without = model(**encoded).logits
+  assert torch.abs(found - expected).max() < 1e-5 < torch.abs(found - without).max()
