@@ -16,6 +16,7 @@ import shlex
 import sys
 from typing import Any, Literal
 
+from lmjax import paths
 from lmjax.errors import CheckpointError, ConfigError
 from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
@@ -33,7 +34,8 @@ FLAGS = {
 
 
 # How the names of what an export writes end: a folder with anything else in it is not replaced.
-WRITTEN = ('.safetensors', '.json', '.txt', '.jinja', 'README.md', '1_Pooling', '2_Normalize')
+WRITTEN = ('.safetensors', '.json', '.txt', '.jinja', 'README.md')
+CARD, MARK = 'README.md', '["lmjax"]'
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,13 +73,15 @@ def run(flags: command_line.CommandLine) -> None:
   try:
     with folders.replacing(out) as folder:
       planned.write(params, folder, dtype)
-      (folder / 'README.md').write_text(text, encoding='utf-8')
+      (folder / CARD).write_text(text, encoding='utf-8')
   except OSError as error:
     what = f'--out = {given["out"]}: cannot be written ({error.strerror or error})'
     raise CheckpointError(f'{what}; nothing of it was left there; make room, or name another folder') from error
   print(f'{out}: {planned.summary}, {dtype}, step {opened.step} of {flags.workdir}')
   for path in sorted(pathlib.Path(out).iterdir()):
     print(f'  {path.name:36} {path.stat().st_size:>14,} bytes')
+  if origin is not None and origin['left_behind']:
+    print(f'  left behind when it was imported: {", ".join(paths.numbered(origin["left_behind"]))}')
   if given['push']:
     print(hub.push(out, given['push'], bool(given['private'])))
 
@@ -92,9 +96,16 @@ def folder_of(out: str, overwrite: bool) -> pathlib.Path:
   there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
   if there and not overwrite:
     raise ConfigError(f'--out = {out}: holds {there[0]}; name another folder, or give --overwrite')
-  if foreign := [name for name in there if not name.endswith(WRITTEN)]:
+  foreign = [name for name in there if not name.endswith(WRITTEN)]
+  if there and not foreign and MARK not in _text_of(folder / CARD):
+    foreign = there
+  if foreign:
     raise ConfigError(f'--out = {out}: holds {foreign[0]}, which no export has written; name another folder')
   return folder
+
+
+def _text_of(file: pathlib.Path) -> str:
+  return file.read_text(encoding='utf-8', errors='replace') if file.exists() else ''
 
 
 if __name__ == '__main__':

@@ -91,13 +91,14 @@ def plan(task: Any, dtype: str, origin: Mapping[str, Any] | None) -> Export:
   if isinstance(task, TextLabels) and task.objective.target == 'number' and form == 'linear_no_bias':
     rule = 'the mean of the numbers belongs into a bias, and heads of decoders have none'
     raise ConfigError(validate.lines([('objective.target', 'number', rule, 'fine-tune an encoder')]))
-  ids = _ids(task, layout, architecture, origin is not None)
-  values = architecture.values | ids | _labels(task) | {'dtype': dtype, 'torch_dtype': dtype}
+  stays = origin is not None and origin['config']['model_type'] == architecture.values['model_type']
+  values = architecture.values | _ids(task, layout, architecture, stays) | _labels(task)
+  values |= {'dtype': dtype, 'torch_dtype': dtype}
   files = {'config.json': as_json(values), **tokens.files_of(task.tokenizer, layout)}
   if layout.generates:
     given = task.tokenizer.companions.get(GENERATION)
     own = given is None or isinstance(task, Summarization)
-    files[GENERATION] = as_json(_generation(task, ids)) if own else given
+    files[GENERATION] = as_json(_generation(task, values)) if own else given
   return Export(task, architecture, lines, files)
 
 
@@ -144,10 +145,13 @@ def layout_of(task: Any) -> tokens.Layout:
   return tokens.Layout(single, pair, typed, model.max_length or task.data.length, generates, pad, end)
 
 
-def _ids(task: Any, layout: tokens.Layout, architecture: Architecture, is_public: bool) -> dict[str, Any]:
-  """Special tokens in config.json. Raises ConfigError: positions would be counted from another id."""
+def _ids(task: Any, layout: tokens.Layout, architecture: Architecture, stays: bool) -> dict[str, Any]:
+  """Special tokens in config.json, where they do not stay those of a public model.
+
+  Raises ConfigError: positions would be counted from another id.
+  """
   tok, values = task.tokenizer, architecture.values
-  if is_public and isinstance(task, LanguageModelTask):
+  if stays and isinstance(task, LanguageModelTask):
     return {}  # lists of ends among them
   ids = {f'{role}_token_id': getattr(tok, role) for role in ('bos', 'eos', 'cls', 'sep')}
   ids |= {'pad_token_id': layout.pad} | ({} if layout.end is None else {'eos_token_id': layout.end})
@@ -156,7 +160,7 @@ def _ids(task: Any, layout: tokens.Layout, architecture: Architecture, is_public
       rule = f'positions are counted from the id that fills rows, which is {layout.pad}'
       remedy = f'train with {layout.pad + 1}'
       raise ConfigError(validate.lines([('model.position_offset', values['pad_token_id'] + 1, rule, remedy)]))
-  return {name: index for name, index in ids.items() if not is_public or index is not None}
+  return {name: index for name, index in ids.items() if not stays or index is not None}
 
 
 def _labels(task: Any) -> dict[str, Any]:
@@ -169,9 +173,10 @@ def _labels(task: Any) -> dict[str, Any]:
   return named | {'label2id': {label: i for i, label in enumerate(labels)}, 'problem_type': _KINDS[target]}
 
 
-def _generation(task: Any, ids: Mapping[str, Any]) -> dict[str, Any]:
+def _generation(task: Any, config: Mapping[str, Any]) -> dict[str, Any]:
   """A generation_config.json: where a text ends, and how summaries are written."""
-  values = {name: ids[name] for name in ('bos_token_id', 'eos_token_id', 'pad_token_id') if ids.get(name) is not None}
+  names = ('bos_token_id', 'eos_token_id', 'pad_token_id')
+  values = {name: config[name] for name in names if config.get(name) is not None}
   if not isinstance(task, Summarization):
     return values
   d = task.objective.decoding

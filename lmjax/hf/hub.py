@@ -6,6 +6,8 @@ from lmjax.errors import CheckpointError, ConfigError, reason
 
 # Besides the weights: what describes a model and its tokenizer.
 SMALL = ('*.json', '*.txt', '*.jinja', 'README.md')
+# What a push takes the place of: parts of a larger model say.
+_REPLACED = [*SMALL, '*.safetensors']
 # Some repositories hold the same weights once more under other names.
 WEIGHTS = ('model*.safetensors',)
 
@@ -85,7 +87,9 @@ def push(folder: pathlib.Path, name: str, private: bool) -> str:
   try:
     api = huggingface_hub.HfApi()
     api.create_repo(name, private=private or None, exist_ok=True)
-    commit = api.upload_folder(repo_id=name, folder_path=folder, commit_message='Export of a run of lmjax')
+    commit = api.upload_folder(
+      repo_id=name, folder_path=folder, commit_message='Export of a run of lmjax', delete_patterns=_REPLACED
+    )
     return commit.commit_url
   except (errors.HFValidationError, errors.RepositoryNotFoundError) as error:
     raise ConfigError(f'{flag}: {reason(error)}; give NAME or ORG/NAME, one that the token may write') from error

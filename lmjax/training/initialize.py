@@ -132,15 +132,16 @@ def initialize(
     return InitialState(state, 0, None, None, 'starting from random weights', False)
   table: dict[str, Any] = {'source': source.name, 'step': source.step}
   table |= {name: getattr(plan, name) for name in ('taken', 'resized', 'fresh', 'dropped')}
-  start, lines = f'step {source.step} of {source.name}', [plan.table()]
+  start, lines, origin = f'step {source.step} of {source.name}', [plan.table()], origin_of(source)
   if isinstance(source, PublicModel):
     digest = digest_of(params, plan.taken)
     left = source.left_behind(plan.taken)
     table |= {'revision': source.revision, 'digest': digest, 'left_behind': left}
+    origin = source.origin | {'left_behind': left}
     start = source.name if source.revision is None else f'{source.name}, revision {source.revision}'
     lines += [f'{"left behind":>13}  {name} (of the file)' for name in paths.numbered(left)]
   message = '\n'.join([f'starting from {start}, with its tokenizer', *lines])
-  return InitialState(state, 0, table, origin_of(source) if plan.taken else None, message, False)
+  return InitialState(state, 0, table, origin if plan.taken else None, message, False)
 
 
 def initial_params(task: Task, mesh, seed: int, source: Source | None, plan: handoff.Plan | None) -> dict:

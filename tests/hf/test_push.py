@@ -30,7 +30,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
       name = '/'.join(part for part in (asked.get('organization'), asked['name']) if part)
       if asked.get('organization') == 'others':
         return self._answer(403, {'error': 'You are not allowed to create a repository there'})
-      repositories.setdefault(name, {'private': asked.get('private'), 'commits': []})
+      is_private = asked.get('private') or asked.get('visibility') == 'private'  # as versions of the library ask it
+      repositories.setdefault(name, {'private': is_private, 'commits': []})
       return self._answer(200, {'url': f'{here}/{name}', 'name': name})
     name = '/'.join(path.split('/')[3:5])
     if path.endswith('/preupload/main'):
@@ -41,18 +42,28 @@ class Hub(http.server.BaseHTTPRequestHandler):
     if path.endswith('/commit/main'):
       if self.server.breaks:
         return self._answer(500, {'error': 'the server is broken'})
-      lines = map(json.loads, content.decode().splitlines())
-      files = {
-        line['value']['path']: base64.b64decode(line['value']['content']) for line in lines if line['key'] == 'file'
-      }
+      lines = [json.loads(line) for line in content.decode().splitlines()]
+      of = lambda key: [line['value'] for line in lines if line['key'] == key]
+      files = {value['path']: base64.b64decode(value['content']) for value in of('file')}
       repositories[name]['commits'].append(files)
+      repositories[name]['deleted'] = [value['path'] for value in of('deletedFile')]
       return self._answer(
         200, {'commitUrl': f'{here}/{name}/commit/{"1" * 40}', 'commitOid': '1' * 40, 'success': True}
       )
     return self._answer(404, {'error': path})
 
   def do_GET(self):
-    self._answer(404, {'error': self.path})
+    path = self.path.partition('?')[0]
+    repository = self.server.repositories.get('/'.join(path.split('/')[3:5]))
+    if repository is None:
+      return self._answer(404, {'error': 'Repository not found'})
+    commits = repository['commits']
+    files = {name: content for commit in commits for name, content in commit.items()}
+    if '/tree/' in path:
+      entries = [{'type': 'file', 'path': name, 'size': len(a), 'oid': 'b' * 40} for name, a in files.items()]
+      return self._answer(200, entries)
+    info = {'id': 'me/model', 'modelId': 'me/model', 'sha': '1' * 40, 'tags': [], 'private': False}
+    return self._answer(200, info | {'siblings': [{'rfilename': name} for name in files]})
 
   def _answer(self, status, content):
     data = json.dumps(content).encode()
@@ -102,6 +113,16 @@ def test_a_folder_is_one_commit(hub, workdir, tmp_path):
   assert repository['private'] is True
   assert files == {path.name: path.read_bytes() for path in (tmp_path / 'out').iterdir()}
   assert '# me/model' in files['README.md'].decode() and str(tmp_path) not in files['README.md'].decode()
+
+
+@pytest.mark.slow
+def test_a_push_takes_the_place_of_the_one_before(hub, workdir, tmp_path):
+  """Parts of weights that were more files then would be read with those of now."""
+  old = {name: b'' for name in ('model-00001-of-00002.safetensors', 'notes.pdf', 'config.json')}
+  hub.repositories['me/model'] = {'private': None, 'commits': [old]}
+  code, _, err = push(hub, tmp_path, f'--workdir={workdir}', '--out=out', '--push=me/model')
+  assert code == 0, err
+  assert hub.repositories['me/model']['deleted'] == ['model-00001-of-00002.safetensors']
 
 
 @pytest.mark.slow

@@ -23,8 +23,7 @@ from lmjax.workdir.files import write_atomically
 STARTS_WORD, LETTER, DIGIT, OTHER, JOINS_WORD = range(5)
 
 # A sample is drawn from so many times its size of text, in pieces of so many characters.
-_LOOK_AHEAD = 32
-_SAMPLE_PIECE = 8_192
+_LOOK_AHEAD, _SAMPLE_PIECE = 32, 8_192
 # A run of one kind of character that is longer is cut to train on.
 _LONGEST_RUN = 1_000
 _LONG_RUN = re.compile(
@@ -47,8 +46,7 @@ class Tokenizer:
 
   Attributes:
     vocab_size: highest id + 1.
-    pad, bos, eos, mask, cls, sep, unk: ids, None where there is no such token: those that a tokenizer_config.json next
-      to the tokenizer.json names, else by their usual names.
+    pad, bos, eos, mask, cls, sep, unk: ids or None, as a tokenizer_config.json names them, else by their usual names.
     special_ids: sorted ids of all special tokens.
     frame: how its template stands texts between special tokens; None where it has none.
     companions: {name: content} of the files next to the tokenizer.json that was read.
