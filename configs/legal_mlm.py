@@ -4,8 +4,8 @@
   python -m lmjax.main --config=configs/legal_mlm.py:model=hf:nlpaueb/legal-bert-base-uncased,length=512
 
 It takes bills of the US Congress, BillSum, from TFDS. Arguments: data=, mix=, field= and smoke as in common.py; model=;
-new_head, for a model that comes without the head of this objective; length=TOKENS; steps=.
-Measured (`:smoke` alone, from a tiny model of the tests, 2 cores of an AMD EPYC): under a minute.
+new_head, for a model without the head of this objective; length=; steps=. Measured (MiniLM, new_head, 1.2M tokens of
+the US Code, 2 cores of an AMD EPYC): 721 s of training steps, accuracy 0.380 at held-out tokens; more in docs/legal.md.
 """
 
 import common

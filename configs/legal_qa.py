@@ -5,7 +5,7 @@
 
 It starts from runs/legal_mlm, and takes what `python experiments/split.py CUAD_v1.json cuad` wrote. Arguments:
 common.py; model=; length=TOKENS of a window of a contract, 8192 unless given; BERT's positions end at 512.
-Measured (`:smoke` alone, from a tiny model of the tests, 2 cores of an AMD EPYC): under a minute.
+Measured (MiniLM, 1,884 questions once, 2 cores of an AMD EPYC): 369 s, test F1 0.810; more in docs/legal.md.
 """
 
 import common
