@@ -42,7 +42,7 @@ class Adapter(NamedTuple):
 
   def write(self, params: dict, folder: pathlib.Path, dtype: str) -> None:
     """Writes all files but the card."""
-    flat = paths.flatten(params)
+    flat = export.in_own_units(self.task, paths.flatten(params))
     tensors = {}
     for line in self.adapted:
       above, module = line.ours.removesuffix('kernel'), line.theirs.removesuffix('.weight')

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lmjax.hf.adapter import Adapter
 from lmjax.hf.export import Export
 from lmjax.tasks.summarization import Summarization
 
@@ -49,12 +50,17 @@ _USES = {
     'print(tokenizer.decode(made, skip_special_tokens=True))',
   ),
 }
+_ADAPTER = (
+  'from peft import PeftModel\n\n'
+  '# base: the model that it was trained next to, of class {class}\n'
+  "model = PeftModel.from_pretrained(base, '{name}')"
+)
 _NAMED = ('tfds:', 'hf:', 'pydoc', 'demo')  # sources that are no place on a machine
 
 
 def card(
   name: str,
-  export: Export,
+  export: Export | Adapter,
   run: Mapping[str, Any],
   step: int,
   scores: Iterable[Mapping[str, Any]],
@@ -72,8 +78,10 @@ def card(
     command: that made the folder.
   """
   kind, use = _USES[export.task.NAME]
-  values = export.architecture.values
-  front: dict[str, Any] = {'library_name': 'transformers', 'pipeline_tag': kind, 'tags': ['lmjax']}
+  values, library = export.architecture.values, 'transformers'
+  if 'adapter_config.json' in export.files:
+    use, library = _ADAPTER.replace('{class}', values['architectures'][0]), 'peft'
+  front: dict[str, Any] = {'library_name': library, 'pipeline_tag': kind, 'tags': ['lmjax']}
   if origin is not None:
     front |= {'license': origin['license']} if origin['license'] else {}
     front |= {'base_model': origin['repository']} if origin['repository'] else {}
@@ -104,7 +112,7 @@ def _began(origin: Mapping[str, Any] | None) -> str:
   return f'It began as {where}, revision {origin["revision"]}, {license_}.'
 
 
-def _remarks(export: Export) -> list[str]:
+def _remarks(export: Export | Adapter) -> list[str]:
   """What a user must know that no file says."""
   task: Any = export.task
   remarks = ['A special token that is spelled out in a text is special here; in training it was text.']
@@ -145,7 +153,7 @@ def _shown(path: str) -> str:
   return pathlib.PurePath(re.sub(r'^\w+://', '', path)).name
 
 
-def _scores(export: Export, lines: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+def _scores(export: Export | Adapter, lines: Iterable[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
   names = (export.task.MAIN_METRIC, export.task.BASELINE, 'loss')
   return [
     (line['split'], name, f'{line[name]:.4g}')

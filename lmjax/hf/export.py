@@ -51,21 +51,27 @@ class Export(NamedTuple):
 
     Raises CheckpointError: an array has no place in the architecture, or a number none in that dtype.
     """
-    config, objective = self.task.model.backbone.config, self.task.objective
+    config = self.task.model.backbone.config
     if config.lora is not None:
       params = lora.merge(params, config.lora)
-    flat = paths.flatten(params)
+    flat = in_own_units(self.task, paths.flatten(params))
     if unlike := {line.ours for line in self.lines} ^ set(flat):
       raise CheckpointError(
         f'{sorted(unlike)[0]}: has no place in {self.summary}; this is a defect of lmjax, report it'
       )
-    if isinstance(self.task, TextLabels) and objective.target == 'number':  # learned in units of their deviation
-      mean, deviation = objective.scale
-      kernel, bias = (np.asarray(flat[f'{CLASSIFIER}/{name}'], np.float64) for name in ('kernel', 'bias'))
-      flat |= {f'{CLASSIFIER}/kernel': kernel * deviation, f'{CLASSIFIER}/bias': bias * deviation + mean}
     writer.write(folder, writer.tensors_of(self.lines, flat), dtype)
     for name, content in self.files.items():
       (folder / name).write_bytes(content)
+
+
+def in_own_units(task: Any, flat: dict[str, Any]) -> dict[str, Any]:
+  """Parameters by path; of a regression, which learns numbers in units of their deviation, with a last layer that
+  gives the numbers."""
+  if not (isinstance(task, TextLabels) and task.objective.target == 'number'):
+    return flat
+  mean, deviation = task.objective.scale
+  kernel, bias = (np.asarray(flat[f'{CLASSIFIER}/{name}'], np.float64) for name in ('kernel', 'bias'))
+  return flat | {f'{CLASSIFIER}/kernel': kernel * deviation, f'{CLASSIFIER}/bias': bias * deviation + mean}
 
 
 def plan(task: Any, dtype: str, origin: Mapping[str, Any] | None) -> Export:

@@ -1,7 +1,7 @@
 """Tokenizer files as transformers reads them, whose template stands texts as training did.
 
-What a public model came with stays as it is, byte for byte, where its template is that; else the template is written
-anew, and the files are those of a plain fast tokenizer: by another class's name transformers builds its own.
+What a public model came with stays as it is, byte for byte, where its template is that; else another template is
+written, and the files are those of a plain fast tokenizer: by another class's name transformers builds its own.
 """
 
 import json

@@ -24,6 +24,8 @@ def test_the_files_of_an_adapter(tmp_path, capsys):
   found = load_file(folder / 'adapter_model.safetensors')
   a = found['base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight']
   np.testing.assert_array_equal(a, np.asarray(params['layers']['1']['attention']['query']['lora_a']).T)
+  card = (folder / 'README.md').read_text()
+  assert 'library_name: "peft"' in card and 'of class LlamaForCausalLM' in card
   assert not (folder / 'config.json').exists() and (folder / 'tokenizer.json').exists()
 
 
@@ -38,11 +40,11 @@ def test_what_peft_has_no_word_for_is_refused(tmp_path, capsys):
 
 
 CASES = {
-  'summaries': ('summarization', 'llama_3_1', None, None),
-  'labels': ('classification', 'from_llama', None, None),
-  'bert': ('classification', 'bert', None, None),
-  'roberta': ('classification', 'roberta', None, '*/query/kernel,*/up/kernel'),
-  'qwen3': ('summarization', 'qwen3', None, '*/query/kernel,*/down/kernel'),
+  'summaries': ('summarization', 'llama_3_1', None),
+  'labels': ('classification', 'from_llama', None),
+  'bert': ('classification', 'bert', None),
+  'roberta': ('classification', 'roberta', '*/query/kernel,*/up/kernel'),
+  'qwen3': ('summarization', 'qwen3', '*/query/kernel,*/down/kernel'),
 }
 
 
@@ -53,9 +55,9 @@ def test_an_adapter_equals_the_merged_model(case, tmp_path):
   peft = pytest.importorskip('peft')
   torch = pytest.importorskip('torch')
   transformers = pytest.importorskip('transformers')
-  task, name, preset, targets = CASES[case]
+  task, name, targets = CASES[case]
   source = exports.with_reserved_token(name, tmp_path / 'model') if name == 'from_llama' else GOLDEN / name
-  workdir = with_adapters(task, tmp_path, f'hf:{source}', preset, targets)
+  workdir = with_adapters(task, tmp_path, f'hf:{source}', targets=targets)
   merged, alone = exported(workdir, tmp_path / 'merged'), exported(workdir, tmp_path / 'alone', '--adapter')
   labels = task == 'classification'
   kind = transformers.AutoModelForSequenceClassification if labels else transformers.AutoModelForCausalLM
