@@ -48,6 +48,7 @@ setup(
     'gcs': ['etils[epath-gcs]'],  # workdirs and data on gs://
     'tfds': ['tensorflow-cpu', 'apache-beam'],  # to prepare the TFDS sets whose builders need them
     'parity': ['torch==2.13.0', 'transformers>=4.56', 'torchmetrics>=1.9', 'peft>=0.18'],
+    'harness': ['lm-eval>=0.4.13'],
     'wandb': ['wandb'],
     'emulator': ['etils[epath-gcs]', 'gcp-storage-emulator'],
     'notebook': ['nbclient>=0.10', 'ipykernel>=7'],

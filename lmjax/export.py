@@ -34,7 +34,7 @@ FLAGS = {
 
 
 # How the names of what an export writes end: a folder with anything else in it is not replaced.
-WRITTEN = ('.safetensors', '.json', '.txt', '.jinja', 'README.md')
+WRITTEN = ('.safetensors', '.json', '.txt', '.jinja', 'README.md', '1_Pooling', '2_Normalize')
 CARD, MARK = 'README.md', '["lmjax"]'
 
 
@@ -78,8 +78,8 @@ def run(flags: command_line.CommandLine) -> None:
     what = f'--out = {given["out"]}: cannot be written ({error.strerror or error})'
     raise CheckpointError(f'{what}; nothing of it was left there; make room, or name another folder') from error
   print(f'{out}: {planned.summary}, {dtype}, step {opened.step} of {flags.workdir}')
-  for path in sorted(pathlib.Path(out).iterdir()):
-    print(f'  {path.name:36} {path.stat().st_size:>14,} bytes')
+  for path in sorted(path for path in out.rglob('*') if path.is_file()):
+    print(f'  {str(path.relative_to(out)):36} {path.stat().st_size:>14,} bytes')
   if origin is not None and origin['left_behind']:
     print(f'  left behind when it was imported: {", ".join(paths.numbered(origin["left_behind"]))}')
   if given['push']:

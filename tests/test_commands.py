@@ -15,7 +15,7 @@ import sys
 
 import pytest
 
-from lmjax import evaluate, export, main, metrics, predict, verify
+from lmjax import embed, evaluate, export, main, metrics, predict, verify
 from lmjax import inspect as inspect_command
 from lmjax.data.sources import tfds
 from lmjax.data.tokens.tokenizer import Tokenizer
@@ -75,7 +75,7 @@ def of(program: str, *but: str) -> list:
 
 
 def test_every_command_has_a_test():
-  tested = {'main', 'experiment', 'export', 'predict', 'evaluate', 'inspect', 'verify'}
+  tested = {'main', 'experiment', 'export', 'embed', 'harness', 'predict', 'evaluate', 'inspect', 'verify'}
   scripts = {'experiments/split.py', 'experiments/public_shapes.py'}
   assert {program for _, program, _ in ALL} == {f'-m lmjax.{name}' for name in tested} | scripts
   assert len(ALL) > 45
@@ -125,8 +125,8 @@ def of_data_set(path: str, count: int = 24) -> list[dict]:
 @pytest.fixture
 def reader(raw_config, tmp_path_factory, tmp_path, cache_dir, monkeypatch):
   """Where somebody stands who has run the commands before, with files of the names that the commands give."""
-  made = (('causal_lm', 'pretrain_clm'), ('masked_lm', 'pretrain_mlm'), ('masked_lm', 'legal_mlm'))
-  for task, name in made:
+  made = {'causal_lm': ('pretrain_clm',), 'masked_lm': ('pretrain_mlm', 'legal_mlm', 'legal_mlm-smoke')}
+  for task, name in ((task, name) for task, names in made.items() for name in names):
     shutil.copytree(runs.pre_trained(task, raw_config, tmp_path_factory), tmp_path / 'runs' / name)
   for name in ('configs', 'experiments'):
     (tmp_path / name).symlink_to(ROOT / name)
@@ -260,6 +260,39 @@ def test_what_was_trained_is_exported(tmp_path, monkeypatch, capsys):
       said = capsys.readouterr()
       assert code == 0 and ('ORG/NAME: 6 files' in said.out) == ('--push' in arguments), (words, said.err)
       assert pathlib.Path(out, 'adapter_config.json' if '--adapter' in words else 'config.json').exists()
+
+
+@pytest.mark.slow
+def test_vectors_of_texts(reader, capsys):
+  """By runs and by a public model; X stands for it in a usage text."""
+  (reader / 'texts.txt').write_text('a text\nanother\n')
+  for _, program, arguments in ALL:
+    if program == '-m lmjax.embed':
+      words = with_names(arguments.replace('[--out=vectors.npy] TEXT ...', 'text').replace('hf:X', 'hf:models/minilm'))
+      words = [f'--workdir={reader / "runs/pretrain_mlm"}' if word == '--workdir=DIR' else word for word in words]
+      capsys.readouterr()
+      code = embed.main(words)
+      said = capsys.readouterr()
+      assert code == 0 and 'empty: 0' in said.err, (words, said.err)
+      assert said.out or pathlib.Path('vectors.npy').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_scores_of_the_harness(reader, capsys, monkeypatch):
+  """Tasks of the tests stand for those of a name."""
+  pytest.importorskip('lm_eval')
+  from lmjax import harness
+
+  (reader / 'tests').symlink_to(ROOT / 'tests')
+  for _, program, arguments in ALL:
+    if program == '-m lmjax.harness':
+      words = [
+        word for word in with_names(arguments, 'runs/pretrain_clm') if not word.startswith(('--tasks', '--include'))
+      ]
+      code = harness.main([*words, '--tasks=lmjax_choices', '--include=tests/hf/tasks', '--batch=4'])
+      said = capsys.readouterr()
+      assert code == 0 and 'acc_norm' in said.out, (words, said.err)
 
 
 @pytest.mark.slow

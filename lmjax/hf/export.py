@@ -13,7 +13,7 @@ import numpy as np
 from lmjax import paths
 from lmjax.data.tokens.published import Frame
 from lmjax.errors import CheckpointError, ConfigError
-from lmjax.hf import tokens, writer
+from lmjax.hf import sentence, tokens, writer
 from lmjax.hf.express import Architecture, Wanted, express
 from lmjax.hf.family import CLASSIFIER
 from lmjax.hf.table import Line, of_task
@@ -23,6 +23,7 @@ from lmjax.tasks.causal_lm import CausalLM
 from lmjax.tasks.classification import TextLabels
 from lmjax.tasks.extractive_qa import ExtractiveQA
 from lmjax.tasks.language_model import LanguageModelTask
+from lmjax.tasks.masked_lm import MaskedLM
 from lmjax.tasks.summarization import Summarization
 
 GENERATION = 'generation_config.json'
@@ -61,6 +62,7 @@ class Export(NamedTuple):
       )
     writer.write(folder, writer.tensors_of(self.lines, flat), dtype)
     for name, content in self.files.items():
+      (folder / name).parent.mkdir(exist_ok=True)
       (folder / name).write_bytes(content)
 
 
@@ -101,6 +103,8 @@ def plan(task: Any, dtype: str, origin: Mapping[str, Any] | None) -> Export:
   values = architecture.values | _ids(task, layout, architecture, stays) | _labels(task)
   values |= {'dtype': dtype, 'torch_dtype': dtype}
   files = {'config.json': as_json(values), **tokens.files_of(task.tokenizer, layout)}
+  if isinstance(task, MaskedLM):
+    files |= sentence.files_of(sentence.of_run(origin, layout.length), model.width)
   if layout.generates:
     given = task.tokenizer.companions.get(GENERATION)
     own = given is None or isinstance(task, Summarization)
@@ -128,6 +132,7 @@ def layout_of(task: Any) -> tokens.Layout:
   typed = (model.segment_types or 0) > 1
   generates = isinstance(task, CausalLM | Summarization)
   pad = task.pad if tok.pad is None and not generates else tok.pad
+  first: int | None = None
   end: int | None = None
   if isinstance(task, LanguageModelTask):
     spec = task.row_spec()
@@ -135,8 +140,9 @@ def layout_of(task: Any) -> tokens.Layout:
     begin, close = (spec.begin or spec.end, ()) if generates else (spec.prefix, spec.suffix)
     single: Frame | None = Frame(begin, (), close)
     pair = Frame(begin, close, close)
+    first = begin[0] if generates and begin else None
     if tok.companions or tok.frame is not None:
-      single = None
+      single, first = None, tok.bos
   else:
     frame = task.frame
     single = Frame(frame.begin, (), frame.end)
@@ -148,7 +154,7 @@ def layout_of(task: Any) -> tokens.Layout:
       pad = tokens.unused_pad(tok, used)
   if pad is None:
     pad = end if end is not None else 0
-  return tokens.Layout(single, pair, typed, model.max_length or task.data.length, generates, pad, end)
+  return tokens.Layout(single, pair, typed, model.max_length or task.data.length, generates, pad, first, end)
 
 
 def _ids(task: Any, layout: tokens.Layout, architecture: Architecture, stays: bool) -> dict[str, Any]:
@@ -161,6 +167,7 @@ def _ids(task: Any, layout: tokens.Layout, architecture: Architecture, stays: bo
     return {}  # lists of ends among them
   ids = {f'{role}_token_id': getattr(tok, role) for role in ('bos', 'eos', 'cls', 'sep')}
   ids |= {'pad_token_id': layout.pad} | ({} if layout.end is None else {'eos_token_id': layout.end})
+  ids |= {} if layout.begin is None else {'bos_token_id': layout.begin}
   if architecture.family.rows_with_offset:
     if values['pad_token_id'] != layout.pad:
       rule = f'positions are counted from the id that fills rows, which is {layout.pad}'

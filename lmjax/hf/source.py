@@ -10,7 +10,7 @@ from lmjax.checkpoint import locate
 from lmjax.checkpoint.config import InitFrom
 from lmjax.checkpoint.locate import InitCheckpoint
 from lmjax.errors import CheckpointError, ConfigError, reason
-from lmjax.hf import hub
+from lmjax.hf import hub, sentence
 from lmjax.hf.config import ConfigFile, settings_of
 from lmjax.hf.family import LEFT, TASK_HEADS, TOKEN_TABLE
 from lmjax.hf.folder import FLOATS, Weights
@@ -55,12 +55,14 @@ class PublicModel:
   @functools.cached_property
   def origin(self) -> dict[str, Any]:
     """What runs that begin with it keep of it, for an export: the name and revision of its repository, None for a
-    folder of one's own; its licence, as far as known; its config.json; and the dtype of its files."""
+    folder of one's own; its licence, as far as known; its config.json; the dtype of its files; how its vectors are
+    pooled, where sentence-transformers wrote it."""
     dtypes = {array['dtype'] for array in self.arrays.values()}
     return {
       'repository': None if self.revision is None else self._repository,
       'revision': self.revision,
       'license': hub.license_of(self.folder),
+      'vectors': sentence.known(self.folder),
       'dtype': dtypes.pop() if len(dtypes) == 1 else 'float32',
       'config': {key: value for key, value in self.file.values.items() if key not in _OF_A_COPY},
     }

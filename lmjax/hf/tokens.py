@@ -33,6 +33,7 @@ class Layout(NamedTuple):
   length: int  # tokens of a row, or those that the model has positions for
   generates: bool  # whether rows are continued
   pad: int  # id that fills rows
+  begin: int | None  # id that texts begin with, in models that write
   end: int | None  # id that ends what is generated
 
 
@@ -69,7 +70,7 @@ def _bytes(values: dict) -> bytes:
 def _config(tokenizer: Tokenizer, layout: Layout, given: dict) -> dict[str, Any]:
   """A tokenizer_config.json: what was `given`, but for what would change the rows."""
   roles = {role: getattr(tokenizer, role) for role in published.ALIASES} | {'pad': layout.pad}
-  roles |= {'eos': layout.end} if layout.end is not None else {}
+  roles |= {name: index for name, index in (('bos', layout.begin), ('eos', layout.end)) if index is not None}
   names = {f'{role}_token': tokenizer.token(index) for role, index in roles.items() if index is not None}
   inputs = ['input_ids', *(['token_type_ids'] if layout.typed else []), 'attention_mask']
   usual = {'model_max_length': layout.length, 'clean_up_tokenization_spaces': False}

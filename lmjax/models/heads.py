@@ -72,12 +72,16 @@ class LanguageModel(Parameters):
     softcap = self.backbone.config.logit_softcap
     return cross_entropy(*arrays, self.backbone.vocab_rows, chunk, z_loss, label_smoothing, softcap)
 
-  def logits(self, params: dict, x_BTD: jax.Array) -> jax.Array:
-    """Float32 logits [B, T, vocab_size] at every position of x: for generation and tests, not for training."""
+  def logits(self, params: dict, x_BTD: jax.Array, whole: bool = False) -> jax.Array:
+    """Float32 logits [B, T, vocab_size] at every position of x: for generation and tests, not for training.
+
+    With `whole` those of rows that no token has, too, which count in a probability: [B, T, vocab_rows].
+    """
     x_BTD, kernel_DV, bias_V = self.output(params, x_BTD)
     logits = jnp.einsum('BTD,DV->BTV', x_BTD, kernel_DV.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
     logits = logits if bias_V is None else logits + bias_V
-    return soft_cap(logits[..., : self.backbone.vocab_size], self.backbone.config.logit_softcap)
+    rows = self.backbone.vocab_rows if whole else self.backbone.vocab_size
+    return soft_cap(logits[..., :rows], self.backbone.config.logit_softcap)
 
   def decode_step(self, params: dict, prefix: bool = False):
     """The model as `decode` wants it: `(cache, tokens_BT, positions_BT, segments_BT) -> (logits_BV, cache)`.

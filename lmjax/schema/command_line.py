@@ -39,7 +39,7 @@ _serial = itertools.count()
 
 _COMMON_HELP = f'--compilation_cache=DIR: where compiled programs are kept, {FOLDER} by default; none: nowhere'
 
-UseOfConfig = Literal['required', 'optional', 'refused']
+UseOfConfig = Literal['required', 'optional', 'refused', 'none']
 
 
 @dataclasses.dataclass
@@ -119,7 +119,8 @@ def parse_command_line(argv, flags=None, config: UseOfConfig = 'required', words
   Args:
     argv: `--flag=value` or `--flag value` each.
     flags: name -> annotation of further flags, as in a config dataclass; those that may be a bool need no value.
-    config: whether `--config` and its settings are required, optional (in place of `--workdir`) or refused.
+    config: whether `--config` and its settings are required, optional (in place of `--workdir`) or refused; with
+      'none' a workdir is not required either.
     words: whether there may be arguments that are no flags.
   """
   kinds = {'config': str, 'workdir': str, 'compilation_cache': str, **(flags or {})}
@@ -140,7 +141,7 @@ def parse_command_line(argv, flags=None, config: UseOfConfig = 'required', words
       problems.append(_unknown_flag(flag, text, kinds))
   file, workdir, cache = (values.pop(name) for name in ('config', 'workdir', 'compilation_cache'))
   saved = values.get('config_json')
-  if config == 'refused' and (file is not None or assignments):
+  if config in ('refused', 'none') and (file is not None or assignments):
     name, text = ('--config', file) if file is not None else (f'--config.{assignments[0][0]}', assignments[0][1])
     flag = name.rpartition('.')[2]  # a setting that the command takes by a flag of its own
     remedy = f'give --{flag}' if flag in values else 'leave it out'

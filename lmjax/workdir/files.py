@@ -10,6 +10,7 @@ import tempfile
 from etils import epath
 
 from lmjax.console import redacted
+from lmjax.errors import CheckpointError, ConfigError
 
 
 def canonical_json(value) -> bytes:
@@ -36,6 +37,24 @@ def write_atomically(path: str, data: str | bytes) -> None:
   except BaseException:
     os.unlink(temporary)
     raise
+
+
+def out_file(out: str) -> str:
+  """The path that `--out` names. Raises ConfigError, before any work is done: no file can be made there."""
+  path = os.path.abspath(os.path.expanduser(out))
+  folder = os.path.dirname(path)
+  if os.path.isdir(path) or not os.access(folder, os.W_OK):
+    rule = 'is a folder' if os.path.isdir(path) else f'no folder {folder} that can be written to'
+    raise ConfigError(f'--out = {out}: {rule}; name a file in a folder that is there')
+  return path
+
+
+def write_out(path: str, data: str | bytes) -> None:
+  """Writes what `out_file` named, whole or not at all. Raises CheckpointError: it cannot be written."""
+  try:
+    write_atomically(path, data)
+  except OSError as error:
+    raise CheckpointError(f'--out = {path}: cannot be written ({error.strerror}); name another file') from error
 
 
 def clear_temporary(folder: str) -> None:

@@ -152,6 +152,8 @@ def test_a_number_too_large_for_float16_is_refused(tmp_path):
 def test_what_was_imported_goes_out_unchanged(task, name, raw_config, tmp_path, capsys):
   """Names and bits of every tensor, but for a pooler that was left behind; files of the tokenizer byte for byte."""
   source, left = shutil.copytree(GOLDEN / name, tmp_path / 'source'), {}
+  (source / 'chat_template.jinja').write_bytes(b'{{ messages }}\r\n')
+  (source / 'generation_config.json').write_bytes(b'{"eos_token_id": [1, 2],\r\n "temperature": 0.6}')
   if name == 'bert':
     left = {
       'bert.pooler.dense.weight': np.ones((16, 16), np.float32),
@@ -167,7 +169,8 @@ def test_what_was_imported_goes_out_unchanged(task, name, raw_config, tmp_path, 
   assert before.keys() - left.keys() == after.keys()
   for tensor, array in after.items():
     assert array.dtype == before[tensor].dtype and array.tobytes() == before[tensor].tobytes()
-  for file in ('tokenizer.json', 'tokenizer_config.json'):
+  writes = ('generation_config.json',) if task == 'causal_lm' else ()
+  for file in ('tokenizer.json', 'tokenizer_config.json', 'chat_template.jinja', *writes):
     assert (source / file).read_bytes() == (folder / file).read_bytes()
   before, after = (json.loads((where / 'config.json').read_text()) for where in (source, folder))
   assert {key for key in before if before[key] != after.get(key)} <= {'transformers_version'}
@@ -177,7 +180,7 @@ def test_what_was_imported_goes_out_unchanged(task, name, raw_config, tmp_path, 
 
 
 def layout(single, pair, **changes) -> tokens.Layout:
-  usual = dict(typed=False, length=64, generates=False, pad=0, end=None)
+  usual = dict(typed=False, length=64, generates=False, pad=0, begin=None, end=None)
   return tokens.Layout(single, pair, **usual | changes)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import json
 import pathlib
 
 import jax
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 
 from lmjax import config as config_lib
+from lmjax import embed
 from lmjax.data.sources import demo
 from lmjax.hf.source import PublicModel
 from lmjax.tasks import prepare
 from lmjax.training import initialize
 from tests.conftest import FINE_TUNING, config_dict
+from tests.hf import make_vectors
 from tests.hf.imports import imported
 
 torch = pytest.importorskip('torch')
@@ -60,6 +63,15 @@ def test_hidden_states_are_those_of_transformers(minilm):
   model, params = imported(PublicModel(f'hf:{minilm}'))
   found = jax.jit(model.backbone.apply)(params, tokens, lengths_B=mask.sum(axis=1))
   assert np.abs((found - expected) * mask[:, :, None]).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_vectors_are_those_of_sentence_transformers(minilm, tmp_path, capsys):
+  """Which made the golden file of the same texts."""
+  (tmp_path / 'texts.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in make_vectors.TEXTS))
+  out = tmp_path / 'vectors.npy'
+  assert embed.main([f'--model=hf:{minilm}', f'--file={tmp_path / "texts.jsonl"}', f'--out={out}', '--batch=8']) == 0
+  assert 'texts: 32, empty: 1, cut to 256 tokens: 1' in capsys.readouterr().err
+  np.testing.assert_allclose(np.load(out), np.load(make_vectors.FILE), atol=1e-5)
 
 
 @pytest.mark.parametrize('name', [PACKAGE, *FAMILIES])

@@ -1,0 +1,108 @@
+"""Vectors of texts, in their order.
+
+python -m lmjax.embed --workdir=DIR [--out=vectors.npy] TEXT ...    by the backbone of a run
+python -m lmjax.embed --model=hf:X [--out=vectors.npy] TEXT ...     by a public model, such as a sentence encoder
+    --file=FILE     .txt: a text a line; .jsonl: the field --field=text of each; without it and TEXT: standard input
+    --out=FILE      .npy: float32 [texts, width]; .jsonl: a line {"id", "vector"} each, as is printed without it
+    --pooling=P     mean, cls (the first token) or last; default: that of the folder, else mean, last for decoders
+    --normalize     to length 1; default: as the folder says, else not
+    --length=N      tokens of a text that are read; default: as many as the folder says, or the run
+    --batch=N       texts at a time, 32 unless given
+    --step=N        another checkpoint than the best (fine-tuned) or newest (pre-training)
+    --mesh=N        on N devices; default: all
+"""
+
+import io
+import json
+import sys
+from typing import Literal
+
+from lmjax.errors import ConfigError, DataError
+from lmjax.schema import command_line
+from lmjax.schema.types import PositiveInt
+
+FLAGS = {
+  'model': str,
+  'file': str,
+  'field': str,
+  'out': str,
+  'pooling': Literal['mean', 'cls', 'last'],
+  'normalize': bool,
+  'length': PositiveInt,
+  'batch': PositiveInt,
+  'step': int,
+  'mesh': PositiveInt,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the command line; returns the exit code."""
+  return command_line.command(run, argv, __doc__, FLAGS, config='none', words=True)
+
+
+def run(flags: command_line.CommandLine) -> None:
+  """Reads texts, makes their vectors, writes them."""
+  import jax
+
+  from lmjax.hf.source import PublicModel
+  from lmjax.hosts import allocator
+  from lmjax.training import reopen, vectors
+  from lmjax.workdir.files import out_file, write_out
+
+  given, out = flags.values, flags.values['out']
+  if (flags.workdir is None) == (given['model'] is None):
+    raise ConfigError('--workdir, --model: exactly one is needed; --workdir=DIR, or --model=hf:FOLDER')
+  if out is not None and not out.endswith(('.npy', '.jsonl')):
+    raise ConfigError(f'--out = {out}: must end in .npy or .jsonl; rename it')
+  path = None if out is None else out_file(out)
+  allocator.keep_freed_memory()
+  texts = read(flags.words, given['file'], given['field'])
+  chosen = {name: given[name] for name in ('pooling', 'normalize', 'length')}
+  if flags.workdir is not None:
+    embed = vectors.of_run(reopen.open_run(flags.workdir, given['step']), given['mesh'], chosen)
+  else:
+    embed = vectors.of_public(PublicModel(given['model']), given['mesh'], chosen)
+  with jax.set_mesh(embed.mesh):
+    found, counts = embed(texts, given['batch'] or 32)
+  print('lmjax: ' + ', '.join(f'{what}: {count:,}' for what, count in counts.items()), file=sys.stderr)
+  lines = (json.dumps({'id': i, 'vector': vector.tolist()}) + '\n' for i, vector in enumerate(found))
+  if path is None:
+    for line in lines:
+      print(line, end='')
+  else:
+    write_out(path, _npy(found) if path.endswith('.npy') else ''.join(lines))
+
+
+def _npy(vectors) -> bytes:
+  import numpy as np
+
+  file = io.BytesIO()
+  np.save(file, vectors)
+  return file.getvalue()
+
+
+def read(words: list[str], file: str | None, field: str | None) -> list[str]:
+  """The texts, in their order, empty ones among them. Raises DataError: there is none, or a line is broken."""
+  if words:
+    return words
+  lines = command_line.read_text('--file', file).split('\n')
+  lines = lines[:-1] if not lines[-1] else lines
+  if file is not None and file.endswith('.jsonl'):
+    return [_text(file, number, line, field or 'text') for number, line in enumerate(lines, 1) if line.strip()]
+  if not lines:
+    raise DataError(f'{file or "standard input"}: holds no text; give some')
+  return lines
+
+
+def _text(file: str, number: int, line: str, field: str) -> str:
+  try:
+    text = json.loads(line)[field]
+  except (ValueError, KeyError, TypeError) as error:
+    raise DataError(f'{file}:{number}: no JSON object with {field} ({error}); fix it, or give --field=NAME') from error
+  if not isinstance(text, str):
+    raise DataError(f'{file}:{number}: {field} = {text!r}: must be a text; fix it, or give --field=NAME')
+  return text
+
+
+if __name__ == '__main__':
+  sys.exit(main())

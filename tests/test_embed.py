@@ -1,0 +1,172 @@
+"""Vectors of texts: in their order, whatever batch they stand in, pooled as is asked or as a folder says."""
+
+import io
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from lmjax import embed
+from lmjax.data.tokens.tokenizer import Tokenizer
+from lmjax.errors import CheckpointError
+from lmjax.hf import sentence
+from lmjax.hf.sentence import Vectors
+from lmjax.hf.source import PublicModel
+from tests import runs
+from tests.conftest import ROOT, text
+from tests.hf.exports import exported, pre_trained
+from tests.hf.imports import imported
+
+GOLDEN = ROOT / 'tests/hf/golden'
+TEXTS = ['the model reads', '', 'a line of text that is longer than the others, much longer', 'snow', 'the model reads']
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> pathlib.Path:
+  """BERT in small, as sentence-transformers saves it."""
+  made = shutil.copytree(GOLDEN / 'bert', tmp_path_factory.mktemp('sentences') / 'model')
+  for name, content in sentence.files_of(Vectors('mean', True, 24), 16).items():
+    (made / name).parent.mkdir(exist_ok=True)
+    (made / name).write_bytes(content)
+  return made
+
+
+def vectors(capsys, *arguments) -> tuple[np.ndarray, str]:
+  """What is printed, as an array, and what is reported."""
+  code = embed.main(list(arguments))
+  out, err = capsys.readouterr()
+  assert code == 0, err
+  lines = [json.loads(line) for line in out.splitlines()]
+  assert [line['id'] for line in lines] == list(range(len(lines)))
+  return np.array([line['vector'] for line in lines], np.float32), err
+
+
+def by_hand(pooling: str, text: str) -> np.ndarray:
+  """The definition, of one row without padding."""
+  source = PublicModel(f'hf:{GOLDEN / "bert"}')
+  model, params = imported(source)
+  tokenizer = Tokenizer.load(source.tokenizer_file)
+  ids = [*tokenizer.frame.begin, *tokenizer.encode(text), *tokenizer.frame.end]
+  x_TD = np.asarray(jax.jit(model.backbone.apply)(params, np.array([ids])))[0]
+  return {'mean': x_TD.mean(axis=0), 'cls': x_TD[0], 'last': x_TD[-1]}[pooling]
+
+
+@pytest.mark.parametrize('pooling', ['mean', 'cls', 'last'])
+def test_vectors_are_pooled_outputs_in_the_order_of_the_texts(pooling, capsys):
+  model = f'--model=hf:{GOLDEN / "bert"}'
+  found, err = vectors(capsys, model, f'--pooling={pooling}', '--batch=2', *TEXTS[:1], *TEXTS[2:])
+  assert found.shape == (4, 16) and 'lmjax: texts: 4, empty: 0, cut to 64 tokens: 0' in err
+  for one, text_ in zip(found, [*TEXTS[:1], *TEXTS[2:]]):
+    np.testing.assert_allclose(one, by_hand(pooling, text_), atol=1e-5)
+
+
+def test_a_folder_says_how_and_the_command_line_may_say_otherwise(folder, tmp_path, capsys):
+  (tmp_path / 'texts.txt').write_text('\n'.join(TEXTS) + '\n')
+  model, file = f'--model=hf:{folder}', f'--file={tmp_path / "texts.txt"}'
+  found, err = vectors(capsys, model, file)
+  assert found.shape == (5, 16) and 'texts: 5, empty: 1, cut to 24 tokens: 1' in err
+  np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, rtol=1e-5)
+  np.testing.assert_array_equal(found[0], found[4])
+  plain, err = vectors(capsys, model, file, '--normalize=false', '--length=64')
+  assert 'empty: 1, cut to 64 tokens: 0' in err
+  mean = by_hand('mean', TEXTS[3])
+  np.testing.assert_allclose(plain[3], mean, atol=1e-5)
+  np.testing.assert_allclose(found[3], mean / np.linalg.norm(mean), atol=1e-5)
+  assert embed.main([model, file, f'--out={tmp_path / "v.npy"}', '--mesh=2', '--batch=3']) == 0
+  np.testing.assert_allclose(np.load(tmp_path / 'v.npy'), found, atol=1e-6)
+  assert embed.main([model, file, f'--out={tmp_path / "v.jsonl"}']) == 0
+  lines = [json.loads(line) for line in (tmp_path / 'v.jsonl').read_text().splitlines()]
+  np.testing.assert_allclose(np.array([line['vector'] for line in lines]), found, atol=1e-6)
+
+
+def test_records_and_standard_input(folder, tmp_path, capsys, monkeypatch):
+  (tmp_path / 'a.jsonl').write_text(''.join(json.dumps({'body': one}) + '\n' for one in TEXTS))
+  found, _ = vectors(capsys, f'--model=hf:{folder}', f'--file={tmp_path / "a.jsonl"}', '--field=body')
+  given = io.TextIOWrapper(io.BytesIO('\n'.join(TEXTS).encode()))
+  monkeypatch.setattr('sys.stdin', given)
+  np.testing.assert_array_equal(found, vectors(capsys, f'--model=hf:{folder}')[0])
+
+
+@pytest.mark.slow
+def test_the_backbone_of_a_run(raw_config, tmp_path_factory, capsys):
+  for task in ('masked_lm', 'causal_lm'):
+    workdir = runs.pre_trained(task, raw_config, tmp_path_factory)
+    capsys.readouterr()
+    found, _ = vectors(capsys, f'--workdir={workdir}', *(text(i, 3 + i) for i in range(5)))
+    alone, _ = vectors(capsys, f'--workdir={workdir}', text(3, 6), '--batch=1')
+    assert found.shape == (5, 32)
+    np.testing.assert_allclose(found[3], alone[0], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_exported_encoder_gives_the_same_vectors(folder, raw_config, tmp_path, capsys):
+  """Of its own preset, and of a model that sentence-transformers saved, pooled as it said."""
+  for name, leaves, how in (
+    ('own', {}, {'pooling': 'mean', 'normalize': False, 'length': 32}),
+    ('imported', {'init_from.path': f'hf:{folder}'}, {'pooling': 'mean', 'normalize': True, 'length': 24}),
+  ):
+    workdir = pre_trained('masked_lm', raw_config, tmp_path / name, **leaves)
+    out = exported(workdir, tmp_path / f'{name}-out')
+    assert sentence.read(out)._asdict() == how
+    capsys.readouterr()
+    expected, _ = vectors(capsys, f'--workdir={workdir}', *TEXTS)
+    np.testing.assert_allclose(vectors(capsys, f'--model=hf:{out}', *TEXTS)[0], expected, atol=1e-5)
+
+
+def refused(capsys, *arguments) -> tuple[int, str]:
+  code = embed.main(list(arguments))
+  out, err = capsys.readouterr()
+  assert not out and 'Traceback' not in err and len(err.strip().splitlines()) == 1
+  return code, err
+
+
+def test_what_is_wrong_is_one_line(folder, tmp_path, capsys):
+  model = f'--model=hf:{folder}'
+  assert '--workdir, --model: exactly one is needed' in refused(capsys, 'a')[1]
+  assert 'exactly one is needed' in refused(capsys, model, f'--workdir={tmp_path}', 'a')[1]
+  code, err = refused(capsys, model, '--out=vectors.csv', 'a')
+  assert code == 2 and 'must end in .npy or .jsonl' in err
+  code, err = refused(capsys, model, f'--file={tmp_path / "none.txt"}')
+  assert code == 3 and 'No such file' in err
+  (tmp_path / 'broken.jsonl').write_text('{"text": "a"}\n{"text": 3}\n')
+  code, err = refused(capsys, model, f'--file={tmp_path / "broken.jsonl"}')
+  assert code == 3 and 'broken.jsonl:2: text = 3: must be a text' in err
+  code, err = refused(capsys, model, f'--file={tmp_path / "broken.jsonl"}', '--field=body')
+  assert code == 3 and "broken.jsonl:1: no JSON object with body ('body')" in err
+  code, err = refused(capsys, f'--model=hf:{tmp_path / "none"}', 'a')
+  assert code == 4
+  code, err = refused(capsys, model, f'--out={tmp_path / "no/such/v.npy"}', 'a')
+  assert code == 2 and 'no folder' in err
+  for length, rule in ((2, 'must be 3 or more'), (65, 'the model has positions for 64 tokens')):
+    code, err = refused(capsys, model, f'--length={length}', 'a')
+    assert code == 2 and f'--length = {length}: {rule}' in err
+
+
+@pytest.mark.parametrize(
+  'name, content, message',
+  [
+    ('modules.json', '[', 'no folder of sentence-transformers'),
+    ('modules.json', '[{"type": "a.Transformer", "path": ""}, {"type": "a.Dense", "path": "x"}]', 'Transformer, Dense'),
+    ('1_Pooling/config.json', '{"pooling_mode_max_tokens": true}', 'pools by pooling_mode_max_tokens; it must be one'),
+    (
+      '1_Pooling/config.json',
+      '{"pooling_mode": ["mean", "max"]}',
+      'pools by mean, max; it must be one of mean, cls, last',
+    ),
+  ],
+)
+def test_what_a_folder_may_not_say(name, content, message, folder, tmp_path):
+  copy = shutil.copytree(folder, tmp_path / 'copy')
+  (copy / name).write_text(content)
+  with pytest.raises(CheckpointError, match=message):
+    sentence.read(copy)
+
+
+def test_files_of_version_6(folder, tmp_path):
+  copy = shutil.copytree(folder, tmp_path / 'copy')
+  (copy / '1_Pooling/config.json').write_text('{"embedding_dimension": 16, "pooling_mode": "lasttoken"}')
+  assert sentence.read(copy) == Vectors('last', True, 24)
+  assert sentence.read(folder) == Vectors('mean', True, 24) and sentence.read(GOLDEN / 'bert') is None
