@@ -58,8 +58,10 @@ def test_a_suite_runs_and_leaves_its_rows(suite, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('command', OTHERS)
 def test_another_program_runs(command, tmp_path):
-  if '--model' in command:
+  if '--model' in command or '--task' in command:
     pytest.importorskip('torch')
+  if '--task=embed' in command:
+    pytest.importorskip('sentence_transformers')
   for name in ('train', 'dev'):
     runs.write_tsv(tmp_path / f'sst2_{name}.tsv', runs.texts(24 if name == 'train' else 8))
   with lzma.open(tmp_path / 'squad_v1.1_dev_first24articles.json.xz', 'wt') as file:
@@ -73,7 +75,11 @@ def test_another_program_runs(command, tmp_path):
     text=True,
   )
   assert done.returncode == 0, done.stderr
-  if '--model' in command:
+  if 'inference.py' in command:
+    rows = re.findall(r'^\| (.+) \| [\d.]+ \| [\d.]+ \| \*\*[\d.]+\*\* \(.*\) \| (.*) \|$', done.stdout, re.MULTILINE)
+    same = '2 of 2 rows of the same tokens'
+    assert rows == [('greedy', same), ('4 beams', same)] or rows[0][0] == 'vectors' and 'e-0' in rows[0][1]
+  elif '--model' in command:
     assert re.search(r'^\| all \| [\d.]+ \| [\d.]+ \| \| \| \*\*[\d.]+\*\* \|$', done.stdout, re.MULTILINE)
   else:
     assert re.search(r'of the import: [\d.]+ .*\ndry run: [\d.]+ s of CPU time', done.stdout)

@@ -56,6 +56,7 @@ GPT2 = Family(
   classes='GPT2',
   language_model='LMHeadModel',
   heads=_HEADS,
+  copies={'n_ctx': 'n_positions'},  # llama.cpp's converter
 )
 # Zhang et al. 2022, https://arxiv.org/abs/2205.01068: its positions are numbered from 2, too
 OPT = GPT2._replace(
@@ -103,6 +104,7 @@ OPT = GPT2._replace(
   conv1d=False,
   classes='OPT',
   language_model='ForCausalLM',
+  copies={},
 )
 # Black et al. 2022, https://arxiv.org/abs/2204.06745; Biderman et al. 2023, https://arxiv.org/abs/2304.01373
 NEOX = Family(

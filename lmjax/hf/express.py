@@ -65,7 +65,8 @@ def express(wanted: Wanted, origin: Mapping[str, Any] | None = None) -> Architec
       more = head.pooling[wanted.pooling] if head is not None and wanted.pooling is not None else {}
       stem = family.classes if head is None or head.classes is None else head.classes
       ending = family.language_model if wanted.task is None else ENDINGS[wanted.task]
-      return Architecture(family, head, values | more | {'architectures': [stem + ending]}, found)
+      copies = {key: (family.defaults | values)[theirs] for key, theirs in family.copies.items()}
+      return Architecture(family, head, values | copies | more | {'architectures': [stem + ending]}, found)
     if not nearest or len(problems) < len(nearest):
       nearest = problems
   raise ConfigError(validate.lines(nearest))

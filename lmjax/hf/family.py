@@ -51,6 +51,7 @@ class Family(NamedTuple):
   classes: str = ''
   language_model: str = 'ForCausalLM'
   heads: dict[str, Head] = {}  # by task
+  copies: dict[str, str] = {}  # keys that other programs read, and those of which they are copies
 
 
 # Left behind by all: buffers that older versions saved, and heads of tasks.

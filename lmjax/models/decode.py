@@ -1,7 +1,7 @@
 """Generation over a step function: it knows no model.
 
-Legend: B batch, P prompt length, N new tokens, T tokens given to one step, V vocabulary, K beams, R rows of a step,
-which are the batch in `generate` and B * K in `beam_search`, C candidates for the K beams, W windows of an n-gram.
+Legend: B batch, P prompt length, N new tokens, T tokens given to one step, S slots of the cache, V vocabulary, K beams,
+R rows that n-grams are looked for in, C candidates for the K beams, W windows of an n-gram.
 """
 
 import functools
@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# step(cache, tokens_BT, positions_BT, segments_BT) -> (float32 logits_BV after the last token, cache)
+# step(cache, tokens_BT, positions_BT, segments_BT) -> (float32 logits_BV after the last token, cache); with a further
+# argument visible_BTS, which slots of the cache each token sees, -> (logits_BTV after each of them, cache).
+# The tokens of a pass fill the next T slots.
 Step = Callable
 
 
@@ -140,6 +142,7 @@ class Hypotheses(NamedTuple):
   """What a beam search holds."""
 
   tokens_BKN: jax.Array  # the live ones, best first; filled up with `stop`
+  places_BKN: jax.Array  # the place, of K, that each of these tokens had when it was new: what tells its slot
   sum_BK: jax.Array  # their sums of log-probabilities; -inf where there are fewer than K
   best_BN: jax.Array  # the best finished one. No other can be the answer, so no other is kept
   score_B: jax.Array  # its score; -inf as long as there is none
@@ -169,7 +172,8 @@ def beam_search(
   rounding, where tokens are all but equally likely); a beam as wide as there are continuations finds the best of all.
 
   Args:
-    cache: an empty cache for B rows of P + N tokens: a tree of arrays [B, ...], and of scalars that hold for all rows.
+    cache: an empty cache for B rows of P + N * K tokens. Hypotheses of a row share it: each sees the prompt and the
+      tokens that it is made of, so that nothing is copied where one ends and another branches.
     tokens_BP, segments_BP: prompts from `pad_left`.
     length_penalty: a hypothesis of n new tokens, `stop` included, has the score
       sum of log-probabilities / n ** length_penalty; 0 compares the sums as they are, more favours longer ones.
@@ -179,12 +183,9 @@ def beam_search(
   Returns:
     int32 [B, N], filled up with `stop`, and the scores, float32 [B].
   """
-  batch = tokens_BP.shape[0]
+  (batch, prompt), shape = tokens_BP.shape, (tokens_BP.shape[0], beams)
   positions_BP = jnp.maximum(jnp.cumsum(segments_BP, axis=1) - 1, 0)
   logits_BV, cache = step(cache, tokens_BP, positions_BP, segments_BP)
-  row_R = jnp.repeat(jnp.arange(batch), beams)
-  cache, position_R1 = _rows(cache, row_R), positions_BP[row_R, -1:]
-  ones_R1 = jnp.ones((batch * beams, 1), jnp.int32)
   grow = functools.partial(_grow, length_penalty=length_penalty, no_repeat_ngram=no_repeat_ngram, stop=stop)
 
   def unfinished(carry):
@@ -193,18 +194,24 @@ def beam_search(
 
   def body(carry):
     n, hypotheses, cache = carry
-    logits_RV, cache = step(cache, hypotheses.tokens_BKN[:, :, n - 1].reshape(-1, 1), position_R1 + n, ones_R1)
-    hypotheses, parent_R = grow(hypotheses, logits_RV, n)
-    return n + 1, hypotheses, _rows(cache, parent_R)
+    positions_BK = jnp.broadcast_to(positions_BP[:, -1:] + n, shape)
+    visible_BKS = _visible(hypotheses.places_BKN, n, prompt)
+    tokens_BK = hypotheses.tokens_BKN[:, :, n - 1]
+    logits_BKV, cache = step(cache, tokens_BK, positions_BK, jnp.ones(shape, jnp.int32), visible_BKS)
+    return n + 1, grow(hypotheses, logits_BKV, n), cache
 
-  hypotheses, _ = grow(_start(batch, beams, new_tokens, stop), logits_BV[row_R], 0)
+  first_BKV = jnp.broadcast_to(logits_BV[:, None], (*shape, logits_BV.shape[-1]))
+  hypotheses = grow(_start(batch, beams, new_tokens, stop), first_BKV, 0)
   _, hypotheses, _ = jax.lax.while_loop(unfinished, body, (jnp.int32(1), hypotheses, cache))
   return _answer(hypotheses, length_penalty)
 
 
-def _rows(cache, row_R):
-  """A cache whose row r is row row_R[r] of the given one."""
-  return jax.tree.map(lambda a: a[row_R] if jnp.ndim(a) else a, cache)
+def _visible(places_BKN, count, prompt: int):
+  """bool [B, K, S]: the slots of the prompt, and of the first `count` tokens of each hypothesis."""
+  batch, beams, length = places_BKN.shape
+  made_BKNK = (places_BKN[..., None] == jnp.arange(beams)) & (jnp.arange(length) < count)[:, None]
+  whole_BKP = jnp.ones((batch, beams, prompt), bool)
+  return jnp.concatenate([whole_BKP, made_BKNK.reshape(batch, beams, -1)], axis=2)
 
 
 def _start(batch, beams, length, stop):
@@ -212,6 +219,7 @@ def _start(batch, beams, length, stop):
   fill = 0 if stop is None else stop
   return Hypotheses(
     tokens_BKN=jnp.full((batch, beams, length), fill, jnp.int32),
+    places_BKN=jnp.zeros((batch, beams, length), jnp.int32),
     sum_BK=jnp.full((batch, beams), -jnp.inf).at[:, 0].set(0.0),
     best_BN=jnp.full((batch, length), fill, jnp.int32),
     score_B=jnp.full(batch, -jnp.inf),
@@ -220,14 +228,15 @@ def _start(batch, beams, length, stop):
   )
 
 
-def _grow(hypotheses, logits_RV, n, *, length_penalty, no_repeat_ngram, stop):
-  """Hypotheses of n tokens -> those of n + 1, and the row that each live one continues, parent_R."""
+def _grow(hypotheses, logits_BKV, n, *, length_penalty, no_repeat_ngram, stop):
+  """Hypotheses of n tokens -> those of n + 1."""
   batch, beams, length = hypotheses.tokens_BKN.shape
-  vocab = logits_RV.shape[-1]
-  log_RV = jax.nn.log_softmax(logits_RV.astype(jnp.float32), axis=-1)
+  vocab = logits_BKV.shape[-1]
+  log_BKV = jax.nn.log_softmax(logits_BKV.astype(jnp.float32), axis=-1)
   if no_repeat_ngram is not None:
-    log_RV = forbid_repeats(log_RV, hypotheses.tokens_BKN.reshape(-1, length), n, no_repeat_ngram, stop)
-  sum_BKV = hypotheses.sum_BK[:, :, None] + log_RV.reshape(batch, beams, vocab)
+    made_RN, log_RV = hypotheses.tokens_BKN.reshape(-1, length), log_BKV.reshape(-1, vocab)
+    log_BKV = forbid_repeats(log_RV, made_RN, n, no_repeat_ngram, stop).reshape(log_BKV.shape)
+  sum_BKV = hypotheses.sum_BK[:, :, None] + log_BKV
   sum_BC, index_BC = jax.lax.top_k(sum_BKV.reshape(batch, -1), min(2, vocab) * beams)
   parent_BC, token_BC = index_BC // vocab, index_BC % vocab
   stops_BC = jnp.zeros(token_BC.shape, bool) if stop is None else token_BC == stop
@@ -244,12 +253,12 @@ def _grow(hypotheses, logits_RV, n, *, length_penalty, no_repeat_ngram, stop):
   sum_BK, choice_BK = jax.lax.top_k(jnp.where(stops_BC, -jnp.inf, sum_BC), beams)
   parent_BK, token_BK = (jnp.take_along_axis(x_BC, choice_BK, axis=1) for x_BC in (parent_BC, token_BC))
   tokens_BKN = _of_beam(hypotheses.tokens_BKN, parent_BK).at[:, :, n].set(token_BK)
+  places_BKN = _of_beam(hypotheses.places_BKN, parent_BK).at[:, :, n].set(jnp.arange(beams))
   # sums never grow: of its possible lengths, n + 1 to N, this one would give a live hypothesis its highest score
   kindest = length if length_penalty > 0 else n + 1.0
   full_B = (finished_B >= beams) & (n + 1 < length)  # live ones of full length are as much an answer as finished ones
   done_B = hypotheses.done_B | full_B | (score_B >= sum_BK[:, 0] / kindest**length_penalty)
-  parent_R = (jnp.arange(batch)[:, None] * beams + parent_BK).reshape(-1)
-  return Hypotheses(tokens_BKN, sum_BK, best_BN, score_B, finished_B, done_B), parent_R
+  return Hypotheses(tokens_BKN, places_BKN, sum_BK, best_BN, score_B, finished_B, done_B)
 
 
 def _of_beam(x_BKN, beam_BJ):

@@ -84,17 +84,16 @@ class LanguageModel(Parameters):
     return soft_cap(logits[..., :rows], self.backbone.config.logit_softcap)
 
   def decode_step(self, params: dict, prefix: bool = False):
-    """The model as `decode` wants it: `(cache, tokens_BT, positions_BT, segments_BT) -> (logits_BV, cache)`.
+    """The model as a `decode.Step`; with `prefix` prompts (of more than one token) are read from both sides."""
 
-    With `prefix` the prompt (a pass of more than one token) is read from both sides.
-    """
-
-    def step(cache, tokens_BT, positions_BT, segments_BT):
-      prefix_BT = segments_BT > 0 if prefix and tokens_BT.shape[1] > 1 else None
-      x_BTD, cache = self.backbone.apply(
-        params, tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT, prefix_BT=prefix_BT, cache=cache
-      )
-      return self.logits(params, x_BTD[:, -1:])[:, 0], cache
+    def step(cache, tokens_BT, positions_BT, segments_BT, visible_BTS=None):
+      is_prompt = tokens_BT.shape[1] > 1 and visible_BTS is None
+      info = dict(positions_BT=positions_BT, segments_BT=segments_BT, visible_BTS=visible_BTS)
+      info |= {'prefix_BT': segments_BT > 0} if prefix and is_prompt else {}
+      x_BTD, cache = self.backbone.apply(params, tokens_BT, **info, cache=cache)
+      if visible_BTS is None:
+        return self.logits(params, x_BTD[:, -1:])[:, 0], cache
+      return self.logits(params, x_BTD), cache
 
     return step
 

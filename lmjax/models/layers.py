@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from lmjax.models.axes import named
 from lmjax.models.config import LayerKind, ModelConfig
+from lmjax.models.kv_cache import LayerCache
 from lmjax.ops import attention, norms, positions
 from lmjax.ops.dropout import dropout
 from lmjax.ops.gelu import gelu
@@ -123,10 +123,9 @@ class Attention(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, info: TokenInfo, kind: LayerKind, key, cache):
+  def __call__(self, x_BTD, info: TokenInfo, kind: LayerKind, key, cache: LayerCache | None):
     """x_BTD -> (x_BTD, cache)."""
     c = self.config
-    T = x_BTD.shape[1]
     keys = (None,) * 5 if key is None else jax.random.split(key, 5)
 
     def project(name, heads, axis, key):
@@ -141,34 +140,26 @@ class Attention(nn.Module):
     if kind.theta is not None:
       rotary = (info.positions, kind.theta, c.rotary_width, *rotary_scaling(c, kind))
       q_BTHK, k_BTGK = (positions.rotate(a, *rotary) for a in (q_BTHK, k_BTGK))
-    q_index_T, k_segments_BS, k_prefix_BS = None, info.segments, info.prefix
+    scores = dict(scale=c.attention_scale, softcap=c.attention_softcap)
     if cache is not None:
-      q_index_T = cache['index'] + jnp.arange(T)
-      k_BTGK, v_BTGK, k_segments_BS = (
-        jax.lax.dynamic_update_slice_in_dim(cache[name], new.astype(cache[name].dtype), cache['index'], axis=1)
-        for name, new in (('key', k_BTGK), ('value', v_BTGK), ('segments', info.segments))
+      cache = cache.write(k_BTGK, v_BTGK)
+    if cache is None or cache.visible is None:
+      y_BTHK = attention.attend(
+        q_BTHK,
+        k_BTGK,
+        v_BTGK,
+        causal=c.attention == 'causal',
+        window=kind.window,
+        segments_BT=info.segments,
+        lengths_B=info.lengths,
+        prefix_BT=info.prefix,
+        implementation=implementation_of(c),
+        dropout=c.attention_dropout,
+        key=keys[3],
+        **scores,
       )
-      if info.prefix is not None:
-        hidden_BS = jnp.zeros(k_segments_BS.shape, bool)
-        k_prefix_BS = jax.lax.dynamic_update_slice_in_dim(hidden_BS, info.prefix, cache['index'], axis=1)
-      cache = {'key': k_BTGK, 'value': v_BTGK, 'segments': k_segments_BS, 'index': cache['index'] + T}
-    y_BTHK = attention.attend(
-      q_BTHK,
-      k_BTGK,
-      v_BTGK,
-      causal=c.attention == 'causal',
-      window=kind.window,
-      q_index_T=q_index_T,
-      q_segments_BT=info.segments,
-      k_segments_BS=k_segments_BS,
-      lengths_B=info.lengths,
-      k_prefix_BS=k_prefix_BS,
-      scale=c.attention_scale,
-      softcap=c.attention_softcap,
-      implementation=implementation_of(c),
-      dropout=c.attention_dropout,
-      key=keys[3],
-    )
+    else:
+      y_BTHK = attention.attend_cached(q_BTHK, cache.key, cache.value, cache.visible, **scores)
     output = Linear(c, (c.width,), ('heads', 'embed'), _residual_std(c), over=2, name='output')
     return output(y_BTHK, keys[4]), cache
 
@@ -220,7 +211,7 @@ class Block(nn.Module):
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x_BTD, info: TokenInfo, kind: LayerKind, key, cache=None):
+  def __call__(self, x_BTD, info: TokenInfo, kind: LayerKind, key, cache: LayerCache | None = None):
     """x_BTD -> (x_BTD, cache)."""
     c = self.config
     keys = (None,) * 4 if key is None else jax.random.split(key, 4)

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.errors import ConfigError
-from lmjax.models import lora
+from lmjax.models import kv_cache, lora
 from lmjax.models.axes import Parameters
 from lmjax.models.config import KEPT, ModelConfig
+from lmjax.models.kv_cache import KVCache, LayerCache
 from lmjax.models.layers import Block, Embeddings, Norm, TokenInfo
 from lmjax.ops import attention
 from lmjax.sharding import constrain
@@ -92,7 +93,8 @@ class Transformer(Parameters):
     segment_types_BT: jax.Array | None = None,
     prefix_BT: jax.Array | None = None,
     key: jax.Array | None = None,
-    cache: dict | None = None,
+    cache: KVCache | None = None,
+    visible_BTS: jax.Array | None = None,
   ):
     """Token ids -> the last layer's output.
 
@@ -105,6 +107,7 @@ class Transformer(Parameters):
       prefix_BT: bool, tokens that a causal model reads from both sides. None: none.
       key: for dropout. None: no dropout.
       cache: from `init_cache`; then `segments_BT` and `positions_BT` are those of the new tokens.
+      visible_BTS: bool, which slots of the cache each new token sees, in place of all before it. None: those.
 
     Returns:
       x_BTD in the compute dtype; with a cache, (x_BTD, new cache).
@@ -120,7 +123,7 @@ class Transformer(Parameters):
     )
     info = TokenInfo(positions_BT, segments_BT, lengths_B, prefix_BT)
     if cache is not None:
-      x_BTD, cache = self._cached_layers(params, x_BTD, info, cache)
+      x_BTD, cache = self._cached_layers(params, x_BTD, info, cache, visible_BTS)
     elif c.scan:
       x_BTD = self._scanned_layers(params, x_BTD, info, keys[1:])
     else:
@@ -131,17 +134,9 @@ class Transformer(Parameters):
       x_BTD = Norm(c).apply({'params': params['final_norm']}, x_BTD)
     return x_BTD if cache is None else (x_BTD, cache)
 
-  def init_cache(self, batch: int, length: int) -> dict:
-    """An empty KV cache for `length` tokens a row; segments 0 hide what is not written yet."""
-    c = self.config
-    shape = (batch, length, c.kv_heads, c.head_width)
-    layer = {
-      'key': jnp.zeros(shape, c.dtype),
-      'value': jnp.zeros(shape, c.dtype),
-      'segments': jnp.zeros((batch, length), jnp.int32),
-      'index': jnp.zeros((), jnp.int32),
-    }
-    return {str(i): layer for i in range(c.layers)}
+  def init_cache(self, batch: int, length: int) -> KVCache:
+    """An empty KV cache with `length` slots a row."""
+    return kv_cache.empty(self.config, batch, length)
 
   def _layer(self, kind):
     """One layer as a function of arrays, computed again in the backward pass as config.remat says."""
@@ -181,11 +176,16 @@ class Transformer(Parameters):
       x_BTD, _ = jax.lax.scan(body, x_BTD, jax.tree.map(lambda *same: jnp.stack(same), *groups))
     return body(x_BTD, layers[looped:])[0]
 
-  def _cached_layers(self, params, x_BTD, info, cache):
-    c, new = self.config, {}
+  def _cached_layers(self, params, x_BTD, info, cache, visible_BTS):
+    c, written = self.config, []
     if info.segments is None:
       info = info._replace(segments=jnp.ones(x_BTD.shape[:2], jnp.int32))
-    for i in range(c.layers):
-      layer = {'params': params['layers'][str(i)]}
-      x_BTD, new[str(i)] = Block(c).apply(layer, x_BTD, info, c.layer(i), None, cache[str(i)])
-    return x_BTD, new
+    is_first = cache.is_empty and visible_BTS is None
+    cache = cache.filled(info.segments, info.positions)
+    for i, (key, value) in enumerate(zip(cache.keys, cache.values)):
+      layer, kind = {'params': params['layers'][str(i)]}, c.layer(i)
+      seen = None if is_first else kv_cache.visible(cache, info, kind, c.attention == 'causal', visible_BTS)
+      x_BTD, new = Block(c).apply(layer, x_BTD, info, kind, None, LayerCache(key, value, cache.index, seen))
+      written.append(new)
+    keys, values = (tuple(getattr(layer, name) for layer in written) for name in ('key', 'value'))
+    return x_BTD, cache._replace(keys=keys, values=values, index=cache.index + x_BTD.shape[1])

@@ -35,16 +35,14 @@ def choose(implementation: str, dtype: str, dropout: float, softcap: float | Non
 
 def attend(
   q_BTHK: jax.Array,
-  k_BSGK: jax.Array,
-  v_BSGK: jax.Array,
+  k_BTGK: jax.Array,
+  v_BTGK: jax.Array,
   *,
   causal: bool,
   window: int | None = None,
-  q_index_T: jax.Array | None = None,
-  q_segments_BT: jax.Array | None = None,
-  k_segments_BS: jax.Array | None = None,
+  segments_BT: jax.Array | None = None,
   lengths_B: jax.Array | None = None,
-  k_prefix_BS: jax.Array | None = None,
+  prefix_BT: jax.Array | None = None,
   scale: float | None = None,
   softcap: float | None = None,
   implementation: str = 'xla',
@@ -58,11 +56,10 @@ def attend(
 
   Args:
     q_BTHK: queries, unscaled.
-    k_BSGK, v_BSGK: keys and values; each serves H // G query heads.
-    causal, window, q_segments_BT, k_segments_BS: see `attention_mask`.
-    q_index_T: place of each query among the keys, for xla; None: 0 .. T-1.
+    k_BTGK, v_BTGK: keys and values; each serves H // G query heads.
+    causal, window, segments_BT, prefix_BT: see `attention_mask`. With a prefix splash and cudnn give way to xla, and
+      splash does where its blocks do not divide T.
     lengths_B: in place of segments, how many positions of a row come before its padding.
-    k_prefix_BS: see `attention_mask`; with it splash and cudnn give way to xla.
     scale: what scores are multiplied by; None: K ** -0.5.
     softcap: see `soft_cap`, of scores before the mask; with it cudnn gives way to xla.
     implementation: 'xla' (the reference), 'cudnn' (GPU, bfloat16), 'splash' (TPU) or 'blockwise' (CPU).
@@ -72,27 +69,46 @@ def attend(
   Returns:
     [B, T, H, K] in the dtype of the queries.
   """
-  T, S, whole = q_BTHK.shape[1], k_BSGK.shape[1], q_index_T is None
-  # generation and prefixes that are read from both sides take the XLA path, as do lengths that splash does not
-  plain = whole and k_prefix_BS is None
-  by_cudnn = implementation == 'cudnn' and plain and softcap is None
+  T, is_plain = q_BTHK.shape[1], prefix_BT is None
+  by_cudnn = implementation == 'cudnn' and is_plain and softcap is None
   if lengths_B is not None and not by_cudnn:
-    q_segments_BT = k_segments_BS = (jnp.arange(T) < lengths_B[:, None]).astype(jnp.int32)
-  if implementation == 'splash' and plain and T % SPLASH_BLOCK == 0:
-    return _splash(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, causal=causal, window=window, scale=scale, softcap=softcap)
-  q_BTHK, k_BSGK, v_BSGK = _named(q_BTHK, k_BSGK, v_BSGK)
+    segments_BT = (jnp.arange(T) < lengths_B[:, None]).astype(jnp.int32)
+  if implementation == 'splash' and is_plain and T % SPLASH_BLOCK == 0:
+    return _splash(q_BTHK, k_BTGK, v_BTGK, segments_BT, causal=causal, window=window, scale=scale, softcap=softcap)
+  q_BTHK, k_BTGK, v_BTGK = _named(q_BTHK, k_BTGK, v_BTGK)
   if by_cudnn:
-    y_BTHK = _cudnn(q_BTHK, k_BSGK, v_BSGK, q_segments_BT, lengths_B, causal=causal, window=window, scale=scale)
+    y_BTHK = _cudnn(q_BTHK, k_BTGK, v_BTGK, segments_BT, lengths_B, causal=causal, window=window, scale=scale)
     return checkpoint_name(y_BTHK, 'attention')
-  q_index_T = jnp.arange(T) if whole else q_index_T
-  sides = dict(q_segments_BT=q_segments_BT, k_segments_BS=k_segments_BS, k_prefix_BS=k_prefix_BS)
-  mask = attention_mask(q_index_T, jnp.arange(S), causal=causal, window=window, **sides)
+  mask = attention_mask(T, causal=causal, window=window, segments_BT=segments_BT, prefix_BT=prefix_BT)
   rate = 0.0 if key is None else dropout
-  if implementation == 'blockwise' and whole:
-    y_BTHK = _blockwise(q_BTHK, k_BSGK, v_BSGK, mask, causal and k_prefix_BS is None, scale, softcap, rate, key)
+  if implementation == 'blockwise':
+    y_BTHK = _blockwise(q_BTHK, k_BTGK, v_BTGK, mask, causal and is_plain, scale, softcap, rate, key)
   else:
-    y_BTHK = _xla(q_BTHK, k_BSGK, v_BSGK, mask, scale, softcap, rate, key)
+    y_BTHK = _xla(q_BTHK, k_BTGK, v_BTGK, mask, scale, softcap, rate, key)
   return checkpoint_name(y_BTHK, 'attention')
+
+
+def attend_cached(
+  q_BTHK: jax.Array,
+  k_BGSK: jax.Array,
+  v_BGSK: jax.Array,
+  visible_BTS: jax.Array,
+  *,
+  scale: float | None = None,
+  softcap: float | None = None,
+) -> jax.Array:
+  """Attention of a few queries to a cache, which nothing is copied of: [B, T, H, K]. Arguments as those of `attend`.
+
+  Each query must see a key.
+  """
+  B, T, H, K = q_BTHK.shape
+  G = k_BGSK.shape[1]
+  q_BTGRK = (q_BTHK * _scale(scale, K)).reshape(B, T, G, H // G, K)
+  # the queries of a key head stand below each other: M = R * T rows of one matrix product
+  q_BGMK = jnp.moveaxis(q_BTGRK, 1, 3).reshape(B, G, -1, K)
+  visible_BGMS = jnp.tile(visible_BTS[:, None], (1, 1, H // G, 1))
+  y_BGMK, _ = _block_forward(q_BGMK, k_BGSK, v_BGSK, visible_BGMS, None, softcap, 0.0)
+  return jnp.moveaxis(y_BGMK.reshape(B, H, T, K), 1, 2)
 
 
 def _named(q, k, v):
@@ -110,9 +126,7 @@ def _cudnn(q_BTHK, k_BSGK, v_BSGK, segments_BT, lengths_B, *, causal, window, sc
   ahead, cannot be told otherwise."""
   T = q_BTHK.shape[1]
   two_sided = None if causal else window
-  mask = attention_mask(
-    jnp.arange(T), jnp.arange(T), causal=False, window=two_sided, q_segments_BT=segments_BT, k_segments_BS=segments_BT
-  )
+  mask = attention_mask(T, causal=False, window=two_sided, segments_BT=segments_BT)
   lengths_B = None if lengths_B is None else jnp.maximum(lengths_B, 1)  # no softmax over nothing
   return jax.nn.dot_product_attention(
     q_BTHK,

@@ -1,47 +1,43 @@
-"""Which position may look at which. Legend: B batch, T queries, S keys."""
+"""Which position may look at which. Legend: B batch, T queries, S keys: the same positions."""
 
 import jax
 import jax.numpy as jnp
 
 
 def attention_mask(
-  q_index_T: jax.Array,
-  k_index_S: jax.Array,
+  length: int,
   *,
   causal: bool,
   window: int | None = None,
-  q_segments_BT: jax.Array | None = None,
-  k_segments_BS: jax.Array | None = None,
-  k_prefix_BS: jax.Array | None = None,
+  segments_BT: jax.Array | None = None,
+  prefix_BT: jax.Array | None = None,
 ) -> jax.Array | None:
   """True where a query may attend to a key.
 
   Args:
-    q_index_T: place of each query in the row. Places, not positions: these never restart.
-    k_index_S: place of each key in the row.
+    length: places of a row. Places, not positions: these never restart.
     causal: keys after the query are hidden.
     window: how wide a sliding window is, in tokens. Causal: the query and the `window - 1` before it;
       bidirectional: `window // 2` on each side (ModernBERT, https://arxiv.org/abs/2412.13663, section 2.1).
-    q_segments_BT: document number of each query; only equal numbers see each other. Padding is segment 0 and
-      sees padding, so that no row of the softmax is empty.
-    k_segments_BS: the same for keys.
-    k_prefix_BS: bool, keys that a causal query sees even if they come after it: a prefix that is read from both
+    segments_BT: document numbers; only equal ones see each other. Padding is segment 0 and sees padding, so that no row
+      of the softmax is empty.
+    prefix_BT: bool, keys that a causal query sees even if they come after it: a prefix that is read from both
       sides (prefix LM: T5, https://arxiv.org/abs/1910.10683, section 3.2.1).
 
   Returns:
     bool [B or 1, 1, T, S], or None where everything is visible.
   """
-  ahead_TS = k_index_S[None, :] - q_index_T[:, None]
+  ahead_TS = jnp.arange(length) - jnp.arange(length)[:, None]
   visible = None
   if causal:
     visible = (ahead_TS <= 0)[None, None]
-    if k_prefix_BS is not None:
-      visible = visible | k_prefix_BS[:, None, None, :]
+    if prefix_BT is not None:
+      visible = visible | prefix_BT[:, None, None, :]
   if window is not None:
     # behind: none further than the window; ahead there is something to see in a prefix alone
     near = (jnp.abs(ahead_TS) < window if causal else jnp.abs(ahead_TS) <= window // 2)[None, None]
     visible = near if visible is None else visible & near
-  if q_segments_BT is not None:
-    same = (q_segments_BT[:, :, None] == k_segments_BS[:, None, :])[:, None]
+  if segments_BT is not None:
+    same = (segments_BT[:, :, None] == segments_BT[:, None, :])[:, None]
     visible = same if visible is None else visible & same
   return visible

@@ -205,7 +205,7 @@ def _generator(model: LanguageModel, objective: ConditionalConfig, stop: int) ->
   def run(params, batch):
     tokens_BP = batch['inputs']
     step = model.decode_step(params, prefix=objective.prefix)
-    cache = model.backbone.init_cache(tokens_BP.shape[0], tokens_BP.shape[1] + objective.max_summary)
+    cache = model.backbone.init_cache(tokens_BP.shape[0], tokens_BP.shape[1] + objective.max_summary * o.beams)
     if o.beams > 1:
       beams: dict[str, Any] = dict(beams=o.beams, length_penalty=o.length_penalty)
       new_BN, _ = decode.beam_search(step, cache, tokens_BP, batch['segments'], **beams, **shared)

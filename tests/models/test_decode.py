@@ -87,29 +87,41 @@ PROMPTS = [[3, 1, 2], [1], [2, 2], [0, 3, 3, 1]]
 PAIRS = [[a, b] for a in range(FEW) for b in range(FEW)]
 
 
-def hashed_step(cache, tokens_BT, positions_BT, segments_BT, vocab=FEW):
-  """Logits that depend on the whole history, which the cache holds as a hash, and on its length."""
+def hashed_step(cache, tokens_BT, positions_BT, segments_BT, visible_BTS=None, vocab=FEW):
+  """Logits that depend on all tokens that a token sees, by a hash of them in their order, and on its position."""
+  new = {'tokens': tokens_BT, 'positions': positions_BT, 'segments': segments_BT}
+  cache = {
+    name: cache[name] + tokens_BT.shape[1]
+    if name == 'index'
+    else jax.lax.dynamic_update_slice_in_dim(cache[name], new[name], cache['index'], axis=1)
+    for name in cache
+  }
+  shown_BQS = jnp.ones((len(tokens_BT), 1, 1), bool) if visible_BTS is None else visible_BTS
+  shown_BQS = shown_BQS & (cache['segments'] > 0)[:, None]
 
-  def read(state_B, column):
-    token_B, position_B, segment_B = column
-    mixed_B = state_B * jnp.uint32(1103515245) + token_B.astype(jnp.uint32) * jnp.uint32(2654435761) + 12345
-    return jnp.where(segment_B > 0, mixed_B + position_B.astype(jnp.uint32) * 977, state_B), None
+  def read(state_BQ, column):
+    token_B, position_B, shown_BQ = column
+    mixed_BQ = state_BQ * jnp.uint32(1103515245) + token_B[:, None].astype(jnp.uint32) * jnp.uint32(2654435761) + 12345
+    return jnp.where(shown_BQ, mixed_BQ + position_B[:, None].astype(jnp.uint32) * 977, state_BQ), None
 
-  columns = tuple(x.T for x in (tokens_BT, positions_BT, segments_BT))
-  state_B, _ = jax.lax.scan(read, cache['state'], columns)
-  mixed_BV = (state_B[:, None] ^ (state_B[:, None] >> 15)) * (jnp.uint32(2246822519) + 40503 * jnp.arange(vocab))
-  logits_BV = 4.0 * (mixed_BV >> 8).astype(jnp.float32) / 2**24
-  return logits_BV, {'state': state_B, 'index': cache['index'] + tokens_BT.shape[1]}
+  columns = cache['tokens'].T, cache['positions'].T, jnp.moveaxis(shown_BQS, 2, 0)
+  state_BQ, _ = jax.lax.scan(read, jnp.zeros(shown_BQS.shape[:2], jnp.uint32), columns)
+  mixed_BQV = (state_BQ ^ (state_BQ >> 15))[..., None] * (jnp.uint32(2246822519) + 40503 * jnp.arange(vocab))
+  logits_BQV = 4.0 * (mixed_BQV >> 8).astype(jnp.float32) / 2**24
+  return logits_BQV[:, 0] if visible_BTS is None else logits_BQV, cache
 
 
-def hashed_cache(batch):
-  return {'state': jnp.zeros(batch, jnp.uint32), 'index': jnp.zeros((), jnp.int32)}
+def hashed_cache(batch, slots):
+  nothing = jnp.zeros((batch, slots), jnp.int32)
+  return {'tokens': nothing, 'positions': nothing, 'segments': nothing, 'index': jnp.zeros((), jnp.int32)}
 
 
 def beam(prompts, vocab=FEW, **settings):
   settings = dict(new_tokens=LONG, beams=2, length_penalty=1.0, no_repeat_ngram=None, stop=0) | settings
   f = jax.jit(functools.partial(decode.beam_search, functools.partial(hashed_step, vocab=vocab), **settings))
-  tokens, scores = f(hashed_cache(len(prompts)), *decode.pad_left(prompts, pad=0))
+  padded = decode.pad_left(prompts, pad=0)
+  slots = padded[0].shape[1] + settings['new_tokens'] * settings['beams']
+  tokens, scores = f(hashed_cache(len(prompts), slots), *padded)
   assert tokens.dtype == jnp.int32 and scores.dtype == jnp.float32
   return np.asarray(tokens).tolist(), np.asarray(scores)
 
@@ -123,7 +135,7 @@ def tree(prompt, length=LONG, vocab=FEW):
     tokens = jnp.array([[*prompt, *sequence] for sequence in sequences])
     places = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     step = jax.jit(functools.partial(hashed_step, vocab=vocab))
-    logits, _ = step(hashed_cache(len(sequences)), tokens, places, jnp.ones_like(tokens))
+    logits, _ = step(hashed_cache(*tokens.shape), tokens, places, jnp.ones_like(tokens))
     found |= dict(zip(sequences, np.asarray(jax.nn.log_softmax(logits), np.float64)))
   return found
 
@@ -171,7 +183,8 @@ def test_one_beam_is_greedy(length_penalty, no_repeat_ngram, stop):
   settings = dict(new_tokens=LONG, no_repeat_ngram=no_repeat_ngram, stop=stop)
   f = jax.jit(functools.partial(decode.generate, hashed_step, temperature=0.0, **settings))
   prompts = [*PROMPTS, *([a, b, c] for a in range(FEW) for b in range(FEW) for c in range(FEW))]
-  greedy = f(hashed_cache(len(prompts)), *decode.pad_left(prompts, pad=0), jax.random.key(0))
+  padded = decode.pad_left(prompts, pad=0)
+  greedy = f(hashed_cache(len(prompts), padded[0].shape[1] + LONG), *padded, jax.random.key(0))
   assert beam(prompts, beams=1, length_penalty=length_penalty, **settings)[0] == np.asarray(greedy).tolist()
 
 
@@ -231,7 +244,7 @@ def test_each_row_is_as_it_is_alone():
 def test_no_ngram_comes_twice(ngram, temperature):
   prompts, vocab = [[i] for i in range(40)], 5
   settings = dict(new_tokens=16, stop=0)
-  arguments = hashed_cache(40), *decode.pad_left(prompts, pad=0), jax.random.key(0)
+  arguments = hashed_cache(40, 17), *decode.pad_left(prompts, pad=0), jax.random.key(0)
   f = functools.partial(decode.generate, functools.partial(hashed_step, vocab=vocab), temperature=temperature)
   free, made = (
     np.asarray(jax.jit(functools.partial(f, **settings, no_repeat_ngram=n))(*arguments)).tolist() for n in (None, ngram)
@@ -269,23 +282,21 @@ def test_a_row_with_nothing_new_left_continues():
 
 
 @pytest.mark.slow
-def test_beam_search_with_a_model():
+@pytest.mark.parametrize('window', [None, 4])
+def test_beam_search_with_a_model(window):
   small = dict(layers=2, width=32, heads=4, kv_heads=2, mlp_width=48, vocab_multiple=8, dtype='float32', init_std=0.5)
-  config = ModelConfig(**presets.PRESETS['tiny']['model'] | small | dict(max_length=None, scan=False, remat='none'))
+  config = ModelConfig(
+    **presets.PRESETS['tiny']['model'] | small | dict(max_length=None, scan=False, remat='none', window=window)
+  )
   model = LanguageModel(Transformer(config, VOCAB))
   params = jax.jit(model.init)(jax.random.key(0))
   settings = dict(new_tokens=6, beams=3, length_penalty=1.0, no_repeat_ngram=2, stop=None)
 
   @jax.jit
   def run(tokens_BP, segments_BP):
-    def step(cache, tokens_BT, positions_BT, segments_BT):
-      x_BTD, cache = model.backbone.apply(
-        params, tokens_BT, positions_BT=positions_BT, segments_BT=segments_BT, cache=cache
-      )
-      return model.logits(params, x_BTD[:, -1:])[:, 0], cache
-
-    cache = model.backbone.init_cache(tokens_BP.shape[0], tokens_BP.shape[1] + settings['new_tokens'])
-    return decode.beam_search(step, cache, tokens_BP, segments_BP, **settings)
+    slots = tokens_BP.shape[1] + settings['new_tokens'] * settings['beams']
+    cache = model.backbone.init_cache(tokens_BP.shape[0], slots)
+    return decode.beam_search(model.decode_step(params), cache, tokens_BP, segments_BP, **settings)
 
   tokens_BP, segments_BP = decode.pad_left([[3, 4, 5, 9], [7], [10, 2]], pad=0)
   made, scores = run(tokens_BP, segments_BP)

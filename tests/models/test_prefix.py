@@ -107,8 +107,8 @@ def test_the_mask_equals_its_definition(window, segmented):
   T = 7
   segments = np.array([[1, 1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 0, 0]]) if segmented else None
   prefix = np.array([[1, 1, 0, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0]], bool)
-  options = dict(causal=True, window=window, q_segments_BT=segments, k_segments_BS=segments, k_prefix_BS=prefix)
-  mask = attention_mask(jnp.arange(T), jnp.arange(T), **options)
+  options = dict(causal=True, window=window, segments_BT=segments, prefix_BT=prefix)
+  mask = attention_mask(T, **options)
   for b, t, s in itertools.product(range(2), range(T), range(T)):
     visible = s <= t or prefix[b, s]
     visible = visible and (window is None or abs(t - s) < window)
@@ -126,7 +126,7 @@ def test_blockwise_equals_xla(window, length):
   segments = jnp.where(jnp.arange(length) < jnp.array([[length], [length - 3]]), 1, 0)
   # longer than a block, and another length in each row
   prefix = jnp.arange(length) < jnp.array([[3], [11]])
-  options = dict(causal=True, window=window, q_segments_BT=segments, k_segments_BS=segments, k_prefix_BS=prefix)
+  options = dict(causal=True, window=window, segments_BT=segments, prefix_BT=prefix)
 
   @functools.partial(jax.jit, static_argnums=0)
   def run(implementation, q, k, v):
@@ -136,7 +136,7 @@ def test_blockwise_equals_xla(window, length):
 
   got, expected = run('blockwise', q, k, v), run('xla', q, k, v)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, expected)
-  without = attention.attend(q, k, v, **options | dict(k_prefix_BS=None), implementation='xla')
+  without = attention.attend(q, k, v, **options | dict(prefix_BT=None), implementation='xla')
   assert np.abs(expected[0] - without).max() > 1e-2
 
 
@@ -146,7 +146,7 @@ def test_kernels_give_way_where_they_have_no_prefix(implementation):
   q, k, v = (jax.random.normal(key, (1, 128, 2, 8)) for key in jax.random.split(jax.random.key(3), 3))
   prefix = jnp.arange(128)[None] < 70
   chosen = attention.choose(implementation, 'float32', 0.0, None)
-  got = attention.attend(q, k, v, causal=True, k_prefix_BS=prefix, implementation=chosen)
+  got = attention.attend(q, k, v, causal=True, prefix_BT=prefix, implementation=chosen)
   mask = jnp.tri(128, dtype=bool)[None, None] | prefix[:, None, None]
   expected = jax.nn.dot_product_attention(q, k, v, mask=mask)
   np.testing.assert_allclose(got, expected, atol=2e-5)

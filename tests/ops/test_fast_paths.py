@@ -56,9 +56,7 @@ def test_blockwise_equals_xla(length, key_heads, causal, window, segmented, soft
   if segmented:  # documents that end inside and at the edges of blocks, and padding at the end of one row
     segments = jnp.array([[1] * 8 + [2] * 11 + [3] * (length - 19), [1] * 5 + [2] * 20 + [0] * (length - 25)])
   scores = {} if softcap is None else dict(scale=0.9, softcap=softcap)
-  attend = functools.partial(
-    attention.attend, causal=causal, window=window, q_segments_BT=segments, k_segments_BS=segments, **scores
-  )
+  attend = functools.partial(attention.attend, causal=causal, window=window, segments_BT=segments, **scores)
   arrays = heads(4, key_heads, length)
   got, expected = (
     value_and_gradients(functools.partial(attend, implementation=i), arrays) for i in ('blockwise', 'xla')
@@ -70,7 +68,7 @@ def test_blockwise_equals_xla(length, key_heads, causal, window, segmented, soft
 def test_blockwise_drops_what_xla_drops(causal, length, softcap):
   """The same weights, forwards and backwards, of every block and head."""
   segments = jnp.array([[1] * length, [1] * 20 + [0] * (length - 20)])
-  attend = functools.partial(attention.attend, causal=causal, q_segments_BT=segments, k_segments_BS=segments)
+  attend = functools.partial(attention.attend, causal=causal, segments_BT=segments)
   attend = functools.partial(attend, softcap=softcap, dropout=0.3, key=jax.random.key(5))
   arrays = heads(4, 2, length)
   got, expected = (
@@ -114,13 +112,16 @@ def test_blockwise_in_bfloat16_stays_near_float32():
     assert jnp.linalg.norm(g.astype(jnp.float32) - e) < 0.02 * jnp.linalg.norm(e)
 
 
-def test_blockwise_with_a_cache_is_xla():
-  q, k, v = heads(4, 4)
-  places = jnp.array([9])
-  got, expected = (
-    attention.attend(q[:, 9:10], k, v, causal=True, q_index_T=places, implementation=i) for i in ('blockwise', 'xla')
-  )
-  np.testing.assert_array_equal(got, expected)
+@pytest.mark.parametrize('softcap', [None, 1.5])
+def test_a_cache_is_read_as_the_reference_does(softcap):
+  """Queries that each see other slots, two query heads for each key head."""
+  q, k, v = heads(4, 2)
+  visible = jnp.tri(32, dtype=bool)[None] & (jax.random.uniform(jax.random.key(1), (2, 32, 32)) < 0.7)
+  visible |= jnp.eye(32, dtype=bool)
+  expected = attention._xla(q, k, v, visible[:, None], 0.9, softcap, 0.0, None)
+  heads_first = (jnp.swapaxes(a, 1, 2) for a in (k, v))
+  got = attention.attend_cached(q, *heads_first, visible, scale=0.9, softcap=softcap)
+  np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_blockwise_skips_hidden_scores():
@@ -187,7 +188,7 @@ def test_cudnn_hides_what_xla_hides(case, monkeypatch):
   """Its settings mean what the mask does, wherever a token counts: as XLA computes them."""
   segments = jnp.array([[1] * 20 + [2] * 8 + [0] * 4, [1] * 32])
   others = {
-    'packed': dict(causal=True, q_segments_BT=segments, k_segments_BS=segments, scale=0.9),
+    'packed': dict(causal=True, segments_BT=segments, scale=0.9),
     'two-sided window': dict(causal=False, window=8),
   }
   settings = others[case] if case in others else CUDNN_CASES[case][0]

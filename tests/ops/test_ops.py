@@ -122,9 +122,7 @@ def test_bfloat16_inputs_give_float32_sums(arrays):
 def test_mask_equals_its_definition(causal, window, segmented):
   T = 7
   segments = np.array([[1, 1, 2, 2, 2, 3, 0], [1, 1, 1, 1, 0, 0, 0]]) if segmented else None
-  mask = attention_mask(
-    jnp.arange(T), jnp.arange(T), causal=causal, window=window, q_segments_BT=segments, k_segments_BS=segments
-  )
+  mask = attention_mask(T, causal=causal, window=window, segments_BT=segments)
   if mask is None:
     assert not causal and window is None and not segmented
     return
@@ -167,8 +165,8 @@ def test_attention_equals_its_definition(causal, window, scores, implementation)
     jax.random.normal(key, (B, T, heads, K)) for key, heads in zip(jax.random.split(jax.random.key(1), 3), (H, G, G))
   )
   segments = jnp.array([[1] * 4 + [2] * 5, [1] * 7 + [0] * 2])
-  settings = dict(causal=causal, window=window, q_segments_BT=segments, k_segments_BS=segments)
-  mask = attention_mask(jnp.arange(T), jnp.arange(T), **settings)
+  settings = dict(causal=causal, window=window, segments_BT=segments)
+  mask = attention_mask(T, **settings)
   chosen = attention.choose(implementation, 'float32', 0.0, None)
   got = attention.attend(q, k, v, **settings, **scores, implementation=chosen)
   np.testing.assert_allclose(got, plain_attention(*(np.asarray(a) for a in (q, k, v, mask)), **scores), atol=1e-5)
@@ -250,7 +248,7 @@ def test_splash_equals_xla(causal, window, scores, length):
     return attention._splash(q, k, v, segments, **settings, interpret=True)
 
   def xla(q, k, v):
-    return attention.attend(q, k, v, **settings, q_segments_BT=segments, k_segments_BS=segments)
+    return attention.attend(q, k, v, **settings, segments_BT=segments)
 
   got, got_gradients = jax.vjp(splash, q, k, v)
   expected, gradients = jax.vjp(xla, q, k, v)

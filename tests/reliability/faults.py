@@ -49,7 +49,7 @@ FAULTS = (
         '(ahead_TS <= 0)', '(ahead_TS <= 1)',
         'tests/ops/test_ops.py::test_mask_equals_its_definition'),
   Fault('packed documents see those before them', 'lmjax/ops/masks.py',
-        'q_segments_BT[:, :, None] == k_segments_BS', 'q_segments_BT[:, :, None] >= k_segments_BS',
+        'segments_BT[:, :, None] == segments_BT', 'segments_BT[:, :, None] >= segments_BT',
         'tests/ops/test_ops.py::test_mask_equals_its_definition'),
   Fault('the sliding window is one token too wide', 'lmjax/ops/masks.py',
         'jnp.abs(ahead_TS) < window if causal', 'jnp.abs(ahead_TS) <= window if causal',

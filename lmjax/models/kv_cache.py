@@ -1,0 +1,82 @@
+"""Keys and values of the tokens so far, which generation does not compute again.
+
+Legend: B batch, T new tokens, S slots, G key-value heads, K head width.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lmjax.models.config import LayerKind, ModelConfig
+
+
+class LayerCache(NamedTuple):
+  """What one layer writes and reads in a pass."""
+
+  key: jax.Array  # [B, G, S, K]: heads before slots, as matrix products read them
+  value: jax.Array
+  index: Any  # the slot of the first new token
+  visible: jax.Array | None  # bool [B, T, S]; None: nothing was written before, the new tokens see each other alone
+
+  def write(self, k_BTGK: jax.Array, v_BTGK: jax.Array) -> 'LayerCache':
+    """With the keys and values of the new tokens."""
+
+    def written(slots_BGSK, new_BTGK):
+      new_BGTK = jnp.swapaxes(new_BTGK, 1, 2).astype(slots_BGSK.dtype)
+      return jax.lax.dynamic_update_slice_in_dim(slots_BGSK, new_BGTK, self.index, axis=2)
+
+    return self._replace(key=written(self.key, k_BTGK), value=written(self.value, v_BTGK))
+
+
+class KVCache(NamedTuple):
+  """Slots that the tokens of each pass fill in the order in which they are given."""
+
+  keys: tuple[jax.Array, ...]  # [B, G, S, K] of each layer
+  values: tuple[jax.Array, ...]
+  segments: jax.Array  # int32 [B, S]: document numbers; 0, which hides a slot, until it is filled
+  positions: jax.Array  # int32 [B, S]: of the tokens in their documents
+  index: Any  # how many slots are filled; the int 0 while it is certain that none is
+
+  def filled(self, segments_BT: jax.Array, positions_BT: jax.Array) -> 'KVCache':
+    """With the new tokens' places; `index` stays."""
+    segments_BS, positions_BS = (
+      jax.lax.dynamic_update_slice_in_dim(old_BS, new_BT.astype(jnp.int32), self.index, axis=1)
+      for old_BS, new_BT in ((self.segments, segments_BT), (self.positions, positions_BT))
+    )
+    return self._replace(segments=segments_BS, positions=positions_BS)
+
+  @property
+  def is_empty(self) -> bool:
+    """Whether it is certain that no slot is filled."""
+    return isinstance(self.index, int) and self.index == 0
+
+
+def empty(c: ModelConfig, batch: int, slots: int) -> KVCache:
+  """A cache of `batch` rows."""
+  one = jnp.zeros((batch, c.kv_heads, slots, c.head_width), c.dtype)
+  places = jnp.zeros((batch, slots), jnp.int32)
+  return KVCache((one,) * c.layers, (one,) * c.layers, places, places, 0)
+
+
+def visible(cache: KVCache, info, kind: LayerKind, causal: bool, chosen_BTS: jax.Array | None) -> jax.Array:
+  """bool [B, T, S]: the slots that each new token sees, of a cache in which it stands already.
+
+  Those of its document, up to its own (a prefix as a whole), or those that are `chosen`; in layers with a window no
+  further away than that.
+  """
+  T, S = info.positions.shape[1], cache.segments.shape[1]
+  seen_BTS = info.segments[:, :, None] == cache.segments[:, None, :]
+  if chosen_BTS is not None:
+    seen_BTS &= chosen_BTS
+  elif causal:
+    order_BTS = (jnp.arange(S) <= cache.index + jnp.arange(T)[:, None])[None]
+    if info.prefix is not None:
+      nowhere_BS = jnp.zeros(cache.segments.shape, bool)
+      prefix_BS = jax.lax.dynamic_update_slice_in_dim(nowhere_BS, info.prefix, cache.index, axis=1)
+      order_BTS |= prefix_BS[:, None]
+    seen_BTS &= order_BTS
+  if kind.window is not None:
+    away_BTS = jnp.abs(info.positions[:, :, None] - cache.positions[:, None, :])
+    seen_BTS &= away_BTS < kind.window if causal else away_BTS <= kind.window // 2
+  return seen_BTS
