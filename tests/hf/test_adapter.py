@@ -1,6 +1,7 @@
 """Adapters alone, as PEFT reads them: the same as the merged model."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from safetensors.numpy import load_file
 
 from lmjax import export
 from lmjax.training import reopen
+from tests import runs
 from tests.hf import exports
 from tests.hf.exports import GOLDEN, LEARNED, exported, with_adapters
 
@@ -45,7 +47,19 @@ CASES = {
   'bert': ('classification', 'bert', None),
   'roberta': ('classification', 'roberta', '*/query/kernel,*/up/kernel'),
   'qwen3': ('summarization', 'qwen3', '*/query/kernel,*/down/kernel'),
+  'number': ('classification', 'bert', None),
 }
+
+
+def of_numbers(folder: pathlib.Path, source: str) -> str:
+  """The workdir of a regression with adapters, whose numbers are around 5."""
+  rows = {
+    split: [(one, str(3.0 + i % 5)) for i, (one, _) in enumerate(runs.texts(n))]
+    for split, n in (('train', 24), ('valid', 10))
+  }
+  raw = runs.classification_config(source, folder, lora=4, rows=rows, **{'objective.target': 'number'})
+  runs.train(raw, folder / 'run')
+  return str(folder / 'run')
 
 
 @pytest.mark.slow
@@ -57,13 +71,16 @@ def test_an_adapter_equals_the_merged_model(case, tmp_path):
   transformers = pytest.importorskip('transformers')
   task, name, targets = CASES[case]
   source = exports.with_reserved_token(name, tmp_path / 'model') if name == 'from_llama' else GOLDEN / name
-  workdir = with_adapters(task, tmp_path, f'hf:{source}', targets=targets)
+  if case == 'number':
+    workdir = of_numbers(tmp_path, f'hf:{source}')
+  else:
+    workdir = with_adapters(task, tmp_path, f'hf:{source}', targets=targets)
   merged, alone = exported(workdir, tmp_path / 'merged'), exported(workdir, tmp_path / 'alone', '--adapter')
   labels = task == 'classification'
   kind = transformers.AutoModelForSequenceClassification if labels else transformers.AutoModelForCausalLM
   tokenizer = transformers.AutoTokenizer.from_pretrained(alone)
   whole = kind.from_pretrained(merged, dtype=torch.float32)
-  more = dict(num_labels=2) if labels else {}
+  more = dict(num_labels=whole.config.num_labels) if labels else {}
   base = kind.from_pretrained(source, dtype=torch.float32, **more)
   base.config.pad_token_id = whole.config.pad_token_id
   model = peft.PeftModel.from_pretrained(base, alone).eval()
@@ -73,3 +90,4 @@ def test_an_adapter_equals_the_merged_model(case, tmp_path):
     with model.disable_adapter():
       without = model(**encoded).logits
   assert torch.abs(found - expected).max() < 1e-5 < torch.abs(found - without).max()
+  assert case != 'number' or 3.0 < expected.mean() < 7.0, 'in their own units'
