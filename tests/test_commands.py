@@ -270,11 +270,12 @@ def test_vectors_of_texts(reader, capsys):
     if program == '-m lmjax.embed':
       words = with_names(arguments.replace('[--out=vectors.npy] TEXT ...', 'text').replace('hf:X', 'hf:models/minilm'))
       words = [f'--workdir={reader / "runs/pretrain_mlm"}' if word == '--workdir=DIR' else word for word in words]
+      pathlib.Path('vectors.npy').unlink(missing_ok=True)
       capsys.readouterr()
       code = embed.main(words)
-      said = capsys.readouterr()
-      assert code == 0 and 'empty: 0' in said.err, (words, said.err)
-      assert said.out or pathlib.Path('vectors.npy').exists()
+      printed = capsys.readouterr()
+      assert code == 0 and 'empty: 0' in printed.err, (words, printed.err)
+      assert bool(printed.out) != pathlib.Path('vectors.npy').exists()
 
 
 @pytest.mark.slow
@@ -291,8 +292,8 @@ def test_scores_of_the_harness(reader, capsys, monkeypatch):
         word for word in with_names(arguments, 'runs/pretrain_clm') if not word.startswith(('--tasks', '--include'))
       ]
       code = harness.main([*words, '--tasks=lmjax_choices', '--include=tests/hf/tasks', '--batch=4'])
-      said = capsys.readouterr()
-      assert code == 0 and 'acc_norm' in said.out, (words, said.err)
+      printed = capsys.readouterr()
+      assert code == 0 and 'acc_norm' in printed.out, (words, printed.err)
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from lmjax.errors import CheckpointError
 from lmjax.hf import sentence
 from lmjax.hf.sentence import Vectors
 from lmjax.hf.source import PublicModel
+from lmjax.training import reopen
 from tests import runs
 from tests.conftest import ROOT, text
 from tests.hf.exports import exported, pre_trained
@@ -105,15 +106,27 @@ def test_the_backbone_of_a_run(raw_config, tmp_path_factory, capsys):
 def test_an_exported_encoder_gives_the_same_vectors(folder, raw_config, tmp_path, capsys):
   """Of its own preset, and of a model that sentence-transformers saved, pooled as it said."""
   for name, leaves, how in (
-    ('own', {}, {'pooling': 'mean', 'normalize': False, 'length': 32}),
-    ('imported', {'init_from.path': f'hf:{folder}'}, {'pooling': 'mean', 'normalize': True, 'length': 24}),
+    ('own', {}, Vectors('mean', False, 32)),
+    ('imported', {'init_from.path': f'hf:{folder}'}, Vectors('mean', True, 24)),
+    ('positions', {'init_from.path': f'hf:{GOLDEN / "bert"}'}, Vectors('mean', False, 64)),
   ):
     workdir = pre_trained('masked_lm', raw_config, tmp_path / name, **leaves)
     out = exported(workdir, tmp_path / f'{name}-out')
-    assert sentence.read(out)._asdict() == how
+    assert sentence.read(out) == how
     capsys.readouterr()
     expected, _ = vectors(capsys, f'--workdir={workdir}', *TEXTS)
     np.testing.assert_allclose(vectors(capsys, f'--model=hf:{out}', *TEXTS)[0], expected, atol=1e-5)
+
+
+def test_a_decoder_gives_the_output_of_the_last_token(raw_config, tmp_path_factory, capsys):
+  """In a row as its tokenizer stands it: by the definition, of one text alone."""
+  workdir = runs.pre_trained('causal_lm', raw_config, tmp_path_factory)
+  run = reopen.load_run(workdir)
+  ids = [*run.task.row_spec().end, *run.tokenizer.encode(text(3, 6))]
+  x_TD = np.asarray(jax.jit(run.task.model.backbone.apply)(run.params, np.array([ids])))[0]
+  capsys.readouterr()
+  found, _ = vectors(capsys, f'--workdir={workdir}', text(3, 6), text(1, 2))
+  np.testing.assert_allclose(found[0], x_TD[-1], atol=1e-5)
 
 
 def refused(capsys, *arguments) -> tuple[int, str]:
@@ -137,7 +150,19 @@ def test_what_is_wrong_is_one_line(folder, tmp_path, capsys):
   code, err = refused(capsys, model, f'--file={tmp_path / "broken.jsonl"}', '--field=body')
   assert code == 3 and "broken.jsonl:1: no JSON object with body ('body')" in err
   code, err = refused(capsys, f'--model=hf:{tmp_path / "none"}', 'a')
-  assert code == 4
+  assert code == 4 and '--model = hf:' in err
+  code, err = refused(capsys, model, '--config=configs/pretrain_clm.py', 'a')
+  assert code == 2 and '--config' in err
+  code, err = refused(capsys, model, '--step=3', 'a')
+  assert code == 2 and '--step = 3: has no effect without --workdir' in err
+  code, err = refused(capsys, model, '--field=body', 'a')
+  assert code == 2 and '--field = body: has no effect' in err
+  (tmp_path / 'blank.jsonl').write_text('\n\n')
+  code, err = refused(capsys, model, f'--file={tmp_path / "blank.jsonl"}')
+  assert code == 3 and 'holds no text' in err
+  (tmp_path / 'half.jsonl').write_text('{"text": "\\ud800"}\n')
+  code, err = refused(capsys, model, f'--file={tmp_path / "half.jsonl"}')
+  assert code == 3 and 'text 0: holds half a character' in err
   code, err = refused(capsys, model, f'--out={tmp_path / "no/such/v.npy"}', 'a')
   assert code == 2 and 'no folder' in err
   for length, rule in ((2, 'must be 3 or more'), (65, 'the model has positions for 64 tokens')):
@@ -166,7 +191,44 @@ def test_what_a_folder_may_not_say(name, content, message, folder, tmp_path):
 
 
 def test_files_of_version_6(folder, tmp_path):
+  """It keeps the length in the tokenizer's file, and pooling in one key, which counts before the older ones."""
   copy = shutil.copytree(folder, tmp_path / 'copy')
-  (copy / '1_Pooling/config.json').write_text('{"embedding_dimension": 16, "pooling_mode": "lasttoken"}')
-  assert sentence.read(copy) == Vectors('last', True, 24)
+  (copy / 'sentence_bert_config.json').write_text('{"transformer_task": "feature-extraction"}')
+  tokenizer = json.loads((copy / 'tokenizer_config.json').read_text())
+  (copy / 'tokenizer_config.json').write_text(json.dumps(tokenizer | {'model_max_length': 20}))
+  pooling = {'embedding_dimension': 16, 'pooling_mode': 'lasttoken', 'pooling_mode_mean_tokens': True}
+  (copy / '1_Pooling/config.json').write_text(json.dumps(pooling))
+  assert sentence.read(copy) == Vectors('last', True, 20)
+  (copy / 'tokenizer_config.json').write_text(json.dumps(tokenizer | {'model_max_length': 1e30}))
+  assert sentence.read(copy).length is None
   assert sentence.read(folder) == Vectors('mean', True, 24) and sentence.read(GOLDEN / 'bert') is None
+
+
+def test_a_prompt_and_lower_case(folder, tmp_path, capsys):
+  """As config_sentence_transformers.json and the settings of the tokens have them."""
+  copy = shutil.copytree(folder, tmp_path / 'copy')
+  (copy / 'sentence_bert_config.json').rename(copy / 'sentence_roberta_config.json')
+  (copy / 'sentence_roberta_config.json').write_text('{"max_seq_length": 24, "do_lower_case": true}')
+  prompts = {'prompts': {'query': 'Read: '}, 'default_prompt_name': 'query'}
+  (copy / 'config_sentence_transformers.json').write_text(json.dumps(prompts))
+  assert sentence.read(copy) == Vectors('mean', True, 24, 'Read: ', True)
+  found, err = vectors(capsys, f'--model=hf:{copy}', 'THE SNOW', '')
+  expected, _ = vectors(capsys, f'--model=hf:{folder}', 'read: the snow', 'read: ')
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+  assert 'empty: 1' in err
+  for name, content in sentence.files_of(sentence.read(copy), 16).items():
+    (folder.parent / name).parent.mkdir(exist_ok=True)
+    (folder.parent / name).write_bytes(content)
+  assert sentence.read(folder.parent) == sentence.read(copy)
+  (copy / '1_Pooling/config.json').write_text('{"pooling_mode": "mean", "include_prompt": false}')
+  with pytest.raises(CheckpointError, match='leaves the prompt out of the mean'):
+    sentence.read(copy)
+
+
+def test_pooling_that_is_asked_for_counts(folder, tmp_path, capsys):
+  """Where the folder pools in a way that is not known here."""
+  copy = shutil.copytree(folder, tmp_path / 'copy')
+  (copy / '1_Pooling/config.json').write_text('{"pooling_mode_max_tokens": true}')
+  assert 'give --pooling' in refused(capsys, f'--model=hf:{copy}', 'snow')[1]
+  found, _ = vectors(capsys, f'--model=hf:{copy}', '--pooling=mean', 'snow')
+  np.testing.assert_array_equal(found, vectors(capsys, f'--model=hf:{folder}', 'snow')[0])

@@ -129,7 +129,7 @@ def embed_with_lmjax(folder: str, count: int, _):
 
   allocator.keep_freed_memory()
   given = dict(pooling=None, normalize=None, length=None)
-  embed, texts = vectors.of_public(PublicModel(f'hf:{folder}'), None, given), texts_of(count)
+  embed, texts = vectors.of_public(PublicModel(f'hf:{folder}'), None, given, 'float32'), texts_of(count)
 
   def run(_):
     with jax.set_mesh(embed.mesh):

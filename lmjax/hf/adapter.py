@@ -12,7 +12,7 @@ import numpy as np
 
 from lmjax import optim, paths
 from lmjax.errors import ConfigError
-from lmjax.hf import export, writer
+from lmjax.hf import export, sentence, writer
 from lmjax.hf.express import Architecture
 from lmjax.hf.table import Line, written
 from lmjax.schema import validate
@@ -98,7 +98,8 @@ def plan(planned: export.Export, optimizer: optim.OptimConfig, origin: Mapping[s
     'bias': 'none',
     'inference_mode': True,
   }
-  files = {name: content for name, content in planned.files.items() if name != 'config.json'}
+  left = {'config.json', *sentence.files_of(sentence.Vectors('mean', False, None), config.width)}  # of a whole model
+  files = {name: content for name, content in planned.files.items() if name not in left}
   files |= {CONFIG: export.as_json(values)}
   return Adapter(task, planned.architecture, [lines[path] for path in adapted], [lines[path] for path in rest], files)
 

@@ -186,6 +186,11 @@ def _labels(task: Any) -> dict[str, Any]:
   return named | {'label2id': {label: i for i, label in enumerate(labels)}, 'problem_type': _KINDS[target]}
 
 
+def given_generation(task: Any) -> dict[str, Any]:
+  """What the generation_config.json of the public model that a run began as holds; {} without one."""
+  return json.loads(task.tokenizer.companions.get(GENERATION, b'{}'))
+
+
 def _generation(task: Any, config: Mapping[str, Any]) -> dict[str, Any]:
   """A generation_config.json: where a text ends, and how summaries are written."""
   names = ('bos_token_id', 'eos_token_id', 'pad_token_id')

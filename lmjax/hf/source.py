@@ -25,7 +25,7 @@ class PublicModel:
   """A Hugging Face folder; only config.json and the headers of its weights are read.
 
   Attributes:
-    name: as `init_from.path` gives it.
+    name: as `init_from.path`, or another flag, gives it; where: with that flag, for messages.
     folder: where its files are.
     revision: of the repository; None for a folder of one's own.
     model: settings of its ModelConfig.
@@ -34,16 +34,16 @@ class PublicModel:
 
   step = tokenizer_hash = None
 
-  def __init__(self, name: str):
-    self.name, given = name, name.removeprefix(PREFIX)
+  def __init__(self, name: str, flag: str = 'init_from.path'):
+    self.name, self.where, given = name, f'{flag} = {name}', name.removeprefix(PREFIX)
     folder, self.revision = pathlib.Path(os.path.expanduser(given)), None
     if not given or not folder.is_dir():
       if not hub.is_name(given):
         remedy = 'name a folder, or a model of the Hub: hf:ORG/NAME or hf:ORG/NAME@REVISION'
-        raise CheckpointError(f'init_from.path = {name}: no such folder, and no id of the Hub; {remedy}')
-      folder, self.revision = hub.download(f'init_from.path = {name}', given, weights=False)
+        raise CheckpointError(f'{self.where}: no such folder, and no id of the Hub; {remedy}')
+      folder, self.revision = hub.download(self.where, given, weights=False)
     self.folder = folder
-    self.file = ConfigFile.read(folder / 'config.json', f'init_from.path = {name}')
+    self.file = ConfigFile.read(folder / 'config.json', self.where)
     try:
       self.model = settings_of(self.file)
     except CheckpointError:
@@ -75,7 +75,7 @@ class PublicModel:
       line = f"AutoTokenizer.from_pretrained('{self.folder}').backend_tokenizer.save('{file}')"
       remedy = f'write it, with transformers: python -c "from transformers import AutoTokenizer; {line}"'
       remedy = remedy if self.revision is None else self._remedy
-      raise CheckpointError(f'init_from.path = {self.name}: no tokenizer.json there; {remedy}')
+      raise CheckpointError(f'{self.where}: no tokenizer.json there; {remedy}')
     return str(file)
 
   @property
@@ -86,7 +86,7 @@ class PublicModel:
   @functools.cached_property
   def weights(self) -> Weights:
     """Headers of the weights, which are downloaded if they are not there."""
-    source = f'init_from.path = {self.name}'
+    source = self.where
     if self.revision is None:
       return Weights(self.folder, source)
     hub.download(source, f'{self._repository}@{self.revision}', weights=True)
@@ -129,7 +129,7 @@ class PublicModel:
         dtype = self.weights.tensors[name].dtype
         kind = 'of more bits than are read' if dtype == 'F64' else 'not a float: its weights are quantised'
         remedy = f'take the repository with its weights in {", ".join(FLOATS.values())}'
-        raise CheckpointError(f'init_from.path = {self.name}: {name} is {dtype}, {kind}; {remedy}')
+        raise CheckpointError(f'{self.where}: {name} is {dtype}, {kind}; {remedy}')
     return whole
 
   def _refuse(self, what: str, names: list[str]) -> None:
@@ -137,7 +137,7 @@ class PublicModel:
     if names:
       others = f' and {len(names) - 1} others' if len(names) > 1 else ''
       remedy = 'check config.json and the weights: they are of two models'
-      raise CheckpointError(f'init_from.path = {self.name}: {what} {names[0]}{others}; {remedy}')
+      raise CheckpointError(f'{self.where}: {what} {names[0]}{others}; {remedy}')
 
   def left_behind(self, taken: Collection[str]) -> list[str]:
     """Names of the tensors that are no part of the model, nor of what was `taken` besides."""
@@ -175,7 +175,7 @@ class PublicModel:
       try:
         shape = line.shape(tensor.shape)
       except ValueError as error:
-        raise CheckpointError(f'init_from.path = {self.name}: {line.theirs}: {error}; check config.json') from error
+        raise CheckpointError(f'{self.where}: {line.theirs}: {error}; check config.json') from error
       arrays[line.ours] = {'shape': list(shape), 'dtype': FLOATS[tensor.dtype]}
     for copy in self.table.copies:
       first = next((line.theirs for line in self.lines if line.ours == copy.ours), copy.theirs)
@@ -183,7 +183,7 @@ class PublicModel:
         shapes = [list(self.weights.tensors[name].shape) for name in (first, copy.theirs)]
         if shapes[0] != shapes[1]:
           rule = f'{first} has shape {shapes[0]} and {copy.theirs} {shapes[1]}, and config.json says that they are one'
-          raise CheckpointError(f'init_from.path = {self.name}: {rule} (tie_word_embeddings); check the file')
+          raise CheckpointError(f'{self.where}: {rule} (tie_word_embeddings); check the file')
     return arrays
 
 

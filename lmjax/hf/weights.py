@@ -71,4 +71,4 @@ def _check_equal(source: PublicModel, line: Line, copy: Line) -> None:
   if not same:
     rule = f'{line.theirs} and {copy.theirs} differ, and config.json says that they are one (tie_word_embeddings)'
     remedy = 'set it to false there if the file is right'
-    raise CheckpointError(f'init_from.path = {source.name}: {rule}; {remedy}')
+    raise CheckpointError(f'{source.where}: {rule}; {remedy}')

@@ -87,9 +87,8 @@ class LanguageModel(Parameters):
     """The model as a `decode.Step`; with `prefix` prompts (of more than one token) are read from both sides."""
 
     def step(cache, tokens_BT, positions_BT, segments_BT, visible_BTS=None):
-      is_prompt = tokens_BT.shape[1] > 1 and visible_BTS is None
       info = dict(positions_BT=positions_BT, segments_BT=segments_BT, visible_BTS=visible_BTS)
-      info |= {'prefix_BT': segments_BT > 0} if prefix and is_prompt else {}
+      info |= {'prefix_BT': segments_BT > 0} if prefix and visible_BTS is None and tokens_BT.shape[1] > 1 else {}
       x_BTD, cache = self.backbone.apply(params, tokens_BT, **info, cache=cache)
       if visible_BTS is None:
         return self.logits(params, x_BTD[:, -1:])[:, 0], cache

@@ -57,8 +57,8 @@ def attend(
   Args:
     q_BTHK: queries, unscaled.
     k_BTGK, v_BTGK: keys and values; each serves H // G query heads.
-    causal, window, segments_BT, prefix_BT: see `attention_mask`. With a prefix splash and cudnn give way to xla, and
-      splash does where its blocks do not divide T.
+    causal, window, segments_BT, prefix_BT: see `attention_mask`. With a prefix splash and cudnn give way to xla; splash
+      does, too, where its blocks do not divide T, or the devices B.
     lengths_B: in place of segments, how many positions of a row come before its padding.
     scale: what scores are multiplied by; None: K ** -0.5.
     softcap: see `soft_cap`, of scores before the mask; with it cudnn gives way to xla.
@@ -73,7 +73,7 @@ def attend(
   by_cudnn = implementation == 'cudnn' and is_plain and softcap is None
   if lengths_B is not None and not by_cudnn:
     segments_BT = (jnp.arange(T) < lengths_B[:, None]).astype(jnp.int32)
-  if implementation == 'splash' and is_plain and T % SPLASH_BLOCK == 0:
+  if implementation == 'splash' and is_plain and T % SPLASH_BLOCK == 0 and _divides(q_BTHK.shape[0]):
     return _splash(q_BTHK, k_BTGK, v_BTGK, segments_BT, causal=causal, window=window, scale=scale, softcap=softcap)
   q_BTHK, k_BTGK, v_BTGK = _named(q_BTHK, k_BTGK, v_BTGK)
   if by_cudnn:
@@ -227,6 +227,11 @@ def _block_backward(softcap, rate, residuals, dy_BGMK):
 
 
 _block.defvjp(_block_forward, _block_backward)
+
+
+def _divides(rows: int) -> bool:
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh.empty or rows % (mesh.shape['data'] * mesh.shape['fsdp']) == 0
 
 
 def _splash(q_BTHK, k_BSGK, v_BSGK, segments_BT, *, causal, window, scale=None, softcap=None, interpret=False):

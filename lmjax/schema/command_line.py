@@ -78,7 +78,7 @@ def command(run, argv, doc: str, flags=None, config: UseOfConfig = 'refused', ro
       print(f'{doc}\n{_COMMON_HELP}')
       return
     keep_programs(given.compilation_cache)
-    if given.problems and (config == 'refused' or not has_config):
+    if given.problems and (config in ('refused', 'none') or not has_config):
       raise ConfigError(given.problems)
     if has_config:
       try:

@@ -15,6 +15,7 @@ from lmjax.config import Config
 from lmjax.console import print_line
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError
+from lmjax.models.transformer import Transformer
 from lmjax.schema import validate
 from lmjax.tasks import prepare
 from lmjax.tasks.fine_tuning import FineTuningTask
@@ -103,6 +104,13 @@ def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) 
   if isinstance(task, FineTuningTask) and task.calibration:
     _calibrate(task, folder, chosen)
   return OpenedRun(folder, config, tokenizer, task, chosen, read_manifest(locate.directory_of(folder), chosen))
+
+
+def in_dtype(backbone: Transformer, dtype: str) -> Transformer:
+  """The same backbone computing in another dtype, with the attention that is fastest for it."""
+  config: Any = backbone.config
+  config = dataclasses.replace(config, dtype=dtype, attention_implementation='auto')
+  return dataclasses.replace(backbone, config=config)
 
 
 def with_bad_text(trained: TrainedRun, bad_text: str | None) -> TrainedRun:

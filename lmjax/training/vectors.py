@@ -21,7 +21,7 @@ from lmjax.models.config import ModelConfig
 from lmjax.models.transformer import Transformer
 from lmjax.objectives.classification import pool
 from lmjax.schema.slices import MeshConfig
-from lmjax.training import evaluator
+from lmjax.training import evaluator, reopen
 from lmjax.training.reopen import OpenedRun
 
 # Rows are padded to a multiple of so many tokens: each length compiles once.
@@ -43,18 +43,20 @@ class Embedder:
 
   def __call__(self, texts: Sequence[str], batch_size: int) -> tuple[np.ndarray, dict[str, int]]:
     """(float32 [N, D] in the order of the texts, {what: how many})."""
-    length = self.how.length
-    room = length - len(self.frame.begin) - len(self.frame.end)
-    encoded = [text.ids for text in self.tokenizer.encode_each(texts)]
-    rows = [[*self.frame.begin, *ids[:room], *self.frame.end] or [self.pad] for ids in encoded]
-    counts = {'texts': len(rows), 'empty': sum(not len(ids) for ids in encoded)}
-    counts[f'cut to {length:,} tokens'] = sum(len(ids) > room for ids in encoded)
+    how, around = self.how, len(self.frame.begin) + len(self.frame.end)
+    given = [how.prompt + text for text in texts]
+    encoded = [text.ids for text in self.tokenizer.encode_each(map(str.lower, given) if how.lowercase else given)]
+    left = how.length - around
+    rows = [[*self.frame.begin, *ids[:left], *self.frame.end] or [self.pad] for ids in encoded]
+    nothing = len(self.tokenizer.encode(how.prompt))
+    counts = {'texts': len(rows), 'empty': sum(len(ids) <= nothing for ids in encoded)}
+    counts[f'cut to {how.length:,} tokens'] = sum(len(ids) > left for ids in encoded)
     devices = self.mesh.shape['data'] * self.mesh.shape['fsdp']
-    size = -(-batch_size // devices) * devices
+    size = -(-min(batch_size, len(rows)) // devices) * devices
     # longest first: rows of a batch are of like length, and what does not fit into memory fails at once
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
     vectors = np.zeros((len(rows), self.backbone.config.width), np.float32)
-    run, function = evaluator.Runner(self.mesh), _vectors(self.backbone, self.how.pooling, self.how.normalize)
+    run, function = evaluator.Runner(self.mesh), _vectors(self.backbone, how.pooling, how.normalize)
     for first in range(0, len(order), size):
       chosen = order[first : first + size]
       found = run(function, self.params, self._batch([rows[i] for i in chosen], size))
@@ -63,7 +65,7 @@ class Embedder:
 
   @property
   def pad(self) -> int:
-    """What fills a row: any valid id."""
+    """The id that fills a row: any valid one."""
     return self.tokenizer.pad or 0
 
   def _batch(self, rows: list[list[int]], size: int) -> dict[str, np.ndarray]:
@@ -77,32 +79,34 @@ class Embedder:
     return {'inputs': inputs_BT, 'segments': segments_BT}
 
 
-def of_run(run: OpenedRun, devices: int | None, given: dict[str, Any]) -> Embedder:
-  """That of the backbone of a run, over so many devices; what is `given` of `Vectors` and is not None counts."""
+def of_run(run: OpenedRun, devices: int | None, given: dict[str, Any], dtype: str) -> Embedder:
+  """An embedder with the backbone of a run, computing in `dtype` on so many devices (None: all).
+
+  `given` holds fields of `Vectors`; those that are not None count.
+  """
   params, mesh = run.params(devices)
-  backbone, task = run.task.model.backbone, run.task
-  frame = export.layout_of(task).single or _frame(run.tokenizer)
-  usual = sentence.of_run(run.manifest.get('origin'), task.data.length, _pooling(backbone))
-  return _embedder(backbone, params, mesh, run.tokenizer, frame, usual, task.data.length, given)
+  backbone, layout = reopen.in_dtype(run.task.model.backbone, dtype), export.layout_of(run.task)
+  usual = sentence.of_run(run.manifest.get('origin'), layout.length, _pooling(backbone))
+  return _embedder(backbone, params, mesh, run.tokenizer, layout.single or _frame(run.tokenizer), usual, given)
 
 
-def of_public(source: PublicModel, devices: int | None, given: dict[str, Any]) -> Embedder:
-  """That of a public model; as its folder says, where it is one of sentence-transformers."""
+def of_public(source: PublicModel, devices: int | None, given: dict[str, Any], dtype: str) -> Embedder:
+  """The same with a public model; as its folder does, where it is one of sentence-transformers."""
   tokenizer = Tokenizer.load(source.tokenizer_file)
-  config = ModelConfig(**source.model)
+  config = ModelConfig(**source.model | {'dtype': dtype})
   backbone = Transformer(config, tokenizer.vocab_size_in(config.vocab_size))
   mesh = sharding.make_mesh(MeshConfig(None, 1, 1), jax.devices()[:devices])
   places, shapes = sharding.shardings(backbone.axes(), mesh), backbone.shapes()
   wanted = jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), shapes, places)
   params = paths.unflatten(weights.load(source, paths.flatten(wanted)))
-  usual = None if all(value is not None for value in given.values()) else sentence.read(source.folder)
+  usual = sentence.read(source.folder, given['pooling']) or Vectors(_pooling(backbone), False, None)
   longest = config.max_length or source.file.values.get('max_position_embeddings') or LONGEST
-  usual = usual or Vectors(_pooling(backbone), False, None)
-  return _embedder(backbone, params, mesh, tokenizer, _frame(tokenizer), usual, min(longest, LONGEST), given)
+  usual = usual._replace(length=min(usual.length or LONGEST, longest))
+  return _embedder(backbone, params, mesh, tokenizer, _frame(tokenizer), usual, given)
 
 
 def _frame(tokenizer: Tokenizer) -> Frame:
-  """What the template of a tokenizer puts around one text."""
+  """The ids that the template of a tokenizer puts around one text."""
   return Frame((), (), ()) if tokenizer.frame is None else tokenizer.frame._replace(between=())
 
 
@@ -110,13 +114,12 @@ def _pooling(backbone: Transformer) -> sentence.Pool:
   return 'last' if backbone.config.attention == 'causal' else 'mean'
 
 
-def _embedder(backbone, params, mesh, tokenizer, frame: Frame, usual: Vectors, longest: int, given) -> Embedder:
-  chosen = usual._replace(**{name: value for name, value in given.items() if value is not None})
+def _embedder(backbone, params, mesh, tokenizer, frame: Frame, usual: Vectors, given) -> Embedder:
+  how = usual._replace(**{name: value for name, value in given.items() if value is not None})
   least, most = len(frame.begin) + len(frame.end) + 1, backbone.config.max_length or sys.maxsize
-  if given['length'] is not None and not least <= given['length'] <= most:
-    rule = f'must be {least} or more' if given['length'] < least else f'the model has positions for {most:,} tokens'
-    raise ConfigError(f'--length = {given["length"]}: {rule}; give another, or leave it out')
-  how = chosen._replace(length=min(chosen.length or longest, most))
+  if not least <= how.length <= most:
+    rule = f'must be {least} or more' if how.length < least else f'the model has positions for {most:,} tokens'
+    raise ConfigError(f'--length = {how.length}: {rule}; give another')
   return Embedder(backbone, params, mesh, tokenizer, frame, how)
 
 

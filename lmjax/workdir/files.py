@@ -43,7 +43,7 @@ def out_file(out: str) -> str:
   """The path that `--out` names. Raises ConfigError, before any work is done: no file can be made there."""
   path = os.path.abspath(os.path.expanduser(out))
   folder = os.path.dirname(path)
-  if os.path.isdir(path) or not os.access(folder, os.W_OK):
+  if os.path.isdir(path) or not (os.path.isdir(folder) and os.access(folder, os.W_OK)):
     rule = 'is a folder' if os.path.isdir(path) else f'no folder {folder} that can be written to'
     raise ConfigError(f'--out = {out}: {rule}; name a file in a folder that is there')
   return path

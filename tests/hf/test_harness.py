@@ -4,14 +4,17 @@ import json
 import pathlib
 import shutil
 
+import jax
 import pytest
 
+from lmjax.errors import ConfigError
+from lmjax.training import reopen
 from tests.conftest import ROOT
 from tests.hf.exports import GOLDEN, exported, pre_trained
 
 lm_eval = pytest.importorskip('lm_eval')
 
-from lmjax import harness  # needs it
+from lmjax import harness
 from lmjax.models import decode
 
 pytestmark = pytest.mark.slow
@@ -36,8 +39,8 @@ def without_further_rows(folder: pathlib.Path) -> pathlib.Path:
 
   shutil.copytree(GOLDEN / 'llama_3_1', folder)
   tensors, size = load_file(folder / 'model.safetensors'), Tokenizer.load(str(folder / 'tokenizer.json')).vocab_size
-  for name in ('lm_head.weight',):
-    tensors[name] = np.where(np.arange(len(tensors[name]))[:, None] < size, tensors[name], 0).astype(np.float32)
+  table = tensors['lm_head.weight']
+  tensors['lm_head.weight'] = np.where(np.arange(len(table))[:, None] < size, table, 0).astype(np.float32)
   save_file(tensors, folder / 'model.safetensors')
   return folder
 
@@ -86,6 +89,23 @@ def flat(value) -> list:
   return [str(value) if isinstance(value, bool) else value]
 
 
+def test_contexts_and_special_tokens(raw_config, tmp_path, capsys):
+  """What is cut is counted; a special token that a text spells is one, as in transformers; what cannot be scored."""
+  leaves = {'init_from.path': f'hf:{without_further_rows(tmp_path / "model")}', 'data.length': 32}
+  opened = reopen.open_run(pre_trained('causal_lm', raw_config, tmp_path, **leaves))
+  model, mesh = harness.of_run(opened, 2, 4, 'float32')
+  tokenizer, first = opened.tokenizer, opened.tokenizer.frame.begin[0]
+  plain = model.tok_encode('the model')
+  assert plain == [first, *tokenizer.encode('the model')]
+  assert model.tok_encode(f'{tokenizer.token(first)}the model') == plain
+  long = plain * (model.max_length // len(plain) + 1)
+  with jax.set_mesh(mesh):
+    [(_, likeliest)] = model._loglikelihood_tokens([(None, long, plain)])
+    assert model.cut == 1 and likeliest in (True, False)
+    with pytest.raises(ConfigError, match='a continuation of [0-9]+ tokens is longer than the'):
+      model._loglikelihood_tokens([(None, plain, long)])
+
+
 def test_what_is_wrong_is_one_line(raw_config, tmp_path, capsys):
   def refused(*arguments):
     code = harness.main(list(arguments))
@@ -98,4 +118,13 @@ def test_what_is_wrong_is_one_line(raw_config, tmp_path, capsys):
   assert '--tasks: missing' in refused(f'--workdir={workdir}')
   assert '--tasks = no_such_task: no such task' in refused(f'--workdir={workdir}', '--tasks=no_such_task')
   task = [f'--tasks={NAMES[0]}', f'--include={TASKS}']
+  broken = tmp_path / 'broken'
+  broken.mkdir()
+  text = (TASKS / 'choices.yaml').read_text().replace('choices.jsonl', 'nothing.jsonl').replace('lmjax_', 'broken_')
+  (broken / 'broken.yaml').write_text(text)
+  causal = pre_trained('causal_lm', raw_config, tmp_path / 'causal')
+  capsys.readouterr()
+  assert harness.main([f'--workdir={causal}', '--tasks=broken_*', f'--include={broken}']) == 3
+  assert '--tasks = broken_choices: cannot be loaded (FileNotFoundError' in capsys.readouterr().err
+  assert '--include = nowhere: no such folder' in refused(f'--workdir={workdir}', *task[:1], '--include=nowhere')
   assert 'masked_lm is no model of texts from left to right' in refused(f'--workdir={workdir}', *task)

@@ -124,6 +124,16 @@ def test_a_cache_is_read_as_the_reference_does(softcap):
   np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
+def test_prompts_that_the_devices_do_not_divide_take_the_reference():
+  """Splash would give each device as many rows; what is asked for in one row is still answered."""
+  mesh = jax.make_mesh((2, 2, 1), ('data', 'fsdp', 'tensor'), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+  q, k, v = (jax.random.normal(key, (3, 128, 2, 8)) for key in jax.random.split(jax.random.key(3), 3))
+  with jax.set_mesh(mesh):
+    got = jax.jit(functools.partial(attention.attend, causal=True, implementation='splash'))(q, k, v)
+  expected = attention.attend(q, k, v, causal=True)
+  np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
 def test_blockwise_skips_hidden_scores():
   """No array of all scores, forwards or backwards."""
   arrays = heads(2, 2, length=64)
