@@ -111,7 +111,8 @@ def test_a_folder_is_one_commit(hub, workdir, tmp_path):
   repository = hub.repositories['me/model']
   [files] = repository['commits']
   assert repository['private'] is True
-  assert files == {path.name: path.read_bytes() for path in (tmp_path / 'out').iterdir()}
+  made = [path for path in (tmp_path / 'out').rglob('*') if path.is_file()]
+  assert files == {str(path.relative_to(tmp_path / 'out')): path.read_bytes() for path in made}
   assert '# me/model' in files['README.md'].decode() and str(tmp_path) not in files['README.md'].decode()
 
 
