@@ -66,7 +66,7 @@ def prompts_of(rows: int, vocab: int) -> np.ndarray:
 
 
 def generate_with_lmjax(workdir: str, rows: int, new: int):
-  """`kind -> (new tokens, scores or None)`."""
+  """`kind -> new tokens`."""
   import jax
 
   from lmjax.models import decode

@@ -70,7 +70,7 @@ class Embedder:
 
   def _batch(self, rows: list[list[int]], size: int) -> dict[str, np.ndarray]:
     """inputs and segments (0 for padding), int32 [B, T]; what is missing of a batch is rows of one token."""
-    longest = min(-(-len(rows[0]) // BUCKET) * BUCKET, max(self.how.length, len(rows[0])))
+    longest = min(-(-len(rows[0]) // BUCKET) * BUCKET, self.how.length)
     inputs_BT = np.full((size, longest), self.pad, np.int32)
     segments_BT = np.zeros_like(inputs_BT)
     segments_BT[:, 0] = 1
