@@ -2,7 +2,7 @@
 
 python -m lmjax.embed --workdir=DIR [--out=vectors.npy] TEXT ...    by the backbone of a run
 python -m lmjax.embed --model=hf:X [--out=vectors.npy] TEXT ...     by a public model, such as a sentence encoder
-    --file=FILE     .txt: a text a line; .jsonl: the field --field=text of each; without it and TEXT: standard input
+    --file=FILE     a text a line; .jsonl (.gz, .xz): the field --field=text; without it and TEXT: standard input
     --out=FILE      .npy: float32 [texts, width]; .jsonl: a line {"id", "vector"} each, as is printed without it
     --pooling=P     mean, cls (the first token) or last; default: that of the folder, else mean, last for decoders
     --normalize     to length 1; default: as in the folder, else not
@@ -16,6 +16,7 @@ python -m lmjax.embed --model=hf:X [--out=vectors.npy] TEXT ...     by a public 
 import io
 import json
 import sys
+from collections.abc import Iterable
 from typing import Literal
 
 from lmjax.errors import ConfigError, DataError
@@ -56,8 +57,7 @@ def run(flags: command_line.CommandLine) -> None:
     raise ConfigError('--workdir, --model: exactly one is needed; --workdir=DIR, or --model=hf:FOLDER')
   if given['step'] is not None and flags.workdir is None:
     raise ConfigError(f'--step = {given["step"]}: has no effect without --workdir; leave it out')
-  is_records = given['file'] is not None and given['file'].endswith('.jsonl')
-  if given['field'] is not None and not is_records:
+  if given['field'] is not None and not _holds_records(given['file']):
     raise ConfigError(f'--field = {given["field"]}: has no effect without --file=FILE.jsonl; leave it out')
   if out is not None and not out.endswith(('.npy', '.jsonl')):
     raise ConfigError(f'--out = {out}: must end in .npy or .jsonl; rename it')
@@ -90,32 +90,26 @@ def _npy(vectors) -> bytes:
 
 
 def read(words: list[str], file: str | None, field: str | None) -> list[str]:
-  """The texts, in their order, empty ones among them. Raises DataError: there is none, or a line is broken."""
-  texts = words or _lines(file, field)
+  """The texts, in their order, empty ones among them. Raises DataError: there is none, or one is broken."""
+  from lmjax.data.sources import documents, files
+
+  found: Iterable[tuple[str, str | bytes]]
+  if not words and file is not None and _holds_records(file):
+    found = files.documents(file, field or 'text')
+  else:
+    whole = '' if words else command_line.read_text('--file', file)
+    lines = words or (whole.removesuffix('\n').split('\n') if whole else [])
+    found = ((f'text {number}', line) for number, line in enumerate(lines))
+  texts = [documents.clean(text, where, 'raise')[0] or '' for where, text in found]
   if not texts:
     raise DataError(f'{file or "standard input"}: holds no text; give some')
-  for number, text in enumerate(texts):
-    if not text.isascii() and any('\ud800' <= char <= '\udfff' for char in text):
-      raise DataError(f'text {number}: holds half a character (a lone surrogate); repair it')
   return texts
 
 
-def _lines(file: str | None, field: str | None) -> list[str]:
-  lines = command_line.read_text('--file', file).split('\n')
-  lines = lines[:-1] if not lines[-1] else lines
-  if file is None or not file.endswith('.jsonl'):
-    return lines
-  return [_text(file, number, line, field or 'text') for number, line in enumerate(lines, 1) if line.strip()]
+def _holds_records(file: str | None) -> bool:
+  from lmjax.data.sources import files
 
-
-def _text(file: str, number: int, line: str, field: str) -> str:
-  try:
-    text = json.loads(line)[field]
-  except (ValueError, KeyError, TypeError) as error:
-    raise DataError(f'{file}:{number}: no JSON object with {field} ({error}); fix it, or give --field=NAME') from error
-  if not isinstance(text, str):
-    raise DataError(f'{file}:{number}: {field} = {text!r}: must be a text; fix it, or give --field=NAME')
-  return text
+  return file is not None and file.endswith(files.JSONL_ENDINGS)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,7 @@
 """Vectors of texts: in their order, whatever batch they stand in, pooled as is asked or as a folder says."""
 
+import errno
+import gzip
 import io
 import json
 import pathlib
@@ -86,6 +88,9 @@ def test_a_folder_says_how_and_the_command_line_may_say_otherwise(folder, tmp_pa
 def test_records_and_standard_input(folder, tmp_path, capsys, monkeypatch):
   (tmp_path / 'a.jsonl').write_text(''.join(json.dumps({'body': one}) + '\n' for one in TEXTS))
   found, _ = vectors(capsys, f'--model=hf:{folder}', f'--file={tmp_path / "a.jsonl"}', '--field=body')
+  (tmp_path / 'a.jsonl.gz').write_bytes(gzip.compress((tmp_path / 'a.jsonl').read_bytes()))
+  packed, _ = vectors(capsys, f'--model=hf:{folder}', f'--file={tmp_path / "a.jsonl.gz"}', '--field=body')
+  np.testing.assert_array_equal(packed, found)
   given = io.TextIOWrapper(io.BytesIO('\n'.join(TEXTS).encode()))
   monkeypatch.setattr('sys.stdin', given)
   np.testing.assert_array_equal(found, vectors(capsys, f'--model=hf:{folder}')[0])
@@ -136,38 +141,41 @@ def refused(capsys, *arguments) -> tuple[int, str]:
   return code, err
 
 
-def test_what_is_wrong_is_one_line(folder, tmp_path, capsys):
+def test_what_is_wrong_is_one_line(folder, tmp_path, capsys, monkeypatch):
   model = f'--model=hf:{folder}'
-  assert '--workdir, --model: exactly one is needed' in refused(capsys, 'a')[1]
-  assert 'exactly one is needed' in refused(capsys, model, f'--workdir={tmp_path}', 'a')[1]
-  code, err = refused(capsys, model, '--out=vectors.csv', 'a')
-  assert code == 2 and 'must end in .npy or .jsonl' in err
-  code, err = refused(capsys, model, f'--file={tmp_path / "none.txt"}')
-  assert code == 3 and 'No such file' in err
-  (tmp_path / 'broken.jsonl').write_text('{"text": "a"}\n{"text": 3}\n')
-  code, err = refused(capsys, model, f'--file={tmp_path / "broken.jsonl"}')
-  assert code == 3 and 'broken.jsonl:2: text = 3: must be a text' in err
-  code, err = refused(capsys, model, f'--file={tmp_path / "broken.jsonl"}', '--field=body')
-  assert code == 3 and "broken.jsonl:1: no JSON object with body ('body')" in err
-  code, err = refused(capsys, f'--model=hf:{tmp_path / "none"}', 'a')
-  assert code == 4 and '--model = hf:' in err
-  code, err = refused(capsys, model, '--config=configs/pretrain_clm.py', 'a')
-  assert code == 2 and '--config' in err
-  code, err = refused(capsys, model, '--step=3', 'a')
-  assert code == 2 and '--step = 3: has no effect without --workdir' in err
-  code, err = refused(capsys, model, '--field=body', 'a')
-  assert code == 2 and '--field = body: has no effect' in err
-  (tmp_path / 'blank.jsonl').write_text('\n\n')
-  code, err = refused(capsys, model, f'--file={tmp_path / "blank.jsonl"}')
-  assert code == 3 and 'holds no text' in err
-  (tmp_path / 'half.jsonl').write_text('{"text": "\\ud800"}\n')
-  code, err = refused(capsys, model, f'--file={tmp_path / "half.jsonl"}')
-  assert code == 3 and 'text 0: holds half a character' in err
-  code, err = refused(capsys, model, f'--out={tmp_path / "no/such/v.npy"}', 'a')
-  assert code == 2 and 'no folder' in err
-  for length, rule in ((2, 'must be 3 or more'), (65, 'the model has positions for 64 tokens')):
-    code, err = refused(capsys, model, f'--length={length}', 'a')
-    assert code == 2 and f'--length = {length}: {rule}' in err
+  files = {
+    'broken.jsonl': '{"text": "a"}\n{"text": 3}\n',
+    'blank.jsonl': '\n\n',
+    'half.jsonl': '{"text": "\\ud800"}\n',
+    'empty.txt': '',
+  }
+  for name, content in files.items():
+    (tmp_path / name).write_text(content)
+  monkeypatch.chdir(tmp_path)
+  for code, message, *arguments in (
+    (2, '--workdir, --model: exactly one is needed', 'a'),
+    (2, '--workdir, --model: exactly one is needed', model, f'--workdir={tmp_path}', 'a'),
+    (2, '--out = vectors.csv: must end in .npy or .jsonl', model, '--out=vectors.csv', 'a'),
+    (2, '--out = no/such/v.npy: no folder', model, '--out=no/such/v.npy', 'a'),
+    (2, '--config', model, '--config=configs/pretrain_clm.py', 'a'),
+    (2, '--step = 3: has no effect without --workdir', model, '--step=3', 'a'),
+    (2, '--field = body: has no effect', model, '--field=body', 'a'),
+    (2, '--length = 2: must be 3 or more', model, '--length=2', 'a'),
+    (2, '--length = 65: the model has positions for 64 tokens', model, '--length=65', 'a'),
+    (3, 'No such file', model, '--file=none.txt'),
+    (3, "broken.jsonl, line 2: field 'text' is of type int", model, '--file=broken.jsonl'),
+    (3, "broken.jsonl, line 1: no field 'body'", model, '--file=broken.jsonl', '--field=body'),
+    (3, 'blank.jsonl: holds no text', model, '--file=blank.jsonl'),
+    (3, 'empty.txt: holds no text', model, '--file=empty.txt'),
+    (3, 'half.jsonl, line 1: character 0 is the lone surrogate U+D800', model, '--file=half.jsonl'),
+    (4, '--model = hf:./none: no such folder', '--model=hf:./none', 'a'),
+  ):
+    found, err = refused(capsys, *arguments)
+    assert found == code and message in err, (arguments, err)
+  full = OSError(errno.ENOSPC, 'No space left on device')
+  monkeypatch.setattr('lmjax.workdir.files.write_atomically', lambda path, data: (_ for _ in ()).throw(full))
+  assert embed.main([model, '--out=v.npy', 'a']) == 4
+  assert 'cannot be written (No space left on device)' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
