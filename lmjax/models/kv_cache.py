@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from lmjax.models.config import LayerKind, ModelConfig
+from lmjax.ops.masks import attention_mask
 
 
 class LayerCache(NamedTuple):
@@ -62,21 +63,12 @@ def empty(c: ModelConfig, batch: int, slots: int) -> KVCache:
 def visible(cache: KVCache, info, kind: LayerKind, causal: bool, chosen_BTS: jax.Array | None) -> jax.Array:
   """bool [B, T, S]: the slots that each new token sees, of a cache in which it stands already.
 
-  Those of its document, up to its own (a prefix as a whole), or those that are `chosen`; in layers with a window no
-  further away than that.
+  By `attention_mask`, of which `chosen_BTS` may leave some.
   """
-  T, S = info.positions.shape[1], cache.segments.shape[1]
-  seen_BTS = info.segments[:, :, None] == cache.segments[:, None, :]
-  if chosen_BTS is not None:
-    seen_BTS &= chosen_BTS
-  elif causal:
-    order_BTS = (jnp.arange(S) <= cache.index + jnp.arange(T)[:, None])[None]
-    if info.prefix is not None:
-      nowhere_BS = jnp.zeros(cache.segments.shape, bool)
-      prefix_BS = jax.lax.dynamic_update_slice_in_dim(nowhere_BS, info.prefix, cache.index, axis=1)
-      order_BTS |= prefix_BS[:, None]
-    seen_BTS &= order_BTS
-  if kind.window is not None:
-    away_BTS = jnp.abs(info.positions[:, :, None] - cache.positions[:, None, :])
-    seen_BTS &= away_BTS < kind.window if causal else away_BTS <= kind.window // 2
-  return seen_BTS
+  prefix_BS = None
+  if info.prefix is not None:
+    nowhere_BS = jnp.zeros(cache.segments.shape, bool)
+    prefix_BS = jax.lax.dynamic_update_slice_in_dim(nowhere_BS, info.prefix, cache.index, axis=1)
+  sides = dict(q_segments_BT=info.segments, k_segments_BS=cache.segments, k_prefix_BS=prefix_BS)
+  mask = attention_mask(info.positions, cache.positions, causal=causal, window=kind.window, **sides)
+  return mask[:, 0] if chosen_BTS is None else mask[:, 0] & chosen_BTS

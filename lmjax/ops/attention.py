@@ -79,7 +79,7 @@ def attend(
   if by_cudnn:
     y_BTHK = _cudnn(q_BTHK, k_BTGK, v_BTGK, segments_BT, lengths_B, causal=causal, window=window, scale=scale)
     return checkpoint_name(y_BTHK, 'attention')
-  mask = attention_mask(T, causal=causal, window=window, segments_BT=segments_BT, prefix_BT=prefix_BT)
+  mask = _mask(T, segments_BT, causal=causal, window=window, k_prefix_BS=prefix_BT)
   rate = 0.0 if key is None else dropout
   if implementation == 'blockwise':
     y_BTHK = _blockwise(q_BTHK, k_BTGK, v_BTGK, mask, causal and is_plain, scale, softcap, rate, key)
@@ -89,18 +89,9 @@ def attend(
 
 
 def attend_cached(
-  q_BTHK: jax.Array,
-  k_BGSK: jax.Array,
-  v_BGSK: jax.Array,
-  visible_BTS: jax.Array,
-  *,
-  scale: float | None = None,
-  softcap: float | None = None,
+  q_BTHK: jax.Array, k_BGSK: jax.Array, v_BGSK: jax.Array, visible_BTS: jax.Array, *, scale=None, softcap=None
 ) -> jax.Array:
-  """Attention of a few queries to a cache, which nothing is copied of: [B, T, H, K]. Arguments as those of `attend`.
-
-  Each query must see a key.
-  """
+  """Attention of a few queries, each of which sees a key, to a cache that is not copied; the rest as in `attend`."""
   B, T, H, K = q_BTHK.shape
   G = k_BGSK.shape[1]
   q_BTGRK = (q_BTHK * _scale(scale, K)).reshape(B, T, G, H // G, K)
@@ -109,6 +100,11 @@ def attend_cached(
   visible_BGMS = jnp.tile(visible_BTS[:, None], (1, 1, H // G, 1))
   y_BGMK, _ = _block_forward(q_BGMK, k_BGSK, v_BGSK, visible_BGMS, None, softcap, 0.0)
   return jnp.moveaxis(y_BGMK.reshape(B, H, T, K), 1, 2)
+
+
+def _mask(length, segments_BT, **settings):
+  places_T = jnp.arange(length)
+  return attention_mask(places_T, places_T, q_segments_BT=segments_BT, k_segments_BS=segments_BT, **settings)
 
 
 def _named(q, k, v):
@@ -126,7 +122,7 @@ def _cudnn(q_BTHK, k_BSGK, v_BSGK, segments_BT, lengths_B, *, causal, window, sc
   ahead, cannot be told otherwise."""
   T = q_BTHK.shape[1]
   two_sided = None if causal else window
-  mask = attention_mask(T, causal=False, window=two_sided, segments_BT=segments_BT)
+  mask = _mask(T, segments_BT, causal=False, window=two_sided)
   lengths_B = None if lengths_B is None else jnp.maximum(lengths_B, 1)  # no softmax over nothing
   return jax.nn.dot_product_attention(
     q_BTHK,

@@ -107,8 +107,8 @@ def test_the_mask_equals_its_definition(window, segmented):
   T = 7
   segments = np.array([[1, 1, 1, 2, 2, 2, 0], [1, 1, 1, 1, 1, 0, 0]]) if segmented else None
   prefix = np.array([[1, 1, 0, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0]], bool)
-  options = dict(causal=True, window=window, segments_BT=segments, prefix_BT=prefix)
-  mask = attention_mask(T, **options)
+  options = dict(causal=True, window=window, q_segments_BT=segments, k_segments_BS=segments, k_prefix_BS=prefix)
+  mask = attention_mask(jnp.arange(T), jnp.arange(T), **options)
   for b, t, s in itertools.product(range(2), range(T), range(T)):
     visible = s <= t or prefix[b, s]
     visible = visible and (window is None or abs(t - s) < window)

@@ -122,7 +122,9 @@ def test_bfloat16_inputs_give_float32_sums(arrays):
 def test_mask_equals_its_definition(causal, window, segmented):
   T = 7
   segments = np.array([[1, 1, 2, 2, 2, 3, 0], [1, 1, 1, 1, 0, 0, 0]]) if segmented else None
-  mask = attention_mask(T, causal=causal, window=window, segments_BT=segments)
+  mask = attention_mask(
+    jnp.arange(T), jnp.arange(T), causal=causal, window=window, q_segments_BT=segments, k_segments_BS=segments
+  )
   if mask is None:
     assert not causal and window is None and not segmented
     return
@@ -166,7 +168,8 @@ def test_attention_equals_its_definition(causal, window, scores, implementation)
   )
   segments = jnp.array([[1] * 4 + [2] * 5, [1] * 7 + [0] * 2])
   settings = dict(causal=causal, window=window, segments_BT=segments)
-  mask = attention_mask(T, **settings)
+  places, sides = jnp.arange(T), dict(q_segments_BT=segments, k_segments_BS=segments)
+  mask = attention_mask(places, places, causal=causal, window=window, **sides)
   chosen = attention.choose(implementation, 'float32', 0.0, None)
   got = attention.attend(q, k, v, **settings, **scores, implementation=chosen)
   np.testing.assert_allclose(got, plain_attention(*(np.asarray(a) for a in (q, k, v, mask)), **scores), atol=1e-5)
