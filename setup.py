@@ -47,7 +47,7 @@ setup(
     'cuda12': ['jax[cuda12]'],
     'gcs': ['etils[epath-gcs]'],  # workdirs and data on gs://
     'tfds': ['tensorflow-cpu', 'apache-beam'],  # to prepare the TFDS sets whose builders need them
-    'parity': ['torch==2.13.0', 'transformers>=4.56', 'torchmetrics>=1.9', 'peft>=0.18'],
+    'parity': ['torch==2.13.0', 'transformers>=4.56', 'torchmetrics>=1.9', 'peft>=0.18', 'sentence-transformers>=5'],
     'harness': ['lm-eval>=0.4.13'],
     'wandb': ['wandb'],
     'emulator': ['etils[epath-gcs]', 'gcp-storage-emulator'],

@@ -108,6 +108,21 @@ def test_the_backbone_of_a_run(raw_config, tmp_path_factory, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parity
+def test_an_export_is_a_folder_of_sentence_transformers(folder, raw_config, tmp_path, capsys):
+  """Which makes of it the vectors that we make; and what it saves again is read, with the length in another file."""
+  sentence_transformers = pytest.importorskip('sentence_transformers')
+  workdir = pre_trained('masked_lm', raw_config, tmp_path, **{'init_from.path': f'hf:{folder}'})
+  out = exported(workdir, tmp_path / 'out')
+  theirs = sentence_transformers.SentenceTransformer(str(out), device='cpu')
+  theirs.save_pretrained(str(tmp_path / 'again'))
+  assert sentence.read(tmp_path / 'again') == sentence.read(out)
+  capsys.readouterr()
+  for model in (f'--workdir={workdir}', f'--model=hf:{out}', f'--model=hf:{tmp_path / "again"}'):
+    np.testing.assert_allclose(vectors(capsys, model, *TEXTS)[0], theirs.encode(TEXTS), atol=1e-5)
+
+
+@pytest.mark.slow
 def test_an_exported_encoder_gives_the_same_vectors(folder, raw_config, tmp_path, capsys):
   """Of its own preset, and of a model that sentence-transformers saved, pooled as it said."""
   for name, leaves, how in (

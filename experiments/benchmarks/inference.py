@@ -5,7 +5,7 @@
 
 generate: GPT-2 of random weights, made by `lmjax.main` without a step and exported by `lmjax.export`; 16 prompts of
 32 tokens are continued by 128, greedily and by 4 beams. embed: 512 texts, 32 at a time, by a folder of sentence-
-transformers, which must be installed. Each side is a process of its own that waits while the other works; its first
+transformers. Each side is a process of its own that waits while the other works; its first
 turn, with what it compiles, does not count. The ratio is the median of those of the rounds. --rounds=N, 5 unless
 given; --tiny takes the smallest sizes, for a test.
 """
