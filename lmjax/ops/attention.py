@@ -89,16 +89,16 @@ def attend(
 
 
 def attend_cached(
-  q_BTHK: jax.Array, k_BGSK: jax.Array, v_BGSK: jax.Array, visible_BTS: jax.Array, *, scale=None, softcap=None
+  q_BTHK: jax.Array, k_BGKS: jax.Array, v_BGSK: jax.Array, visible_BTS: jax.Array, *, scale=None, softcap=None
 ) -> jax.Array:
   """Attention of a few queries, each of which sees a key, to a cache that is not copied; the rest as in `attend`."""
   B, T, H, K = q_BTHK.shape
-  G = k_BGSK.shape[1]
+  G = k_BGKS.shape[1]
   q_BTGRK = (q_BTHK * _scale(scale, K)).reshape(B, T, G, H // G, K)
   # the queries of a key head stand below each other: M = R * T rows of one matrix product
   q_BGMK = jnp.moveaxis(q_BTGRK, 1, 3).reshape(B, G, -1, K)
   visible_BGMS = jnp.tile(visible_BTS[:, None], (1, 1, H // G, 1))
-  y_BGMK, _ = _block_forward(q_BGMK, k_BGSK, v_BGSK, visible_BGMS, None, softcap, 0.0)
+  y_BGMK, _ = _block_forward(q_BGMK, jnp.swapaxes(k_BGKS, 2, 3), v_BGSK, visible_BGMS, None, softcap, 0.0)
   return jnp.moveaxis(y_BGMK.reshape(B, H, T, K), 1, 2)
 
 

@@ -119,8 +119,8 @@ def test_a_cache_is_read_as_the_reference_does(softcap):
   visible = jnp.tri(32, dtype=bool)[None] & (jax.random.uniform(jax.random.key(1), (2, 32, 32)) < 0.7)
   visible |= jnp.eye(32, dtype=bool)
   expected = attention._xla(q, k, v, visible[:, None], 0.9, softcap, 0.0, None)
-  heads_first = (jnp.swapaxes(a, 1, 2) for a in (k, v))
-  got = attention.attend_cached(q, *heads_first, visible, scale=0.9, softcap=softcap)
+  k_BGKS, v_BGSK = jnp.moveaxis(k, 1, 3), jnp.moveaxis(v, 1, 2)
+  got = attention.attend_cached(q, k_BGKS, v_BGSK, visible, scale=0.9, softcap=softcap)
   np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
