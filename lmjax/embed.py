@@ -10,7 +10,9 @@ python -m lmjax.embed --model=hf:X [--out=vectors.npy] TEXT ...     by a public 
     --batch=N       texts at a time, 32 unless given
     --step=N        another checkpoint than the best (fine-tuned) or newest (pre-training)
     --mesh=N        on N devices; default: all
+    --bad_text=P    text that is not UTF-8: raise (default), replace, or skip, which makes it an empty one
     --dtype=D       float32 (default) or bfloat16, faster on accelerators: what is computed in
+    -- TEXT ...     after --, texts may begin with -
 """
 
 import io
@@ -19,6 +21,7 @@ import sys
 from collections.abc import Iterable
 from typing import Literal
 
+from lmjax.data.config import BadText
 from lmjax.errors import ConfigError, DataError
 from lmjax.schema import command_line
 from lmjax.schema.types import PositiveInt
@@ -34,6 +37,7 @@ FLAGS = {
   'batch': PositiveInt,
   'step': int,
   'mesh': PositiveInt,
+  'bad_text': BadText,
   'dtype': Literal['float32', 'bfloat16'],
 }
 
@@ -63,7 +67,7 @@ def run(flags: command_line.CommandLine) -> None:
     raise ConfigError(f'--out = {out}: must end in .npy or .jsonl; rename it')
   path = None if out is None else out_file(out)
   allocator.keep_freed_memory()
-  texts = read(flags.words, given['file'], given['field'])
+  texts = read(flags.words, given['file'], given['field'], given['bad_text'] or 'raise')
   dtype = given['dtype'] or 'float32'
   chosen = {name: given[name] for name in ('pooling', 'normalize', 'length')}
   if flags.workdir is not None:
@@ -89,7 +93,7 @@ def _npy(vectors) -> bytes:
   return file.getvalue()
 
 
-def read(words: list[str], file: str | None, field: str | None) -> list[str]:
+def read(words: list[str], file: str | None, field: str | None, bad_text: BadText = 'raise') -> list[str]:
   """The texts, in their order, empty ones among them. Raises DataError: there is none, or one is broken."""
   from lmjax.data.sources import documents, files
 
@@ -100,7 +104,7 @@ def read(words: list[str], file: str | None, field: str | None) -> list[str]:
     whole = '' if words else command_line.read_text('--file', file)
     lines = words or (whole.removesuffix('\n').split('\n') if whole else [])
     found = ((f'text {number}', line) for number, line in enumerate(lines))
-  texts = [documents.clean(text, where, 'raise')[0] or '' for where, text in found]
+  texts = [documents.clean(text, where, bad_text)[0] or '' for where, text in found]
   if not texts:
     raise DataError(f'{file or "standard input"}: holds no text; give some')
   return texts

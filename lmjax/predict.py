@@ -9,6 +9,7 @@ python -m lmjax.predict --workdir=DIR --file=FILE                       .jsonl, 
 Without TEXT and --file it reads standard input like a .txt file. --json gives one JSON object a line, with how many
 tokens were read (read) and given (tokens). --bad_text=replace or skip: about text that is not UTF-8; default: as in
 training. --mesh=N takes N devices; default: all, laid out as in training.
+After `--` texts may begin with -.
 """
 
 import json

@@ -91,6 +91,13 @@ def test_records_and_standard_input(folder, tmp_path, capsys, monkeypatch):
   (tmp_path / 'a.jsonl.gz').write_bytes(gzip.compress((tmp_path / 'a.jsonl').read_bytes()))
   packed, _ = vectors(capsys, f'--model=hf:{folder}', f'--file={tmp_path / "a.jsonl.gz"}', '--field=body')
   np.testing.assert_array_equal(packed, found)
+  half = ''.join(line + '\n' for line in (json.dumps({'body': TEXTS[3]}), '{"body": "\\ud800"}'))
+  (tmp_path / 'half.jsonl').write_text(half)
+  half, err = vectors(
+    capsys, f'--model=hf:{folder}', '--file=' + str(tmp_path / 'half.jsonl'), '--field=body', '--bad_text=skip'
+  )
+  np.testing.assert_allclose(half[0], found[3], atol=1e-6)
+  assert 'texts: 2, empty: 1' in err
   given = io.TextIOWrapper(io.BytesIO('\n'.join(TEXTS).encode()))
   monkeypatch.setattr('sys.stdin', given)
   np.testing.assert_array_equal(found, vectors(capsys, f'--model=hf:{folder}')[0])

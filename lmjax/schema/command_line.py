@@ -121,12 +121,13 @@ def parse_command_line(argv, flags=None, config: UseOfConfig = 'required', words
     flags: name -> annotation of further flags, as in a config dataclass; those that may be a bool need no value.
     config: whether `--config` and its settings are required, optional (in place of `--workdir`) or refused; with
       'none' a workdir is not required either.
-    words: whether there may be arguments that are no flags.
+    words: whether there may be arguments that are no flags; those after `--` are none.
   """
+  end = argv.index('--') if words and '--' in argv else len(argv)
   kinds = {'config': str, 'workdir': str, 'compilation_cache': str, **(flags or {})}
   bare = {name for name, annotation in kinds.items() if bool in parts_of(annotation)}
   values, assignments, problems, texts, wants_help = dict.fromkeys(kinds), [], [], [], False
-  for flag, text in _flags(argv, bare):
+  for flag, text in _flags(argv[:end], bare):
     name = flag.removeprefix('--').replace('-', '_')
     if flag in ('--help', '-h'):
       wants_help = True
@@ -139,6 +140,7 @@ def parse_command_line(argv, flags=None, config: UseOfConfig = 'required', words
       values[name] = _read(flag, flag, kinds.get(name), text, problems)
     else:
       problems.append(_unknown_flag(flag, text, kinds))
+  texts += argv[end + 1 :]
   file, workdir, cache = (values.pop(name) for name in ('config', 'workdir', 'compilation_cache'))
   saved = values.get('config_json')
   if config in ('refused', 'none') and (file is not None or assignments):

@@ -50,6 +50,14 @@ def test_a_flag_is_split_at_its_first_colon(flag, expected):
   assert split_config_flag(flag) == expected
 
 
+def test_texts_may_begin_as_flags_do():
+  """After `--`, where a command takes texts at all."""
+  argv = ['--workdir=w', 'one', '--', '--two', '-3', '--', 'a=b']
+  given = parse_command_line(argv, {}, 'refused', words=True)
+  assert given.problems == [] and given.words == ['one', '--two', '-3', '--', 'a=b']
+  assert parse_command_line(argv, {}, 'refused').problems
+
+
 @pytest.mark.parametrize(
   'argument, expected',
   [
