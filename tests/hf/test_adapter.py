@@ -41,6 +41,8 @@ def test_what_peft_has_no_word_for_is_refused(tmp_path, capsys):
   assert not (tmp_path / 'out').exists()
 
 
+ADAPTERS = ('*/lora_a', '*/lora_b')
+CLASSES = {'summarization': 'CausalLM', 'classification': 'SequenceClassification', 'masked_lm': 'MaskedLM'}
 CASES = {
   'summaries': ('summarization', 'llama_3_1', None),
   'labels': ('classification', 'from_llama', None),
@@ -48,6 +50,7 @@ CASES = {
   'roberta': ('classification', 'roberta', '*/query/kernel,*/up/kernel'),
   'qwen3': ('summarization', 'qwen3', '*/query/kernel,*/down/kernel'),
   'number': ('classification', 'bert', None),
+  'masked': ('masked_lm', 'bert', None),
 }
 
 
@@ -62,10 +65,21 @@ def of_numbers(folder: pathlib.Path, source: str) -> str:
   return str(folder / 'run')
 
 
+def masked(raw_config, folder: pathlib.Path, source: str) -> str:
+  """The workdir of further pre-training by adapters alone."""
+  steps = {'train.steps': 3, 'optim.warmup_steps': 1, 'optim.learning_rate': 0.05, 'writer.tensorboard': False}
+  taken = ('embeddings/*', '*/kernel', '*/bias', '*/scale')
+  adapters = {'init_from.take': taken, 'init_from.fresh': ADAPTERS, 'optim.trainable': ADAPTERS}
+  raw = raw_config('masked_lm', **{'init_from.path': source}, **steps | adapters)
+  raw.model = dict(lora=dict(rank=4, alpha=8.0, dropout=0.0, targets=('*/query/kernel', '*/value/kernel')))
+  runs.train(raw, folder / 'run')
+  return str(folder / 'run')
+
+
 @pytest.mark.slow
 @pytest.mark.parity
 @pytest.mark.parametrize('case', list(CASES))
-def test_an_adapter_equals_the_merged_model(case, tmp_path):
+def test_an_adapter_equals_the_merged_model(case, raw_config, tmp_path):
   peft = pytest.importorskip('peft')
   torch = pytest.importorskip('torch')
   transformers = pytest.importorskip('transformers')
@@ -73,11 +87,13 @@ def test_an_adapter_equals_the_merged_model(case, tmp_path):
   source = exports.with_reserved_token(name, tmp_path / 'model') if name == 'from_llama' else GOLDEN / name
   if case == 'number':
     workdir = of_numbers(tmp_path, f'hf:{source}')
+  elif case == 'masked':
+    workdir = masked(raw_config, tmp_path, f'hf:{source}')
   else:
     workdir = with_adapters(task, tmp_path, f'hf:{source}', targets=targets)
   merged, alone = exported(workdir, tmp_path / 'merged'), exported(workdir, tmp_path / 'alone', '--adapter')
   labels = task == 'classification'
-  kind = transformers.AutoModelForSequenceClassification if labels else transformers.AutoModelForCausalLM
+  kind = getattr(transformers, f'AutoModelFor{CLASSES[task]}')
   tokenizer = transformers.AutoTokenizer.from_pretrained(alone)
   whole = kind.from_pretrained(merged, dtype=torch.float32)
   more = dict(num_labels=whole.config.num_labels) if labels else {}
