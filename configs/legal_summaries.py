@@ -6,7 +6,7 @@
 
 It takes BillSum, bills of the US Congress, from TFDS. Arguments: common.py, with lora=16; model=; long_documents= and
 beams= as in finetune_summarization.py; lora=None changes all weights.
-Measured (`:smoke` alone, from a tiny model of the tests, 2 cores of an AMD EPYC): under a minute.
+Measured (SmolLM2-135M-Instruct, 512 bills once, 2 cores of an AMD EPYC): 1,699 s, ROUGE-L 0.169; see docs/legal.md.
 """
 
 import common

@@ -194,8 +194,10 @@ def load(
         is_public = isinstance(source, PublicModel)
         gives_way = set(asked) if WHOLE_MODEL <= asked.keys() else set(DROPOUTS) if is_public else set()
         asked = {name: value for name, value in asked.items() if name in names or name not in gives_way}
-        names_own = any(path.startswith('data.tokenizer') for path in given)
-        if is_public and not names_own and 'tokenizer' in (data := values.get('data') or {}):
+        if is_public and 'tokenizer' in (data := values.get('data') or {}):
+          own = [path for path in given if path.startswith('data.tokenizer')]
+          rule, remedy = 'has no effect: the tokenizer is that of the public model', 'leave it out'
+          problems += [validate.line(path, None, rule, remedy) for path in own]
           values['data'] = data | {'tokenizer': None}
       values['model'], refused = handoff.adapt_model(model, asked, init_from.convert)
       problems += validate.lines(refused)

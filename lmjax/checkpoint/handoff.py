@@ -39,8 +39,12 @@ class Plan:
 
   def check(self, source: str) -> None:
     """Raises CheckpointError with all refusals."""
-    if self.refused:
-      raise CheckpointError('\n'.join(f'init_from.path = {source}: {line}' for line in self.refused))
+    alike: dict[str, list[str]] = {}
+    for path, _, rest in (line.partition(': ') for line in self.refused):
+      alike.setdefault(rest, []).append(path)
+    if alike:
+      lines = [f'{path}: {rest}' for rest, names in alike.items() for path in paths.by_layer(names)]
+      raise CheckpointError('\n'.join(f'init_from.path = {source}: {line}' for line in lines))
 
   def table(self) -> str:
     """The plan for people: layers that fare alike share a line."""
@@ -74,7 +78,11 @@ def plan(
     elif claims == ['fresh']:
       fresh.append(path)
     elif path not in source:
-      refused.append(f'{path}: is to be taken, but the checkpoint has no such parameter; let init_from.fresh match it')
+      remedy = 'name it in init_from.fresh, and not in init_from.take'
+      if path.startswith('head/'):
+        remedy = 'begin one at random: --config.init_from.take=embeddings/*,layers/*,final_norm/*'
+        remedy += ' --config.init_from.fresh=head/*'
+      refused.append(f'{path}: is to be taken, but the checkpoint has no such parameter; {remedy}')
     elif misfit := _misfit(path, source[path], target[path]):
       refused.append(misfit)
     else:

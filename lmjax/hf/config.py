@@ -30,6 +30,7 @@ _USUAL |= DEFAULTS
 _ACTIVATIONS = {'gelu': 'gelu', 'relu': 'relu', 'silu': 'silu', 'swish': 'silu'} | dict.fromkeys(
   ('gelu_new', 'gelu_pytorch_tanh', 'gelu_fast'), 'gelu_tanh'
 )
+_ACTIVATIONS['gelu_python'] = 'gelu'
 _GATED = {'gelu': 'geglu', 'gelu_tanh': 'geglu_tanh', 'silu': 'swiglu'}
 _PLAIN = {'gelu': 'gelu', 'gelu_tanh': 'gelu_tanh', 'relu': 'relu'}
 
@@ -65,7 +66,7 @@ class ConfigFile:
     except OSError as error:
       remedy = 'name a folder with config.json, model.safetensors and tokenizer.json'
       raise CheckpointError(f'{source}: config.json cannot be read ({error.strerror}); {remedy}') from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       raise CheckpointError(f'{path}: not JSON ({error}); download it again') from error
     if not isinstance(values, dict):
       raise CheckpointError(f'{path}: holds no object; download it again')
@@ -73,6 +74,8 @@ class ConfigFile:
 
   def _family(self) -> Family:
     kind = self.values.get('model_type')
+    if not isinstance(kind, str | None):
+      self.refuse('model_type', 'must be a text', 'download it again')
     if kind in FAMILIES:
       return FAMILIES[kind]
     if kind in REFUSED:
@@ -99,11 +102,13 @@ class ConfigFile:
     """Raises CheckpointError about the value of a key."""
     raise CheckpointError(f'{self.path}: {key} = {self.values.get(key)!r}: {rule}; {remedy}')
 
-  def number(self, key: str) -> int | None:
-    """A whole number, or None."""
+  def number(self, key: str, may_lack: bool = True) -> int | None:
+    """A whole number, of those that NumPy counts by, or None where it may lack."""
     value = self.get(key)
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-      self.refuse(key, 'must be a whole number above 0', 'download it again')
+    if value is None and may_lack:
+      return None
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
+      self.refuse(key, 'must be a whole number above 0, below 2^31', 'download it again')
     return value
 
 
@@ -123,7 +128,7 @@ def settings_of(file: ConfigFile) -> dict[str, Any]:
     settings[ours] = file.get(theirs)
   for ours in ('layers', 'width', 'heads', 'mlp_width', 'kv_heads', 'vocab_size', 'head_dim'):
     if ours in family.keys:
-      settings[ours] = file.number(family.keys[ours])
+      settings[ours] = file.number(family.keys[ours], may_lack=ours in ('mlp_width', 'kv_heads', 'head_dim'))
   width, heads = settings['width'], settings['heads']
   settings['mlp_width'] = settings['mlp_width'] or 4 * width
   settings['scan'] = settings['layers'] > _WRITTEN_OUT
@@ -267,7 +272,11 @@ def _scaling(file: ConfigFile, scaling: dict) -> dict:
   found: dict[str, Any] = dict(rope_scaling=float(scaling['factor']), rope_scaling_type=kind)
   if kind == 'linear':
     return found
-  length = scaling.get('original_max_position_embeddings') or file.get('max_position_embeddings')
+  key = 'original_max_position_embeddings'
+  inside, above = scaling.get(key), file.values.get(key)
+  if None not in (inside, above) and inside != above:
+    file.refuse(key, f'the scaling of rotary positions has {inside}', 'leave one of the two out')
+  length = inside or above or file.get('max_position_embeddings')
   found |= dict(rope_original_length=length, rope_rotations=tuple(bounds))
   if scaling.get('attention_factor') is not None:
     found['rope_attention_factor'] = float(scaling['attention_factor'])

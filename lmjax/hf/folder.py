@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import shlex
 from typing import NamedTuple
 
 # it gives NumPy the type bfloat16: without it safetensors cannot read such tensors as NumPy arrays
@@ -15,9 +16,9 @@ ONE_FILE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 FLOATS = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
 # Without running what a pickle may hold; tied tables, which it holds once, are written twice.
 _CONVERT = (
-  'python -c "import glob, torch; from safetensors.torch import save_file; '
+  '(cd {folder} && python -c "import glob, torch; from safetensors.torch import save_file; '
   "t = {{k: v for f in glob.glob('{files}') for k, v in torch.load(f, weights_only=True).items()}}; "
-  "save_file({{k: v.clone().contiguous() for k, v in t.items()}}, '{target}')\""
+  "save_file({{k: v.clone().contiguous() for k, v in t.items()}}, '{target}')\")"
 )
 _PICKLES = ('pytorch_model*.bin', '*.bin')
 
@@ -37,13 +38,15 @@ class Weights:
   def __init__(self, folder: pathlib.Path, source: str, remedy: str = 'download the weights'):
     self.folder, self.source, self._remedy = folder, source, remedy
     self.tensors: dict[str, Tensor] = {}
-    for file, names in self._files().items():
+    files = self._files()
+    listed = {name for names in files.values() for name in names or ()}
+    for file, names in files.items():  # a tensor that lies in two is the one in the file that the index names
       with self._opened(file) as opened:
         held = set(opened.keys())
         if names is not None and (absent := sorted(names - held)):
           rule = f'has no {absent[0]}, which {INDEX} says it holds'
           raise CheckpointError(f'{file}: {rule} ({len(absent)} such); download it again')
-        for name in held:
+        for name in held if names is None else held - (listed - names):
           part = opened.get_slice(name)
           self.tensors[_today(name)] = Tensor(file, name, tuple(part.get_shape()), part.get_dtype())
 
@@ -73,7 +76,7 @@ class Weights:
         if pickled := sorted(path.name for path in self.folder.glob(pattern)):
           rule = f'holds {pickled[0]}, a pickle, which may run code when it is opened'
           named = pattern if len(pickled) > 1 else pickled[0]
-          line = _CONVERT.format(files=self.folder / named, target=self.folder / ONE_FILE)
+          line = _CONVERT.format(folder=shlex.quote(str(self.folder)), files=named, target=ONE_FILE)
           raise CheckpointError(f'{self.source}: {rule}; convert it, with torch: {line}')
       raise CheckpointError(f'{self.source}: no {ONE_FILE} and no {INDEX} there; {self._remedy}')
     try:

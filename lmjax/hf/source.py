@@ -3,11 +3,13 @@
 import functools
 import os
 import pathlib
-from collections.abc import Collection
+import shlex
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from lmjax.checkpoint import locate
 from lmjax.checkpoint.config import InitFrom
+from lmjax.checkpoint.handoff import RESIZABLE
 from lmjax.checkpoint.locate import InitCheckpoint
 from lmjax.errors import CheckpointError, ConfigError, reason
 from lmjax.hf import hub, sentence
@@ -15,6 +17,8 @@ from lmjax.hf.config import ConfigFile, settings_of
 from lmjax.hf.family import LEFT, TASK_HEADS, TOKEN_TABLE
 from lmjax.hf.folder import FLOATS, Weights
 from lmjax.hf.table import Line, Table, matching, table
+from lmjax.models.config import ModelConfig
+from lmjax.schema import validate
 
 PREFIX = 'hf:'
 # Keys of config.json that are true of one copy of a model alone.
@@ -37,9 +41,10 @@ class PublicModel:
   def __init__(self, name: str, flag: str = 'init_from.path'):
     self.name, self.where, given = name, f'{flag} = {name}', name.removeprefix(PREFIX)
     folder, self.revision = pathlib.Path(os.path.expanduser(given)), None
-    if not given or not folder.is_dir():
+    if not given or not os.path.isdir(folder):
       if not hub.is_name(given):
-        remedy = 'name a folder, or a model of the Hub: hf:ORG/NAME or hf:ORG/NAME@REVISION'
+        remedy = 'name a folder, or a model of the Hub: hf:ORG/NAME or hf:ORG/NAME@REVISION; a run that began with a '
+        remedy += 'folder goes on once it is there again'
         raise CheckpointError(f'{self.where}: no such folder, and no id of the Hub; {remedy}')
       folder, self.revision = hub.download(self.where, given, weights=False)
     self.folder = folder
@@ -51,6 +56,10 @@ class PublicModel:
     except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:  # a value of another type
       rule = f'holds a value of another type than transformers writes ({reason(error)})'
       raise CheckpointError(f'{self.file.path}: {rule}; download it again') from error
+    for line in validate.check(ModelConfig, self.model)[1]:
+      setting, _, rest = line.partition(' ')
+      key = self.file.family.keys.get(setting, setting)
+      raise CheckpointError(f'{self.file.path}: {key} {rest.rpartition("; ")[0]}; check it, or download it again')
 
   @functools.cached_property
   def origin(self) -> dict[str, Any]:
@@ -72,8 +81,9 @@ class PublicModel:
     """Its tokenizer.json. Raises CheckpointError: it has none."""
     file = self.folder / 'tokenizer.json'
     if not file.exists():
-      line = f"AutoTokenizer.from_pretrained('{self.folder}').backend_tokenizer.save('{file}')"
-      remedy = f'write it, with transformers: python -c "from transformers import AutoTokenizer; {line}"'
+      line = "AutoTokenizer.from_pretrained('.').backend_tokenizer.save('tokenizer.json')"
+      line = f'python -c "from transformers import AutoTokenizer; {line}"'
+      remedy = f'write it, with transformers: (cd {shlex.quote(str(self.folder))} && {line})'
       remedy = remedy if self.revision is None else self._remedy
       raise CheckpointError(f'{self.where}: no tokenizer.json there; {remedy}')
     return str(file)
@@ -99,7 +109,8 @@ class PublicModel:
   @property
   def _remedy(self) -> str:
     """What to do about a repository that lacks a file: what it has in its place may have to be converted."""
-    return f'`hf download {self._repository} --local-dir FOLDER`, then give hf:FOLDER: it says what to convert, and how'
+    get = f'`hf download {self._repository} --local-dir FOLDER`, then give hf:FOLDER: it says what to convert, and how'
+    return f'if the Hub cannot be reached now, try again; else {get}'
 
   @functools.cached_property
   def _prefix(self) -> str:
@@ -122,7 +133,8 @@ class PublicModel:
     expected = dict.fromkeys(line.theirs for line in [*whole.lines, *whole.head])
     others = names - whole.names()
     self._refuse('has no tensor', [name for name in expected if name not in names])
-    unknown = others - matching(others, (*LEFT, *family.left, *head))
+    replaced = [f'{theirs}.bias' for theirs, ours in family.head.items() if ours == 'head']  # where it is not tied
+    unknown = others - matching(others, (*LEFT, *family.left, *head, *replaced))
     self._refuse('holds a tensor that its family has not,', sorted(unknown))
     for name in sorted(names & whole.names()):
       if self.weights.tensors[name].dtype not in FLOATS:
@@ -185,6 +197,21 @@ class PublicModel:
           rule = f'{first} has shape {shapes[0]} and {copy.theirs} {shapes[1]}, and config.json says that they are one'
           raise CheckpointError(f'{self.where}: {rule} (tie_word_embeddings); check the file')
     return arrays
+
+  def check_shapes(self, wanted: Mapping[str, Mapping]) -> None:
+    """Raises CheckpointError: a tensor of the backbone has not the shape that config.json gives it.
+
+    `wanted` are the arrays of a model with its settings; the position table may be longer there.
+    """
+    shapes = {path: list(array['shape']) for path, array in wanted.items() if path.startswith(('layers/', TOKEN_TABLE))}
+    if self.model['positions'] == 'learned':
+      shapes[RESIZABLE] = [self.model['max_length'] + self.model['position_offset'], self.model['width']]
+    lines = [line for line in self.lines if line.ours in shapes]
+    wrong = [line for line in lines if self.arrays[line.ours]['shape'] != shapes[line.ours]]
+    for line in wrong[:1]:
+      there, here = list(self.weights.tensors[line.theirs].shape), list(line.shape_in_file(tuple(shapes[line.ours])))
+      what = f'holds arrays of other shapes than config.json gives ({there} in place of {here}),'
+      self._refuse(what, [line.theirs for line in wrong])
 
 
 def origin_of(source: Any) -> dict[str, Any] | None:

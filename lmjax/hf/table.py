@@ -159,7 +159,11 @@ def table(family: Family, settings: Mapping[str, Any], prefix: str) -> Table:
   else:
     head.append(output)
   if family.head and f'{family.output}.bias' not in {one.theirs for one in head}:
-    copies.append(Line('head/bias', f'{family.output}.bias', vocabulary=output.vocabulary))
+    bias = Line('head/bias', f'{family.output}.bias', vocabulary=output.vocabulary)
+    if settings['tied_embeddings']:
+      copies.append(bias)
+    else:  # transformers then computes with this one
+      head = [bias if one.ours == bias.ours else one for one in head]
   return Table(lines, head, copies)
 
 

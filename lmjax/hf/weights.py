@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from lmjax.errors import CheckpointError
-from lmjax.hf.folder import Weights
 from lmjax.hf.source import PublicModel
 from lmjax.hf.table import Line
 
@@ -17,27 +16,30 @@ _PART = 16_000_000
 def load(source: PublicModel, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
   """{path: float32 array} of the parameters that are wanted, each with the sharding that its entry of `wanted` has.
 
-  Raises CheckpointError: a file cannot be read, or holds an array twice, with two values.
+  Raises CheckpointError: a file cannot be read, holds a number that is not finite, or an array twice with two values.
   """
   lines = {line.ours: line for line in source.lines}
   loaded = {}
   for path, abstract in wanted.items():
     with source.weights.opened(lines[path].theirs) as tensor:
-      loaded[path] = _placed(lines[path], tensor, source.weights, abstract)
+      loaded[path] = _placed(source, lines[path], tensor, abstract)
   for copy in source.table.copies:
     if copy.theirs in source.weights.tensors:
       _check_equal(source, lines[copy.ours], copy)
   return loaded
 
 
-def _placed(line: Line, tensor, weights: Weights, abstract: jax.ShapeDtypeStruct) -> jax.Array:
+def _placed(source: PublicModel, line: Line, tensor, abstract: jax.ShapeDtypeStruct) -> jax.Array:
   """One array, of which each device gets its share; equal shares are read once."""
-  theirs, pieces = weights.tensors[line.theirs].shape, []
+  theirs, pieces = source.weights.tensors[line.theirs].shape, []
   read_last: tuple = (None, None)
   places = abstract.sharding.addressable_devices_indices_map(abstract.shape)
   for device, index in sorted(places.items(), key=lambda item: str(item[1])):
     if read_last[0] != str(index):
       read_last = str(index), _read(line, tensor, theirs, index, abstract.shape)
+      if not np.isfinite(read_last[1]).all():
+        rule = f'{line.theirs} holds NaN or infinity'
+        raise CheckpointError(f'{source.where}: {rule}; download it again, or choose another model')
     pieces.append(jax.device_put(read_last[1], device))
   return jax.make_array_from_single_device_arrays(abstract.shape, abstract.sharding, pieces)
 

@@ -39,6 +39,11 @@ def prepare(config, tokenizer: Tokenizer | None = None, progress: bool = False) 
   return config.resolved(task.rows(data)), task, data
 
 
+def is_shaped_by_data(task: str) -> bool:
+  """Whether data tells the shapes of the model: how many labels there are."""
+  return issubclass(class_of(task), FineTuningTask)
+
+
 def without_data(config, tokenizer: Tokenizer | None = None) -> tuple[Any, Task]:
   """A run without its data: (the Config, with two labels and a thousand steps where the data decides them, its task).
 

@@ -48,7 +48,8 @@ class InitialState(NamedTuple):
 def tokenizer_of(source: Source | None, given: TokenizerConfig | None) -> Tokenizer | None:
   """The tokenizer of what a run starts from, checked against it and against the config.
 
-  Raises CheckpointError: it is not the one that the checkpoint was trained with, or the config names another.
+  Raises CheckpointError: it is not the one that the checkpoint was trained with, the config names another, or a public
+  model has no rows for its tokens.
   """
   if source is None:
     return None
@@ -62,6 +63,9 @@ def tokenizer_of(source: Source | None, given: TokenizerConfig | None) -> Tokeni
   if given is not None and given.path is not None and (asked := Tokenizer.load(given.path).hash) != saved:
     remedy = 'set data.tokenizer to None: the tokenizer comes with the checkpoint'
     raise CheckpointError(f'data.tokenizer.path = {given.path}: its hash is {asked[:12]}, {rule}; {remedy}')
+  if isinstance(source, PublicModel) and (rows := source.model['vocab_size']) < tokenizer.vocab_size_in(rows):
+    rule = f'the tokenizer has {tokenizer.vocab_size} tokens, and the model rows for {rows} (vocab_size in config.json)'
+    raise CheckpointError(f'{file}: {rule}; take the tokenizer that belongs to it, or leave out tokens that were added')
   return tokenizer
 
 
@@ -74,6 +78,8 @@ def plan_of(task: Task, source: Source | None, init_from: InitFrom) -> handoff.P
     return None
   shapes = paths.flatten(task.shapes())
   target = {path: {'shape': list(a.shape), 'dtype': str(a.dtype)} for path, a in shapes.items()}
+  if isinstance(source, PublicModel):
+    source.check_shapes(target)
   arrays = source.arrays
   if getattr(task.model, 'form', 'tanh') != 'tanh':  # the pooler was trained in front of a tanh
     arrays = {path: array for path, array in arrays.items() if path not in source.optional}

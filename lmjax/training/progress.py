@@ -161,7 +161,8 @@ def banner(task: Task, seed: int, steps: int, mesh, params, data, workdir: str) 
 def farewell(task: Task, workdir: str, results: dict) -> str:
   """Where everything is, and what to run next."""
   main, baseline, values = task.MAIN_METRIC, task.BASELINE, results['metrics']
-  lines = [f'done: step {results["step"]}']
+  best = results.get('best_step', results['step'])
+  lines = [f'done: step {results["step"]}' + (f'; best: step {best}' if best != results['step'] else '')]
   for split in ('valid', 'test'):
     if f'{split}/{main}' in values:
       reference = f' ({baseline} {number(values[f"{split}/{baseline}"])})' if f'{split}/{baseline}' in values else ''

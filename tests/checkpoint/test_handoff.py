@@ -198,7 +198,7 @@ WEIGHT = {'shape': [4, 8], 'dtype': 'float32'}
       {'a/kernel': WEIGHT},
       {'a/kernel': WEIGHT, 'b/kernel': WEIGHT},
       dict(),
-      ['b/kernel: is to be taken, but the checkpoint has no such parameter; let init_from.fresh match it'],
+      ['b/kernel: is to be taken, but the checkpoint has no such parameter; name it in init_from.fresh, and not'],
     ),
     (
       {'a/kernel': WEIGHT},
@@ -402,8 +402,8 @@ def test_a_leaf_of_the_model_that_disagrees(mlm, tmp_path, no_array_is_read, lea
   'leaf, value, path, there, needed',
   [
     ('width', 64, 'embeddings/token/embedding', [320, 32], [320, 64]),
-    ('mlp_width', 16, 'layers/1/mlp/up/kernel', [32, 64], [32, 16]),
-    ('kv_heads', 4, 'layers/0/attention/key/kernel', [32, 16], [32, 32]),
+    ('mlp_width', 16, 'layers/0..1/mlp/up/kernel', [32, 64], [32, 16]),
+    ('kv_heads', 4, 'layers/0..1/attention/key/kernel', [32, 16], [32, 32]),
     ('vocab_multiple', 128, 'embeddings/token/embedding', [320, 32], [384, 32]),
   ],
 )

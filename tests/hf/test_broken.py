@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shlex
 import shutil
 
 import numpy as np
@@ -81,6 +82,21 @@ def refused(folder, *parts) -> str:
     ('bert', dict(hidden_size=None), ['has no hidden_size; download it again']),
     ('bert', dict(num_hidden_layers='2'), ["num_hidden_layers = '2': must be a whole number above 0"]),
     ('bert', dict(num_attention_heads=0), ['num_attention_heads = 0: must be a whole number above 0']),
+    (
+      'bert',
+      dict(num_hidden_layers=10**12),
+      ['num_hidden_layers = 1000000000000: must be a whole number', 'below 2^31'],
+    ),
+    ('bert', dict(model_type=['bert']), ["model_type = ['bert']: must be a text"]),
+    ('bert', dict(layer_norm_eps='1e-12'), ["layer_norm_eps = '1e-12': must be a float; check it"]),
+    ('bert', dict(hidden_dropout_prob=1.5), ['hidden_dropout_prob = 1.5: must be']),
+    ('bert', dict(num_attention_heads=3), ['num_attention_heads = 3: must divide']),
+    ('roberta', dict(pad_token_id=1000), ['max_position_embeddings = -']),
+    (
+      'llama_yarn',
+      dict(original_max_position_embeddings=48),
+      ['original_max_position_embeddings = 48: the scaling of rotary positions has 24; leave one of the two out'],
+    ),
     ('bert', dict(quantization_config={'bits': 4}), ["quantization_config = {'bits': 4}", 'full weights']),
     ('llama', dict(attention_bias=True), ['attention_bias = True: must be False']),
     ('llama', dict(rope_parameters={'rope_type': 'longrope', 'rope_theta': 1e4}), ["rope_type = 'longrope'", 'llama3']),
@@ -114,6 +130,25 @@ def test_a_config_that_cannot_be_expressed(folder, name, values, parts):
   refused(broken, 'config.json', *parts)
 
 
+def test_a_number_that_must_be_there(folder):
+  broken = folder('bert')
+  file = broken / 'config.json'
+  file.write_text(json.dumps(json.loads(file.read_text()) | {'vocab_size': None}))
+  refused(broken, 'vocab_size = None: must be a whole number above 0')
+  file.write_text('[' * 100_000)
+  refused(broken, 'config.json: not JSON')
+  refused('x' * 300, 'no such folder, and no id of the Hub')
+
+
+def test_the_length_before_rotary_scaling_may_stand_above_it(folder):
+  """As Phi-3's files have it; transformers gives it priority over max_position_embeddings."""
+  above = folder('llama_3_1')
+  values = json.loads((above / 'config.json').read_text())
+  length = values['rope_parameters'].pop('original_max_position_embeddings')
+  change_config(above, **values, original_max_position_embeddings=length)
+  assert PublicModel(f'hf:{above}').model == PublicModel(f'hf:{GOLDEN / "llama_3_1"}').model
+
+
 def test_every_family_that_is_refused_by_name_names_one_that_is_there():
   assert all(nearest in families.FAMILIES for _, nearest in families.REFUSED.values())
 
@@ -121,13 +156,15 @@ def test_every_family_that_is_refused_by_name_names_one_that_is_there():
 def test_a_folder_without_its_files(folder, tmp_path):
   broken = folder('bert')
   (broken / 'tokenizer.json').unlink()
-  with pytest.raises(CheckpointError, match=r'no tokenizer\.json there; write it, with transformers: python -c'):
+  with pytest.raises(CheckpointError, match=r'no tokenizer\.json there; write it, with transformers: .cd .* python -c'):
     _ = PublicModel(f'hf:{broken}').tokenizer_file
   (broken / 'model.safetensors').unlink()
   refused(broken, 'no model.safetensors and no model.safetensors.index.json there')
   (broken / 'pytorch_model.bin').touch()
   (broken / 'optimizer.bin').touch()
-  refused(broken, 'holds pytorch_model.bin, a pickle', f"glob.glob('{broken}/pytorch_model.bin')", 'weights_only=True')
+  refused(
+    broken, 'holds pytorch_model.bin, a pickle', f'(cd {broken} && python', "glob('pytorch_model.bin')", 'weights_only'
+  )
   (broken / 'config.json').write_text('{"model_type": ')
   refused(broken, 'config.json: not JSON')
   (broken / 'config.json').write_text('[]')
@@ -161,6 +198,27 @@ def test_shards(folder):
   for content in ('[]', '{', '{"weight_map": {"a": 3}}', '{"weight_map": {"a": "../bert/model.safetensors"}}'):
     index.write_text(content)
     refused(broken, 'no readable index')
+
+
+def test_of_a_tensor_that_lies_in_two_shards_the_index_tells_which(folder):
+  given = folder('qwen2')
+  placed = json.loads((given / 'model.safetensors.index.json').read_text())['weight_map']
+  name, file = next(iter(placed.items()))
+  other = given / next(one for one in placed.values() if one != file)
+  tensors = load_file(other)
+  tensors[name] = np.full_like(load_file(given / file)[name], 7.0)
+  save_file(tensors, other)
+  assert PublicModel(f'hf:{given}').weights.tensors[name].file == given / file
+
+
+def test_the_line_that_converts_takes_any_folder(folder, tmp_path):
+  given = pathlib.Path(shutil.copytree(folder('bert'), tmp_path / "it's [1]"))
+  (given / 'model.safetensors').rename(given / 'pytorch_model.bin')
+  message = refused(given, 'a pickle')
+  line = message.partition('with torch: ')[2]
+  cd, folder_of, _, program, _, code = shlex.split(line.removeprefix('(').removesuffix(')'))
+  assert (cd, folder_of, program) == ('cd', str(given), 'python')
+  compile(code, 'line', 'exec')
 
 
 @pytest.mark.parametrize('name', ['bert', 'llama', 'gpt2', 'gpt_neox'])

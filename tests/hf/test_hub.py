@@ -131,7 +131,11 @@ def test_an_index_of_weights_is_none(tmp_path):
       {'HF_ENDPOINT': 'http://127.0.0.1:9'},
       'is no folder, not in the cache, and the Hub cannot be reached',
     ),
-    ('hf:org/old', {}, 'there; `hf download org/old --local-dir FOLDER`, then give hf:FOLDER: it says what to convert'),
+    (
+      'hf:org/old',
+      {},
+      'there; if the Hub cannot be reached now, try again; else `hf download org/old --local-dir FOLDER`, then give',
+    ),
     ('hf:a/b/c', {}, 'init_from.path = hf:a/b/c: no such folder, and no id of the Hub; name a folder, or'),
     ('hf:', {}, 'init_from.path = hf:: no such folder, and no id of the Hub'),
   ],

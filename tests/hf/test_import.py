@@ -207,12 +207,8 @@ def test_a_shape_that_is_another_is_refused_with_both(tmp_path):
   folder = pathlib.Path(shutil.copytree(GOLDEN / 'bert', tmp_path / 'model'))
   file = folder / 'config.json'
   file.write_text(file.read_text().replace('"intermediate_size": 24', '"intermediate_size": 32'))
-  raw = config_dict(FINE_TUNING['classification'], 'smoke', {'init_from.path': f'hf:{folder}'})
-  config, source = config_lib.load(raw)
-  task = prepare.without_data(config, initialize.tokenizer_of(source, None))[1]
-  with pytest.raises(CheckpointError) as error:
-    initialize.plan_of(task, source, config.init_from)
-  assert 'layers/0/mlp/up/kernel: has shape [16, 24] in the checkpoint, the model needs [16, 32]' in str(error.value)
+  message = refusal_of_plan(folder)
+  assert '([24, 16] in place of [32, 16]), bert.encoder.layer.0.intermediate.dense.weight and 5 others' in message
 
 
 def test_a_tied_table_that_stands_twice_must_be_one(tmp_path):
@@ -231,6 +227,75 @@ def test_a_tied_table_that_stands_twice_must_be_one(tmp_path):
   save_file(tensors, folder / 'model.safetensors')
   with pytest.raises(CheckpointError, match=r'has shape \[64, 16\] and lm_head.weight \[63, 16\], and config.json'):
     _ = PublicModel(f'hf:{folder}').arrays
+
+
+def refusal_of_plan(folder: pathlib.Path, task: str = 'classification', **leaves) -> str:
+  raw = config_dict(FINE_TUNING[task], 'smoke', {'init_from.path': f'hf:{folder}'} | leaves)
+  config, source = config_lib.load(raw)
+  program = prepare.without_data(config, initialize.tokenizer_of(source, None))[1]
+  with pytest.raises(CheckpointError) as error:
+    initialize.plan_of(program, source, config.init_from)
+  return str(error.value)
+
+
+@pytest.mark.parametrize('length', [48, 63, 65])
+def test_positions_that_config_json_does_not_have_are_refused(length, tmp_path):
+  """The command line may ask for another length; a file that contradicts itself is two models."""
+  folder = pathlib.Path(shutil.copytree(GOLDEN / 'bert', tmp_path / 'model'))
+  file = folder / 'config.json'
+  file.write_text(json.dumps(json.loads(file.read_text()) | {'max_position_embeddings': length}))
+  message = refusal_of_plan(folder, **{'data.length': 32})
+  assert f'([64, 16] in place of [{length}, 16]), bert.embeddings.position_embeddings.weight; check config' in message
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+  folder = pathlib.Path(shutil.copytree(GOLDEN / 'llama', tmp_path / 'model'))
+  tensors = load_file(folder / 'model.safetensors')
+  for value in (np.nan, np.inf):
+    tensors['model.embed_tokens.weight'][5, 3] = value
+    save_file(tensors, folder / 'model.safetensors')
+    with pytest.raises(CheckpointError, match='model.embed_tokens.weight holds NaN or infinity; download it again'):
+      loaded(PublicModel(f'hf:{folder}'))
+
+
+def test_an_untied_head_has_the_bias_of_its_output(tmp_path):
+  """transformers computes with decoder.bias there; the other is left behind."""
+  folder = pathlib.Path(shutil.copytree(GOLDEN / 'bert', tmp_path / 'model'))
+  tensors = load_file(folder / 'model.safetensors')
+  tensors['cls.predictions.decoder.weight'] = tensors['bert.embeddings.word_embeddings.weight'] * 2
+  tensors['cls.predictions.decoder.bias'] = tensors['cls.predictions.bias'] + 1
+  save_file(tensors, folder / 'model.safetensors')
+  file = folder / 'config.json'
+  file.write_text(json.dumps(json.loads(file.read_text()) | {'tie_word_embeddings': False}))
+  source = PublicModel(f'hf:{folder}')
+  bias = np.asarray(loaded(source)['head/bias'])[: len(tensors['cls.predictions.bias'])]
+  np.testing.assert_array_equal(bias, tensors['cls.predictions.decoder.bias'])
+  assert 'cls.predictions.bias' in source.left_behind(())
+
+
+def test_what_does_not_fit_is_refused_before_text_is_read(raw_config, tmp_path):
+  folder = pathlib.Path(shutil.copytree(GOLDEN / 'bert', tmp_path / 'model'))
+  tensors = load_file(folder / 'model.safetensors')
+  backbone = {name: tensor for name, tensor in tensors.items() if not name.startswith('cls.')}
+  save_file(backbone, folder / 'model.safetensors')
+  leaves = {'init_from.path': f'hf:{folder}', 'data.sources.main.path': str(tmp_path / 'none.jsonl')}
+  with pytest.raises(CheckpointError, match=r'head/bias: .*; begin one at random: --config.init_from.take=embeddings/'):
+    runs.train(raw_config('masked_lm', **leaves), tmp_path / 'run')
+
+
+def test_the_tokenizer_is_that_of_the_public_model(raw_config):
+  raw = raw_config('masked_lm', **settings('bert'))
+  with pytest.raises(
+    ConfigError, match='data.tokenizer.vocab_size: has no effect: the tokenizer is that of the public'
+  ):
+    config_lib.load(raw, given=['data.tokenizer.vocab_size'])
+
+
+def test_a_folder_that_lacks_its_prefix_is_recognised(raw_config):
+  with pytest.raises(
+    CheckpointError, match=f'no checkpoint there; for the public model there give hf:{GOLDEN}/bert, or'
+  ):
+    config_lib.load(raw_config('masked_lm', **{'init_from.path': f'{GOLDEN}/bert'}))
 
 
 def test_a_backbone_whose_table_stands_twice(tmp_path):
@@ -285,8 +350,8 @@ def test_more_tokens_than_rows_are_refused(tmp_path):
   file.write_text(json.dumps(values | {'vocab_size': 64}))
   raw = config_dict(FINE_TUNING['classification'], 'smoke', {'init_from.path': f'hf:{folder}'})
   config, source = config_lib.load(raw)
-  with pytest.raises(ConfigError, match=r'model.vocab_size = 64: .*'):
-    prepare.without_data(config, initialize.tokenizer_of(source, None))
+  with pytest.raises(CheckpointError, match=r'the tokenizer has \d+ tokens, and the model rows for 64 .vocab_size in'):
+    initialize.tokenizer_of(source, config.data.tokenizer)
 
 
 # ---- tokenizers
@@ -329,6 +394,22 @@ def test_a_tokenizer_is_kept_as_it_is(tmp_path):
   (tmp_path / 'tokenizer_config.json').write_text('[1')
   with pytest.raises(DataError, match=r'tokenizer_config.json: not JSON'):
     Tokenizer.load(str(file))
+
+
+def test_roles_of_an_older_file(tmp_path):
+  folder = pathlib.Path(shutil.copytree(GOLDEN / 'llama_3_1', tmp_path / 'model'))
+  tokens = sorted(json.loads((folder / 'tokenizer.json').read_text())['model']['vocab'])
+  (folder / 'tokenizer_config.json').unlink()
+  (folder / 'special_tokens_map.json').write_text(json.dumps({'eos_token': tokens[5]}))
+  tokenizer = Tokenizer.load(str(folder / 'tokenizer.json'))
+  assert tokenizer.token(tokenizer.eos) == tokens[5] and tokenizer.bos is None
+  for value, message in (
+    ('<|eot|>', "tokenizer_config.json names '<|eot|>', which is none of its tokens.; .* set eos_token to one of its"),
+    (['</s>'], r"tokenizer_config.json: eos_token = \['</s>'\] is no text; download it again"),
+  ):
+    (folder / 'tokenizer_config.json').write_text(json.dumps({'eos_token': value}))
+    with pytest.raises(DataError, match=message):
+      Tokenizer.load(str(folder / 'tokenizer.json')).require('eos')
 
 
 def test_a_role_that_is_missing_is_named(raw_config):

@@ -39,18 +39,37 @@ def companions_of(path: epath.Path) -> dict[str, bytes]:
 
 
 def roles_of(companions: Mapping[str, bytes]) -> dict[str, str | None] | None:
-  """{role: token} as tokenizer_config.json names them; None where it names none.
+  """{role: token} as tokenizer_config.json names them, or, where it names none, an older special_tokens_map.json.
 
-  Raises ValueError: it is no JSON object.
+  None where neither names any. Raises ValueError: one is no JSON object, or a token is no text.
   """
-  if CONFIG not in companions:
-    return None
-  config = json.loads(companions[CONFIG])
-  if not isinstance(config, dict):
-    raise ValueError('it holds no object')
-  tokens = {role: config.get(f'{role}_token') for role in ALIASES}
-  roles = {role: token.get('content') if isinstance(token, dict) else token for role, token in tokens.items()}
-  return roles if any(roles.values()) else None
+  for name in (CONFIG, 'special_tokens_map.json'):
+    if name not in companions:
+      continue
+    try:
+      found = json.loads(companions[name])
+    except (ValueError, RecursionError) as error:
+      raise ValueError(f'{name}: not JSON ({error})') from error
+    if not isinstance(found, dict):
+      raise ValueError(f'{name}: not JSON (it holds no object)')
+    tokens = {role: found.get(f'{role}_token') for role in ALIASES}
+    roles = {role: token.get('content') if isinstance(token, dict) else token for role, token in tokens.items()}
+    for role, token in roles.items():
+      if not isinstance(token, str | None):
+        raise ValueError(f'{name}: {role}_token = {token!r} is no text')
+    if any(roles.values()):
+      return roles
+  return None
+
+
+def lacking(role: str, given: Mapping[str, str | None] | None) -> tuple[str, str]:
+  """(where a token of a role was looked for, what to do about it) in words, with what `roles_of` gave."""
+  aliases = ALIASES[role]
+  if given is None:
+    remedy = f"add it with `tokenizer.add_special_tokens(['{aliases[0]}'])` of the tokenizers library and save it"
+    return f'looked for {", ".join(aliases)}', remedy
+  named = f'names {given[role]!r}, which is none of its tokens' if given[role] else 'names none'
+  return f'{CONFIG} {named}', f'set {role}_token to one of its tokens there'
 
 
 def frame_of(processor: dict | None) -> Frame | None:

@@ -87,12 +87,13 @@ class Tokenizer:
     try:
       given = published.roles_of(companions)
     except ValueError as error:
-      raise DataError(f'{file.parent / published.CONFIG}: not JSON ({error}); download it again') from None
+      raise DataError(f'{file.parent}: {error}; download it again') from None
     try:
       return cls(tokenizers.Tokenizer.from_str(text), path, text, companions, given)
     except Exception as error:  # the library raises plain Exception
       rule = 'it must be a tokenizer.json in Hugging Face format'
-      raise DataError(f'{path}: not a tokenizer ({error}); {rule}; save it again with `tokenizer.save(path)`') from None
+      remedy = 'download it, or save it with `tokenizer.save(path)`, again'
+      raise DataError(f'{path}: not a tokenizer ({error}); {rule}; {remedy}') from None
 
   def save(self, path: str):
     """Writes a tokenizer.json, whole or not at all; one that was read, with its companions, byte for byte."""
@@ -126,12 +127,10 @@ class Tokenizer:
 
   def require(self, role: str) -> int:
     """The id of a special token by its role: 'pad', 'bos', ...; DataError where there is none."""
-    index, aliases = getattr(self, role), published.ALIASES[role]
+    index = getattr(self, role)
     if index is None:
-      where = f'looked for {", ".join(aliases)}' if self._given is None else f'{published.CONFIG} names none'
-      rule = f'has no {role} token ({where}); this objective needs one'
-      remedy = f"add it with `tokenizer.add_special_tokens(['{aliases[0]}'])` of the tokenizers library and save it"
-      raise DataError(f'{self._name}: {rule}; {remedy}')
+      where, remedy = published.lacking(role, self._given)
+      raise DataError(f'{self._name}: has no {role} token ({where}); this objective needs one; {remedy}')
     return index
 
   @functools.cached_property
