@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import shlex
+import pathlib
 import subprocess
 import sys
 
@@ -16,7 +16,7 @@ from lmjax.hf.source import PublicModel
 from tests.hf.imports import imported, rows
 
 torch = pytest.importorskip('torch')
-pytest.importorskip('transformers')
+transformers = pytest.importorskip('transformers')
 
 from tests.hf import families  # needs both
 
@@ -162,18 +162,46 @@ def test_positions_are_counted_from_the_id_that_pads(pad, tmp_path, monkeypatch)
   assert largest_difference(found, families.outputs(model, padded, mask), mask) < TOLERANCE
 
 
-def test_pickles_in_parts_are_converted(tmp_path):
-  model = families.make('bert')
-  model.config.save_pretrained(tmp_path)
-  tensors = list(model.state_dict().items())
-  for part in (0, 1):
-    torch.save(dict(tensors[part::2]), tmp_path / f'pytorch_model-0000{part + 1}-of-00002.bin')
-  with pytest.raises(CheckpointError) as error:
-    _ = PublicModel(f'hf:{tmp_path}').arrays
-  words = shlex.split(str(error.value).partition('with torch: ')[2])
-  subprocess.run([sys.executable, *words[1:]], check=True, cwd=tmp_path)
+@pytest.mark.parametrize('name', ['bert', 'roberta', 'modernbert'])
+def test_heads_that_are_not_tied(name, tmp_path):
+  """transformers computes with the bias of the output layer then, not with that of the head."""
+  model = families.make(name, tie_word_embeddings=False)
+  families.save(model, tmp_path)
   tokens, mask = rows()
   found = logits_of(*imported(PublicModel(f'hf:{tmp_path}')), tokens, mask)
+  assert largest_difference(found, families.outputs(model, tokens, mask), mask) < TOLERANCE
+
+
+@pytest.mark.parametrize('name', ['llama_3_1', 'llama_yarn'])
+def test_a_rotary_length_above_its_scaling_counts(name, tmp_path):
+  families.save(families.make(name), tmp_path)
+  file = tmp_path / 'config.json'
+  values = json.loads(file.read_text())
+  length = values['rope_parameters'].pop('original_max_position_embeddings')
+  file.write_text(json.dumps(values | {'original_max_position_embeddings': length}))
+  model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation='eager').eval()
+  tokens, mask = rows()
+  found = logits_of(*imported(PublicModel(f'hf:{tmp_path}')), tokens, mask)
+  assert largest_difference(found, families.outputs(model, tokens, mask), mask) < TOLERANCE
+
+
+def converted(folder: pathlib.Path) -> PublicModel:
+  """The model of a folder with pickles, after the line that the refusal gives, run as it is."""
+  with pytest.raises(CheckpointError) as error:
+    _ = PublicModel(f'hf:{folder}').arrays
+  line = str(error.value).partition('with torch: ')[2].replace('python -c', f'{sys.executable} -c')
+  subprocess.run(line, shell=True, check=True)
+  return PublicModel(f'hf:{folder}')
+
+
+def test_pickles_in_parts_are_converted(tmp_path):
+  model, folder = families.make('bert'), tmp_path / "it's [1]"
+  model.config.save_pretrained(folder)
+  tensors = list(model.state_dict().items())
+  for part in (0, 1):
+    torch.save(dict(tensors[part::2]), folder / f'pytorch_model-0000{part + 1}-of-00002.bin')
+  tokens, mask = rows()
+  found = logits_of(*imported(converted(folder)), tokens, mask)
   assert largest_difference(found, families.outputs(model, tokens, mask), mask) < TOLERANCE
 
 
@@ -183,11 +211,7 @@ def test_the_line_that_converts_a_pickle_is_true(name, tmp_path):
   model = families.make(name)
   model.config.save_pretrained(tmp_path)
   torch.save(model.state_dict(), tmp_path / 'pytorch_model.bin')
-  with pytest.raises(CheckpointError) as error:
-    _ = PublicModel(f'hf:{tmp_path}').arrays
-  words = shlex.split(str(error.value).partition('with torch: ')[2])
-  subprocess.run([sys.executable, *words[1:]], check=True, cwd=tmp_path)
-  source = PublicModel(f'hf:{tmp_path}')
+  source = converted(tmp_path)
   tokens, mask = rows()
   found = logits_of(*imported(source), tokens, mask)
   assert largest_difference(found, families.outputs(model, tokens, mask), mask) < TOLERANCE
