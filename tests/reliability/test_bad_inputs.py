@@ -438,9 +438,23 @@ def tokenizer(name: str, content: str | bytes | None, *says: str, base: str = f'
 
 TOKENIZERS = [
   tokenizer('tokenizer that is not there', None, 't.json: cannot be read', 'must exist', 'check the path'),
-  tokenizer('tokenizer that is not JSON', '{', 't.json: not a tokenizer (EOF', 'Hugging Face format', 'save it again'),
-  tokenizer('tokenizer of other JSON', '{"a": 1}', 't.json: not a tokenizer', 'Hugging Face format', 'save it again'),
-  tokenizer('tokenizer that is empty', '', 't.json: not a tokenizer', 'Hugging Face format', 'save it again'),
+  tokenizer(
+    'tokenizer that is not JSON',
+    '{',
+    't.json: not a tokenizer (EOF',
+    'Hugging Face format',
+    'download it, or save it with',
+  ),
+  tokenizer(
+    'tokenizer of other JSON',
+    '{"a": 1}',
+    't.json: not a tokenizer',
+    'Hugging Face format',
+    'download it, or save it with',
+  ),
+  tokenizer(
+    'tokenizer that is empty', '', 't.json: not a tokenizer', 'Hugging Face format', 'download it, or save it with'
+  ),
   tokenizer('tokenizer of bytes', b'\xff\xfe', 't.json: cannot be read', "'utf-8' codec", 'check the path'),
   tokenizer(
     'tokenizer without a mask',
@@ -451,7 +465,10 @@ TOKENIZERS = [
     base=MLM + ',data=a.jsonl',
   ),
   tokenizer(
-    'tokenizer without tokens', TOKENIZER.replace('"a": 0, "b": 1', ''), 't.json: not a tokenizer', 'save it again'
+    'tokenizer without tokens',
+    TOKENIZER.replace('"a": 0, "b": 1', ''),
+    't.json: not a tokenizer',
+    'download it, or save it with',
   ),
   leaf(
     'tokenizer to load and to train', 'data.tokenizer.path=t.json', 'vocab_size = 768', 'must be None', 'set it to None'
@@ -876,7 +893,7 @@ HAND_OFFS = [
   handed(
     'pattern that matches nothing',
     intact,
-    'layers/1/mlp/up/kernel',
+    'layers/0..1/mlp/up/kernel',
     'matches neither take nor fresh',
     'change the',
     leaves='init_from.take=nothing/*',
@@ -894,7 +911,7 @@ HAND_OFFS = [
     intact,
     'classifier/kernel',
     'has no such parameter',
-    'let init_from.fresh',
+    'name it in init_from.fresh',
     leaves='init_from.take=* init_from.fresh=',
   ),
   handed(
