@@ -74,9 +74,8 @@ def run(config, source: Source | None, workdir: str, log: Log | None = None, dev
 def _run_one(config, source: Source | None, workdir: str, mesh, log: Log, watch: Watchdog) -> dict:
   """One run, from what it needs to its results."""
   tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
-  if source is not None and not prepare.is_shaped_by_data(
-    config.task
-  ):  # what does not fit is refused before text is read
+  # what does not fit is refused before text is read
+  if source is not None and not prepare.is_shaped_by_data(config.task):
     initialize.plan_of(prepare.without_data(config, tokenizer)[1], source, config.init_from)
   config, task, data = prepare.prepare(config, tokenizer, progress=True)
   plan = initialize.plan_of(task, source, config.init_from)

@@ -27,10 +27,8 @@ _WRITTEN_OUT = 8
 _USUAL |= DEFAULTS
 
 # Names of activations; some families use them as a gate.
-_ACTIVATIONS = {'gelu': 'gelu', 'relu': 'relu', 'silu': 'silu', 'swish': 'silu'} | dict.fromkeys(
-  ('gelu_new', 'gelu_pytorch_tanh', 'gelu_fast'), 'gelu_tanh'
-)
-_ACTIVATIONS['gelu_python'] = 'gelu'
+_ACTIVATIONS = {'gelu': 'gelu', 'gelu_python': 'gelu', 'relu': 'relu', 'silu': 'silu', 'swish': 'silu'}
+_ACTIVATIONS |= dict.fromkeys(('gelu_new', 'gelu_pytorch_tanh', 'gelu_fast'), 'gelu_tanh')
 _GATED = {'gelu': 'geglu', 'gelu_tanh': 'geglu_tanh', 'silu': 'swiglu'}
 _PLAIN = {'gelu': 'gelu', 'gelu_tanh': 'gelu_tanh', 'relu': 'relu'}
 

@@ -31,21 +31,19 @@ def load(source: PublicModel, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dic
 
 def _placed(source: PublicModel, line: Line, tensor, abstract: jax.ShapeDtypeStruct) -> jax.Array:
   """One array, of which each device gets its share; equal shares are read once."""
-  theirs, pieces = source.weights.tensors[line.theirs].shape, []
+  pieces: list[jax.Array] = []
   read_last: tuple = (None, None)
   places = abstract.sharding.addressable_devices_indices_map(abstract.shape)
   for device, index in sorted(places.items(), key=lambda item: str(item[1])):
     if read_last[0] != str(index):
-      read_last = str(index), _read(line, tensor, theirs, index, abstract.shape)
-      if not np.isfinite(read_last[1]).all():
-        rule = f'{line.theirs} holds NaN or infinity'
-        raise CheckpointError(f'{source.where}: {rule}; download it again, or choose another model')
+      read_last = str(index), _read(source, line, tensor, index, abstract.shape)
     pieces.append(jax.device_put(read_last[1], device))
   return jax.make_array_from_single_device_arrays(abstract.shape, abstract.sharding, pieces)
 
 
-def _read(line: Line, tensor, theirs, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
+def _read(source: PublicModel, line: Line, tensor, index: tuple[slice, ...], shape: tuple[int, ...]) -> np.ndarray:
   """A share, in parts: so what is there twice, in the file's type and in float32, is small."""
+  theirs = source.weights.tensors[line.theirs].shape
   bounds = [s.indices(size)[:2] for s, size in zip(index, shape)]
   result = np.empty([stop - start for start, stop in bounds], np.float32)
   axis = len(bounds) - 1 if line.transposed else 0  # the file's first one
@@ -57,7 +55,11 @@ def _read(line: Line, tensor, theirs, index: tuple[slice, ...], shape: tuple[int
     part[axis] = slice(low, high)
     target = [slice(None)] * len(bounds)
     target[axis] = slice(low - start, high - start)
-    result[tuple(target)] = line.read(tensor, theirs, tuple(part))
+    array = line.read(tensor, theirs, tuple(part))
+    if not np.isfinite(array).all():
+      rule = f'{line.theirs} holds NaN or infinity'
+      raise CheckpointError(f'{source.where}: {rule}; download it again, or choose another model')
+    result[tuple(target)] = array
   return result
 
 
