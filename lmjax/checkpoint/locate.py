@@ -92,7 +92,8 @@ def choose(setting: str, given: str, workdir: epath.Path, step: int | Literal['l
     runs = seeds_of(workdir)
     first = 'let that run reach its first one' if setting == '--workdir' else 'run the pre-training first'
     remedy = f'choose one of its runs, such as {runs[0]}' if runs else first
-    if any((workdir / f'model.safetensors{index}').exists() for index in ('', '.index.json')):
+    is_public = any((workdir / f'model.safetensors{index}').exists() for index in ('', '.index.json'))
+    if is_public and setting != '--workdir':
       remedy = f'for the public model there give hf:{given}'
     raise CheckpointError(f'{setting} = {given}: {rule}; {remedy}, or name the workdir of a run')
   if step == 'best':

@@ -44,7 +44,7 @@ class PublicModel:
     if not given or not os.path.isdir(folder):
       if not hub.is_name(given):
         remedy = 'name a folder, or a model of the Hub: hf:ORG/NAME or hf:ORG/NAME@REVISION; a run that began with a '
-        remedy += 'folder goes on once it is there again'
+        remedy += 'folder continues once it is there again'
         raise CheckpointError(f'{self.where}: no such folder, and no id of the Hub; {remedy}')
       folder, self.revision = hub.download(self.where, given, weights=False)
     self.folder = folder
@@ -208,7 +208,8 @@ class PublicModel:
       shapes[RESIZABLE] = [self.model['max_length'] + self.model['position_offset'], self.model['width']]
     lines = [line for line in self.lines if line.ours in shapes]
     wrong = [line for line in lines if self.arrays[line.ours]['shape'] != shapes[line.ours]]
-    for line in wrong[:1]:
+    if wrong:
+      line = wrong[0]
       there, here = list(self.weights.tensors[line.theirs].shape), list(line.shape_in_file(tuple(shapes[line.ours])))
       what = f'holds arrays of other shapes than config.json gives ({there} in place of {here}),'
       self._refuse(what, [line.theirs for line in wrong])

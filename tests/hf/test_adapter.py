@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lmjax import export
+from lmjax.models.config import ADAPTERS
 from lmjax.training import reopen
 from tests import runs
 from tests.hf import exports
@@ -41,7 +42,6 @@ def test_what_peft_has_no_word_for_is_refused(tmp_path, capsys):
   assert not (tmp_path / 'out').exists()
 
 
-ADAPTERS = ('*/lora_a', '*/lora_b')
 CLASSES = {'summarization': 'CausalLM', 'classification': 'SequenceClassification', 'masked_lm': 'MaskedLM'}
 CASES = {
   'summaries': ('summarization', 'llama_3_1', None),

@@ -404,7 +404,10 @@ def test_roles_of_an_older_file(tmp_path):
   tokenizer = Tokenizer.load(str(folder / 'tokenizer.json'))
   assert tokenizer.token(tokenizer.eos) == tokens[5] and tokenizer.bos is None
   for value, message in (
-    ('<|eot|>', "tokenizer_config.json names '<|eot|>', which is none of its tokens.; .* set eos_token to one of its"),
+    (
+      '<|eot|>',
+      "special_tokens_map.json names '<|eot|>', which is none of its tokens.; .* set eos_token to one of its",
+    ),
     (['</s>'], r"tokenizer_config.json: eos_token = \['</s>'\] is no text; download it again"),
   ):
     (folder / 'tokenizer_config.json').write_text(json.dumps({'eos_token': value}))
@@ -417,7 +420,8 @@ def test_a_role_that_is_missing_is_named(raw_config):
   config, source = config_lib.load(raw)
   tokenizer = initialize.tokenizer_of(source, None)
   with pytest.raises(
-    Exception, match=r'has no mask token \(tokenizer_config.json names none\); this objective needs one'
+    Exception,
+    match=r'has no mask token \(tokenizer_config.json or special_tokens_map.json names none\); this objective',
   ):
     prepare.build(config, tokenizer)
 

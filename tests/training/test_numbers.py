@@ -60,3 +60,11 @@ def test_a_compilation_in_the_middle_of_training_is_reported(raw_config, tmp_pat
   found = runs.train(raw_config('causal_lm', **{'train.log_every': 1}), tmp_path / 'run', say)
   assert found['recompilations'] == 1
   assert any(line.startswith('step 5: 1 programs were compiled in the middle of training') for line in said), said
+
+
+@pytest.mark.parametrize('best, first', [(10, 'done: step 20; best: step 10, '), (20, 'done: step 20, ')])
+def test_the_last_lines_name_the_step_that_their_numbers_are_of(best, first):
+  task = SimpleNamespace(NAME='classification', MAIN_METRIC='accuracy', BASELINE='majority_accuracy')
+  results = {'step': 20, 'best_step': best, 'metrics': {'valid/loss': 0.5, 'valid/accuracy': 0.75}}
+  said = progress.farewell(task, 'runs/a', results)
+  assert said.startswith(f'{first}valid loss 0.5000, accuracy 0.7500\n')

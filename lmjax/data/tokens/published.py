@@ -16,10 +16,10 @@ ALIASES = {
   'sep': ('[SEP]', '<sep>', '</s>'),
   'unk': ('[UNK]', '<unk>', '<|unk|>'),
 }
-CONFIG = 'tokenizer_config.json'
+CONFIG, OLDER = 'tokenizer_config.json', 'special_tokens_map.json'
 # Files that belong to a tokenizer.json, and are kept with it as they are.
 COMPANIONS = (
-  *(CONFIG, 'special_tokens_map.json', 'added_tokens.json', 'chat_template.jinja', 'chat_template.json'),
+  *(CONFIG, OLDER, 'added_tokens.json', 'chat_template.jinja', 'chat_template.json'),
   *('generation_config.json', 'vocab.txt', 'vocab.json', 'merges.txt'),
 )
 
@@ -43,7 +43,7 @@ def roles_of(companions: Mapping[str, bytes]) -> dict[str, str | None] | None:
 
   None where neither names any. Raises ValueError: one is no JSON object, or a token is no text.
   """
-  for name in (CONFIG, 'special_tokens_map.json'):
+  for name in (CONFIG, OLDER):
     if name not in companions:
       continue
     try:
@@ -68,8 +68,8 @@ def lacking(role: str, given: Mapping[str, str | None] | None) -> tuple[str, str
   if given is None:
     remedy = f"add it with `tokenizer.add_special_tokens(['{aliases[0]}'])` of the tokenizers library and save it"
     return f'looked for {", ".join(aliases)}', remedy
-  named = f'names {given[role]!r}, which is none of its tokens' if given[role] else 'names none'
-  return f'{CONFIG} {named}', f'set {role}_token to one of its tokens there'
+  named = f'{given[role]!r}, which is none of its tokens' if given[role] else 'none'
+  return f'{CONFIG} or {OLDER} names {named}', f'set {role}_token to one of its tokens there'
 
 
 def frame_of(processor: dict | None) -> Frame | None:
