@@ -17,9 +17,6 @@ GOLDEN = pathlib.Path(__file__).parent / 'golden'
 SMALL = {'model.layers': 2, 'model.width': 32, 'model.heads': 4, 'model.kv_heads': 4, 'model.mlp_width': 48}
 SMALL |= {'model.dtype': 'float32', 'model.scan': False}
 LEARNED = SMALL | {'model.max_length': 256}
-# Shapes of Qwen3 (of the preset `mini`) and of ModernBERT (of `modernbert_base`).
-DECODER = SMALL | {'model.activation': 'swiglu'}
-ENCODER = SMALL | {'model.first_norm': False}
 STEPS = {'train.steps': 3, 'eval.every': 3, 'data.length': 48, 'writer.tensorboard': False}
 SPANS = {'objective.max_question': 12, 'objective.stride': 12, 'objective.max_answer': 6, 'train.epochs': None}
 SUMMARIES = {'objective.max_summary': 8, 'objective.prefix': False, 'objective.chunk': 4, 'train.epochs': None}
@@ -55,9 +52,8 @@ def pre_trained(task: str, raw_config, folder: pathlib.Path, preset: str | None 
   }
   raw = raw_config(task, **more | leaves)
   if 'init_from.path' not in leaves:
-    usual, shape = ('mini', DECODER) if task == 'causal_lm' else ('modernbert_base', ENCODER)
-    raw.model = ConfigDict(presets.get(preset or usual)['model'])
-    shape = shape if preset is None else LEARNED
+    raw.model = ConfigDict(presets.get(preset or ('mini' if task == 'causal_lm' else 'modernbert_base'))['model'])
+    shape = SMALL if preset is None else LEARNED
     raw.model.update({path.removeprefix('model.'): value for path, value in shape.items()})
   runs.train(raw, folder / 'run')
   return str(folder / 'run')

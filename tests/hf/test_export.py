@@ -27,9 +27,6 @@ from tests.hf.exports import GOLDEN, exported
 MODELS = sorted(folder.name for folder in GOLDEN.iterdir() if folder.is_dir())
 
 
-MODERN = dict(first_norm=False)
-
-
 # ---- what can be expressed
 
 
@@ -55,10 +52,16 @@ PRESETS = {
   'llama_60m': 'LlamaForCausalLM',
   'llama_160m': 'LlamaForCausalLM',
   'llama_1b': 'LlamaForCausalLM',
+  'tiny': 'Qwen3ForCausalLM',
+  'mini': 'Qwen3ForCausalLM',
+  'tiny_encoder': 'ModernBertForMaskedLM',
+  'mini_encoder': 'ModernBertForMaskedLM',
+  'modernbert_base': 'ModernBertForMaskedLM',
 }
 
 
 def test_presets_are_architectures_of_others():
+  assert PRESETS.keys() == presets.PRESETS.keys()
   for name, architecture in PRESETS.items():
     config = ModelConfig(**presets.PRESETS[name]['model'])
     assert express(Wanted(config, 1000, 128)).values['architectures'] == [architecture], name
@@ -72,7 +75,7 @@ def test_keys_of_transformers_4_and_5():
   rope |= {'low_freq_factor': 1.0, 'high_freq_factor': 4.0}
   assert values['rope_parameters'] == values['rope_scaling'] == rope and values['rope_theta'] == 10000.0
   assert values['max_position_embeddings'] == 128
-  nested = express(Wanted(ModelConfig(**presets.PRESETS['modernbert_base']['model'] | MODERN), 1000, 128)).values
+  nested = express(Wanted(ModelConfig(**presets.PRESETS['modernbert_base']['model']), 1000, 128)).values
   assert (nested['global_rope_theta'], nested['local_rope_theta']) == (160000.0, 10000.0)
   assert nested['rope_parameters']['sliding_attention'] == {'rope_type': 'default', 'rope_theta': 10000.0}
   assert nested['layer_types'][:4] == ['full_attention', *['sliding_attention'] * 2, 'full_attention']
@@ -81,9 +84,13 @@ def test_keys_of_transformers_4_and_5():
 @pytest.mark.parametrize(
   'preset, changes, problem',
   [
-    ('tiny', {}, "model.activation = 'gelu': no architecture of transformers has this; the nearest"),
+    (
+      'tiny',
+      dict(activation='gelu'),
+      "model.activation = 'gelu': no architecture of transformers has this; the nearest",
+    ),
     ('bert_base', dict(segment_types=None), r'model.segment_types = None: .* the nearest, bert, has 2'),
-    ('modernbert_base', {}, r'model.first_norm = True: .* the nearest, modernbert, has False'),
+    ('modernbert_base', dict(first_norm=True), r'model.first_norm = True: .* the nearest, modernbert, has False'),
     ('llama_60m', dict(parallel_residual=True), r'model.parallel_residual = True: .* the nearest, llama, has False'),
   ],
 )
@@ -96,8 +103,8 @@ def test_what_none_has_is_refused_with_the_nearest(preset, changes, problem):
 
 
 def test_heads_that_are_others():
-  encoder = ModelConfig(**presets.PRESETS['modernbert_base']['model'] | MODERN)
-  decoder = ModelConfig(**presets.PRESETS['mini']['model'] | dict(activation='swiglu'))
+  encoder = ModelConfig(**presets.PRESETS['modernbert_base']['model'])
+  decoder = ModelConfig(**presets.PRESETS['mini']['model'])
   ask = lambda *arguments: express(Wanted(*arguments)).values
   assert ask(encoder, 900, 64, 'classification', 'gelu_norm', 'cls')['classifier_pooling'] == 'cls'
   assert ask(decoder, 900, 64, 'extractive_qa', 'linear')['architectures'] == ['Qwen3ForQuestionAnswering']
@@ -227,7 +234,7 @@ def test_what_fills_rows_is_none_of_their_tokens(tokenizer):
 def labelled(raw_config, tmp_path_factory):
   """A fine-tuned classifier, of ModernBERT's shape."""
   folder = tmp_path_factory.mktemp('labelled')
-  return exports.fine_tuned('classification', folder, 'modernbert_base', **exports.ENCODER)
+  return exports.fine_tuned('classification', folder, 'modernbert_base', **exports.SMALL)
 
 
 def refused(capsys, *arguments) -> tuple[int, str]:

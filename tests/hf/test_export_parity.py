@@ -12,7 +12,7 @@ from lmjax.tasks.classification import TextLabels
 from lmjax.training import reopen
 from tests import runs
 from tests.hf import exports
-from tests.hf.exports import DECODER, ENCODER, GOLDEN, LEARNED, exported, fine_tuned, pre_trained, texts
+from tests.hf.exports import GOLDEN, LEARNED, SMALL, exported, fine_tuned, pre_trained, texts
 
 torch = pytest.importorskip('torch')
 transformers = pytest.importorskip('transformers')
@@ -113,11 +113,11 @@ def test_masks(preset, raw_config, tmp_path):
 
 
 CLASSIFIERS = {
-  'modernbert': ('modernbert_base', ENCODER),
-  'modernbert_cls': ('modernbert_base', ENCODER | {'objective.pooling': 'cls'}),
+  'modernbert': ('modernbert_base', SMALL),
+  'modernbert_cls': ('modernbert_base', SMALL | {'objective.pooling': 'cls'}),
   'bert': ('bert_base', LEARNED),
   'distilbert': ('bert_base', LEARNED | {'model.segment_types': None}),
-  'qwen3': ('mini', DECODER),
+  'qwen3': ('mini', SMALL),
   'gpt2': ('gpt2_small', LEARNED),
   'from_bert': (None, {'init_from.path': f'hf:{GOLDEN / "bert"}'}),
   'from_roberta': (None, {'init_from.path': f'hf:{GOLDEN / "roberta"}'}),
@@ -165,7 +165,7 @@ def test_numbers_and_many_labels(target, preset, tmp_path):
   }
   rows = {split: [(' '.join(text.split()), label) for text, label in pairs] for split, pairs in rows.items()}
   leaves = {'objective.target': target} | ({'data.separator': ';'} if target == 'many' else {})
-  leaves |= LEARNED if preset == 'bert_base' else ENCODER
+  leaves |= LEARNED if preset == 'bert_base' else SMALL
   raw = runs.classification_config(None, tmp_path, f'preset={preset}', rows=rows, **leaves | {'train.steps': 3})
   runs.train(raw, tmp_path / 'run')
   folder = exported(str(tmp_path / 'run'), tmp_path / 'out')
@@ -181,9 +181,9 @@ def test_numbers_and_many_labels(target, preset, tmp_path):
 
 
 QUESTIONS = {
-  'modernbert': ('modernbert_base', ENCODER | {'model.segment_types': None}),
+  'modernbert': ('modernbert_base', SMALL | {'model.segment_types': None}),
   'bert': ('bert_base', LEARNED),
-  'qwen3': ('mini', DECODER | {'model.segment_types': None}),
+  'qwen3': ('mini', SMALL | {'model.segment_types': None}),
   'from_roberta': (None, {'init_from.path': f'hf:{GOLDEN / "roberta"}', 'model.segment_types': 1}),
 }
 
@@ -222,7 +222,7 @@ def test_answers(kind, tmp_path):
 
 @pytest.mark.parametrize('kind, beams', [('mini', 1), ('mini', 3), ('from_llama', 1)])
 def test_summaries(kind, beams, tmp_path):
-  leaves = {} if kind == 'from_llama' else dict(DECODER)
+  leaves = {} if kind == 'from_llama' else dict(SMALL)
   leaves |= {'objective.decoding.beams': beams, 'objective.decoding.length_penalty': 1.0 if beams > 1 else None}
   leaves |= {'objective.decoding.no_repeat_ngram': None, 'objective.decoding.temperature': 0.0}
   source = f'hf:{GOLDEN / "llama_3_1"}' if kind == 'from_llama' else None
