@@ -207,6 +207,7 @@ MODERNBERT = Family(
   theta_local=('local_rope_theta', 10_000.0),
   global_layers=('global_attn_every_n_layers', 3, 0),
   classes='ModernBert',
+  plain_output='classifier_activation',
   language_model='ForMaskedLM',
   heads={
     'classification': Head(

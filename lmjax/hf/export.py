@@ -15,7 +15,7 @@ from lmjax.data.tokens.published import Frame
 from lmjax.errors import CheckpointError, ConfigError
 from lmjax.hf import sentence, tokens, writer
 from lmjax.hf.express import Architecture, Wanted, express
-from lmjax.hf.family import CLASSIFIER
+from lmjax.hf.family import CLASSIFIER, TOKEN_TABLE
 from lmjax.hf.table import Line, of_task
 from lmjax.models import lora
 from lmjax.schema import validate
@@ -27,6 +27,8 @@ from lmjax.tasks.masked_lm import MaskedLM
 from lmjax.tasks.summarization import Summarization
 
 GENERATION = 'generation_config.json'
+# The layer before an output embedding, and the variance (its square) next to which a norm's epsilon is nothing.
+_DENSE, _LARGE = 'head/transform/dense/kernel', 64.0
 _KINDS = {
   'class': 'single_label_classification',
   'number': 'regression',
@@ -56,6 +58,8 @@ class Export(NamedTuple):
     if config.lora is not None:
       params = lora.merge(params, config.lora)
     flat = in_own_units(self.task, paths.flatten(params))
+    if any(line.ours == _DENSE for line in self.lines) and _DENSE not in flat:
+      flat = with_plain_transform(flat)
     if unlike := {line.ours for line in self.lines} ^ set(flat):
       raise CheckpointError(
         f'{sorted(unlike)[0]}: has no place in {self.summary}; this is a defect of lmjax, report it'
@@ -74,6 +78,22 @@ def in_own_units(task: Any, flat: dict[str, Any]) -> dict[str, Any]:
   mean, deviation = task.objective.scale
   kernel, bias = (np.asarray(flat[f'{CLASSIFIER}/{name}'], np.float64) for name in ('kernel', 'bias'))
   return flat | {f'{CLASSIFIER}/kernel': kernel * deviation, f'{CLASSIFIER}/bias': bias * deviation + mean}
+
+
+def with_plain_transform(flat: dict[str, Any]) -> dict[str, Any]:
+  """Parameters by path, with a transform before the output embedding that changes nothing, for a model without one.
+
+  Its dense layer, whose activation is linear, takes the scale of the last norm away, and its own norm puts it back.
+  That norm adds its epsilon too: 1e-5, where what the layers give has a variance of 1, changes a logit by 5e-6 of it.
+
+  Raises CheckpointError: a scale is 0.
+  """
+  scale_D = np.asarray(flat['final_norm/scale'], np.float32)
+  if not scale_D.all():
+    rule = 'holds a 0, which no architecture of transformers without a transform can have'
+    raise CheckpointError(f'final_norm/scale: {rule}; export another step')
+  plain = {_DENSE: np.diag(_LARGE / scale_D), 'head/transform/norm/scale': scale_D}
+  return flat | plain | {'head/bias': np.zeros(len(flat[f'{TOKEN_TABLE}/embedding']), np.float32)}
 
 
 def plan(task: Any, dtype: str, origin: Mapping[str, Any] | None) -> Export:

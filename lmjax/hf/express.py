@@ -60,9 +60,14 @@ def express(wanted: Wanted, origin: Mapping[str, Any] | None = None) -> Architec
       found = settings_of(ConfigFile(_HERE, values))
     except CheckpointError:  # a setting that it has no word for
       continue
+    # the language model's transform may be made to change nothing; with another head it is not in the file
+    plain = not settings['mlm_transform'] and wanted.task is None and family.plain_output is not None
+    if plain or wanted.task is not None:
+      found |= {'mlm_transform': settings['mlm_transform']}
     problems = [*_differences(name, _normal(settings), _normal(found)), *_of_head(name, head, wanted)]
     if not problems:
       more = head.pooling[wanted.pooling] if head is not None and wanted.pooling is not None else {}
+      more |= {family.plain_output: 'linear'} if plain else {}
       stem = family.classes if head is None or head.classes is None else head.classes
       ending = family.language_model if wanted.task is None else ENDINGS[wanted.task]
       copies = {key: (family.defaults | values)[theirs] for key, theirs in family.copies.items()}

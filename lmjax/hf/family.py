@@ -51,6 +51,8 @@ class Family(NamedTuple):
   classes: str = ''
   language_model: str = 'ForCausalLM'
   heads: dict[str, Head] = {}  # by task
+  # the key of the activation before the output embedding, which with 'linear' can be made to change nothing
+  plain_output: str | None = None
   copies: dict[str, str] = {}  # keys that other programs read, and those of which they are copies
 
 

@@ -77,9 +77,12 @@ _MODERNBERT = _COMMON | dict(
 
 # For two CPU cores: written-out layers in float32. Each is an architecture that others read: the decoder is Qwen3's
 # (https://arxiv.org/abs/2505.09388), with QK-norm, the encoder ModernBERT's, of which every layer sees everything.
+# Without the transform before the output embedding, with which it learns nothing but frequencies for longer: after 380
+# steps the accuracy is 0.070 instead of 0.177.
 _ON_CPU = dict(vocab_multiple=64, scan=False, remat='none', dtype='float32')
 _TINY = _LLAMA | dict(qk_norm=True, tied_embeddings=True) | _ON_CPU
-_TINY_ENCODER = _MODERNBERT | dict(rope_theta=10000.0, rope_theta_local=None, window=None, global_every=None) | _ON_CPU
+_TINY_ENCODER = _MODERNBERT | dict(rope_theta=10000.0, rope_theta_local=None, window=None, global_every=None)
+_TINY_ENCODER |= dict(mlm_transform=False) | _ON_CPU
 
 
 # Written out, layers compile for longer, by 4 s of CPU time each, and run faster, since nothing is copied into and out

@@ -53,7 +53,7 @@ def pre_trained(task: str, raw_config, folder: pathlib.Path, preset: str | None 
   raw = raw_config(task, **more | leaves)
   if 'init_from.path' not in leaves:
     raw.model = ConfigDict(presets.get(preset or ('mini' if task == 'causal_lm' else 'modernbert_base'))['model'])
-    shape = SMALL if preset is None else LEARNED
+    shape = LEARNED if raw.model.positions == 'learned' else SMALL
     raw.model.update({path.removeprefix('model.'): value for path, value in shape.items()})
   runs.train(raw, folder / 'run')
   return str(folder / 'run')

@@ -95,7 +95,7 @@ def test_texts(preset, rows, raw_config, tmp_path):
   assert [text['generated_text'] for [text] in written] == [trained.tokenizer.decode(one) for one in ours]
 
 
-@pytest.mark.parametrize('preset', [None, 'bert_base'])
+@pytest.mark.parametrize('preset', ['modernbert_base', 'mini_encoder', 'bert_base'])
 def test_masks(preset, raw_config, tmp_path):
   workdir = pre_trained('masked_lm', raw_config, tmp_path, preset)
   folder = exported(workdir, tmp_path / 'out')
