@@ -69,11 +69,11 @@ class Task(Protocol):
   def pipeline(self, data, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
     """The training batches."""
 
-  def example_record(self) -> dict:
-    """A row such as the pipeline gives to `example`, without any data."""
+  def example_rows(self) -> Any:
+    """A row such as the pipeline gives to `batch_of`, without any data."""
 
-  def example(self, row: dict, rng: np.random.Generator) -> Batch:
-    """A row -> what the model is given and must predict. Pure but for `rng`."""
+  def batch_of(self, rows: Any, keys_B: np.ndarray) -> Batch:
+    """Rows -> what the model is given and must predict; uint64 keys decide what is drawn for each."""
 
   @property
   def predicted(self) -> int:
@@ -95,9 +95,8 @@ class Task(Protocol):
 
   def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of a training batch, over all hosts, without its data."""
-    example = self.example(self.example_record(), np.random.default_rng(0))
-    rows = self.data.batch_size
-    return {name: jax.ShapeDtypeStruct((rows, *np.shape(a)), a.dtype) for name, a in example.items()}
+    batch, rows = self.batch_of(self.example_rows(), np.zeros(1, np.uint64)), self.data.batch_size
+    return {name: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype) for name, a in batch.items()}
 
   @property
   def pad(self) -> int:

@@ -6,7 +6,7 @@ import itertools
 import jax
 import numpy as np
 
-from lmjax.data.batches.masking import causal_example
+from lmjax.data.batches.masking import causal_examples
 from lmjax.data.batches.packing import RowSpec
 from lmjax.models import decode
 from lmjax.models.heads import LanguageModel
@@ -39,15 +39,15 @@ class CausalLM(LanguageModelTask):
     """Positions a row whose logits are computed."""
     return self.data.length
 
-  def example(self, row, rng, keep_segments=False) -> dict[str, np.ndarray]:
-    """A row -> inputs, targets, weights [T]; segments and positions as `documents_of` wants them."""
-    del rng, keep_segments  # in concat rows padding comes last: causal attention never sees it
-    example = causal_example(row)
+  def batch_of(self, rows, keys_B, keep_segments=False) -> dict[str, np.ndarray]:
+    """Rows -> inputs, targets, weights [B, T]; segments and positions as `documents_of` wants them."""
+    del keys_B, keep_segments  # in concat rows padding comes last: causal attention never sees it
+    batch = causal_examples(rows)
     if self.data.rows == 'concat':
-      del example['segments']
+      del batch['segments']
     if self.data.rows != 'packed':
-      del example['positions']
-    return example
+      del batch['positions']
+    return batch
 
   def complete(self, params, prompts, key, *, new_tokens, temperature, top_k, top_p) -> list[list[int]]:
     """Continues token prompts; each continuation ends before the end-of-document token."""

@@ -73,7 +73,7 @@ class TextLabels(FineTuningTask):
       rows.append(row | {'label': self.label(record)})
     return Examples(items, rows, np.arange(len(items)))
 
-  def example(self, row, rng) -> dict[str, np.ndarray]:
+  def example(self, row) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, segment_types [T], labels (as of `label`) and weights (a scalar)."""
     padded = self.padded(row['tokens'], row['second'])
     return {**padded, 'labels': row['label'], 'weights': np.ones((), np.float32)}

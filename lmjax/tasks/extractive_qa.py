@@ -140,7 +140,7 @@ class ExtractiveQA(FineTuningTask):
       too_long = [(0, len(offsets_N2))]
     return may_be_given, too_long
 
-  def example(self, row, rng) -> dict[str, np.ndarray]:
+  def example(self, row) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, segment_types, candidates [T]; starts, ends and weights (scalars)."""
     tokens, second, stop = row['tokens'], row['second'], row['stop']
     padded = self.padded(tokens, second)

@@ -37,9 +37,9 @@ class Examples:
   def __len__(self):
     return len(self.rows)
 
-  def row(self, index: int) -> dict:
-    """One row, not yet padded."""
-    return self.rows[index]
+  def take(self, indices: np.ndarray) -> list[dict]:
+    """Rows, not yet padded."""
+    return [self.rows[index] for index in indices]
 
   def documents_of(self, index: int) -> list[tuple[int, int]]:
     """(record, where in the row it begins), for display."""
@@ -63,6 +63,7 @@ class FineTuningTask(Task):
   # each task's own
   example_records: Callable[..., list[dict]]  # (objective): invented records, one of each label
   rows_of: Callable[..., Examples]  # (records)
+  example: Callable[[dict], dict[str, np.ndarray]]  # (row): what the model is given, and must predict
   outputs: Callable[..., dict]  # (params, batch): arrays with a row each
   answers: Callable[..., list]  # (examples, outputs): a prediction for each record
   scores: Callable[..., dict[str, float]]  # (records, predictions)
@@ -129,9 +130,15 @@ class FineTuningTask(Task):
     of_bytes = {'bytes': sum(t.n_bytes for t in texts), 'unknown_bytes': sum(t.unknown_bytes for t in texts)}
     return {'tokens': sum(len(t.ids) for t in texts), 'cut_tokens': cut, 'unknown_tokens': unknown, **of_bytes}
 
-  def example_record(self) -> dict:
-    """A row such as the pipeline gives to `example`, of an invented record."""
-    return self.rows_of(self.example_records(self.objective)).row(0)
+  def example_rows(self) -> list[dict]:
+    """A row such as the pipeline gives to `batch_of`, of an invented record."""
+    return self.rows_of(self.example_records(self.objective)).take(np.zeros(1, int))
+
+  def batch_of(self, rows: list[dict], keys_B: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows -> the `example` of each; nothing is drawn."""
+    del keys_B
+    examples = [self.example(row) for row in rows]
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
   def rows(self, data: FineTuningData) -> int:
     """Training rows of an epoch."""
@@ -150,13 +157,13 @@ class FineTuningTask(Task):
     contents = {**data.contents, 'tokenizer': self.tokenizer.hash, 'length': self.data.length}
     sizes = dict(batch_size=self.data.batch_size, vocab_size=self.tokenizer.vocab_size, total_steps=total_steps)
     rows, share = {'train': data.splits['train']}, dict(hosts=hosts, host=host)
-    return Pipeline(rows, [1.0], self.example, contents, seed=seed, **sizes, **share)
+    return Pipeline(rows, [1.0], self.batch_of, contents, seed=seed, **sizes, **share)
 
   def batches(self, examples: Examples) -> ValidBatches:
     """This host's rows of a split in their order."""
     sizes = dict(batch_size=self.data.batch_size, vocab_size=self.tokenizer.vocab_size)
     share = dict(hosts=jax.process_count(), host=jax.process_index())
-    return ValidBatches(self.NAME, examples, self.example, **sizes, **share)
+    return ValidBatches(self.NAME, examples, self.batch_of, **sizes, **share)
 
   @property
   def bidirectional(self) -> bool:

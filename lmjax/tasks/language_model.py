@@ -25,7 +25,7 @@ class LanguageModelTask(Task):
 
   RANKING_METRIC, HIGHER_IS_BETTER = 'loss', False
   row_spec: Callable[[], RowSpec]
-  example: Callable[..., dict[str, np.ndarray]]
+  batch_of: Callable[..., dict[str, np.ndarray]]
 
   def __init__(self, model: ModelConfig, objective, samples, data: DataConfig, tokenizer: Tokenizer):
     self.model = LanguageModel(Transformer(model, tokenizer.vocab_size_in(model.vocab_size)))
@@ -59,14 +59,13 @@ class LanguageModelTask(Task):
   def pipeline(self, stores, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
     """The training batches."""
     return pipeline_lib.make(
-      self.data, stores, self.row_spec(), self.example, seed=seed, total_steps=total_steps, hosts=hosts, host=host
+      self.data, stores, self.row_spec(), self.batch_of, seed=seed, total_steps=total_steps, hosts=hosts, host=host
     )
 
-  def example_record(self) -> dict[str, np.ndarray]:
-    """A row such as the pipeline gives to `example`, of one document of padding."""
-    size = self.row_spec().size
-    ones = np.ones(size, np.int32)
-    return {'tokens': ones * self.pad, 'segments': ones, 'positions': np.arange(size, dtype=np.int32)}
+  def example_rows(self) -> dict[str, np.ndarray]:
+    """A row such as the pipeline gives to `batch_of`, of one document of padding."""
+    ones = np.ones((1, self.row_spec().size), np.int32)
+    return {'tokens': ones * self.pad, 'segments': ones, 'positions': np.cumsum(ones, axis=1) - ones}
 
   def majority_token(self, stores) -> int:
     """The most frequent token of the training documents (of the held-out ones where there are no others)."""
@@ -76,18 +75,18 @@ class LanguageModelTask(Task):
       counts += np.bincount(documents.tokens[:MAJORITY_SAMPLE], minlength=len(counts))
     return int(np.argmax(counts))
 
-  def eval_example(self, stores, store):
-    """The transform of held-out rows: a training example and what each of its targets stands for."""
+  def eval_batch_of(self, stores, store):
+    """The transform of held-out rows: a training batch and what each of its targets stands for."""
     majority, token_bytes = self.majority_token(stores), self.tokenizer.token_bytes()
     if token_bytes is None:  # not byte-level: every token stands for the mean number of bytes
       mean = valid_bytes_per_token(self.data, store)
       token_bytes = np.full(self.tokenizer.vocab_size, mean, np.float32)
 
-    def with_columns(row, rng):
-      example = self.example(row, rng, keep_segments=True)
-      example['majority'] = (example['targets'] == majority).astype(np.float32)
+    def with_columns(rows, keys_B):
+      batch = self.batch_of(rows, keys_B, keep_segments=True)
+      batch['majority'] = (batch['targets'] == majority).astype(np.float32)
       if self.tokenizer.gives_bytes_back:
-        example['bytes'] = token_bytes[example['targets']].astype(np.float32)
-      return example
+        batch['bytes'] = token_bytes[batch['targets']].astype(np.float32)
+      return batch
 
     return with_columns

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lmjax.data.batches.masking import MaskVocabulary, masked_example
+from lmjax.data.batches.masking import MaskVocabulary, masked_examples
 from lmjax.data.batches.packing import RowSpec
 from lmjax.data.batches.pipeline import valid_batches
 from lmjax.models.heads import LanguageModel
@@ -39,14 +39,14 @@ class MaskedLM(LanguageModelTask):
     """Slots a row: the positions whose logits are computed."""
     return self.objective.masking.slots(self.data.length)
 
-  def example(self, row, rng, keep_segments=False) -> dict[str, np.ndarray]:
-    """A row -> inputs [T], slots, targets, weights, shown [K]; segments and positions as `documents_of` wants them."""
-    example = masked_example(row, rng, self.predicted, self.objective.masking, self.vocabulary)
+  def batch_of(self, rows, keys_B, keep_segments=False) -> dict[str, np.ndarray]:
+    """Rows -> inputs [B, T], slots, targets, weights, shown [B, K]; others [B, T] as `documents_of` wants them."""
+    batch = masked_examples(rows, keys_B, self.predicted, self.objective.masking, self.vocabulary)
     if self.data.rows == 'concat' and not keep_segments:
-      del example['segments']
+      del batch['segments']
     if self.data.rows != 'packed':
-      del example['positions']
-    return example
+      del batch['positions']
+    return batch
 
   def fill(self, params, rows: list[list[int]], top: int):
     """For each row a list, for each of its `[MASK]`, of (token id, probability), likeliest first."""
@@ -68,7 +68,7 @@ class MaskedLM(LanguageModelTask):
     """Markdown: held-out rows with masks, and the likeliest tokens for each."""
     c, blocks = self.samples_config, []
     store = next(iter(stores.values()))
-    batches = valid_batches(self.data, store, self.row_spec(), self.eval_example(stores, store), batch_size=c.count)
+    batches = valid_batches(self.data, store, self.row_spec(), self.eval_batch_of(stores, store), batch_size=c.count)
     batch = next(iter(batches))
     rows = [row_T[segments_T > 0].tolist() for row_T, segments_T in zip(batch['inputs'], batch['segments'])]
     filled = self.fill(params, rows, c.top)

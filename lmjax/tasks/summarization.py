@@ -92,7 +92,7 @@ class Summarization(FineTuningTask):
       rows.append({'tokens': tokens, 'prompt': len(prompt), 'document': document.ids, 'counts': counts})
     return Examples(items, rows, np.arange(len(items)))
 
-  def example(self, row, rng) -> dict[str, np.ndarray]:
+  def example(self, row) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, prefix [T], slots, targets and weights [K]."""
     tokens, prompt = row['tokens'], row['prompt']
     padded = self.padded(tokens[:-1])

@@ -57,7 +57,7 @@ def check_rows(tokenizer, task, pairs: bool) -> None:
     items = [{'id': str(i), 'text': a, 'text_pair': b} for i, (a, b) in enumerate(zip(ours, seconds))]
     wide = max(len(task.tokenizer.encode(a)) + len(task.tokenizer.encode(b or '')) for a, b in zip(ours, seconds)) + 8
     task = with_length(task, wide)
-    rows = [task.example(row, None) for row in task.rows_of(items).rows]
+    rows = [task.example(row) for row in task.rows_of(items).rows]
   for number, (first, second) in enumerate(zip(ours, seconds)):
     found = tokenizer(first) if second is None else tokenizer(first, second)
     row = rows[number]
@@ -206,7 +206,7 @@ def test_answers(kind, tmp_path):
   record = {'id': '0', 'question': 'What § is it?', 'context': 'It returns a list, e\u0301 and more.'}
   task = with_length(trained.task, 64)
   [row] = task.rows_of([record]).rows
-  batch = task.example(row, None)
+  batch = task.example(row)
   size = int(batch['segments'].sum())
   found, encoded = in_torch(model, tokenizer, record['question'], record['context'])
   assert encoded['input_ids'][0].tolist() == batch['inputs'][:size].tolist()

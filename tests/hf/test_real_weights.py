@@ -86,6 +86,6 @@ def test_rows_are_those_of_the_auto_tokenizer(name, request):
   for second in (None, first[::-1]):
     expected = tokenizer(first, second, **whole)
     records = [{'text': text, 'text_pair': pair, 'label': '0'} for text, pair in zip(first, second or [None] * 200)]
-    found = [task.example(row, None) for row in task.rows_of(records).rows]
+    found = [task.example(row) for row in task.rows_of(records).rows]
     for ours, theirs in (('inputs', 'input_ids'), ('segment_types', 'token_type_ids'), ('segments', 'attention_mask')):
       np.testing.assert_array_equal([row[ours] for row in found], expected[theirs], err_msg=theirs)

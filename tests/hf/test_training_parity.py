@@ -62,7 +62,7 @@ def evaluated(task, stores, model, as_torch) -> float:
   """The loss of the rows that an evaluation of a run sees."""
   [store] = stores.values()
   rows = valid_batches(
-    task.data, store, task.row_spec(), task.eval_example(stores, store), batch_size=task.data.batch_size
+    task.data, store, task.row_spec(), task.eval_batch_of(stores, store), batch_size=task.data.batch_size
   )
   total = weight = 0.0
   with torch.no_grad():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lmjax import metrics, optim, paths
+from lmjax.data.batches import order
 from lmjax.data.batches.pipeline import Pipeline
 from lmjax.models import decode
 from lmjax.ops import attention, positions
@@ -140,11 +141,11 @@ def test_a_row_has_other_masks_with_another_seed_and_in_another_epoch(seed, epoc
     def __len__(self):
       return 8
 
-    def row(self, index):
-      return {'tokens': np.full(4, index)}
+    def take(self, indices):
+      return np.repeat(indices[:, None], 4, axis=1)
 
   def draws(seed, epoch):
-    drawn = lambda row, rng: {'inputs': row['tokens'], 'drawn': rng.random()}
+    drawn = lambda rows, keys: {'inputs': rows, 'drawn': order.draws(keys, 0, 1)[:, 0]}
     made = Pipeline({'a': Rows()}, [1.0], drawn, {}, batch_size=8, vocab_size=9, seed=seed, total_steps=2)
     batch = made.batch(epoch)
     return dict(zip(batch['inputs'][:, 0].tolist(), batch['drawn'].tolist()))

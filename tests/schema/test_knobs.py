@@ -288,7 +288,7 @@ def data_of(config):
   config, task, stores = prepare.prepare(config)
   data = task.pipeline(stores, config.seed, config.train.steps)
   store = stores['main']
-  example = task.eval_example(stores, store)
+  example = task.eval_batch_of(stores, store)
   valid = pipeline.valid_batches(config.data, store, task.row_spec(), example, batch_size=config.data.batch_size)
   return os.path.dirname(store.train.tokens.filename), digest_of([data.batch(0), data.batch(5), *valid])
 
@@ -452,7 +452,7 @@ def test_max_unknown(configured, tmp_path):
 
 
 def valid_of(task, stores):
-  example = task.eval_example(stores, stores['main'])
+  example = task.eval_batch_of(stores, stores['main'])
   return iter(pipeline.valid_batches(task.data, stores['main'], task.row_spec(), example, batch_size=8))
 
 

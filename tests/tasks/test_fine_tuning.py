@@ -421,7 +421,7 @@ def encoder(tokenizer, tmp_path_factory):
 
 
 def batch_of(task, records):
-  examples = [task.example(row, None) for row in task.rows_of(records).rows]
+  examples = [task.example(row) for row in task.rows_of(records).rows]
   return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
 
 

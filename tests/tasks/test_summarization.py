@@ -67,7 +67,7 @@ def runner():
 def test_a_row_is_document_separator_summary_end(files):
   _, task, data = prepared(files)
   tok, row = task.tokenizer, data.splits['train'].rows[0]
-  example = task.example(row, None)
+  example = task.example(row)
   record = data.splits['train'].records[0]
   document, summary = tok.encode(record['document'])[: task.max_document_tokens], tok.encode(record['summary'])[:8]
   whole = [tok.eos, *document, tok.sep, *summary, tok.eos]
@@ -104,7 +104,7 @@ def test_no_position_sees_the_summary_ahead(files, prefix):
   alone, and only with prefix attention."""
   _, task, data = prepared(files, **{'objective.prefix': prefix, 'model.init_std': 0.3})
   row = data.splits['train'].rows[3]
-  batch = {name: jnp.asarray(a)[None] for name, a in task.example(row, None).items()}
+  batch = {name: jnp.asarray(a)[None] for name, a in task.example(row).items()}
   params = runs.random_params(task)
   prompt, size = row['prompt'], len(row['tokens']) - 1
   table = params['embeddings']['token']['embedding']

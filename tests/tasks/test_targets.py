@@ -364,10 +364,10 @@ def test_labels_are_shown_as_they_are_learned(tmp_path):
   _, task, data = prepared(tmp_path, 'target=number', rated(24), rated(8, 1))
   row, [mean, deviation] = data.splits['train'].rows[0], task.objective.scale
   learned = (data.splits['train'].records[0]['label'] - mean) / deviation
-  assert f'\n  labels   {learned:g}'[:18] in inspect.row_as_text(task, task.example(row, None))
+  assert f'\n  labels   {learned:g}'[:18] in inspect.row_as_text(task, task.example(row))
   _, task, data = prepared(tmp_path, 'target=many,separator=;', tagged(24), tagged(8, 1))
   for record, row in zip(data.splits['train'].records, data.splits['train'].rows):
-    shown = inspect.row_as_text(task, task.example(row, None))
+    shown = inspect.row_as_text(task, task.example(row))
     assert f'\n  labels   {", ".join(sorted(record["label"]))}\n' in shown
 
 

@@ -52,7 +52,7 @@ def ragged_batch(task_name, task, rows=8, length=24):
   examples = []
   if task_name in FINE_TUNING:
     made = task.rows_of([record_of(i, [11, 1, 6, 14, 2, 9, 3, 7][i % 8]) for i in range(rows)])
-    examples = [task.example(row, None) for row in made.rows[:rows]]
+    examples = [task.example(row) for row in made.rows[:rows]]
     assert min(example['segments'].sum() for example in examples) < 0.5 * length
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
   for i in range(rows):

@@ -4,14 +4,17 @@ A stored permutation takes 8 bytes a row, on every host, and is made again in ev
 for 10^9 rows. Here any row of any epoch is found alone, so a batch needs no state but its number.
 """
 
+import heapq
+
 import numpy as np
 
 from lmjax.data.tokens.tokenizer import digest64
 from lmjax.workdir.files import canonical_json
 
-# Weights are kept to 1 in 65,536 (times the number of sources), source numbers fit in 16 bits; a pattern of two sources
-# takes 0.05 s to make, of ten 0.1 s (one core of a 2-core Xeon VM).
+# Weights are kept to 1 in 65,536 (times the number of sources), and source numbers fit in 16 bits.
 _SLOTS = 65_536
+# 2^64 over the golden ratio: multiples of it are spread evenly.
+_GOLDEN = 0x9E3779B97F4A7C15
 # Of 50 rows under 4,000 keys, how often each goes to each place: chi-squared per degree of freedom 2.35 with 2 rounds,
 # 0.96 to 1.02 with 3, 4, 6 and 8. Neighbours stay neighbours 2.5, 1.0, 1.2, 1.0 and 1.0 times as often as by chance. So
 # 4 rounds are too few, and 8 leave a margin: a batch of 512 rows of 10^6 or 10^12 takes 0.15 or 0.19 ms.
@@ -38,6 +41,28 @@ def mix(values: np.ndarray, key: int) -> np.ndarray:
   x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
   x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
   return (x ^ (x >> np.uint64(31))).reshape(np.shape(values))
+
+
+def draws(keys: np.ndarray, stream: int, count: int) -> np.ndarray:
+  """Random numbers by key: uint64 [..., count], of which number i is a function of the key, the stream and i alone.
+
+  Args:
+    keys: uint64, any shape.
+    stream: numbers of two streams have nothing to do with each other.
+    count: how many of each key.
+  """
+  counters = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+  return mix(mix(keys, key_of('draws', stream))[..., None] + counters, 0)
+
+
+def as_fractions(numbers: np.ndarray) -> np.ndarray:
+  """Random uint64 numbers as float64 from 0 up to, but without, 1."""
+  return (numbers >> np.uint64(11)) * 2.0**-53
+
+
+def below(numbers: np.ndarray, bound: np.ndarray | int) -> np.ndarray:
+  """Random uint64 numbers as int64 below a bound of at most 2^32, each about equally often."""
+  return (((numbers >> np.uint64(32)) * np.asarray(bound, np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
 def permute(index: np.ndarray | int, n: int, key: int) -> np.ndarray:
@@ -71,8 +96,7 @@ def _feistel(values: np.ndarray, half: int, key: int) -> np.ndarray:
   bits, mask = np.uint64(half), np.uint64((1 << half) - 1)
   left, right = values >> bits, values & mask
   for number in range(_ROUNDS):
-    # 2^64 over the golden ratio: multiples of it are spread evenly, so no two rounds have similar keys.
-    round_key = (key + number * 0x9E3779B97F4A7C15) % (1 << 64)
+    round_key = (key + number * _GOLDEN) % (1 << 64)  # no two rounds have similar keys
     left, right = right, left ^ (mix(right, round_key) & mask)
   return (left << bits) | right
 
@@ -102,10 +126,11 @@ class MixtureSchedule:
     if len(weights) == 1:  # a pattern of one slot, which takes no time to make
       self.counts = np.ones(1, np.int64)
     self.slots = int(self.counts.sum())
-    self._source = _spread(self.counts.tolist())
-    self._rank = np.zeros(self.slots, np.int32)
-    for source, count in enumerate(self.counts):
-      self._rank[self._source == source] = np.arange(count)
+    self._source = _spread(self.counts)
+    by_source = np.argsort(self._source, kind='stable')
+    begins = np.cumsum(self.counts) - self.counts
+    self._rank = np.empty(self.slots, np.int32)
+    self._rank[by_source] = np.arange(self.slots) - np.repeat(begins, self.counts)
 
   def locate(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Maps rows of the mixture (int64 [N]) to (source index, row number within that source), int64 [N] each."""
@@ -114,21 +139,25 @@ class MixtureSchedule:
     return source, cycle * self.counts[source] + self._rank[slot]
 
 
-def _spread(counts: list[int]) -> np.ndarray:
+def _spread(counts: np.ndarray) -> np.ndarray:
   """uint16 [sum(counts)]: source of each slot, earliest deadline first.
 
   The k-th slot of a source with share p may come from floor(k / p) on and must come before ceil((k + 1) / p);
   serving the most urgent one that may come meets every deadline (Baruah et al., Proportionate Progress, 1996).
   """
-  slots, served = sum(counts), [0] * len(counts)
-  pattern = np.zeros(slots, np.uint16)
-  for slot in range(slots):
-    # In integers, as floats would round deadlines; -(-a // b) is ceil(a / b).
-    _, source = min(
-      (-(-(served[i] + 1) * slots // count), i)
-      for i, count in enumerate(counts)
-      if served[i] < count and served[i] * slots < (slot + 1) * count
-    )
-    pattern[slot] = source
-    served[source] += 1
-  return pattern
+  slots = int(counts.sum())
+  source = np.repeat(np.arange(len(counts)), counts)
+  k, share = np.arange(slots) - np.repeat(np.cumsum(counts) - counts, counts), counts[source]
+  # in integers, as floats would round deadlines; -(-a // b) is ceil(a / b)
+  may_come, deadline = k * slots // share, -(-(k + 1) * slots // share)
+  order = np.argsort(may_come, kind='stable')
+  arriving = (deadline * len(counts) + source)[order].tolist()  # the earlier deadline, then the earlier source
+  upto = np.searchsorted(may_come[order], np.arange(slots), 'right').tolist()
+  waiting: list[int] = []
+  pattern, arrived = [], 0
+  for until in upto:
+    while arrived < until:
+      heapq.heappush(waiting, arriving[arrived])
+      arrived += 1
+    pattern.append(heapq.heappop(waiting))
+  return (np.array(pattern) % len(counts)).astype(np.uint16)

@@ -1,6 +1,7 @@
 """Rows of fixed length from documents of any length: which tokens row i holds, computed when it is asked for.
 
-Legend: T tokens of a row, D documents. An item is a document between its `begin` and `end` tokens.
+Legend: B rows, T tokens of a row, D documents, P parts: of an item, what stands in one row. An item is a document
+between its `begin` and `end` tokens.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ class RowSpec:
 
 
 class RowLayout:
-  """The rows of a list of documents, each found in O(log D).
+  """The rows of a list of documents, each found in O(log D); many are made at once.
 
   - 'concat': the documents in order, each followed by `end`, are one stream; row i begins at i * stride.
   - 'packed': the same with `begin` before each document, and documents kept apart: each has its own segment number
@@ -80,54 +81,75 @@ class RowLayout:
   def __len__(self):
     return self._rows
 
-  def row(self, index: int) -> dict[str, np.ndarray]:
-    """Row `index` as int32 [T] arrays, T = spec.size.
+  def take(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows as int32 [B, T] arrays, T = spec.size.
 
     Returns:
       tokens: ids, padding included.
       segments: 0 for padding, 1 and up for the documents of the row (all 1 unless packed).
       positions: what position embeddings see; starts again with each segment of a packed row.
     """
-    spec, items = self.spec, [self._item(*span) for span in self._spans(index)]
-    content = np.concatenate([np.array(spec.prefix, np.int32), *items, np.array(spec.suffix, np.int32)])
-    tokens_T = np.full(spec.size, spec.pad, np.int32)
-    tokens_T[: len(content)] = content
-    lengths = [len(item) for item in items] if self.kind == 'packed' else [len(content)]
-    lengths.append(spec.size - len(content))  # padding
-    segments_T = np.repeat(np.array([*range(1, len(lengths)), 0], np.int32), lengths)
-    runs = lengths if self.kind == 'packed' else [spec.size]
-    positions_T = np.concatenate([np.arange(length, dtype=np.int32) for length in runs])
-    return {'tokens': tokens_T, 'segments': segments_T, 'positions': positions_T}
+    spec, (row_P, document_P, low_P, high_P) = self.spec, self._parts(np.asarray(indices, np.int64))
+    size_P, before, after = high_P - low_P, len(spec.prefix), len(spec.suffix)
+    size_B = np.bincount(row_P, size_P, len(indices)).astype(np.int64)
+    tokens_BT = np.full((len(indices), spec.size), spec.pad, np.int32)
+    tokens_BT[:, :before] = spec.prefix
+    place_T = np.arange(spec.size)
+    inside_BT = (place_T >= before) & (place_T < before + size_B[:, None])
+    tokens_BT[inside_BT] = self._tokens(document_P, low_P, high_P)
+    if after:
+      tokens_BT[np.arange(len(indices))[:, None], before + size_B[:, None] + np.arange(after)] = spec.suffix
+    if self.kind != 'packed':
+      segments_BT = place_T < (before + size_B + after)[:, None]
+      positions_BT = np.broadcast_to(place_T, tokens_BT.shape)
+      return {'tokens': tokens_BT, 'segments': segments_BT.astype(np.int32), 'positions': positions_BT.astype(np.int32)}
+    first_P = np.concatenate([[0], np.cumsum(size_P)[:-1]])  # place among all tokens
+    number_P = np.arange(len(row_P)) - np.searchsorted(row_P, row_P)
+    segments_BT = np.zeros_like(tokens_BT)
+    segments_BT[inside_BT] = np.repeat(number_P + 1, size_P)
+    positions_BT = (place_T - size_B[:, None]).astype(np.int32)  # those of padding begin again, too
+    positions_BT[inside_BT] = np.arange(size_P.sum()) - np.repeat(first_P, size_P)
+    return {'tokens': tokens_BT, 'segments': segments_BT, 'positions': positions_BT}
 
   def documents_of(self, index: int) -> list[tuple[int, int]]:
     """(document, where in the row it begins) for each document of a row; for display."""
-    place, documents = len(self.spec.prefix), []
-    for document, low, high in self._spans(index):
-      documents.append((document, place))
-      place += high - low
-    return documents
+    _, document_P, low_P, high_P = self._parts(np.array([index]))
+    places = len(self.spec.prefix) + np.concatenate([[0], np.cumsum(high_P - low_P)[:-1]])
+    return list(zip(document_P.tolist(), places.astype(int).tolist()))
 
-  def _spans(self, index: int) -> list[tuple[int, int, int]]:
-    """(document, low, high) for each item of a row: the row holds item[low:high]."""
-    if not 0 <= index < self._rows:
-      raise IndexError(f'row {index} of {self._rows}')
+  def _parts(self, index_B: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(row, document, low, high), int64 [P] each, in their order: a row holds item[low:high]."""
+    if len(outside := index_B[(index_B < 0) | (index_B >= self._rows)]):
+      raise IndexError(f'row {outside[0]} of {self._rows}')
     spec, offsets = self.spec, self._offsets
     if self.kind == 'padded':
-      place = int(np.searchsorted(offsets, index, 'right')) - 1
-      document = int(self.order[place])
-      low = (index - int(offsets[place])) * spec.stride
-      size = len(self._begin) + int(self.documents.lengths[document]) + len(self._end)
-      return [(document, low, min(low + spec.content, size))]
-    start = index * spec.stride
-    stop = min(start + spec.content, int(offsets[-1]))
-    first, last = int(np.searchsorted(offsets, start, 'right')) - 1, int(np.searchsorted(offsets, stop, 'left'))
-    items = zip(self.order[first:last].tolist(), offsets[first:last].tolist(), offsets[first + 1 : last + 1].tolist())
-    return [(document, max(start - low, 0), min(stop, high) - low) for document, low, high in items]
+      place_B = np.searchsorted(offsets, index_B, 'right') - 1
+      document_B = self.order[place_B]
+      low_B = (index_B - offsets[place_B]) * spec.stride
+      size_B = len(self._begin) + self.documents.lengths[document_B] + len(self._end)
+      return np.arange(len(index_B)), document_B, low_B, np.minimum(low_B + spec.content, size_B)
+    start_B = index_B * spec.stride
+    stop_B = np.minimum(start_B + spec.content, offsets[-1])
+    first_B = np.searchsorted(offsets, start_B, 'right') - 1
+    count_B = np.searchsorted(offsets, stop_B, 'left') - first_B
+    row_P = np.repeat(np.arange(len(index_B)), count_B)
+    item_P = np.arange(len(row_P)) + np.repeat(first_B - (np.cumsum(count_B) - count_B), count_B)
+    low_P = np.maximum(start_B[row_P] - offsets[item_P], 0)
+    high_P = np.minimum(stop_B[row_P], offsets[item_P + 1]) - offsets[item_P]
+    return row_P, self.order[item_P], low_P, high_P
 
-  def _item(self, document: int, low: int, high: int) -> np.ndarray:
-    """item[low:high] without reading the rest of the document, which may be a novel."""
-    length, start = int(self.documents.lengths[document]), int(self.documents.starts[document])
-    head, tail = len(self._begin), len(self._begin) + length
-    inside = slice(start + max(low - head, 0), start + min(max(high - head, 0), length))
-    tokens = self.documents.tokens[inside].astype(np.int32)
-    return np.concatenate([self._begin[low:high], tokens, self._end[max(low - tail, 0) : max(high - tail, 0)]])
+  def _tokens(self, document_P: np.ndarray, low_P: np.ndarray, high_P: np.ndarray) -> np.ndarray:
+    """int32, the items' parts end to end."""
+    documents, head = self.documents, len(self._begin)
+    size_P, length_P = high_P - low_P, documents.lengths[document_P]
+    first_P = np.concatenate([[0], np.cumsum(size_P)[:-1]])
+    source = np.repeat(documents.starts[document_P] + low_P - head - first_P, size_P)
+    source += np.arange(len(source))
+    # for tokens before and after a document this takes a neighbour's, which is overwritten
+    tokens = np.take(documents.tokens, source, mode='clip').astype(np.int32)
+    around = [(place, token) for place, token in enumerate(self._begin)]
+    around += [(head + length_P + place, token) for place, token in enumerate(self._end)]
+    for place_P, token in around:
+      is_there_P = (low_P <= place_P) & (place_P < high_P)
+      tokens[(first_P + place_P - low_P)[is_there_P]] = token
+    return tokens

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -27,8 +27,9 @@ _PREFETCHED_BATCHES = 4
 _WEIGHTS = ('weights', 'shown')
 
 
-# Makes an example of a row; pure but for the generator, which the row keys, as grain calls it from several threads.
-Transform = Callable[[dict[str, np.ndarray], np.random.Generator], dict[str, np.ndarray]]
+# Makes a batch of rows: (rows, uint64 key of each) -> arrays of [rows, ...]. A pure function of each row and its key,
+# as rows are transformed in any company, and from several threads.
+Transform = Callable[[Any, np.ndarray], dict[str, np.ndarray]]
 
 
 class Layout(Protocol):
@@ -37,7 +38,7 @@ class Layout(Protocol):
   def __len__(self) -> int:
     """Number of rows."""
 
-  def row(self, index: int) -> dict[str, np.ndarray]:
+  def take(self, indices: np.ndarray) -> Any:
     """What the transform is given."""
 
   def documents_of(self, index: int) -> list[tuple[int, int]]:
@@ -92,22 +93,38 @@ class Pipeline:
 
     Raises DataError: a token id is outside the vocabulary.
     """
-    return _stack([self._example(*row) for row in self.rows(step)[self._part]], self._vocab_size, f'batch {step}')
+    places, parts = [], []
+    for name, epoch, place_N, row_N in self._groups(step, self._part):
+      keys_N = mix(row_N.astype(np.uint64), key_of('transform', self._seed, name, epoch))
+      places.append(place_N)
+      parts.append(self._transform(self.layouts[name].take(row_N), keys_N))
+    back = np.argsort(np.concatenate(places))
+    batch = (
+      parts[0] if len(parts) == 1 else {key: np.concatenate([part[key] for part in parts])[back] for key in parts[0]}
+    )
+    return _checked(batch, self._vocab_size, f'batch {step}')
 
   def rows(self, step: int) -> list[tuple[str, int, int]]:
     """(source, epoch, row of its layout) of each row of the whole batch; host h has the h-th equal part."""
-    size = self._batch_size
-    sources, numbers = self._mixture.locate(step * size + np.arange(size, dtype=np.int64))
-    origins: list[tuple[str, int, int]] = [('', 0, 0)] * size
-    for source, (name, per_epoch) in enumerate(self.rows_per_epoch.items()):
-      places = np.flatnonzero(sources == source)
-      epochs, indices = np.divmod(numbers[places], per_epoch)
-      for epoch in np.unique(epochs):
-        here = epochs == epoch
-        rows = permute(indices[here], per_epoch, key_of('rows', self._seed, name, int(epoch)))
-        for place, row in zip(places[here], rows):
-          origins[place] = (name, int(epoch), int(row))
+    origins: list[tuple[str, int, int]] = [('', 0, 0)] * self._batch_size
+    for name, epoch, place_N, row_N in self._groups(step, slice(None)):
+      for place, row in zip(place_N.tolist(), row_N.tolist()):
+        origins[place] = (name, epoch, row)
     return origins
+
+  def _groups(self, step: int, part: slice) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
+    """(source, epoch, places in the part, rows of the layout) of a batch, together all of the part."""
+    index_N = step * self._batch_size + np.arange(self._batch_size, dtype=np.int64)[part]
+    source_N, number_N = self._mixture.locate(index_N)
+    names = list(self.rows_per_epoch)
+    for source in np.unique(source_N).tolist():
+      place_N = np.flatnonzero(source_N == source)
+      name, per_epoch = names[source], self.rows_per_epoch[names[source]]
+      epoch_N, row_N = np.divmod(number_N[place_N], per_epoch)
+      for epoch in np.unique(epoch_N).tolist():
+        here_N = epoch_N == epoch
+        key = key_of('rows', self._seed, name, epoch)
+        yield name, epoch, place_N[here_N], permute(row_N[here_N], per_epoch, key)
 
   def iterate(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
     """Batches start_step, start_step + 1, ... up to the last step, made ahead of time by grain's threads."""
@@ -124,10 +141,6 @@ class Pipeline:
     What the transform does (masking rates, say) is not in it, nor the number of steps: a run can be made longer.
     """
     return json_digest({**self._contents, 'batch_size': self._batch_size, 'seed': self._seed})
-
-  def _example(self, name: str, epoch: int, row: int) -> dict[str, np.ndarray]:
-    rng = _generator('transform', self._seed, name, epoch, row)
-    return self._transform(self.layouts[name].row(row), rng)
 
 
 def make(
@@ -176,14 +189,14 @@ class ValidBatches:
 
   def batch(self, index: int) -> dict[str, np.ndarray]:
     """This host's part of batch `index`, arrays of [batch_size / hosts, ...]."""
-    return _stack([self._example(row) for row in self.rows(index)], self._vocab_size, f'validation batch {index}')
-
-  def _example(self, row: int) -> dict[str, np.ndarray]:
-    if row >= len(self.layout):
-      # A real row, so that nothing is masked out altogether; it just does not count.
-      example = self._example(0)
-      return example | {key: np.zeros_like(example[key]) for key in _WEIGHTS if key in example}
-    return self._transform(self.layout.row(row), _generator('valid', self._name, row))
+    row_N = np.array(self.rows(index))
+    is_filling_N = row_N >= len(self.layout)
+    row_N[is_filling_N] = 0  # a real row, so that nothing is masked out altogether; it just does not count
+    batch = self._transform(self.layout.take(row_N), mix(row_N.astype(np.uint64), key_of('valid', self._name)))
+    for name in _WEIGHTS:
+      if name in batch:
+        batch[name][is_filling_N] = 0
+    return _checked(batch, self._vocab_size, f'validation batch {index}')
 
 
 def valid_batches(
@@ -249,14 +262,8 @@ def _training_layout(config: DataConfig, store: TokenStore, spec: RowSpec, seed:
   return layout
 
 
-def _generator(*parts: int | str) -> np.random.Generator:
-  # Philox is counter-based: a new key is a new stream, at no cost of seeding, and the same in every NumPy.
-  return np.random.Generator(np.random.Philox(key=key_of(*parts)))
-
-
-def _stack(examples: list[dict[str, np.ndarray]], vocab_size: int, where: str) -> dict[str, np.ndarray]:
-  """Stacks examples and checks ids: on the device an id out of range would be clamped, wrapped or NaN."""
-  batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+def _checked(batch: dict[str, np.ndarray], vocab_size: int, where: str) -> dict[str, np.ndarray]:
+  """The batch; its ids are checked: on the device an id out of range would be clamped, wrapped or NaN."""
   for key in ('inputs', 'targets'):
     if key in batch and batch[key].size:
       low, high = int(batch[key].min()), int(batch[key].max())

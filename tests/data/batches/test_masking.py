@@ -6,8 +6,8 @@ import pytest
 from lmjax.data.batches.masking import (
   MaskingConfig,
   MaskVocabulary,
-  causal_example,
-  masked_example,
+  causal_examples,
+  masked_examples,
   word_numbers,
 )
 
@@ -36,11 +36,17 @@ def row_of(rng, length=128, padding=10):
 
 
 def examples(masking, count=400, **row):
-  slots = masking.slots(row.get('length', 128))
-  for seed in range(count):
-    rng = np.random.default_rng(seed)
-    source = row_of(rng, **row)
-    yield source, masked_example(source, rng, slots, masking, VOCABULARY)
+  sources = [row_of(np.random.default_rng(seed), **row) for seed in range(count)]
+  return zip(sources, masked(sources, masking.slots(row.get('length', 128)), masking))
+
+
+def masked(rows, slots, masking, first_key=0):
+  """The example of each row."""
+  stacked = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+  batch = masked_examples(
+    stacked, np.arange(first_key, first_key + len(rows), dtype=np.uint64), slots, masking, VOCABULARY
+  )
+  return [{key: value[i] for key, value in batch.items()} for i in range(len(rows))]
 
 
 def test_causal_targets_are_the_next_tokens_of_the_same_document():
@@ -49,7 +55,7 @@ def test_causal_targets_are_the_next_tokens_of_the_same_document():
     'segments': np.array([1, 1, 1, 2, 2, 0, 0]),
     'positions': np.array([0, 1, 2, 0, 1, 0, 1]),
   }
-  example = causal_example(row)
+  example = {key: value[0] for key, value in causal_examples({key: value[None] for key, value in row.items()}).items()}
   assert example['inputs'].tolist() == [7, 8, 2, 5, 6, 0]
   assert example['targets'].tolist() == [8, 2, 5, 6, 0, 0]
   assert example['weights'].tolist() == [1, 1, 0, 1, 0, 0]
@@ -118,7 +124,7 @@ def test_words_are_hidden_whole_or_not_at_all():
   for row, example in examples(config('word')):
     hidden = np.zeros(128, bool)
     hidden[example['slots'][example['weights'] > 0]] = True
-    words = word_numbers(row['tokens'], row['segments'], FIRST, LAST)
+    [words] = word_numbers(row['tokens'][None], row['segments'][None], FIRST, LAST)
     for word in np.unique(words):
       assert hidden[words == word].all() or not hidden[words == word].any()
 
@@ -129,23 +135,19 @@ def test_a_word_that_would_overflow_is_not_begun():
   row = {'tokens': tokens, 'segments': np.ones(32, np.int32), 'positions': np.arange(32)}
   masking = config('word', rate=0.12)
   assert masking.slots(32) == 4
-  for seed in range(50):
-    example = masked_example(row, np.random.default_rng(seed), 4, masking, VOCABULARY)
+  for example in masked([row] * 50, 4, masking):
     assert example['slots'].tolist() == [30, 31, 0, 0] and example['weights'].tolist() == [1, 1, 0, 0]
-  example = masked_example(
-    {key: value[:30] for key, value in row.items()}, np.random.default_rng(0), 4, masking, VOCABULARY
-  )
+  [example] = masked([{key: value[:30] for key, value in row.items()}], 4, masking)
   assert not example['weights'].any() and (example['inputs'] == tokens[:30]).all()
 
 
 def test_spans_have_geometric_lengths_and_stay_within_a_segment():
   lengths = []
   masking = config('span', rate=0.02, mean_span=3.0, max_span=8)  # so few that spans seldom touch
-  for seed in range(3_000):
-    rng = np.random.default_rng(seed)
-    row = row_of(rng, length=512)
+  rows = [row_of(np.random.default_rng(seed), length=512) for seed in range(3_000)]
+  for row in rows:
     row['segments'][256:500] = 2
-    example = masked_example(row, rng, 30, masking, VOCABULARY)
+  for example in masked(rows, 30, masking):
     places = example['slots'][example['weights'] > 0]
     runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
     lengths += [len(run) for run in runs]
@@ -164,14 +166,14 @@ def test_a_span_too_long_for_the_row_still_leaves_one_mask():
     'positions': np.arange(6),
   }
   masking = config('span', rate=0.5, mean_span=1e9, max_span=5)
-  example = masked_example(row, np.random.default_rng(0), 3, masking, VOCABULARY)
+  [example] = masked([row], 3, masking)
   assert example['weights'].sum() == 1 and example['slots'][0] in (0, 2, 4)
 
 
 @pytest.mark.parametrize('unit', ['token', 'word', 'span'])
 def test_a_row_where_nothing_may_be_masked_weighs_nothing(unit):
   row = {'tokens': np.array([4, 2, 5, 0]), 'segments': np.array([1, 1, 1, 0]), 'positions': np.arange(4)}
-  example = masked_example(row, np.random.default_rng(0), 2, config(unit, rate=0.5), VOCABULARY)
+  [example] = masked([row], 2, config(unit, rate=0.5))
   assert example['inputs'].tolist() == [4, 2, 5, 0]
   assert not any(example[key].any() for key in ('slots', 'targets', 'weights', 'shown'))
 
@@ -179,7 +181,7 @@ def test_a_row_where_nothing_may_be_masked_weighs_nothing(unit):
 @pytest.mark.parametrize('unit', ['token', 'word', 'span'])
 def test_at_least_one_mask_in_a_short_row(unit):
   row = {'tokens': np.array([4, 9, 5, 0]), 'segments': np.array([1, 1, 1, 0]), 'positions': np.arange(4)}
-  example = masked_example(row, np.random.default_rng(1), 1, config(unit, rate=0.01), VOCABULARY)
+  [example] = masked([row], 1, config(unit, rate=0.01))
   assert example['slots'].tolist() == [1] and example['weights'].tolist() == [1] and example['targets'].tolist() == [9]
 
 
@@ -194,21 +196,24 @@ def test_slots_are_rounded_up_but_not_for_what_floating_point_adds():
   assert config(rate=0.15).slots(128) == 20 and config(rate=0.07).slots(100) == 7
 
 
-def test_masks_are_a_function_of_the_generator():
-  row = row_of(np.random.default_rng(0))
-  one, two, other = (masked_example(row, np.random.default_rng(seed), 20, config(), VOCABULARY) for seed in (1, 1, 2))
-  assert all(np.array_equal(one[key], two[key]) for key in one)
-  assert not np.array_equal(one['slots'], other['slots'])
+@pytest.mark.parametrize('unit', ['token', 'word', 'span'])
+def test_masks_are_a_function_of_the_row_and_its_key(unit):
+  rows = [row_of(np.random.default_rng(seed)) for seed in range(30)]
+  together = masked(rows, 20, config(unit))
+  for number in (0, 7, 29):
+    [alone] = masked(rows[number : number + 1], 20, config(unit), first_key=number)
+    assert all(np.array_equal(alone[key], together[number][key]) for key in alone)
+  [other] = masked(rows[:1], 20, config(unit), first_key=99)
+  assert not np.array_equal(other['slots'], together[0]['slots'])
 
 
 def test_word_numbers_worked_example():
   #                 ' un' 'help' 'ful' '!'  '!'  ' 3' '4'  '##x'
   first = np.array([0, 1, 1, 3, 3, 0, 2, 4], np.uint8)
   last = np.array([1, 1, 1, 3, 3, 2, 2, 1], np.uint8)
-  numbers = word_numbers(np.arange(8), np.ones(8), first, last)
-  assert numbers.tolist() == [0, 0, 0, 1, 1, 2, 2, 2]
-  numbers = word_numbers(np.arange(8), np.array([1, 1, 2, 2, 2, 2, 2, 0]), first, last)
-  assert numbers.tolist() == [0, 0, 1, 2, 2, 3, 3, 4]
+  segments = np.array([[1] * 8, [1, 1, 2, 2, 2, 2, 2, 0]])
+  numbers = word_numbers(np.stack([np.arange(8)] * 2), segments, first, last)
+  assert numbers.tolist() == [[0, 0, 0, 1, 1, 2, 2, 2], [0, 0, 1, 2, 2, 3, 3, 4]]
 
 
 def test_config_rules():

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from lmjax.data.batches.order import MixtureSchedule, key_of, mix, permute
+from lmjax.data.batches.order import MixtureSchedule, as_fractions, below, draws, key_of, mix, permute
 
 
 @pytest.mark.parametrize('n', [*range(1, 70), 255, 256, 257, 1_000, 65_537])
@@ -50,7 +50,22 @@ def test_keys_are_stable_and_distinct():
   assert mix(np.array([1], np.uint64), 5).dtype == np.uint64
 
 
-@pytest.mark.parametrize('weights', [[1.0], [1, 1], [2, 1], [0.7, 0.2, 0.1], [5, 1, 1, 1, 3, 2, 2.5], [1, 1e-9]])
+def test_draws_are_even_and_have_nothing_to_do_with_each_other():
+  keys = np.array([0, 1, 2**64 - 1], np.uint64)
+  found = np.stack([as_fractions(draws(keys, stream, 20_000)) for stream in (0, 1)])
+  assert found.shape == (2, 3, 20_000) and found.min() >= 0 and found.max() < 1
+  counts = np.apply_along_axis(lambda numbers: np.histogram(numbers, 50, (0, 1))[0], -1, found)
+  assert 0.6 < ((counts - 400) ** 2 / 400).sum(-1).mean() / 49 < 1.4
+  assert np.abs(np.corrcoef(found.reshape(6, -1)) - np.eye(6)).max() < 0.03
+  assert np.abs(np.corrcoef(found[0, 0, :-1], found[0, 0, 1:])[0, 1]) < 0.03
+  # that of one key and a number does not depend on how many others there are
+  assert (draws(keys[1:2], 1, 5) == draws(keys, 1, 9)[1, :5]).all()
+  assert np.bincount(below(draws(keys, 0, 20_000), 3).ravel(), minlength=3) == pytest.approx([20_000] * 3, rel=0.03)
+
+
+@pytest.mark.parametrize(
+  'weights', [[1.0], [1, 1], [2, 1], [0.7, 0.2, 0.1], [5, 1, 1, 1, 3, 2, 2.5], [1, 1e-9], range(1, 201)]
+)
 def test_quota_is_kept_within_one_row_at_every_point(weights):
   mixture = MixtureSchedule(weights)
   rows = 3 * mixture.slots + 5

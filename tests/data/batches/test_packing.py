@@ -19,7 +19,7 @@ def spec(size, stride, begin=(), end=(2,), prefix=(), suffix=(), pad=0):
 
 
 def rows(layout, key):
-  return [layout.row(index)[key].tolist() for index in range(len(layout))]
+  return layout.take(np.arange(len(layout)))[key].tolist()
 
 
 DOCUMENTS = stored([7, 8, 9], [5, 6], [11, 12, 13, 14, 15])
@@ -109,13 +109,15 @@ def test_every_token_of_random_documents_stands_once(kind, overlap):
       [*begin, *documents.tokens[documents.starts[i] : documents.starts[i] + documents.lengths[i]].tolist(), *end]
       for i in order
     ]
+    together = layout.take(np.arange(len(layout)))
     # Drop the token that a row shares with the one before it: the rest, in order, are the documents.
     found, previous = [], None
     for index in range(len(layout)):
-      row = layout.row(index)
+      row = {key: value[0] for key, value in layout.take([index]).items()}
       real = row['tokens'][row['segments'] > 0].tolist()
       goes_on = index > 0 and (kind != 'padded' or layout.documents_of(index)[0] == previous)
       assert all(value.dtype == np.int32 and value.shape == (size,) for value in row.values())
+      assert all((together[key][index] == value).all() for key, value in row.items())
       found += real[overlap if goes_on else 0 :]
       previous = layout.documents_of(index)[0]
     assert found == sum(items, [])
@@ -126,7 +128,7 @@ def test_packed_segments_and_positions_follow_the_documents():
   documents = stored(*[rng.integers(10, 99, rng.integers(1, 9)) for _ in range(50)])
   layout = RowLayout(documents, np.arange(50), 'packed', spec(16, 15, begin=(1,)), keep_tail=True)
   for index in range(len(layout)):
-    row = layout.row(index)
+    row = {key: value[0] for key, value in layout.take([index]).items()}
     starts = [place for _, place in layout.documents_of(index)]
     assert np.flatnonzero(np.diff(row['segments'], prepend=0) > 0).tolist() == starts
     assert (row['positions'][starts] == 0).all()
@@ -138,7 +140,7 @@ def test_a_row_out_of_range_is_an_index_error():
   layout = RowLayout(DOCUMENTS, ORDER, 'concat', spec(5, 4), keep_tail=False)
   for index in (-1, 3):
     with pytest.raises(IndexError):
-      layout.row(index)
+      layout.take([0, index])
 
 
 def test_impossible_layouts_are_refused():

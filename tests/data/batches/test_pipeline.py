@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lmjax.data.batches import pipeline
-from lmjax.data.batches.masking import MaskVocabulary, causal_example, masked_example
+from lmjax.data.batches.masking import MaskVocabulary, causal_examples, masked_examples
 from lmjax.data.batches.packing import RowSpec
 from lmjax.data.config import DataConfig, MaskingConfig, SourceConfig, TokenizerConfig
 from lmjax.data.tokens.store import open_or_build
@@ -39,9 +39,9 @@ class Run:
 
   def transform(self, objective='causal'):
     if objective == 'causal':
-      return lambda row, rng: causal_example(row)
+      return lambda rows, keys: causal_examples(rows)
     vocabulary, slots = MaskVocabulary.of(self.tokenizer), MASKING.slots(LENGTH)
-    return lambda row, rng: masked_example(row, rng, slots, MASKING, vocabulary)
+    return lambda rows, keys: masked_examples(rows, keys, slots, MASKING, vocabulary)
 
   def make(self, objective='causal', config=None, seed=0, **hosts):
     config = config or self.config
@@ -203,7 +203,7 @@ def test_masks_change_between_epochs_but_not_between_runs(run):
     first, second = made.batch(step), made.batch(later)
     assert same(first, again.batch(step))
     assert set(first['targets'][place]) | set(second['targets'][there]) <= set(
-      made.layouts[name].row(row)['tokens']
+      made.layouts[name].take([row])['tokens'][0]
     ) | {0}
     differ.append(set(first['slots'][place].tolist()) != set(second['slots'][there].tolist()))
   assert np.mean(differ) > 0.9
@@ -219,9 +219,7 @@ def test_all_training_text_is_in_the_rows_and_no_held_out_text(run):
   # 4 letters of 4, drawn 20 times or so: a document is in the rows if its first words are.
   made = run.make()
   for name, store in run.stores.items():
-    text = run.tokenizer.decode(
-      np.concatenate([made.layouts[name].row(row)['tokens'][:-1] for row in range(made.rows_per_epoch[name])])
-    )
+    text = run.tokenizer.decode(made.layouts[name].take(np.arange(made.rows_per_epoch[name]))['tokens'][:, :-1].ravel())
     for split, wanted in ((store.train, True), (store.valid, False)):
       starts = [run.tokenizer.decode(split.tokens[s : s + min(n, 12)]) for s, n in zip(split.starts, split.lengths)]
       found = np.mean([start in text for start in starts])
@@ -308,10 +306,10 @@ def test_fingerprint_follows_what_batches_hold(run):
 def test_ids_out_of_the_vocabulary_are_errors(run):
   for wrong in (-1, run.tokenizer.vocab_size):
 
-    def spoil(row, rng, wrong=wrong):
-      example = causal_example(row)
-      example['targets'] = np.full_like(example['targets'], wrong)
-      return example
+    def spoil(rows, keys, wrong=wrong):
+      batch = causal_examples(rows)
+      batch['targets'] = np.full_like(batch['targets'], wrong)
+      return batch
 
     made = pipeline.make(run.config, run.stores, run.spec(), spoil, seed=0, total_steps=STEPS)
     with pytest.raises(DataError, match=f'targets hold id {wrong}'):
