@@ -33,6 +33,9 @@ setup(
     'tokenizers>=0.23',
     'safetensors>=0.5',
     'huggingface_hub>=1.0',
+    'fsspec>=2024.6',  # files at an address; gcsfs and s3fs come with the extras
+    'zstandard>=0.22',
+    'pyarrow>=17',
     'tensorflow-datasets>=4.9.10',
     'importlib_resources',  # tensorflow-datasets imports it and does not say so
     'matplotlib>=3.9',
@@ -46,6 +49,7 @@ setup(
     'cuda13': ['jax[cuda13]'],
     'cuda12': ['jax[cuda12]'],
     'gcs': ['etils[epath-gcs]'],  # workdirs and data on gs://
+    's3': ['s3fs>=2024.6'],  # data on s3://
     'tfds': ['tensorflow-cpu', 'apache-beam'],  # to prepare the TFDS sets whose builders need them
     'parity': ['torch==2.13.0', 'transformers>=4.56', 'torchmetrics>=1.9', 'peft>=0.18', 'sentence-transformers>=5'],
     'harness': ['lm-eval>=0.4.13'],

@@ -6,14 +6,13 @@ from typing import Annotated, Literal
 
 from annotated_types import Le
 
+from lmjax.data.sources.formats import is_plain_text
 from lmjax.schema.types import Bool, Fraction, PositiveFloat, PositiveInt, Share, section
 
 SPECIAL_TOKENS = ('[PAD]', '[BOS]', '[EOS]', '[MASK]', '[CLS]', '[SEP]', '[UNK]')
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 # The trainer makes room for all entries at once; published vocabularies have about a million at most.
 _LARGEST_VOCABULARY = 1 << 24
-PACKED = ('', '.gz', '.xz')
-TEXT_ENDINGS = tuple(kind + packed for kind in ('.txt', '.tokens') for packed in PACKED)
 RecordKind = Literal['classification', 'regression', 'multi_label', 'extractive_qa', 'summarization']
 # What the fields of a source are, in the order in which `data.fields` names them.
 FIELDS: dict[RecordKind, list[tuple[str, ...]]] = {
@@ -28,8 +27,11 @@ BadText = Literal['raise', 'replace', 'skip']
 class SourceConfig:
   """One corpus of a mixture.
 
-  path: 'pydoc', a path or glob of .txt or .jsonl (or .gz, .xz of them), or tfds:NAME[/CONFIG][@SPLIT]
-  field: the field that holds the text of a JSONL line or a TFDS example; None for pydoc and .txt
+  path: 'pydoc'; a file, a folder (all readable files below it) or a glob (** for folders, {a,b} for either), also at
+    gs://, s3://, https:// or hf://; hf:NAME[/CONFIG][@SPLIT], a data set of the Hugging Face Hub; or
+    tfds:NAME[/CONFIG][@SPLIT]. docs/real_files.md lists the kinds of file
+  field: the field, column or key that holds the text; a.b is the key 'a.b' where there is one, else b inside a. None
+    for pydoc and plain text (.txt, .md); in a folder with both it is that of the files with fields
   weight: share of the rows drawn from this source, relative to the other sources
   """
 
@@ -225,4 +227,4 @@ def default_field(path: str, field: str = 'text') -> str | None:
 
 
 def _has_fields(path: str) -> bool:
-  return path != 'pydoc' and not path.endswith(TEXT_ENDINGS)
+  return path != 'pydoc' and not is_plain_text(path)

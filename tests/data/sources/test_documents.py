@@ -15,7 +15,7 @@ import tracemalloc
 import pytest
 
 from lmjax.data.config import SourceConfig, default_field
-from lmjax.data.sources import documents, files
+from lmjax.data.sources import documents, lines
 from lmjax.data.sources import tfds as tfds_source
 from lmjax.errors import DataError
 
@@ -79,8 +79,8 @@ def test_a_line_that_never_ends_is_cut_between_characters(tmp_path, unit):
 
 
 def test_empty_documents_are_counted(tmp_path):
-  path = jsonl(tmp_path / 'a.jsonl', {'text': ''}, {'text': ' \n\t'}, b'\n', {'text': 'x'})
-  assert read(path) == (['x'], {'documents': 1, 'empty': 2, 'bytes': 1})
+  path = jsonl(tmp_path / 'a.jsonl', {'text': ''}, {'text': ' \n\t'}, b'\n', {'text': 'x'}, {'text': None})
+  assert read(path) == (['x'], {'documents': 1, 'empty': 3, 'bytes': 1})
   (tmp_path / 'a.txt').write_text('')
   (tmp_path / 'b.txt').write_text('text')
   assert read(tmp_path / '*.txt') == (['text'], {'documents': 1, 'empty': 1, 'bytes': 4})
@@ -117,7 +117,6 @@ def test_a_surrogate_pair_is_a_character(tmp_path):
     (b'{"text": \n', 'line 2: broken JSON'),
     (b'[1]\n', 'line 2: a JSON list'),
     (b'{"body": "x", "title": "y"}\n', "line 2: no field 'text'.*body, title"),
-    (b'{"text": null}\n', "line 2: field 'text' is of type NoneType"),
     (b'[' * 100_000 + b'\n', 'line 2: broken JSON'),
   ],
 )
@@ -127,13 +126,14 @@ def test_broken_records_name_file_and_line(tmp_path, line, message):
 
 
 def test_missing_and_unusable_paths_are_errors(tmp_path):
-  (tmp_path / 'a.pdf').write_text('x')
+  for name in ('a.pdf', 'a.xyz'):
+    (tmp_path / name).write_text('x')
   (tmp_path / 'empty.txt').write_text('')
   for path, message in [
     (tmp_path / 'none.txt', 'there is no such file'),
     (tmp_path / '*.txt.gz', 'matches no file'),
-    (tmp_path, 'is a folder'),
-    (tmp_path / 'a.pdf', 'unknown ending.*jsonl.xz'),
+    (tmp_path / 'a.pdf', r'a.pdf: .pdf is not read as text; convert it to text'),
+    (tmp_path / 'a.xyz', r'unknown ending.*\.jsonl, .*\.xz'),
     (tmp_path / 'empty.txt', 'no document with text'),
     (jsonl(tmp_path / 'empty.jsonl', {'text': ' '}), 'no document with text'),
   ]:
@@ -167,11 +167,12 @@ def test_identity_follows_content_not_place(tmp_path):
 
 
 def test_field_is_there_exactly_where_it_is_read():
-  for path in ('pydoc', 'a.txt', '*.txt.gz', 'b/*.txt.xz'):
+  for path in ('pydoc', 'a.txt', '*.txt.gz', 'b/*.txt.xz', '{a,b}.md', 'https://host/a.txt.zst?download=true'):
     assert default_field(path) is None
     assert not list(SourceConfig(path, None, 1.0).problems())
     assert [problem[0] for problem in SourceConfig(path, 'text', 1.0).problems()] == ['field']
-  for path in ('a.jsonl', '*.jsonl.xz', 'tfds:squad'):
+  mixed = ('corpus', 'corpus/**', 'a.{txt,jsonl}', 'hf:org/name', 'https://host/a.csv?download=txt', 'a.parquet')
+  for path in ('a.jsonl', '*.jsonl.xz', 'tfds:squad', *mixed):
     assert default_field(path, 'body') == 'body'
     assert not list(SourceConfig(path, 'text', 1.0).problems())
     assert [problem[0] for problem in SourceConfig(path, None, 1.0).problems()] == ['field']
@@ -201,10 +202,10 @@ def test_python_documentation_is_the_same_without_docstrings():
 
 def test_lines_do_not_depend_on_how_they_are_read(tmp_path):
   path = tmp_path / 'a.txt'
-  data = b'x' * (files._LONGEST_LINE - 1) + b'\n' + b'y\n' * 3
+  data = b'x' * (lines._LONGEST_LINE - 1) + b'\n' + b'y\n' * 3
   path.write_bytes(data)
   with open(path, 'rb') as file:
-    assert list(files._lines(file)) == [data[: files._LONGEST_LINE], b'y\n', b'y\n', b'y\n']
+    assert list(lines._lines(file)) == [data[: lines._LONGEST_LINE], b'y\n', b'y\n', b'y\n']
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,81 @@
+"""Texts of the members of a .tar, read as a stream and never extracted."""
+
+import collections
+import os
+import tarfile
+from collections.abc import Iterator
+from typing import IO
+
+from lmjax.data.sources import fields, lines
+from lmjax.data.sources.fields import Text
+from lmjax.data.sources.formats import format_of
+from lmjax.data.sources.notes import note
+from lmjax.errors import DataError
+
+_EXAMPLE = '{"text": ...}'
+
+
+def texts(name: str, file: IO[bytes], field: str) -> Iterator[tuple[str, Text | None]]:
+  """(where, text or None) of each sample: the members whose names are alike up to their first dot (webdataset).
+
+  A sample's text is that of its .txt or .md, else the field of its .json. Each line of a .jsonl is one of its own.
+  Members of other kinds are left out; how many is printed.
+
+  Raises DataError: a broken archive or member, a field that is not there.
+  """
+  sample: str | None = None
+  held: list[tuple[str, str, bytes]] = []
+  left_out = collections.Counter()
+  for member, data in _members(name, file):
+    where, found = f'{name}, {member}', format_of(member)
+    key, base = os.path.join(os.path.dirname(member), ''), os.path.basename(member)
+    key += base.partition('.')[0]
+    if key != sample:
+      yield from _sample(held, field)
+      sample, held = key, []
+    kind = found.kind if found and not found.packed and not base.startswith('.') else None
+    if kind in ('text', 'json'):
+      held.append((where, kind, _read(where, data)))
+    elif kind == 'lines':
+      for place, value in lines.values(where, data):
+        yield place, _text(value, field, place)
+    else:
+      left_out[os.path.splitext(base)[1] or 'no ending'] += 1
+  yield from _sample(held, field)
+  if left_out:
+    shown = ', '.join(f'{ending} {count:,}' for ending, count in left_out.most_common(5))
+    note(f'{name}: {sum(left_out.values()):,} members that are no text are left out ({shown})')
+
+
+def _members(name: str, file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+  """(name, content) of each member that is a file, in the archive's order."""
+  try:
+    with tarfile.open(fileobj=file, mode='r|') as archive:
+      while (member := archive.next()) is not None:
+        archive.members = []  # it would hold all of them
+        if member.isfile():
+          yield member.name, archive.extractfile(member)
+  except tarfile.TarError as error:
+    raise DataError(f'{name}: cannot be read ({error}); a .tar must be whole; download or make it again') from None
+
+
+def _read(where: str, data: IO[bytes]) -> bytes:
+  content = data.read(lines.LONGEST_RECORD)
+  if len(content) == lines.LONGEST_RECORD:
+    raise DataError(f'{where}: more than {lines.LONGEST_RECORD:,} bytes; a document must be shorter; cut it')
+  return content
+
+
+def _sample(held: list[tuple[str, str, bytes]], field: str) -> Iterator[tuple[str, Text | None]]:
+  """The texts of a sample's members, or where none is text the fields of those that are JSON."""
+  found = [(where, content) for where, kind, content in held if kind == 'text']
+  yield from found
+  if not found:
+    for where, _, content in held:
+      yield where, _text(lines.loads(content, where, 'the file'), field, where)
+
+
+def _text(value, field: str, where: str) -> Text | None:
+  if isinstance(value, str):
+    return value
+  return fields.text_in(lines.as_object(value, where, _EXAMPLE), field, where)
