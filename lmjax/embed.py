@@ -113,7 +113,7 @@ def read(words: list[str], file: str | None, field: str | None, bad_text: BadTex
 def _holds_records(file: str | None) -> bool:
   from lmjax.data.sources import files
 
-  return file is not None and file.endswith(files.JSONL_ENDINGS)
+  return file is not None and file.lower().endswith(files.JSONL_ENDINGS)
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@ import collections
 import os
 import tarfile
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any, cast
 
 from lmjax.data.sources import fields, lines
 from lmjax.data.sources.fields import Text
@@ -49,14 +49,30 @@ def texts(name: str, file: IO[bytes], field: str) -> Iterator[tuple[str, Text | 
 
 def _members(name: str, file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
   """(name, content) of each member that is a file, in the archive's order."""
+  stream = _Stream(file)
   try:
-    with tarfile.open(fileobj=file, mode='r|') as archive:
+    with tarfile.open(fileobj=cast(Any, stream), mode='r|') as archive:
       while (member := archive.next()) is not None:
-        archive.members = []  # it would hold all of them
+        archive.members = []  # type: ignore[attr-defined]  # it would hold all of them
         if member.isfile():
           yield member.name, archive.extractfile(member)
+    if stream.is_read:
+      raise tarfile.ReadError('it ends before its last block')
   except tarfile.TarError as error:
     raise DataError(f'{name}: cannot be read ({error}); a .tar must be whole; download or make it again') from None
+
+
+class _Stream:
+  """A file; `is_read` tells whether its end was come to, for which the library takes one within a header too."""
+
+  def __init__(self, file: IO[bytes]):
+    self._file, self.is_read = file, False
+
+  def read(self, size: int) -> bytes:
+    """At most so many bytes."""
+    data = self._file.read(size)
+    self.is_read = self.is_read or not data
+    return data
 
 
 def _read(where: str, data: IO[bytes]) -> bytes:

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lmjax.data.sources.notes import note
@@ -94,7 +94,9 @@ def _parquet(path: str, repository: str, commit: str) -> dict[str, tuple[int, st
   import huggingface_hub
 
   with _asking(path):
-    found = huggingface_hub.HfApi().list_repo_tree(repository, recursive=True, revision=commit, repo_type='dataset')
+    found: Iterable[Any] = huggingface_hub.HfApi().list_repo_tree(
+      repository, recursive=True, revision=commit, repo_type='dataset'
+    )
     return {
       entry.path: (entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)
       for entry in found

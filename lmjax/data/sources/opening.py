@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from lmjax.data.sources import remote
-from lmjax.data.sources.formats import Kind, format_of
+from lmjax.data.sources.formats import Format, Kind, format_of
 from lmjax.errors import DataError
 
 _BOM = b'\xef\xbb\xbf'
@@ -33,8 +33,7 @@ def opened(name: str, unpack: bool = True) -> Iterator[IO[bytes]]:
 
   Errors of the object store or of the disk are caught while it is read too.
   """
-  found = format_of(name)
-  kind, packed = found if found else ('text', '')
+  kind, packed = format_of(name) or Format('text', '')
   try:
     with remote.opened(name) if remote.is_url(name) else open(name, 'rb') as raw:
       if not unpack:
