@@ -58,8 +58,7 @@ def show_batch(config, source, step: int) -> None:
   batches = task.pipeline(data, config.seed, config.train.steps)
   batch = batches.batch(step)
   print(f'batch {step}: ' + ', '.join(f'{name} {a.dtype}{list(a.shape)}' for name, a in batch.items()))
-  for i, (name, epoch, row) in enumerate(batches.rows(step)):
-    begins = batches.layouts[name].documents_of(row)
+  for i, ((name, epoch, row), begins) in enumerate(zip(batches.rows(step), batches.documents(step))):
     places = ', '.join(f'{document} from {place}' for document, place in begins)
     print(f'\nrow {i}: source {name}, epoch {epoch}, row {row}; documents: {places}')
     print(row_as_text(task, {key: a[i] for key, a in batch.items()}))

@@ -92,9 +92,9 @@ def _held_out(stores, count, at_least):
   """Ids of the first held-out documents, in turn from each source; short ones only where none is long enough."""
   by_source = []
   for store in stores.values():
-    valid, order = store.valid, np.argsort(store.valid.digests)
-    long_enough = order[valid.lengths[order] >= at_least]
-    chosen = (long_enough if len(long_enough) else order)[:count]
-    by_source.append([valid.tokens[valid.starts[i] : valid.starts[i] + valid.lengths[i]].tolist() for i in chosen])
+    valid = store.held_out.documents
+    long_enough = np.flatnonzero(valid.lengths >= at_least)
+    chosen = (long_enough if len(long_enough) else np.arange(len(valid.lengths)))[:count]
+    by_source.append([valid.ids(i).tolist() for i in chosen])
   turns = itertools.zip_longest(*by_source)
   return [document for turn in turns for document in turn if document is not None][:count]

@@ -14,6 +14,7 @@ import numpy as np
 
 from lmjax.data import records
 from lmjax.data.batches.pipeline import Pipeline, ValidBatches
+from lmjax.data.batches.shuffle import Shuffled
 from lmjax.data.config import RecordKind, RecordsConfig
 from lmjax.data.counts import Counts, check_known, described
 from lmjax.data.tokens.published import Frame
@@ -157,7 +158,7 @@ class FineTuningTask(Task):
     """The training batches."""
     contents = {**data.contents, 'tokenizer': self.tokenizer.hash, 'length': self.data.length}
     sizes = dict(batch_size=self.data.batch_size, vocab_size=self.tokenizer.vocab_size, total_steps=total_steps)
-    rows, share = {'train': data.splits['train']}, dict(hosts=hosts, host=host)
+    rows, share = {'train': Shuffled(data.splits['train'], 'train', seed)}, dict(hosts=hosts, host=host)
     return Pipeline(rows, [1.0], self.batch_of, contents, seed=seed, **sizes, **share)
 
   def batches(self, examples: Examples) -> ValidBatches:

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 
+import jax
 import numpy as np
 
 from lmjax.data.batches import pipeline as pipeline_lib
 from lmjax.data.batches.packing import RowSpec
 from lmjax.data.batches.pipeline import Pipeline, valid_bytes_per_token
 from lmjax.data.config import DataConfig
+from lmjax.data.corpus import build, tokenizers
+from lmjax.data.corpus import store as store_lib
 from lmjax.data.counts import Counts, remarks
-from lmjax.data.tokens import store as store_lib
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.models.config import ModelConfig
 from lmjax.models.heads import LanguageModel
@@ -36,8 +38,9 @@ class LanguageModelTask(Task):
     """(tokenizer, {source name: TokenStore}) of a data slice; see `Task.read`."""
     del seed  # which documents are held out is a property of their text
     if tokenizer is None:
-      tokenizer = store_lib.prepare_tokenizer(data)
-    return tokenizer, {name: store_lib.open_or_build(name, data, tokenizer, progress) for name in data.sources}
+      tokenizer = tokenizers.prepare(data)
+    share = build.Share(jax.process_index(), jax.process_count())
+    return tokenizer, store_lib.open_or_build(data, tokenizer, progress, share)
 
   def token_stores(self, stores) -> dict[str, str]:
     """{source: fingerprint}."""
@@ -47,14 +50,14 @@ class LanguageModelTask(Task):
     """A line about the data, for people."""
     lines = []
     for name, counts in self.counts(stores).items():
-      train = stores[name].train.lengths
-      note = remarks(counts)
-      lines.append(f'{name}: {len(train):,} documents, {int(train.sum()):,} tokens' + f' ({note})' * bool(note))
+      store, note = stores[name], remarks(counts)
+      size = f'{name}: {store.train_documents:,} documents, {store.train_tokens:,} tokens'
+      lines.append(size + f' ({note})' * bool(note))
     return '; '.join(lines)
 
   def counts(self, stores) -> Counts:
     """Of each source."""
-    return {name: store_lib.counts_of(store) for name, store in stores.items()}
+    return {name: store.counts for name, store in stores.items()}
 
   def pipeline(self, stores, seed: int, total_steps: int, hosts: int = 1, host: int = 0) -> Pipeline:
     """The training batches."""
@@ -71,8 +74,7 @@ class LanguageModelTask(Task):
     """The most frequent token of the training documents (of the held-out ones where there are no others)."""
     counts = np.zeros(self.tokenizer.vocab_size, np.int64)
     for store in stores.values():
-      documents = store.train if len(store.train.tokens) else store.valid
-      counts += np.bincount(documents.tokens[:MAJORITY_SAMPLE], minlength=len(counts))
+      counts += np.bincount(store.sample(MAJORITY_SAMPLE), minlength=len(counts))
     return int(np.argmax(counts))
 
   def eval_batch_of(self, stores, store):

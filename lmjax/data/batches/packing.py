@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from lmjax.data.tokens.store import StoredDocuments
+from lmjax.data.corpus.store import Documents
 
 Kind = Literal['concat', 'packed', 'padded']
 
@@ -37,6 +37,19 @@ class RowSpec:
     return self.size - len(self.prefix) - len(self.suffix)
 
 
+def rows_of_documents(lengths_D: np.ndarray, spec: RowSpec) -> np.ndarray:
+  """int64 [D]: 'padded' rows of documents of so many tokens: until less than the overlap is left."""
+  sizes_D = lengths_D + len(spec.begin) + len(spec.end)
+  return np.maximum(1, -(-(sizes_D - (spec.content - spec.stride)) // spec.stride))
+
+
+def rows_of_stream(documents: int, tokens: int, kind: Kind, spec: RowSpec, keep_tail: bool) -> int:
+  """'concat' or 'packed' rows of so many documents, of so many tokens in all."""
+  around = len(spec.end) + (0 if kind == 'concat' else len(spec.begin))
+  partial = spec.stride - 1 if keep_tail else 0
+  return max(0, (tokens + documents * around - (spec.content - spec.stride) + partial) // spec.stride)
+
+
 class RowLayout:
   """The rows of a list of documents, each found in O(log D); many are made at once.
 
@@ -61,22 +74,19 @@ class RowLayout:
     keep_tail: whether a last row that is not full is kept, padded ('padded' rows always are).
   """
 
-  def __init__(self, documents: StoredDocuments, order: np.ndarray, kind: Kind, spec: RowSpec, keep_tail: bool):
+  def __init__(self, documents: Documents, order: np.ndarray, kind: Kind, spec: RowSpec, keep_tail: bool):
     assert 1 <= spec.stride <= spec.content, (spec, 'a stride beyond the content would drop tokens')
     assert not (kind == 'packed' and (spec.prefix or spec.suffix)), 'prefix and suffix belong to a whole row'
     self.documents, self.order, self.kind, self.spec = documents, np.asarray(order, np.int64), kind, spec
     self._begin = np.array(() if kind == 'concat' else spec.begin, np.int32)
     self._end = np.array(spec.end, np.int32)
     sizes_D = documents.lengths[self.order] + len(self._begin) + len(self._end)
-    overlap = spec.content - spec.stride
-    if kind == 'padded':
-      # What is counted up is rows: a document gives as many as it takes until less than the overlap is left.
-      sizes_D = np.maximum(1, -(-(sizes_D - overlap) // spec.stride))
+    if kind == 'padded':  # what is counted up is rows
+      sizes_D = rows_of_documents(documents.lengths[self.order], spec)
     self._offsets = np.concatenate([[0], np.cumsum(sizes_D)]).astype(np.int64)
     self._rows = int(self._offsets[-1])
     if kind != 'padded':
-      partial = spec.stride - 1 if keep_tail else 0
-      self._rows = max(0, (self._rows - overlap + partial) // spec.stride)
+      self._rows = rows_of_stream(len(sizes_D), int(documents.lengths[self.order].sum()), kind, spec, keep_tail)
 
   def __len__(self):
     return self._rows
@@ -146,7 +156,7 @@ class RowLayout:
     source = np.repeat(documents.starts[document_P] + low_P - head - first_P, size_P)
     source += np.arange(len(source))
     # for tokens before and after a document this takes a neighbour's, which is overwritten
-    tokens = np.take(documents.tokens, source, mode='clip').astype(np.int32)
+    tokens = documents.take(document_P, source, size_P)
     around = [(place, token) for place, token in enumerate(self._begin)]
     around += [(head + length_P + place, token) for place, token in enumerate(self._end)]
     for place_P, token in around:

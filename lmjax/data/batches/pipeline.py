@@ -9,14 +9,15 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from lmjax.data.batches.order import MixtureSchedule, key_of, mix, permute
+from lmjax.data.batches.order import MixtureSchedule, key_of, mix
 from lmjax.data.batches.packing import RowLayout, RowSpec
+from lmjax.data.batches.shuffle import Here, Layout, Shuffled, Windows
 from lmjax.data.config import DataConfig
-from lmjax.data.tokens.store import StoredDocuments, TokenStore
+from lmjax.data.corpus.store import Documents, HeldOut, TokenStore
 from lmjax.errors import DataError
 from lmjax.workdir.files import json_digest
 
@@ -32,24 +33,11 @@ _WEIGHTS = ('weights', 'shown')
 Transform = Callable[[Any, np.ndarray], dict[str, np.ndarray]]
 
 
-class Layout(Protocol):
-  """Rows that can be looked up: of text (`packing.RowLayout`), or of labelled examples."""
-
-  def __len__(self) -> int:
-    """Number of rows."""
-
-  def take(self, indices: np.ndarray) -> Any:
-    """What the transform is given."""
-
-  def documents_of(self, index: int) -> list[tuple[int, int]]:
-    """(document, where in the row it begins), for display."""
-
-
 class Pipeline:
   """The training batches of a run.
 
   Args:
-    layouts: the rows of each source.
+    rows_of: the rows of each source.
     weights: of the sources, in the same order.
     transform: makes an example of a row.
     contents: JSON-able, all that decides what the rows hold.
@@ -61,7 +49,6 @@ class Pipeline:
     host: which of them this is.
 
   Attributes:
-    layouts: the rows of each source, by name.
     rows_per_epoch: how many rows each source has, by name.
 
   Raises DataError: the batch cannot be shared equally.
@@ -69,7 +56,7 @@ class Pipeline:
 
   def __init__(
     self,
-    layouts: Mapping[str, Layout],
+    rows_of: Mapping[str, Shuffled | Windows],
     weights: list[float],
     transform: Transform,
     contents: dict,
@@ -81,12 +68,12 @@ class Pipeline:
     hosts: int = 1,
     host: int = 0,
   ):
-    self.layouts, self._transform, self._contents = dict(layouts), transform, contents
+    self._rows_of, self._transform, self._contents = dict(rows_of), transform, contents
     self._batch_size, self._vocab_size = batch_size, vocab_size
     self._seed, self._total_steps = seed, total_steps
     self._part = _part(batch_size, hosts, host)
     self._mixture = MixtureSchedule(weights)
-    self.rows_per_epoch = {name: len(layout) for name, layout in self.layouts.items()}
+    self.rows_per_epoch = {name: len(rows) for name, rows in self._rows_of.items()}
 
   def batch(self, step: int) -> dict[str, np.ndarray]:
     """Batch `step` (from 0): this host's part, arrays of [batch_size / hosts, ...].
@@ -94,37 +81,42 @@ class Pipeline:
     Raises DataError: a token id is outside the vocabulary.
     """
     places, parts = [], []
-    for name, epoch, place_N, row_N in self._groups(step, self._part):
-      keys_N = mix(row_N.astype(np.uint64), key_of('transform', self._seed, name, epoch))
-      places.append(place_N)
-      parts.append(self._transform(self.layouts[name].take(row_N), keys_N))
+    for name, epoch, here in self._groups(step, self._part):
+      keys_N = mix((here.first + here.rows).astype(np.uint64), key_of('transform', self._seed, name, epoch))
+      places.append(here.places)
+      parts.append(self._transform(here.layout.take(here.rows), keys_N))
     back = np.argsort(np.concatenate(places))
-    batch = (
-      parts[0] if len(parts) == 1 else {key: np.concatenate([part[key] for part in parts])[back] for key in parts[0]}
-    )
+    batch = {key: np.concatenate([part[key] for part in parts])[back] for key in parts[0]}
     return _checked(batch, self._vocab_size, f'batch {step}')
 
   def rows(self, step: int) -> list[tuple[str, int, int]]:
-    """(source, epoch, row of its layout) of each row of the whole batch; host h has the h-th equal part."""
-    origins: list[tuple[str, int, int]] = [('', 0, 0)] * self._batch_size
-    for name, epoch, place_N, row_N in self._groups(step, slice(None)):
-      for place, row in zip(place_N.tolist(), row_N.tolist()):
-        origins[place] = (name, epoch, row)
-    return origins
+    """(source, epoch, number among its rows) of each row of the whole batch; host h has the h-th equal part."""
+    found: list[tuple[str, int, int]] = [('', 0, 0)] * self._batch_size
+    for name, epoch, here in self._groups(step, slice(None)):
+      for place, row in zip(here.places.tolist(), here.rows.tolist()):
+        found[place] = (name, epoch, here.first + row)
+    return found
 
-  def _groups(self, step: int, part: slice) -> Iterator[tuple[str, int, np.ndarray, np.ndarray]]:
-    """(source, epoch, places in the part, rows of the layout) of a batch, together all of the part."""
+  def documents(self, step: int) -> list[list[tuple[int, int]]]:
+    """Of each row of the whole batch (document, where in the row it begins), for display."""
+    found: list[list[tuple[int, int]]] = [[]] * self._batch_size
+    for _, _, here in self._groups(step, slice(None)):
+      for place, row in zip(here.places.tolist(), here.rows.tolist()):
+        found[place] = here.layout.documents_of(row)
+    return found
+
+  def _groups(self, step: int, part: slice) -> Iterator[tuple[str, int, Here]]:
+    """(source, epoch, rows and their places in the part) of a batch, together all of the part."""
     index_N = step * self._batch_size + np.arange(self._batch_size, dtype=np.int64)[part]
     source_N, number_N = self._mixture.locate(index_N)
-    names = list(self.rows_per_epoch)
+    names = list(self._rows_of)
     for source in np.unique(source_N).tolist():
-      place_N = np.flatnonzero(source_N == source)
-      name, per_epoch = names[source], self.rows_per_epoch[names[source]]
-      epoch_N, row_N = np.divmod(number_N[place_N], per_epoch)
+      place_N, name = np.flatnonzero(source_N == source), names[source]
+      epoch_N, row_N = np.divmod(number_N[place_N], self.rows_per_epoch[name])
       for epoch in np.unique(epoch_N).tolist():
-        here_N = epoch_N == epoch
-        key = key_of('rows', self._seed, name, epoch)
-        yield name, epoch, place_N[here_N], permute(row_N[here_N], per_epoch, key)
+        of_epoch_N = np.flatnonzero(epoch_N == epoch)
+        for here in self._rows_of[name].locate(epoch, row_N[of_epoch_N]):
+          yield name, epoch, here._replace(places=place_N[of_epoch_N[here.places]])
 
   def iterate(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
     """Batches start_step, start_step + 1, ... up to the last step, made ahead of time by grain's threads."""
@@ -150,16 +142,20 @@ def make(
 
   Raises DataError: a source has too little text for one row, or the batch cannot be shared equally.
   """
-  [(vocab_size, _)] = {(store.meta['vocab_size'], store.meta['tokenizer']) for store in stores.values()}
+  [vocab_size] = {store.tokenizer.vocab_size for store in stores.values()}
   contents = {
     'sources': [[name, stores[name].fingerprint, source.weight] for name, source in config.sources.items()],
     'rows': config.rows,
     'spec': dataclasses.asdict(spec),
   }
-  layouts = {name: _training_layout(config, stores[name], spec, seed) for name in config.sources}
+  rows_of = {name: Windows(stores[name], config.rows, spec, seed) for name in config.sources}
+  for name, rows in rows_of.items():
+    if not len(rows):
+      given = f'{stores[name].train_tokens:,} tokens of training text; one row takes {spec.size:,}'
+      raise DataError(f'{name}: {given}; add text, or lower data.length')
   weights = [source.weight for source in config.sources.values()]
   sizes = {'batch_size': config.batch_size, 'vocab_size': vocab_size}
-  return Pipeline(layouts, weights, transform, contents, seed=seed, **sizes, **run)
+  return Pipeline(rows_of, weights, transform, contents, seed=seed, **sizes, **run)
 
 
 class ValidBatches:
@@ -203,45 +199,64 @@ def valid_batches(
   config: DataConfig, store: TokenStore, spec: RowSpec, transform: Transform, **run: int
 ) -> ValidBatches:
   """The held-out documents of a source, by their digests; `run` is batch_size, hosts and host of `ValidBatches`."""
-  documents, order = held_out(config, store)
-  layout = RowLayout(documents, order, config.rows, spec, keep_tail=True)
-  return ValidBatches(store.name, layout, transform, vocab_size=store.meta['vocab_size'], **run)
+  documents = held_out(config, store).documents
+  layout = RowLayout(documents, np.arange(len(documents.lengths)), config.rows, spec, keep_tail=True)
+  return ValidBatches(store.name, layout, transform, vocab_size=store.tokenizer.vocab_size, **run)
 
 
 def valid_text(config: DataConfig, store: TokenStore) -> bytes:
-  """The text that `valid_batches` evaluates, in the same order, as one stream; what gzip is measured on."""
-  documents, order = held_out(config, store)
-  return b''.join(documents.text(index) for index in order)
+  """The text that `valid_batches` evaluates, in the same order, as one stream; what gzip is measured on.
+
+  It is decoded: that of a tokenizer that `gives_bytes_back`.
+  """
+  documents = held_out(config, store).documents
+  return b''.join(store.tokenizer.decode(documents.ids(i)).encode('utf-8') for i in range(len(documents.lengths)))
 
 
 def valid_bytes_per_token(config: DataConfig, store: TokenStore) -> float:
   """UTF-8 bytes per token of the evaluated text: for bits per byte where tokens have no bytes of their own."""
-  documents, order = held_out(config, store)
-  return float(documents.n_bytes[order].sum() / documents.lengths[order].sum())
+  found = held_out(config, store)
+  return float(found.n_bytes.sum() / found.documents.lengths.sum())
 
 
-def held_out(config: DataConfig, store: TokenStore) -> tuple[StoredDocuments, np.ndarray]:
-  """The held-out documents that are evaluated, and their order, by digest; int64 [documents].
+def held_out(config: DataConfig, store: TokenStore) -> HeldOut:
+  """The held-out documents that are evaluated, by digest.
 
-  With `config.valid_bytes`, these are the first so many bytes: the document in which they end is cut at the
-  last piece (about 16 kB, at a space) that fits, or kept whole if it is the first and has no such piece.
+  With `config.valid_bytes`, these are the first so many bytes: the document in which they end is cut at a token, or
+  kept whole if it is the first and has none that ends there.
   """
-  valid = store.valid
-  order = np.argsort(valid.digests, kind='stable')
-  if config.valid_bytes is None or int(valid.n_bytes.sum()) <= config.valid_bytes:
-    return valid, order
-  ends = np.cumsum(valid.n_bytes[order])
-  whole = int(np.searchsorted(ends, config.valid_bytes, 'right'))
-  last = order[whole]
-  left = config.valid_bytes - (int(ends[whole - 1]) if whole else 0)
-  pieces = valid.pieces()
-  _, tokens, n_bytes = np.cumsum(pieces[pieces[:, 0] == last], axis=0).T
-  fitting = int(np.searchsorted(n_bytes, left, 'right'))
-  if not fitting and whole:
-    return valid, order[:whole]
-  lengths, sizes = valid.lengths.copy(), valid.n_bytes.copy()
-  lengths[last], sizes[last] = tokens[max(fitting - 1, 0)], n_bytes[max(fitting - 1, 0)]
-  return dataclasses.replace(valid, lengths=lengths, n_bytes=sizes), order[: whole + 1]
+  found, limit = store.held_out, config.valid_bytes
+  if limit is None or int(found.n_bytes.sum()) <= limit:
+    return found
+  ends = np.cumsum(found.n_bytes)
+  whole = int(np.searchsorted(ends, limit, 'right'))
+  left = limit - (int(ends[whole - 1]) if whole else 0)
+  tokens, n_bytes = _cut(store, found, whole, left)
+  if not tokens and whole:
+    return HeldOut(_first(found.documents, whole), found.n_bytes[:whole])
+  documents, sizes = _first(found.documents, whole + 1), found.n_bytes[: whole + 1].copy()
+  lengths = documents.lengths.copy()
+  if tokens:
+    lengths[whole], sizes[whole] = tokens, n_bytes
+  return HeldOut(documents._replace(lengths=lengths), sizes)
+
+
+def _first(documents: Documents, count: int) -> Documents:
+  return Documents(documents.tokens, *(column[:count] for column in documents[1:]))
+
+
+def _cut(store: TokenStore, found: HeldOut, index: int, limit: int) -> tuple[int, int]:
+  """(tokens, bytes) of the beginning of a document that has at most so many bytes, and ends between two characters."""
+  ids, size = found.documents.ids(index), int(found.n_bytes[index])
+  of_token_V = store.tokenizer.token_bytes()
+  if of_token_V is None or not store.tokenizer.gives_bytes_back:  # about as many
+    tokens = limit * len(ids) // size
+    return tokens, tokens * size // len(ids)
+  ends = np.cumsum(of_token_V[ids].astype(np.int64))
+  tokens = int(np.searchsorted(ends, limit, 'right'))
+  while tokens and len(store.tokenizer.decode(ids[:tokens]).encode('utf-8')) != ends[tokens - 1]:
+    tokens -= 1  # within a character, which decodes to another
+  return tokens, int(ends[tokens - 1]) if tokens else 0
 
 
 def _part(batch_size: int, hosts: int, host: int) -> slice:
@@ -251,15 +266,6 @@ def _part(batch_size: int, hosts: int, host: int) -> slice:
     raise DataError(f'data.batch_size = {batch_size}: must be a multiple of the {hosts} hosts; {remedy}')
   size = batch_size // hosts
   return slice(host * size, (host + 1) * size)
-
-
-def _training_layout(config: DataConfig, store: TokenStore, spec: RowSpec, seed: int) -> RowLayout:
-  order = np.argsort(mix(store.train.digests, key_of('documents', seed)), kind='stable')
-  layout = RowLayout(store.train, order, config.rows, spec, keep_tail=False)
-  if not len(layout):
-    given = f'{len(store.train.tokens):,} tokens of training text; one row takes {spec.size:,}'
-    raise DataError(f'{store.name}: {given}; add text, or lower data.length')
-  return layout
 
 
 def _checked(batch: dict[str, np.ndarray], vocab_size: int, where: str) -> dict[str, np.ndarray]:

@@ -5,47 +5,113 @@ may be skipped (empty documents, bad UTF-8 by policy) is counted, never silent.
 """
 
 import collections
+import os
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from lmjax.data.config import BadText, SourceConfig
-from lmjax.data.sources import files, pydoc, tfds
+from lmjax.data.digests import digest64
+from lmjax.data.sources import files, listing, pydoc, tfds
+from lmjax.data.sources.pieces import Piece, pieces_of
 from lmjax.errors import DataError
 
 _SURROGATE = re.compile('[\ud800-\udfff]')
 
 
-def documents(source: SourceConfig, bad_text: BadText, counts: collections.Counter) -> Iterator[str]:
-  """Streams the documents of a source, in a fixed order, without those that hold only white space.
+class Work(NamedTuple):
+  """Some pieces of a source, which are read one after the other."""
+
+  path: str  # of the source
+  field: str | None
+  pieces: tuple[Piece, ...]  # none for a source without files, which is read whole
+
+  @property
+  def facts(self) -> list:
+    """JSON-able: what a listing says of it, which changes when its content may have changed."""
+    if not self.pieces:
+      return [self.field, identity(self.path)]
+    return [self.field, *([*piece.file, piece.part] for piece in self.pieces)]
+
+  @property
+  def size(self) -> int:
+    """About how many bytes are read."""
+    return sum(piece.file.size if piece.part is None else _share(piece) for piece in self.pieces)
+
+
+def _share(piece: Piece) -> int:
+  return min(piece.part[1] - piece.part[0], piece.file.size) if piece.part is not None else piece.file.size
+
+
+def works_of(source: SourceConfig, target_bytes: int) -> Iterator[Work]:
+  """The works of a source, of about `target_bytes` each, in their order; together they hold each document once.
+
+  Small files that follow one another share a work. Where it ends depends on their names and sizes: a file that is added
+  changes the works around it alone.
+
+  Raises DataError: nothing to read, or a file that cannot be.
+  """
+  if source.path == 'pydoc' or source.path.startswith('tfds:'):
+    yield Work(source.path, source.field, ())
+    return
+  together: list[Piece] = []
+  size = 0
+  for file in listing.files_of(source.path):
+    for piece in pieces_of(file, target_bytes):
+      together.append(piece)
+      size += file.size
+      # one in so many names ends a work, so that it has half of the target on average
+      ends = digest64(file.name.rpartition('/')[2].encode()) < 2**65 * max(file.size, 1) / target_bytes
+      if ends or size >= target_bytes:
+        yield Work(source.path, source.field, tuple(together))
+        together, size = [], 0
+  if together:
+    yield Work(source.path, source.field, tuple(together))
+
+
+def listed(source: SourceConfig) -> list:
+  """JSON-able: what a listing says of a source, which changes when its content may have changed."""
+  if source.path == 'pydoc' or source.path.startswith('tfds:'):
+    return [identity(source.path)]
+  found = listing.files_of(source.path)
+  folder = os.path.commonpath([os.path.dirname(file.name) for file in found])
+  return [[os.path.relpath(file.name, folder), file.size, file.stamp] for file in found]
+
+
+def texts_of(work: Work, bad_text: BadText, counts: collections.Counter) -> Iterator[str]:
+  """Streams the documents of a work, in a fixed order, without those that hold only white space.
 
   Args:
-    source: the corpus.
+    work: what to read.
     bad_text: about bytes that are not UTF-8 and lone surrogates: 'raise' an error, 'replace' them by U+FFFD, or 'skip'
       the document.
     counts: filled as the stream is read: 'documents' and 'bytes' (UTF-8) given out, 'empty' ones skipped,
       'replaced' ones repaired, 'skipped' ones left out for bad text.
 
-  Raises DataError: nothing to read (missing path, empty files, no documents) or something that cannot be read.
+  Raises DataError: something that cannot be read.
   """
-  before, kind = counts['documents'], tfds if source.path.startswith('tfds:') else files
-  # `where` names the place in an error; bytes are decoded by `clean`
-  raw = pydoc.documents() if source.path == 'pydoc' else kind.documents(source.path, source.field)
-  for where, text in raw:
+  for where, text in _raw(work, counts):
     text, verdict = clean(text, where, bad_text)
     if verdict:
       counts[verdict] += 1
     if text is None:
       continue
-    if not text.strip():
+    if not text or text.isspace():
       counts['empty'] += 1
       continue
     counts['documents'] += 1
     counts['bytes'] += len(text.encode('utf-8'))
     yield text
-  if counts['documents'] == before:
-    rule = f'holds no document with text ({counts["empty"]} empty, {counts["skipped"]} skipped for bad text)'
-    remedy = 'check the path, the field and data.bad_text'
-    raise DataError(f'{source.path}: {rule}; a source must hold some; {remedy}')
+
+
+def _raw(work: Work, counts: collections.Counter) -> Iterator[tuple[str, str | bytes]]:
+  """(where, text); `where` names the place in an error, and bytes are decoded by `clean`."""
+  if work.path == 'pydoc':
+    yield from pydoc.documents()
+  elif not work.pieces:
+    yield from tfds.documents(work.path, work.field)
+  for piece in work.pieces:
+    yield from files.documents_of(piece, work.field, counts)
 
 
 def identity(path: str) -> dict:

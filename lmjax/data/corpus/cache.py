@@ -1,0 +1,105 @@
+"""The folder of what was made of corpora, on a disk or at an address: each file whole or not at all.
+
+  CACHE_DIR/
+    tokenizer-ID.json     trained tokenizers
+    shards/ID.safetensors token shards (`shard`), named by what they were made of: text, tokenizer, settings
+    read/ID.json          what was found in a part of a source (`unit`), named by the part as it was listed
+    corpora/ID.json       the shards of a corpus and what stands of them (`manifest`), named by all of that
+    corpora/ID.roles      a byte a document; see `standing`
+    listed/ID.json        which corpus a listing of its sources led to
+
+The content of a file follows from its name: two that write the same one write the same bytes.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+from lmjax.data.corpus import fetched
+from lmjax.data.sources import remote
+from lmjax.errors import DataError
+from lmjax.workdir.files import canonical_json
+
+
+class Cache:
+  """Files of a cache by name. Raises DataError where they cannot be written."""
+
+  def __init__(self, folder: str):
+    self.folder = folder if remote.is_url(folder) else os.path.abspath(os.path.expanduser(folder))
+
+  def path(self, name: str) -> str:
+    """The whole path of a file."""
+    return f'{self.folder.rstrip("/")}/{name}'
+
+  def has(self, name: str) -> bool:
+    """Whether it is there."""
+    path = self.path(name)
+    return remote.filesystem(path).exists(path) if remote.is_url(path) else os.path.exists(path)
+
+  def read(self, name: str) -> bytes | None:
+    """Its content; None where it is not there."""
+    path = self.path(name)
+    try:
+      if remote.is_url(path):
+        return remote.filesystem(path).cat_file(path)
+      with open(path, 'rb') as file:
+        return file.read()
+    except FileNotFoundError:
+      return None
+
+  def local(self, name: str) -> str:
+    """A path on this machine with the content of a file: its own, or that of a copy (see `fetched`)."""
+    return fetched.local(self.path(name))
+
+  def read_json(self, name: str) -> Any:
+    """Its content; None where it is not there, or is not what was written."""
+    data = self.read(name)
+    try:
+      return None if data is None else json.loads(data)
+    except ValueError:
+      return None
+
+  def write_json(self, name: str, value: Any) -> None:
+    """The same value gives the same bytes."""
+    self.write(name, canonical_json(value) + b'\n')
+
+  def write(self, name: str, data: bytes) -> None:
+    """Writes a file."""
+    with self.writing(name) as path, open(path, 'wb') as file:
+      file.write(data)
+
+  @contextlib.contextmanager
+  def writing(self, name: str) -> Iterator[str]:
+    """Gives the path of a local file to write, which becomes the file when it is whole."""
+    path = self.path(name)
+    try:
+      if remote.is_url(path):
+        with _temporary() as local:
+          yield local
+          remote.filesystem(path).put_file(local, path)
+        return
+      os.makedirs(os.path.dirname(path), exist_ok=True)
+      local = f'{path}.{secrets.token_hex(4)}.tmp'
+      try:
+        yield local
+        with open(local, 'rb') as file:
+          os.fsync(file.fileno())
+        os.replace(local, path)
+      finally:
+        with contextlib.suppress(OSError):
+          os.unlink(local)
+    except OSError as error:
+      rule = 'data.cache_dir must be a folder with room for the token shards'
+      remedy = 'free some, or name another; what is finished stays'
+      raise DataError(f'{self.folder}: {error.strerror or error}; {rule}; {remedy}') from None
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[str]:
+  import tempfile
+
+  with tempfile.TemporaryDirectory() as folder:
+    yield os.path.join(folder, 'file')

@@ -1,0 +1,176 @@
+"""A corpus: which shards its sources have, and what stands of them; made once, and then pinned by a run.
+
+`find` needs the listing of the sources alone (names, sizes, times) where nothing changed.
+"""
+
+import collections
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from lmjax.data.config import DataConfig
+from lmjax.data.corpus import build, shard, standing, unit
+from lmjax.data.corpus.cache import Cache
+from lmjax.data.corpus.standing import HELD_OUT, TRAIN
+from lmjax.data.sources import documents
+from lmjax.data.tokens.tokenizer import Tokenizer
+from lmjax.errors import DataError
+from lmjax.workdir.files import json_digest
+
+# Held-out text of a source that is kept for evaluations, unless one reads more.
+_HELD_OUT_BYTES = 64_000_000
+
+
+class ShardRow(NamedTuple):
+  """A shard of a source, as the manifest has it."""
+
+  name: str
+  documents: int
+  train: tuple[int, int]  # documents and tokens of them
+  held_out: tuple[int, int]
+
+
+class SourceRow(NamedTuple):
+  """A source."""
+
+  path: str
+  shards: list[ShardRow]
+  counts: dict[str, int]
+
+
+class Manifest(NamedTuple):
+  """A corpus."""
+
+  id: str
+  tokenizer: str  # its hash
+  vocab_size: int
+  sources: dict[str, SourceRow]
+
+
+def find(config: DataConfig, tokenizer: Tokenizer, share: build.Share, progress: bool = False) -> Manifest | None:
+  """The corpus of a config as its sources are listed now; made if it is not there. None: other tasks are at it.
+
+  Raises DataError: a source cannot be read, a split would be empty, or the cache cannot be written.
+  """
+  cache = Cache(config.cache_dir)
+  facts = {name: [source.field, documents.listed(source)] for name, source in config.sources.items()}
+  kept = _kept_bytes(config)
+  settings = [unit.FORMAT, tokenizer.hash, config.bad_text, config.valid_fraction, kept]
+  listing = json_digest([settings, list(facts.items())])
+  found = cache.read_json(f'listed/{listing}.json')
+  if found is not None and (manifest := read(cache, found['corpus'])) is not None:
+    return manifest
+  works = {name: list(documents.works_of(source, build.WORK_BYTES)) for name, source in config.sources.items()}
+  entries = build.entries_of(config, tokenizer, [work for own in works.values() for work in own], share, progress)
+  if None in entries:
+    return None
+  rest = iter(entries)
+  manifest = _decide(config, tokenizer, cache, {name: [next(rest) for _ in own] for name, own in works.items()})
+  cache.write_json(f'listed/{listing}.json', {'corpus': manifest.id})
+  return manifest
+
+
+def _kept_bytes(config: DataConfig) -> int | None:
+  return None if config.valid_bytes is None else max(config.valid_bytes, _HELD_OUT_BYTES)
+
+
+def read(cache: Cache, corpus: str) -> Manifest | None:
+  """A corpus by its id; None where the cache has none."""
+  found = cache.read_json(f'corpora/{corpus}.json')
+  if found is None or not cache.has(f'corpora/{corpus}.roles'):
+    return None
+  sources = {}
+  for name, source in found['sources'].items():
+    rows = [ShardRow(row[0], row[1], tuple(row[2]), tuple(row[3])) for row in source['shards']]
+    sources[name] = SourceRow(source['path'], rows, source['counts'])
+  return Manifest(corpus, found['tokenizer'], found['vocab_size'], sources)
+
+
+def _decide(
+  config: DataConfig, tokenizer: Tokenizer, cache: Cache, entries: Mapping[str, list[unit.Entry]]
+) -> Manifest:
+  """What stands, written into the cache; the manifest last."""
+  names = {source: [name for entry in own for name in entry.shards] for source, own in entries.items()}
+  shards = {source: [_open(cache, name) for name in own] for source, own in names.items()}
+  roles = standing.roles_of(list(shards.values()), config.valid_fraction)
+  sources, begin = {}, 0
+  for source, own in shards.items():
+    counts, rows = _summed(entries[source]), []
+    for name, one in zip(names[source], own):
+      here = roles[begin : begin + len(one.lengths)]
+      begin += len(here)
+      sizes = {role: (int((here == role).sum()), int(one.lengths[here == role].sum())) for role in (TRAIN, HELD_OUT)}
+      rows.append(ShardRow(name, len(here), sizes[TRAIN], sizes[HELD_OUT]))
+      counts.update(one.counts)
+      counts['duplicates'] += int((here == standing.LEFT_OUT).sum())
+      stands = here != standing.LEFT_OUT
+      counts['standing_bytes'] += int(one.n_bytes[stands].sum())
+    counts['train'], counts['valid'] = (sum(getattr(row, role)[0] for row in rows) for role in ('train', 'held_out'))
+    sources[source] = SourceRow(config.sources[source].path, rows, dict(sorted(counts.items())))
+    check_splits(source, sources[source], config.valid_fraction)
+  content = {
+    'format': unit.FORMAT,
+    'tokenizer': tokenizer.hash,
+    'vocab_size': tokenizer.vocab_size,
+    'valid_fraction': config.valid_fraction,
+    'held_out_bytes': _kept_bytes(config),
+    'sources': {name: source._asdict() for name, source in sources.items()},
+  }
+  corpus = json_digest(content)[:32]
+  cache.write(f'corpora/{corpus}.roles', roles.tobytes())
+  begin = 0
+  for source, own in shards.items():
+    here = roles[begin : begin + sum(len(one.lengths) for one in own)]
+    begin += len(here)
+    cache.write(f'corpora/{corpus}.{source}{shard.ENDING}', _held_out(own, here, _kept_bytes(config)))
+  cache.write_json(f'corpora/{corpus}.json', content)
+  return Manifest(corpus, tokenizer.hash, tokenizer.vocab_size, sources)
+
+
+def _open(cache: Cache, name: str) -> shard.Shard:
+  return shard.opened(cache.local(f'shards/{name}{shard.ENDING}'), check=False)
+
+
+def _summed(entries: list[unit.Entry]) -> collections.Counter:
+  counts: collections.Counter[str] = collections.Counter()
+  for entry in entries:
+    counts.update(entry.counts)
+  return counts
+
+
+def _held_out(shards: list[shard.Shard], roles: np.ndarray, limit: int | None) -> bytes:
+  """A shard of the held-out documents of a source, those with the lowest digests first, up to a size."""
+  tables, begin = [], 0
+  for number, one in enumerate(shards):
+    places = np.flatnonzero(roles[begin : begin + len(one.lengths)] == HELD_OUT)
+    begin += len(one.lengths)
+    tables.append((one.normalised[places], np.full(len(places), number), places, one.n_bytes[places]))
+  digests, numbers, places, sizes = map(np.concatenate, zip(*tables))
+  order = np.lexsort((places, numbers, digests))
+  if limit is not None:
+    order = order[: int(np.searchsorted(np.cumsum(sizes[order], dtype=np.int64), limit)) + 1]
+  starts: dict[int, np.ndarray] = {}
+  rows = []
+  for number, place in zip(numbers[order].tolist(), places[order].tolist()):
+    one = shards[number]
+    begins = starts.setdefault(number, one.starts)
+    rows.append((one, place, int(begins[place])))
+  tokens = [one.tokens[start : start + one.lengths[place]] for one, place, start in rows]
+  arrays = {'tokens': np.concatenate([np.zeros(0, shards[0].tokens.dtype), *tokens])}
+  for name in ('lengths', 'n_bytes', 'digests', 'normalised'):
+    dtype = getattr(shards[0], name).dtype
+    arrays[name] = np.array([getattr(one, name)[place] for one, place, _ in rows], dtype)
+  return shard.as_bytes(arrays, {})
+
+
+def check_splits(name: str, source: SourceRow, valid_fraction: float) -> None:
+  """Raises DataError: a source has no document to train on, or none that is held out."""
+  train, valid = source.counts['train'], source.counts['valid']
+  if valid and (train or valid_fraction == 1):
+    return
+  given = f'{train + valid} different documents, data.valid_fraction = {valid_fraction}'
+  empty = 'every document is held out' if valid else 'no document is left to hold out'
+  rule = 'training and held-out split must each have one'
+  remedy = 'add documents' if train + valid < 2 else 'lower data.valid_fraction or add documents'
+  raise DataError(f'{name} ({source.path}): {given}: {empty}; {rule}; {remedy}')

@@ -1,0 +1,81 @@
+"""A token shard: documents as tokens, in one safetensors file (https://huggingface.co/docs/safetensors).
+
+  tokens      uint16 or uint32 [N], all documents' ids, end to end
+  lengths     uint32 [D], tokens of each document
+  n_bytes     uint32 [D], bytes of its UTF-8
+  digests     uint64 [D], of its text
+  normalised  uint64 [D], of its text whatever its case, white space and compatibility characters are
+
+The header's metadata holds what was counted (`counts`) and a checksum of each array (`crc32`), as JSON.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from safetensors.numpy import save
+
+from lmjax.errors import DataError
+
+ENDING = '.safetensors'
+_DTYPES = {'U16': '<u2', 'U32': '<u4', 'U64': '<u8'}
+
+
+class Shard(NamedTuple):
+  """A shard, its arrays mapped from disk."""
+
+  tokens: np.ndarray
+  lengths: np.ndarray
+  n_bytes: np.ndarray
+  digests: np.ndarray
+  normalised: np.ndarray
+  counts: dict[str, int]
+
+  @property
+  def starts(self) -> np.ndarray:
+    """int64 [D], where each document begins in `tokens`; made anew at each call."""
+    return np.cumsum(self.lengths, dtype=np.int64) - self.lengths
+
+
+def as_bytes(arrays: Mapping[str, np.ndarray], counts: Mapping[str, int]) -> bytes:
+  """The file; the same arrays and counts give the same bytes."""
+  arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+  sums = {name: zlib.crc32(array.data) for name, array in sorted(arrays.items())}
+  facts = {'counts': json.dumps(dict(sorted(counts.items()))), 'crc32': json.dumps(sums)}
+  return save(arrays, facts)
+
+
+def opened(path: str, check: bool = True) -> Shard:
+  """A shard on this machine; with `check` every byte is read against its checksum (about 1 GB/s).
+
+  Raises DataError: it is missing or damaged.
+  """
+  try:
+    with open(path, 'rb') as file:
+      size = int.from_bytes(file.read(8), 'little')
+      if size > os.path.getsize(path):
+        raise ValueError('it is cut short')
+      header = json.loads(file.read(size))
+    facts = header.pop('__metadata__')
+    arrays = {name: _mapped(path, 8 + size, entry) for name, entry in header.items()}
+    if check:
+      for name, expected in json.loads(facts['crc32']).items():
+        if zlib.crc32(np.ascontiguousarray(arrays[name]).data) != expected:
+          raise ValueError(f'{name} do not match their checksum')
+    return Shard(**arrays, counts=json.loads(facts['counts']))
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    shown = f'{type(error).__name__}: {error}' if isinstance(error, KeyError | TypeError) else error
+    rule, remedy = 'a token shard must be as it was written', 'remove the file, and `lmjax.prepare` makes it again'
+    raise DataError(f'{path}: {shown}; {rule}; {remedy}') from None
+
+
+def _mapped(path: str, begin: int, entry: Mapping) -> np.ndarray:
+  start, stop = entry['data_offsets']
+  dtype = np.dtype(_DTYPES[entry['dtype']])
+  count = (stop - start) // dtype.itemsize
+  if count == 0:
+    return np.zeros(0, dtype)
+  return np.memmap(path, dtype, 'r', begin + start, (count,))

@@ -1,0 +1,167 @@
+"""What training and evaluation read of a corpus: its sources' documents, a window of shards at a time.
+
+Nothing is held that grows with the documents of a corpus: tokens and lengths are mapped from the shards that are being
+read, and what a document is (trained on, held out, left out) is a byte of a file that is mapped, too.
+"""
+
+import functools
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from lmjax.data.config import DataConfig
+from lmjax.data.corpus import build, manifest, shard
+from lmjax.data.corpus.cache import Cache
+from lmjax.data.corpus.manifest import Manifest
+from lmjax.data.corpus.standing import TRAIN
+from lmjax.data.corpus.unit import UNKNOWN
+from lmjax.data.counts import check_known, of_split
+from lmjax.data.tokens.tokenizer import Tokenizer
+from lmjax.errors import DataError
+from lmjax.workdir.files import json_digest
+
+
+class Documents(NamedTuple):
+  """Documents of some shards; D of them."""
+
+  tokens: list[np.ndarray]  # of each shard, mapped
+  shards: np.ndarray  # int32 [D], in which of them each lies
+  starts: np.ndarray  # int64 [D], where it begins there
+  lengths: np.ndarray  # int64 [D], tokens of it
+
+  def ids(self, index: int) -> np.ndarray:
+    """The tokens of a document."""
+    start = int(self.starts[index])
+    return self.tokens[self.shards[index]][start : start + int(self.lengths[index])]
+
+  def take(self, document_P: np.ndarray, source_N: np.ndarray, size_P: np.ndarray) -> np.ndarray:
+    """int32 [N]: tokens at places of shards, for parts of documents end to end; places beyond a shard's end are cut."""
+    if len(self.tokens) == 1:
+      return np.take(self.tokens[0], source_N, mode='clip').astype(np.int32)
+    found = np.empty(len(source_N), np.int32)
+    shard_N = np.repeat(self.shards[document_P], size_P)
+    for number in np.unique(self.shards[document_P]):
+      here = np.flatnonzero(shard_N == number)
+      found[here] = np.take(self.tokens[number], source_N[here], mode='clip')
+    return found
+
+
+class HeldOut(NamedTuple):
+  """Held-out documents of a source, those with the lowest digests first."""
+
+  documents: Documents
+  n_bytes: np.ndarray  # int64 [D], bytes of each
+
+
+class TokenStore:
+  """A source of a corpus.
+
+  Attributes:
+    name: of the source, in the config.
+    fingerprint: hex; changes with the documents of the corpus, the tokenizer and what is held out.
+    tokenizer: the tokenizer.
+    row: the source's row in the manifest.
+  """
+
+  def __init__(self, name: str, corpus: Manifest, cache: Cache, tokenizer: Tokenizer):
+    self.name, self.row, self.tokenizer = name, corpus.sources[name], tokenizer
+    self.fingerprint = json_digest([corpus.id, name])
+    self._cache, self._corpus = cache, corpus.id
+    self._first = self._total = 0
+    for source, row in corpus.sources.items():
+      self._first = self._total if source == name else self._first
+      self._total += sum(one.documents for one in row.shards)
+
+  @property
+  def train_tokens(self) -> int:
+    """Tokens of the training documents."""
+    return sum(row.train[1] for row in self.row.shards)
+
+  @property
+  def train_documents(self) -> int:
+    """How many there are."""
+    return sum(row.train[0] for row in self.row.shards)
+
+  @property
+  def counts(self) -> dict:
+    """What the source holds, and what was left out of it: see `counts`."""
+    n = self.row.counts
+    left_out = {'empty': n['empty'], 'bad_text': n['skipped'], 'replaced': n['replaced']}
+    found = of_split(n['documents'], left_out, held_out=n['valid'], duplicates=n['duplicates'])
+    tokens = self.train_tokens + sum(row.held_out[1] for row in self.row.shards)
+    return found | {'tokens': tokens, 'bytes': n['standing_bytes']} | {key: n[key] for key in UNKNOWN}
+
+  @functools.cached_property
+  def _roles(self) -> np.ndarray:
+    path = self._cache.local(f'corpora/{self._corpus}.roles')
+    if os.path.getsize(path) != self._total:
+      raise DataError(f'{path}: has {os.path.getsize(path):,} bytes, not {self._total:,}; remove it, and run again')
+    return np.memmap(path, np.uint8, 'r')
+
+  @functools.cached_property
+  def _firsts(self) -> list[int]:
+    """Where each shard's roles begin."""
+    sizes = [row.documents for row in self.row.shards]
+    return (self._first + np.cumsum(sizes) - sizes).tolist()
+
+  def open(self, number: int, check: bool = True) -> shard.Shard:
+    """A shard by its number in the source. Raises DataError: it is missing or damaged."""
+    return shard.opened(self._cache.local(f'shards/{self.row.shards[number].name}{shard.ENDING}'), check)
+
+  def train(self, numbers: list[int], check: bool = True) -> Documents:
+    """The training documents of some shards, in their order; with `check` each shard is read against its checksums."""
+    tokens, tables = [], []
+    for place, number in enumerate(numbers):
+      one, first = self.open(number, check), self._firsts[number]
+      places = np.flatnonzero(self._roles[first : first + len(one.lengths)] == TRAIN)
+      tokens.append(one.tokens)
+      lengths = np.asarray(one.lengths)[places].astype(np.int64)
+      tables.append((np.full(len(places), place, np.int32), one.starts[places], lengths))
+    return Documents(tokens, *map(np.concatenate, zip(*tables)))
+
+  @functools.cached_property
+  def held_out(self) -> HeldOut:
+    """Those that are kept for evaluations: all, or the first 64 MB of text and as much as `data.valid_bytes`."""
+    path = self._cache.local(f'corpora/{self._corpus}.{self.name}{shard.ENDING}')
+    one = shard.opened(path)
+    lengths = one.lengths.astype(np.int64)
+    documents = Documents([one.tokens], np.zeros(len(lengths), np.int32), one.starts, lengths)
+    return HeldOut(documents, one.n_bytes.astype(np.int64))
+
+  def sample(self, size: int) -> np.ndarray:
+    """About so many tokens of the training documents, from the first shards that have any; else held-out ones."""
+    found, total = [], 0
+    for number, row in enumerate(self.row.shards):
+      if total >= size:
+        break
+      if row.train[0]:
+        found.append(self.open(number).tokens[: size - total])
+        total += len(found[-1])
+    return np.concatenate(found) if found else self.held_out.documents.tokens[0][:size]
+
+  def sizes(self, number: int) -> np.ndarray:
+    """int64, tokens of each training document of a shard."""
+    return self.train([number], check=False).lengths
+
+
+def open_or_build(
+  config: DataConfig, tokenizer: Tokenizer, progress: bool = False, share: build.Share | None = None
+) -> dict[str, TokenStore]:
+  """The stores of all sources of a config, tokenised first where they are not.
+
+  Raises DataError: a source cannot be read, a split would be empty, the tokenizer does not know too much of the text,
+    or the cache cannot be written.
+  """
+  corpus = manifest.find(config, tokenizer, share or build.Share(), progress)
+  assert corpus is not None, 'a share that takes over ends with all works'
+  stores = stores_of(corpus, config, tokenizer)
+  for name, store in stores.items():
+    check_known(f'{name} ({config.sources[name].path})', store.counts, config.max_unknown)
+  return stores
+
+
+def stores_of(corpus: Manifest, config: DataConfig, tokenizer: Tokenizer) -> dict[str, TokenStore]:
+  """The stores of a corpus."""
+  cache = Cache(config.cache_dir)
+  return {name: TokenStore(name, corpus, cache, tokenizer) for name in corpus.sources}

@@ -1,0 +1,138 @@
+"""From a part of a source to token shards: one pure function, which gives the same bytes whoever runs it.
+
+A work is some pieces of a source (`sources.pieces`): files, or parts of large ones, that are read one after the other.
+Its documents are cut into shards at about 32 MB of text. Whether a document stands, as training or as held-out text,
+is decided later, from the digests in all shards: `standing`.
+"""
+
+import collections
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lmjax.data.config import BadText
+from lmjax.data.corpus import shard
+from lmjax.data.corpus.cache import Cache
+from lmjax.data.digests import digest64, normalised_digest64
+from lmjax.data.sources import documents
+from lmjax.data.tokens.tokenizer import Tokenizer
+from lmjax.workdir.files import json_digest
+
+# Raise it when what a shard holds changes: older ones are then made again.
+FORMAT = 2
+# Text of a shard; a document is never parted.
+_SHARD_BYTES = 32_000_000
+# What is encoded at once.
+_CHUNK_BYTES, _CHUNK_DOCUMENTS = 4_000_000, 16_384
+_PIECE_CHARACTERS = 16_384
+# What is counted of tokenizers that do not know every text.
+UNKNOWN = ('unknown_tokens', 'unknown_bytes')
+
+
+class Settings(NamedTuple):
+  """What decides, besides the text, what a shard holds."""
+
+  tokenizer: str  # its hash
+  bad_text: BadText
+
+  @property
+  def key(self) -> str:
+    """Hex."""
+    return json_digest([FORMAT, *self])
+
+
+class Entry(NamedTuple):
+  """What was found in a work."""
+
+  shards: list[str]  # names, without folder and ending
+  counts: dict[str, int]  # of documents: read, empty, repaired, skipped
+
+  @property
+  def as_json(self) -> dict[str, Any]:
+    """For the cache."""
+    return {'shards': self.shards, 'counts': self.counts}
+
+
+def build(work: documents.Work, settings: Settings, tokenizer: Tokenizer, cache: Cache) -> Entry:
+  """Makes the shards of a work that are not there yet, and its entry.
+
+  Raises DataError: the source cannot be read, or the cache cannot be written.
+  """
+  counts: collections.Counter[str] = collections.Counter()
+  names = []
+  for texts in _shards_of(documents.texts_of(work, settings.bad_text, counts)):
+    name = _name(texts, settings)
+    if not cache.has(f'shards/{name}{shard.ENDING}'):
+      cache.write(f'shards/{name}{shard.ENDING}', shard.as_bytes(*_encoded(texts, tokenizer)))
+    names.append(name)
+  kept = ('documents', 'bytes', 'empty', 'replaced', 'skipped')
+  return Entry(names, {name: counts[name] for name in kept})
+
+
+def _shards_of(texts: Iterator[str]) -> Iterator[list[str]]:
+  part: list[str] = []
+  size = 0
+  for text in texts:
+    part.append(text)
+    size += len(text)
+    if size >= _SHARD_BYTES:
+      yield part
+      part, size = [], 0
+  if part:
+    yield part
+
+
+def _name(texts: list[str], settings: Settings) -> str:
+  digest = hashlib.blake2b(settings.key.encode(), digest_size=16)
+  for text in texts:
+    data = text.encode('utf-8')
+    digest.update(len(data).to_bytes(8, 'little'))
+    digest.update(data)
+  return digest.hexdigest()
+
+
+def _encoded(texts: list[str], tokenizer: Tokenizer) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+  """(arrays, counts) of a shard; documents of which no character has a token are left out, and counted as empty."""
+  dtype = np.dtype('<u2' if tokenizer.vocab_size <= 1 << 16 else '<u4')
+  counts = dict.fromkeys(('empty', *UNKNOWN), 0)
+  tokens, table = [np.zeros(0, dtype)], []
+  for chunk in _chunks(texts):
+    for text, encoded in zip(chunk, _encode(chunk, tokenizer)):
+      ids = np.concatenate([ids for ids, _ in encoded])
+      counts['unknown_bytes'] += sum(unknown for _, unknown in encoded)
+      counts['unknown_tokens'] += 0 if tokenizer.is_lossless else int((ids == tokenizer.unk).sum())
+      if not len(ids):
+        counts['empty'] += 1
+        continue
+      # a cast would wrap id 70000 to 4464 in silence
+      assert ids.min() >= 0 and ids.max() <= np.iinfo(dtype).max, (ids.min(), ids.max(), dtype)
+      tokens.append(ids.astype(dtype))
+      data = text.encode('utf-8')
+      table.append((len(ids), len(data), digest64(data), normalised_digest64(text)))
+  columns = zip(*table) if table else [()] * 4
+  arrays = {'tokens': np.concatenate(tokens)}
+  for name, column, kind in zip(('lengths', 'n_bytes', 'digests', 'normalised'), columns, ('<u4', '<u4', '<u8', '<u8')):
+    arrays[name] = np.array(column, kind)
+  return arrays, counts
+
+
+def _chunks(texts: list[str]) -> Iterator[list[str]]:
+  chunk: list[str] = []
+  size = 0
+  for text in texts:
+    chunk.append(text)
+    size += len(text)
+    if size >= _CHUNK_BYTES or len(chunk) >= _CHUNK_DOCUMENTS:
+      yield chunk
+      chunk, size = [], 0
+  if chunk:
+    yield chunk
+
+
+def _encode(texts: list[str], tokenizer: Tokenizer) -> Iterator[list[tuple[np.ndarray, int]]]:
+  """Of each text its pieces: (ids, bytes that no known token stands for)."""
+  cut = [tokenizer.pieces(text, _PIECE_CHARACTERS) for text in texts]
+  encoded = iter(tokenizer.encode_counted([piece for pieces in cut for piece, _ in pieces]))
+  return ([next(encoded) for _ in pieces] for pieces in cut)
