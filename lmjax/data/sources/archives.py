@@ -44,7 +44,7 @@ def texts(name: str, file: IO[bytes], field: str) -> Iterator[tuple[str, Text | 
   yield from _sample(held, field)
   if left_out:
     shown = ', '.join(f'{ending} {count:,}' for ending, count in left_out.most_common(5))
-    note(f'{name}: {sum(left_out.values()):,} members that are no text are left out ({shown})')
+    note(f'{name}: is read; {sum(left_out.values()):,} members that are no text are left out ({shown})')
 
 
 def _members(name: str, file: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:

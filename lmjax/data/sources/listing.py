@@ -104,7 +104,7 @@ def _readable(folder: str, files: list[File]) -> list[File]:
     raise DataError(f'{folder}: {rule}; its files must end in one of {formats.known()}; check the path')
   if left_out:
     rest = sum(left_out.values())
-    note(f'{folder}: {len(kept):,} files are read, {rest:,} with other endings are left out ({shown})')
+    note(f'{folder}: {len(kept):,} files are read; {rest:,} with other endings are left out ({shown})')
   order = {} if remote.is_url(folder) else {n: key for place in saved for n, key in _saved_order(folder, place)}
   return [kept[name] for name in sorted(kept, key=lambda name: order.get(name, name))]
 

@@ -33,7 +33,7 @@ def test_a_sample_gives_one_text_and_other_members_are_counted(tmp_path, capsys)
   (tmp_path / 'a.tar').write_bytes(tar(members))
   texts = ['text of a sample', 'of JSON', 'a bare string', 'of another folder', 'line 1', 'line 3']
   assert read(tmp_path / 'a.tar') == (texts, {'empty': 2})
-  line = f'{tmp_path}/a.tar: 3 members that are no text are left out (.cls 1, .jpg 1, .txt 1)\n'
+  line = f'lmjax: {tmp_path}/a.tar: is read; 3 members that are no text are left out (.cls 1, .jpg 1, .txt 1)\n'
   assert capsys.readouterr().err == line
   (tmp_path / 'b.tar.gz').write_bytes(gzip.compress(tar(members)))
   assert read(tmp_path / 'b.tar.gz') == (texts, {'empty': 2})

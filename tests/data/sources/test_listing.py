@@ -32,7 +32,7 @@ def test_a_folder_gives_all_readable_files_below_it(tmp_path, capsys):
     tmp_path, 'b.jsonl', 'a/z.txt', 'a/deep/er.json.gz', 'c.csv', '.hidden.txt', '.git/a.txt', 'x.pdf', 'y.md5', 'z'
   )
   assert names(tmp_path, tmp_path) == ['a/deep/er.json.gz', 'a/z.txt', 'b.jsonl', 'c.csv']
-  line = '4 files are read, 3 with other endings are left out (.pdf 1, .md5 1, no ending 1)'
+  line = '4 files are read; 3 with other endings are left out (.pdf 1, .md5 1, no ending 1)'
   assert line in capsys.readouterr().err
   assert names(tmp_path, f'{tmp_path}/') == names(tmp_path, tmp_path)
 
