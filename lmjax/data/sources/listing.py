@@ -18,6 +18,8 @@ from lmjax.errors import DataError
 
 # How `datasets` names what it saves.
 _SAVED = re.compile(r'data-\d+-of-\d+\.arrow')
+# What may be the id of a data set, written without hf:
+_ID = re.compile(r'[\w-]+(/[\w-]+)?')
 _SAVED_SPLITS = 'dataset_dict.json'
 _SAVED_STATE = 'state.json'
 
@@ -57,7 +59,8 @@ def named(path: str) -> list[File]:
   if not found:
     rule = 'the glob matches no file' if glob.has_magic(path) else 'there is no such file'
     place = '' if remote.is_url(path) else f' (relative to {os.getcwd()})'
-    raise DataError(f'{path}: {rule}; a source must exist; check the path{place}')
+    other = f', or write hf:{path} for a data set of the Hugging Face Hub' if _ID.fullmatch(path) else ''
+    raise DataError(f'{path}: {rule}; a source must exist; check the path{place}{other}')
   return found if len(braces(path)) == 1 else sorted(found)
 
 

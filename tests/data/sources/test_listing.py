@@ -80,7 +80,7 @@ def test_what_is_not_there(tmp_path):
   write(tmp_path, 'only/a.pdf')
   (tmp_path / 'empty').mkdir()
   for path, message in [
-    ('none.txt', 'there is no such file'),
+    ('none.txt', r'there is no such file.*relative to [^,]*\)$'),
     ('{a,b}.txt', 'there is no such file'),
     ('*.txt', 'the glob matches no file'),
     ('only', r'a folder without a file that is read \(.pdf 1\); its files must end in one of .txt'),
@@ -89,6 +89,12 @@ def test_what_is_not_there(tmp_path):
   ]:
     with pytest.raises(DataError, match=message):
       files_of(str(tmp_path / path))
+
+
+def test_an_id_without_hf_is_told(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(DataError, match=r'^org/name: there is no such file.*, or write hf:org/name for a data set'):
+    files_of('org/name')
 
 
 def saved(folder, texts):
