@@ -51,17 +51,19 @@ def named(path: str) -> list[File]:
   if path.startswith('hf:') and not remote.is_url(path):
     return [File(*row) for row in hub.files_of(path)]
   found: list[File] = []
+  has_folder = False  # whose files have an order of their own
   for pattern in [path] if os.path.isfile(path) else braces(path):
     is_folder, rows = remote.listed(pattern) if remote.is_url(pattern) else _local(os.path.expanduser(pattern))
     files = sorted(File(*row) for row in rows)
     found += _readable(pattern, files) if is_folder else files
+    has_folder = has_folder or is_folder
   found = list(dict.fromkeys(found))
   if not found:
     rule = 'the glob matches no file' if glob.has_magic(path) else 'there is no such file'
     place = '' if remote.is_url(path) else f' (relative to {os.getcwd()})'
     other = f', or write hf:{path} for a data set of the Hugging Face Hub' if _ID.fullmatch(path) else ''
     raise DataError(f'{path}: {rule}; a source must exist; check the path{place}{other}')
-  return found if len(braces(path)) == 1 else sorted(found)
+  return found if has_folder else sorted(found)
 
 
 def _local(path: str) -> tuple[bool, list[tuple[str, int, str]]]:

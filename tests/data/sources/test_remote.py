@@ -139,6 +139,10 @@ def test_files_of_the_web_are_read(web, tmp_path):
   for name, content in {'a.jsonl': lines(), 'b.json.gz': gzip.compress(lines()), 'c.jsonl.zst': zstd(lines())}.items():
     (tmp_path / name).write_bytes(content)
     assert read(f'{web}/{name}?download=true') == (TEXTS, {}), name
+    [file] = files_of(f'{web}/{name}')
+    assert file.stamp == f'"{(tmp_path / name).stat().st_mtime_ns}"'
+    [[_, size, _]] = files.identity(f'{web}/{name}')['files']
+    assert size == len(content)
   assert read(f'{web}/{{b.json.gz,a.jsonl}}')[0] == TEXTS * 2
   with pytest.raises(DataError, match='none.jsonl: there is no such file'):
     files_of(f'{web}/none.jsonl')
