@@ -9,7 +9,7 @@ import json
 import pathlib
 import sys
 
-from lmjax.data.tokens.tokenizer import untrained
+from lmjax.data.tokens.trainer import untrained
 from lmjax.errors import ConfigError
 from lmjax.schema.command_line import run_command
 

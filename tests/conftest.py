@@ -38,7 +38,7 @@ import jax
 import pytest
 
 from lmjax import config as config_lib
-from lmjax.data.tokens.tokenizer import train_tokenizer
+from lmjax.data.tokens.trainer import train_tokenizer
 from lmjax.schema import command_line, overrides
 
 # A shell that starts this in the background, or nohup, has it ignore signals; so would all that the tests start.

@@ -32,7 +32,7 @@ TINY = dict(layers=1, width=64, mlp_width=96, vocab=512)
 
 def write_folder(folder: pathlib.Path, layers: int, width: int, mlp_width: int, vocab: int) -> None:
   """A Llama in shards, one of a layer and two of the rest, with a tokenizer of bytes."""
-  from lmjax.data.tokens.tokenizer import untrained
+  from lmjax.data.tokens.trainer import untrained
 
   config = dict(model_type='llama', dtype='bfloat16', vocab_size=vocab, hidden_size=width, num_hidden_layers=layers)
   config |= dict(intermediate_size=mlp_width, num_attention_heads=width // 32, num_key_value_heads=width // 32)

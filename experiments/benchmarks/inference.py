@@ -32,7 +32,7 @@ FEWER = dict(batch=2, new=6, texts=8)
 
 def make_gpt2(folder: pathlib.Path, layers: int, width: int, vocab: int) -> None:
   """A run of no step in folder/run, and its export in folder/out."""
-  from lmjax.data.tokens.tokenizer import untrained
+  from lmjax.data.tokens.trainer import untrained
 
   untrained(vocab).save(str(folder / 'tokenizer.json'))
   words = ' '.join(f'word{i}' for i in range(40))

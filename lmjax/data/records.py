@@ -19,8 +19,8 @@ import numpy as np
 from lmjax.data.batches.order import key_of, mix
 from lmjax.data.config import FIELDS, BadText, RecordKind, RecordsConfig
 from lmjax.data.counts import Counts, of_split, remarks
+from lmjax.data.digests import digest64
 from lmjax.data.sources import demo, documents, files, tfds
-from lmjax.data.tokens.tokenizer import digest64
 from lmjax.errors import ConfigError, DataError
 from lmjax.workdir.files import canonical_json
 

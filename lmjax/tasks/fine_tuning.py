@@ -17,7 +17,8 @@ from lmjax.data.batches.pipeline import Pipeline, ValidBatches
 from lmjax.data.config import RecordKind, RecordsConfig
 from lmjax.data.counts import Counts, check_known, described
 from lmjax.data.tokens.published import Frame
-from lmjax.data.tokens.tokenizer import Encoded, Tokenizer, train_tokenizer
+from lmjax.data.tokens.tokenizer import Encoded, Tokenizer
+from lmjax.data.tokens.trainer import train_tokenizer
 from lmjax.models.transformer import Transformer
 from lmjax.tasks.base import Run, Task
 from lmjax.tasks.table import TASKS

@@ -5,7 +5,8 @@ import importlib
 from typing import Any
 
 from lmjax.data.records import Records
-from lmjax.data.tokens.tokenizer import Tokenizer, untrained
+from lmjax.data.tokens.tokenizer import Tokenizer
+from lmjax.data.tokens.trainer import untrained
 from lmjax.tasks.base import Task
 from lmjax.tasks.fine_tuning import FineTuningTask
 from lmjax.tasks.table import TASKS

@@ -13,7 +13,8 @@ from lmjax import config as config_lib
 from lmjax import evaluate, predict
 from lmjax import train as train_lib
 from lmjax.data.batches import windows
-from lmjax.data.tokens.tokenizer import Tokenizer, train_tokenizer
+from lmjax.data.tokens.tokenizer import Tokenizer
+from lmjax.data.tokens.trainer import train_tokenizer
 from lmjax.errors import ConfigError, DataError
 from lmjax.scoring import squad
 from lmjax.tasks import prepare

@@ -92,19 +92,27 @@ def masked_examples(
     hidden_BT = _draw_words(keys_B, words_BT, maskable_BT, wanted_B, slots)
   else:
     hidden_BT = _draw_spans(keys_B, segments_BT, maskable_BT, wanted_B, slots, masking)
+  return _shown(tokens_BT, hidden_BT, keys_B, slots, masking, vocabulary) | {
+    'segments': segments_BT,
+    'positions': np.asarray(rows['positions'], np.int32),
+  }
+
+
+def _shown(tokens_BT, hidden_BT, keys_B, slots: int, masking: MaskingConfig, vocabulary: MaskVocabulary) -> dict:
+  """What `masked_examples` returns, but for segments and positions."""
   row_N, place_N = np.nonzero(hidden_BT)
   slot_N = np.arange(len(row_N)) - np.searchsorted(row_N, row_N)
-  shape = len(tokens_BT), slots
   draw_N = as_fractions(draws(keys_B, _SHOWN, slots))[row_N, slot_N]
-  random_N = vocabulary.random_ids[below(draws(keys_B, _REPLACED, slots), len(vocabulary.random_ids))][row_N, slot_N]
+  number_N = below(draws(keys_B, _REPLACED, slots), len(vocabulary.random_ids))[row_N, slot_N]
   is_mask_N = draw_N < masking.mask_share
   is_random_N = ~is_mask_N & (draw_N < masking.mask_share + masking.random_share)
   targets_N = tokens_BT[row_N, place_N]
+  kept_or_random_N = np.where(is_random_N, vocabulary.random_ids[number_N], targets_N)
   inputs_BT = tokens_BT.copy()
-  inputs_BT[row_N, place_N] = np.where(is_mask_N, vocabulary.mask, np.where(is_random_N, random_N, targets_N))
+  inputs_BT[row_N, place_N] = np.where(is_mask_N, vocabulary.mask, kept_or_random_N)
 
   def in_slots(values_N, dtype) -> np.ndarray:
-    values_BK = np.zeros(shape, dtype)
+    values_BK = np.zeros((len(tokens_BT), slots), dtype)
     values_BK[row_N, slot_N] = values_N
     return values_BK
 
@@ -114,8 +122,6 @@ def masked_examples(
     'targets': in_slots(targets_N, np.int32),
     'weights': in_slots(1, np.float32),
     'shown': in_slots(is_mask_N, np.float32),
-    'segments': segments_BT,
-    'positions': np.asarray(rows['positions'], np.int32),
   }
 
 

@@ -8,7 +8,7 @@ import heapq
 
 import numpy as np
 
-from lmjax.data.tokens.tokenizer import digest64
+from lmjax.data.digests import digest64
 from lmjax.workdir.files import canonical_json
 
 # Weights are kept to 1 in 65,536 (times the number of sources), and source numbers fit in 16 bits.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from lmjax.data.tokens.tokenizer import digest64
+from lmjax.data.digests import digest64
 
 # Enough text at once to keep all cores busy, little enough to hold its ids as Python lists.
 _CHUNK_BYTES = 4_000_000
@@ -106,9 +106,9 @@ class SplitWriter:
   def __len__(self):
     return len(self._table['lengths'])
 
-  def add(self, digest: int, data: bytes, pieces: list[tuple[list[int], int]]):
+  def add(self, digest: int, data: bytes, pieces: list[tuple[np.ndarray, int]]):
     """Adds one document: its digest, its UTF-8 text and its pieces as (ids, bytes)."""
-    ids = np.concatenate([np.array(ids, np.int64) for ids, _ in pieces])
+    ids = np.concatenate([ids for ids, _ in pieces])
     # A cast would wrap id 70000 to 4464 in silence.
     assert ids.min() >= 0 and ids.max() <= np.iinfo(self._dtype).max, (ids.min(), ids.max(), self._dtype)
     self._tokens_file.write(ids.astype(self._dtype).tobytes())

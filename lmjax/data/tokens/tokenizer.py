@@ -2,10 +2,8 @@
 
 import functools
 import hashlib
-import heapq
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
 
@@ -13,23 +11,16 @@ import numpy as np
 import tokenizers
 from etils import epath
 
-from lmjax.console import print_line
-from lmjax.data.config import SPECIAL_TOKENS
-from lmjax.data.tokens import pieces, published
+from lmjax.data.tokens import fast_bpe, pieces, published
 from lmjax.errors import DataError
 from lmjax.workdir.files import write_atomically
 
 # What a token's first and last character are, for whole-word masking.
 STARTS_WORD, LETTER, DIGIT, OTHER, JOINS_WORD = range(5)
 
-# A sample is drawn from so many times its size of text, in pieces of so many characters.
-_LOOK_AHEAD, _SAMPLE_PIECE = 32, 8_192
-# A run of one kind of character that is longer is cut to train on.
-_LONGEST_RUN = 1_000
-_LONG_RUN = re.compile(
-  '|'.join(kind + f'{{{_LONGEST_RUN + 1},}}' for kind in (r'[^\W\d_]', r'\d', r'(?:[^\w\s]|_)', r'\s'))
-)
 # A text of many kinds of characters: who decodes what was encoded of it gets it back, or a tokenizer that changes text.
+# Text of so many characters takes longer than to check whether a faster encoder does the same.
+_WORTH_CHECKING = 500_000
 _PROBE = "It's  1\u00bd caf\u00e9, cafe\u0301;\tNa\u00efve\n\u0416\u0434\u0438 \u0939\u093f \u6587 \ufb01 \U0001f642"
 
 
@@ -161,28 +152,67 @@ class Tokenizer:
     return self.encode_batch([text])[0]
 
   def encode_batch(self, texts: list[str]) -> list[list[int]]:
-    """Ids of many texts, on all cores (unless the variable TOKENIZERS_PARALLELISM says false).
+    """Ids of many texts; raises DataError: see `encode_arrays`."""
+    return [ids.tolist() for ids in self.encode_arrays(texts)]
+
+  def encode_arrays(self, texts: list[str]) -> list[np.ndarray]:
+    """Ids of many texts, int32, on all cores (unless the variable TOKENIZERS_PARALLELISM says false).
 
     Raises DataError: a character has no token, and the tokenizer has none for unknown ones.
     """
-    return [encoding.ids for encoding in self._encodings(texts, self._backend.encode_batch_fast)]
+    fast = self._fast_for(texts)
+    if fast is None:
+      return [np.array(e.ids, np.int32) for e in self._encodings(texts, self._backend.encode_batch_fast)]
+    takes = [fast_bpe.takes(text) for text in texts]
+    by_tiktoken = iter(fast.encode_batch([text for text, taken in zip(texts, takes) if taken]))
+    others = [text for text, taken in zip(texts, takes) if not taken]
+    by_tokenizers = iter(self._encodings(others, self._backend.encode_batch_fast) if others else ())
+    return [next(by_tiktoken) if taken else np.array(next(by_tokenizers).ids, np.int32) for taken in takes]
 
-  def encode_counted(self, texts: list[str]) -> list[tuple[list[int], int]]:
-    """As `encode_batch`, each with the bytes of its text that no known token stands for."""
+  @functools.cached_property
+  def fast(self) -> fast_bpe.FastBPE | str:
+    """tiktoken with the same ids, or what of this tokenizer it does not do."""
+    special = {token.content for token in self._added.values() if token.special}
+    alone = lambda token: [one.id for one in self._backend.model.tokenize(token)]
+    made = fast_bpe.make(self._json(), special, _bytes_of, alone)
+    if isinstance(made, str):
+      return made
+    [encoding] = self._backend.encode_batch_fast([fast_bpe.probe()], add_special_tokens=False)
+    is_same = np.array_equal(encoding.ids, made.encode(fast_bpe.probe()))
+    return made if is_same else 'its regular expression splits other characters in tiktoken'
+
+  @property
+  def by_tokenizers(self) -> str | None:
+    """Why it was encoded by tokenizers where tiktoken would have been worth it; None: it was not."""
+    found = self.__dict__.get('fast')
+    return found if isinstance(found, str) else None
+
+  def _fast_for(self, texts: list[str]) -> fast_bpe.FastBPE | None:
+    """tiktoken, where so much text is worth the check, and this tokenizer passes it."""
+    is_worth_it = 'fast' in self.__dict__ or sum(map(len, texts)) >= _WORTH_CHECKING
+    return self.fast if is_worth_it and isinstance(self.fast, fast_bpe.FastBPE) else None
+
+  def encode_counted(self, texts: list[str]) -> list[tuple[np.ndarray, int]]:
+    """As `encode_arrays`, each with the bytes of its text that no known token stands for."""
     if self.is_lossless:
-      return [(ids, 0) for ids in self.encode_batch(texts)]
+      return [(ids, 0) for ids in self.encode_arrays(texts)]
     encodings = self._encodings(texts, self._backend.encode_batch)
-    return [(e.ids, self._unknown_bytes(text, e.ids, e.offsets)) for text, e in zip(texts, encodings)]
+    return [(np.array(e.ids, np.int32), self._unknown_bytes(t, e.ids, e.offsets)) for t, e in zip(texts, encodings)]
 
   def encode_each(self, texts: Iterable[str]) -> Iterator[Encoded]:
     """Each text as tokens; the library's lists, ten times as large, are there for a part of them at a time."""
     for part in pieces.parts(texts):
       for text, (ids, unknown) in zip(part, self.encode_counted(part)):
-        yield Encoded(np.array(ids, np.int32), len(text.encode('utf-8')), unknown)
+        yield Encoded(ids, len(text.encode('utf-8')), unknown)
 
   def encode_with_offsets(self, texts: Iterable[str]) -> Iterator[tuple[Encoded, np.ndarray]]:
     """Each text as tokens, and int32 [N, 2], the characters that a token stands for, as (begin, end)."""
     for part in pieces.parts(texts):
+      fast = self._fast_for(part)
+      if fast is not None and all(map(fast_bpe.takes, part)):
+        for text, ids in zip(part, fast.encode_batch(part)):
+          yield Encoded(ids, len(text.encode('utf-8')), 0), fast.places(text, ids)
+        continue
       for text, e in zip(part, self._encodings(part, self._backend.encode_batch)):
         unknown = 0 if self.is_lossless else self._unknown_bytes(text, e.ids, e.offsets)
         encoded = Encoded(np.array(e.ids, np.int32), len(text.encode('utf-8')), unknown)
@@ -284,92 +314,6 @@ class Tokenizer:
   def _role(self, role: str) -> int | None:
     names = published.ALIASES[role] if self._given is None else (self._given[role],)
     return next((self._ids[name] for name in names if name in self._ids), None)
-
-
-def train_tokenizer(texts: Iterable[str], vocab_size: int, sample_bytes: int, lowercase: bool = False) -> Tokenizer:
-  """Trains a byte-level BPE: every text can be encoded, and decoding gives it back.
-
-  Args:
-    texts: the documents, of which `sample` draws.
-    vocab_size: entries, special tokens (ids 0 to 6) and the 256 bytes among them. A small corpus may give fewer.
-    sample_bytes: UTF-8 bytes of text to train on, at most.
-    lowercase: whether it makes all text lower case first, as BERT's uncased ones do; decoding then gives that back.
-
-  Returns:
-    The same tokenizer for the same texts, on any machine and number of cores.
-  """
-  backend = _byte_level(tokenizers.models.BPE())
-  if lowercase:
-    backend.normalizer = tokenizers.normalizers.Lowercase()
-  trainer = tokenizers.trainers.BpeTrainer(
-    vocab_size=vocab_size,
-    min_frequency=2,
-    special_tokens=list(SPECIAL_TOKENS),
-    initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
-    show_progress=False,
-  )
-  pieces = sample(texts, sample_bytes)
-  bounded = [part for piece in pieces for part in _bounded(piece)]
-  if len(bounded) > len(pieces):
-    print_line(
-      f'tokenizer: {len(bounded) - len(pieces):,} cuts in runs of over {_LONGEST_RUN:,} letters, digits or others'
-    )
-  backend.train_from_iterator(bounded, trainer)
-  return Tokenizer(backend)
-
-
-def _bounded(text: str) -> list[str]:
-  """Parts of a text in which no run that the pre-tokenizer leaves whole is longer than the trainer can work with.
-
-  Its time grows with the square of a run's length: DNA, and scripts without spaces.
-  """
-  cuts = [cut for run in _LONG_RUN.finditer(text) for cut in range(run.start() + _LONGEST_RUN, run.end(), _LONGEST_RUN)]
-  return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)])]
-
-
-def untrained(vocab_size: int) -> Tokenizer:
-  """A byte-level tokenizer for those who ask for sizes alone: a text becomes its bytes, no other entry is used."""
-  entries = [*SPECIAL_TOKENS, *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
-  entries += [f'<{i}>' for i in range(len(entries), vocab_size)]
-  backend = _byte_level(tokenizers.models.BPE({entry: i for i, entry in enumerate(entries)}, []))
-  backend.add_special_tokens(list(SPECIAL_TOKENS))
-  return Tokenizer(backend)
-
-
-def _byte_level(model) -> tokenizers.Tokenizer:
-  backend = tokenizers.Tokenizer(model)
-  backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-  backend.decoder = tokenizers.decoders.ByteLevel()
-  return backend
-
-
-def sample(texts: Iterable[str], sample_bytes: int) -> list[str]:
-  """Draws pieces of documents, up to `sample_bytes` UTF-8 bytes, spread over the stream rather than its beginning.
-
-  The pieces with the lowest digests are kept, so the draw has no seed and the same text gives the same sample. No more
-  than 32 times `sample_bytes` are read: training must not take a pass over a very large corpus. Memory is
-  `sample_bytes` and a piece.
-
-  >>> sample(['a ' * 9, 'b ' * 9], 18)  # one of the two
-  ['b b b b b b b b b ']
-  """
-  kept: list[tuple[int, str]] = []  # a heap, highest digest first
-  seen = held = 0
-  for piece in (piece for text in texts for piece in pieces.cut(text, _SAMPLE_PIECE)):
-    data = piece.encode('utf-8')
-    seen += len(data)
-    heapq.heappush(kept, (-digest64(data), piece))
-    held += len(data)
-    while held > sample_bytes and len(kept) > 1:
-      held -= len(heapq.heappop(kept)[1].encode('utf-8'))
-    if seen > _LOOK_AHEAD * sample_bytes:
-      break
-  return [piece for _, piece in sorted(kept, reverse=True)]
-
-
-def digest64(data: bytes) -> int:
-  """The first 64 bits of blake2b: what stands for a document in the token store."""
-  return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), 'little')
 
 
 @functools.cache

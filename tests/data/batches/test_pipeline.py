@@ -16,7 +16,7 @@ from lmjax.data.batches.masking import MaskVocabulary, causal_examples, masked_e
 from lmjax.data.batches.packing import RowSpec
 from lmjax.data.config import DataConfig, MaskingConfig, SourceConfig, TokenizerConfig
 from lmjax.data.tokens.store import open_or_build
-from lmjax.data.tokens.tokenizer import train_tokenizer
+from lmjax.data.tokens.trainer import train_tokenizer
 from lmjax.errors import DataError
 
 LENGTH, STEPS = 32, 60
@@ -132,7 +132,7 @@ sys.path[:0] = {[str(pathlib.Path(__file__).parent.parent.parent.parent)]!r}
 from tests.data.batches import test_pipeline as t
 from lmjax.data.config import SourceConfig
 from lmjax.data.config import TokenizerConfig
-from lmjax.data.tokens.tokenizer import train_tokenizer
+from lmjax.data.tokens.trainer import train_tokenizer
 facts = json.load(sys.stdin)
 sources = {{name: SourceConfig(**source) for name, source in facts.pop('sources').items()}}
 config = t.DataConfig(sources, TokenizerConfig(**facts.pop('tokenizer')), **facts)

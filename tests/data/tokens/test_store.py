@@ -12,10 +12,12 @@ import pytest
 import tokenizers
 
 from lmjax.data.config import DataConfig, SourceConfig, TokenizerConfig
+from lmjax.data.digests import digest64
 from lmjax.data.tokens import store as store_module
 from lmjax.data.tokens.store import open_or_build, prepare_tokenizer
 from lmjax.data.tokens.store_writer import DigestSet, SplitWriter
-from lmjax.data.tokens.tokenizer import Tokenizer, digest64, train_tokenizer
+from lmjax.data.tokens.tokenizer import Tokenizer
+from lmjax.data.tokens.trainer import train_tokenizer
 from lmjax.errors import DataError
 from tests import runs
 

@@ -12,9 +12,9 @@ import pytest
 import tokenizers
 
 from lmjax.data.config import SPECIAL_TOKENS, TokenizerConfig
-from lmjax.data.tokens import store
-from lmjax.data.tokens import tokenizer as tokenizer_module
-from lmjax.data.tokens.tokenizer import Tokenizer, sample, train_tokenizer
+from lmjax.data.tokens import store, trainer
+from lmjax.data.tokens.tokenizer import Tokenizer
+from lmjax.data.tokens.trainer import sample, train_tokenizer
 from lmjax.errors import DataError
 
 TEXTS = [
@@ -60,7 +60,7 @@ def test_a_vocabulary_of_bytes_alone_is_enough():
 
 def test_training_is_the_same_in_every_process(tokenizer):
   code = (
-    'import json, sys; from lmjax.data.tokens.tokenizer import train_tokenizer;'
+    'import json, sys; from lmjax.data.tokens.trainer import train_tokenizer;'
     'print(train_tokenizer(json.load(sys.stdin), 400, 10_000).hash)'
   )
   for seed, threads in (('1', 'true'), ('2', 'false')):
@@ -234,8 +234,10 @@ def test_lower_case_is_part_of_the_tokenizer(tmp_path):
 
 def test_texts_are_encoded_some_at_a_time(tokenizer, monkeypatch):
   """The library's lists are ten times as large as the ids: of a whole split they would fill the memory."""
-  parts, encode = [], Tokenizer.encode_batch
-  monkeypatch.setattr(Tokenizer, 'encode_batch', lambda self, texts: (parts.append(len(texts)), encode(self, texts))[1])
+  parts, encode = [], Tokenizer.encode_arrays
+  monkeypatch.setattr(
+    Tokenizer, 'encode_arrays', lambda self, texts: (parts.append(len(texts)), encode(self, texts))[1]
+  )
   texts = ['the snow falls', 'a river'] * 1100 + ['the north ' * 60_000] * 3
   found = list(tokenizer.encode_each(iter(texts)))
   assert parts == [1024, 1024, 152 + 2, 1]
@@ -248,7 +250,7 @@ def test_runs_without_spaces_are_cut_to_train_on(capsys):
   """Or training would take the square of their length: DNA, scripts without spaces."""
   draw = random.Random(0)
   dna = ''.join(draw.choice('ACGT') for _ in range(300_000))
-  parts = tokenizer_module._bounded(f'{dna} and {dna[:1000]} and {"." * 2500}')
+  parts = trainer._bounded(f'{dna} and {dna[:1000]} and {"." * 2500}')
   assert ''.join(parts) == f'{dna} and {dna[:1000]} and {"." * 2500}' and len(parts) == 300 + 2
   assert max(len(run) for part in parts for run in re.findall(r'[ACGT]+|[.]+', part)) == 1000
   trained = train_tokenizer([dna], 300, 1_000_000)
