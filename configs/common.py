@@ -1,7 +1,7 @@
 """What the configs share, which find it next to them; no run of its own.
 
-Arguments of pre-training: preset=NAME; data=pydoc, a path or glob, or tfds:NAME; mix=the same, a second source of equal
-weight; field=NAME, where the text stands in JSONL records and TFDS examples; lowercase, all text; smoke, a run of
+Arguments of pre-training: preset=NAME; data=pydoc, a file, folder or glob, hf:NAME or tfds:NAME; mix=the same, a second
+source of equal weight; field=NAME, the field, column or key that holds the text; lowercase, all text; smoke, a run of
 seconds. Arguments of fine-tuning: demo, embedded records; train=, valid=, test=, files or tfds:NAME@SPLIT;
 length=TOKENS; epochs=; lora=RANK, adapters next to a backbone that stays as it is; head_only, without them;
 preset=NAME, a model from random weights; smoke, a run of seconds from the smoke run of pre-training. legal_*.py take

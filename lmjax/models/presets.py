@@ -77,8 +77,8 @@ _MODERNBERT = _COMMON | dict(
 
 # For two CPU cores: written-out layers in float32. Each is an architecture that others read: the decoder is Qwen3's
 # (https://arxiv.org/abs/2505.09388), with QK-norm, the encoder ModernBERT's, of which every layer sees everything.
-# Without the transform before the output embedding, with which it learns nothing but frequencies for longer: after 380
-# steps the accuracy is 0.070 instead of 0.177.
+# Without the transform before the output embedding, with which it learns nothing but frequencies for longer: the
+# accuracy after 380 steps was 0.070, and is 0.177 without.
 _ON_CPU = dict(vocab_multiple=64, scan=False, remat='none', dtype='float32')
 _TINY = _LLAMA | dict(qk_norm=True, tied_embeddings=True) | _ON_CPU
 _TINY_ENCODER = _MODERNBERT | dict(rope_theta=10000.0, rope_theta_local=None, window=None, global_every=None)
@@ -101,8 +101,8 @@ def _preset(family, shape, recipe, warmup_steps=1000, fsdp=1, optimizer='adamw',
 
 # Family, (layers, width, heads, mlp_width), (vocab_size, length, batch_size, learning_rate, steps, chunk)
 PRESETS = {
-  # learns in three minutes on two cores, where 300 steps of Muon reached 2.01 bits per byte in 174 s, and 600 of AdamW
-  # 2.16 in 185 s
+  # learns in two minutes on two cores: 300 steps of Muon reach 1.99 bits per byte; with a plain GELU, width 1,024, they
+  # reached 2.01 in 174 s, and 600 of AdamW 2.16 in 185 s
   'tiny': _preset(_TINY, (4, 256, 4, 672), (4096, 128, 8, 4e-3, 300, 64), 40, optimizer='muon'),
   'tiny_encoder': _preset(_TINY_ENCODER, (4, 256, 4, 672), (4096, 128, 8, 6e-3, 380, 64), 40, optimizer='muon'),
   # for tests: runs a step in milliseconds

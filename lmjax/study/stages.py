@@ -149,7 +149,7 @@ def comparison_problems(config: ExperimentConfig, stages: Mapping[str, Stage]) -
 
 
 def missing_files(stages) -> list[str]:
-  """A line for each path of text or examples that is not there. TFDS is asked when its stage runs."""
+  """A line for each path of text or examples that is not there. TFDS and the Hub are asked when their stage runs."""
   problems = {}
   for stage in stages:
     if stage.config is None:
@@ -158,7 +158,7 @@ def missing_files(stages) -> list[str]:
     is_text = TASKS[stage.config.task].is_pre_training
     paths = [source.path for source in data.sources.values()] if is_text else [data.train, data.valid, data.test]
     for path in paths:
-      if path in (None, 'pydoc', 'demo', *problems) or path.startswith('tfds:'):
+      if path in (None, 'pydoc', 'demo', *problems) or path.startswith(('tfds:', 'hf:')):
         continue
       try:
         source_files.expand(path)

@@ -263,7 +263,7 @@ FAULTS = (
   Fault('ROUGE sees no marks', 'lmjax/scoring/generation.py',
         "if kind[0] == 'M' and here:", "if kind[0] == 'N' and here:",
         'tests/scoring/test_scoring.py::test_rouge_counts_words_of_other_scripts'),
-  Fault('a quote that is never closed swallows rows', 'lmjax/data/sources/files.py',
+  Fault('a quote that is never closed swallows rows', 'lmjax/data/sources/tables.py',
         'dict(strict=True)', 'dict(strict=False)',
         'tests/data/test_records.py::test_a_broken_file_is_named'),
   Fault('all of a rare class is held out', 'lmjax/data/records.py',

@@ -1,5 +1,6 @@
 """Bad inputs of every kind: each gives its exit code and lines with value, rule and remedy, and changes no file."""
 
+import bz2
 import contextlib
 import gzip
 import hashlib
@@ -36,6 +37,7 @@ def get_config():
     return ConfigDict(json.load(file))
 """
 MEMORY = '/proc/self/mem'
+LFS = 'version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n'
 DOCUMENTS = ''.join(json.dumps({'text': text(i, 60)}) + '\n' for i in range(40))
 LABELLED = 'text\tlabel\n' + ''.join(f'a text, number {i}\t{"ab"[i % 2]}\n' for i in range(8))
 TOKENIZER = """{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
@@ -254,7 +256,22 @@ FILES = [
   corpus('white space', 'a.txt', ' \n\n', 'a.txt', 'holds no document with text (1 empty', 'check the path'),
   corpus('empty archive', 'a.jsonl.gz', b'', 'a.jsonl.gz', 'holds no document', 'check the path'),
   case(
-    'folder', 3, [CLM + ',data=a'], 'a: is a folder', 'a source is a file or a glob', 'write a/*.txt', files={'a/b': ''}
+    'folder without text',
+    3,
+    [CLM + ',data=a'],
+    'a: a folder without a file that is read (.pdf 1)',
+    'its files must end in one of .txt',
+    'check the path',
+    files={'a/b.pdf': ''},
+  ),
+  case(
+    'splits in a folder',
+    3,
+    [CLM + ',data=a'],
+    'a: holds the splits test, train',
+    'a source must be one of them',
+    'write a/train',
+    files=dict.fromkeys(('a/dataset_dict.json', 'a/train/data-0-of-1.arrow', 'a/test/data-0-of-1.arrow'), '{}'),
   ),
   corpus('binary file', 'a.txt', bytes(range(256)), 'a.txt, document 1', '0x80 at offset 128 is not UTF-8', 'fix it'),
   corpus('UTF-16', 'a.txt', 'ab'.encode('utf-16'), 'a.txt: is UTF-16', 'must be UTF-8', 'save it as that'),
@@ -281,7 +298,17 @@ FILES = [
   ),
   corpus('not xz', 'a.jsonl.xz', DOCUMENTS, 'a.jsonl.xz', 'a compressed file must be whole', 'download or compress'),
   corpus('xz cut short', 'a.txt.xz', lzma.compress(DOCUMENTS.encode())[:-99], 'a.txt.xz', 'must be whole', 'download'),
-  corpus('unknown ending', 'a.pdf', DOCUMENTS, 'a.pdf', 'unknown ending', '.jsonl', 'rename or convert the file'),
+  corpus(
+    'bzip2 cut short', 'a.jsonl.bz2', bz2.compress(DOCUMENTS.encode())[:-9], 'a.jsonl.bz2', 'must be whole', 'load'
+  ),
+  corpus('not zstd', 'a.jsonl.zst', DOCUMENTS, 'a.jsonl.zst', 'a compressed file must be whole', 'download'),
+  corpus('pointer of Git LFS', 'a.parquet', LFS, 'a.parquet: is a Git LFS pointer', 'must be there', '`git lfs pull`'),
+  corpus(
+    'page instead of a file', 'a.parquet', '<!doctype html><p>404', 'a.parquet: is a web page', 'download the file'
+  ),
+  corpus('parquet cut short', 'a.parquet', b'PAR1' + bytes(99), 'a.parquet: cannot be read', 'must be whole', 'again'),
+  corpus('ending of something else', 'a.pdf', DOCUMENTS, 'a.pdf: .pdf is not read', 'convert it to text'),
+  corpus('unknown ending', 'a.xyz', DOCUMENTS, 'a.xyz', 'unknown ending', '.jsonl', 'rename or convert the file'),
   corpus('no ending', 'a', DOCUMENTS, 'a: unknown ending', 'must end in one of', 'rename or convert the file'),
   # root may open every file; this one fails when it is read
   corpus(

@@ -26,7 +26,7 @@ def texts(name: str, file: IO[bytes], field: str) -> Iterator[tuple[str, Text | 
   sample: str | None = None
   held: list[tuple[str, str, bytes]] = []
   left_out = collections.Counter()
-  for member, data in _members(name, file):
+  for member, size, data in _members(name, file):
     where, found = f'{name}, {member}', format_of(member)
     key, base = os.path.join(os.path.dirname(member), ''), os.path.basename(member)
     key += base.partition('.')[0]
@@ -35,7 +35,7 @@ def texts(name: str, file: IO[bytes], field: str) -> Iterator[tuple[str, Text | 
       sample, held = key, []
     kind = found.kind if found and not found.packed and not base.startswith('.') else None
     if kind in ('text', 'json'):
-      held.append((where, kind, _read(where, data)))
+      held.append((where, kind, _read(where, size, data)))
     elif kind == 'lines':
       for place, value in lines.values(where, data):
         yield place, _text(value, field, place)
@@ -44,18 +44,18 @@ def texts(name: str, file: IO[bytes], field: str) -> Iterator[tuple[str, Text | 
   yield from _sample(held, field)
   if left_out:
     shown = ', '.join(f'{ending} {count:,}' for ending, count in left_out.most_common(5))
-    note(f'{name}: {sum(left_out.values()):,} members that are no text are left out ({shown})')
+    note(f'{name}: is read; {sum(left_out.values()):,} members that are no text are left out ({shown})')
 
 
-def _members(name: str, file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-  """(name, content) of each member that is a file, in the archive's order."""
+def _members(name: str, file: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:
+  """(name, size, content) of each member that is a file, in the archive's order."""
   stream = _Stream(file)
   try:
     with tarfile.open(fileobj=cast(Any, stream), mode='r|') as archive:
       while (member := archive.next()) is not None:
         archive.members = []  # type: ignore[attr-defined]  # it would hold all of them
         if member.isfile():
-          yield member.name, archive.extractfile(member)
+          yield member.name, member.size, archive.extractfile(member)
     if stream.is_read:
       raise tarfile.ReadError('it ends before its last block')
   except tarfile.TarError as error:
@@ -75,11 +75,10 @@ class _Stream:
     return data
 
 
-def _read(where: str, data: IO[bytes]) -> bytes:
-  content = data.read(lines.LONGEST_RECORD)
-  if len(content) == lines.LONGEST_RECORD:
+def _read(where: str, size: int, data: IO[bytes]) -> bytes:
+  if size > lines.LONGEST_RECORD:
     raise DataError(f'{where}: more than {lines.LONGEST_RECORD:,} bytes; a document must be shorter; cut it')
-  return content
+  return data.read()
 
 
 def _sample(held: list[tuple[str, str, bytes]], field: str) -> Iterator[tuple[str, Text | None]]:

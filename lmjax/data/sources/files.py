@@ -131,8 +131,9 @@ def identity(path: str) -> dict:
 def _size_and_digest(file: File) -> tuple[int, str]:
   if file.name.startswith('hf://') and file.stamp:
     return file.size, file.stamp
-  digest = hashlib.blake2b(digest_size=16)
+  digest, size = hashlib.blake2b(digest_size=16), 0
   with opened(file.name, unpack=False) as opened_file:
     while piece := opened_file.read(_PIECE):
       digest.update(piece)
-    return opened_file.tell(), digest.hexdigest()
+      size += len(piece)
+  return size, digest.hexdigest()

@@ -18,6 +18,8 @@ from lmjax.errors import DataError
 
 # How `datasets` names what it saves.
 _SAVED = re.compile(r'data-\d+-of-\d+\.arrow')
+# What may be the id of a data set, written without hf:
+_ID = re.compile(r'[\w-]+(/[\w-]+)?')
 _SAVED_SPLITS = 'dataset_dict.json'
 _SAVED_STATE = 'state.json'
 
@@ -49,16 +51,19 @@ def named(path: str) -> list[File]:
   if path.startswith('hf:') and not remote.is_url(path):
     return [File(*row) for row in hub.files_of(path)]
   found: list[File] = []
+  has_folder = False  # whose files have an order of their own
   for pattern in [path] if os.path.isfile(path) else braces(path):
     is_folder, rows = remote.listed(pattern) if remote.is_url(pattern) else _local(os.path.expanduser(pattern))
     files = sorted(File(*row) for row in rows)
     found += _readable(pattern, files) if is_folder else files
+    has_folder = has_folder or is_folder
   found = list(dict.fromkeys(found))
   if not found:
     rule = 'the glob matches no file' if glob.has_magic(path) else 'there is no such file'
     place = '' if remote.is_url(path) else f' (relative to {os.getcwd()})'
-    raise DataError(f'{path}: {rule}; a source must exist; check the path{place}')
-  return found if len(braces(path)) == 1 else sorted(found)
+    other = f', or write hf:{path} for a data set of the Hugging Face Hub' if _ID.fullmatch(path) else ''
+    raise DataError(f'{path}: {rule}; a source must exist; check the path{place}{other}')
+  return found if has_folder else sorted(found)
 
 
 def _local(path: str) -> tuple[bool, list[tuple[str, int, str]]]:
@@ -104,7 +109,7 @@ def _readable(folder: str, files: list[File]) -> list[File]:
     raise DataError(f'{folder}: {rule}; its files must end in one of {formats.known()}; check the path')
   if left_out:
     rest = sum(left_out.values())
-    note(f'{folder}: {len(kept):,} files are read, {rest:,} with other endings are left out ({shown})')
+    note(f'{folder}: {len(kept):,} files are read; {rest:,} with other endings are left out ({shown})')
   order = {} if remote.is_url(folder) else {n: key for place in saved for n, key in _saved_order(folder, place)}
   return [kept[name] for name in sorted(kept, key=lambda name: order.get(name, name))]
 

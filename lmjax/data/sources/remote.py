@@ -80,7 +80,10 @@ def listed(path: str) -> tuple[bool, list[tuple[str, int, str]]]:
   system = filesystem(path)
   try:
     return _listed(system, path)
-  except FileNotFoundError:
+  except FileNotFoundError as error:
+    cause = error.__cause__  # of the web each error comes as this one
+    if _is_web(path) and cause is not None and getattr(cause, 'status', None) not in (404, 410):
+      raise unreachable(path, cause) from error
     return False, []
   except DataError:
     raise

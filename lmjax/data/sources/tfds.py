@@ -85,6 +85,9 @@ def _prepared(path: str):
   name, split = parse(path)
   if not name:
     raise DataError(f'{path}: no data set named; write tfds:NAME[/CONFIG][@SPLIT], such as tfds:wiki40b/en')
+  if name.startswith('huggingface:') and not network_reachable():  # TFDS would ask for half a minute
+    other = f'hf:{name.partition(":")[2].replace("__", "/")}'
+    raise DataError(f'{path}: the Hub cannot be reached; it must be; on a machine with a network, write {other}')
   builder = _builder(tfds, path, name)
   if not builder.info.splits:
     _prepare(path, builder)

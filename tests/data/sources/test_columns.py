@@ -101,9 +101,10 @@ def test_record_batches_are_read_in_pieces(tmp_path, new, options):
 
 def test_a_row_group_is_not_held_in_memory(tmp_path):
   path = str(tmp_path / 'a.parquet')
-  columns_of = {'text': [f'{i} ' * 2_000 for i in range(3_000)], 'other': ['x' * 10_000] * 3_000}
-  pq.write_table(pa.table(columns_of), path, compression='none', use_dictionary=False)
+  pq.write_table(
+    pa.table({'text': [f'{i}' + 'x' * 20_000 for i in range(3_000)]}), path, compression='none', use_dictionary=False
+  )
   before, most = pa.total_allocated_bytes(), 0
   for _ in columns.parquet_texts(path, 'text', None):
     most = max(most, pa.total_allocated_bytes() - before)
-  assert 27e6 < sum(map(len, columns_of['text'])) and most < 14e6
+  assert most < 30e6  # of 60; 22 of them were measured, whatever the size of the row group

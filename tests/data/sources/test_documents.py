@@ -308,6 +308,13 @@ def test_tfds_offline_is_reported_within_five_seconds(tfds_read, monkeypatch):
   assert time.monotonic() - started < 5
 
 
+def test_tfds_does_not_ask_the_hub_without_a_network(monkeypatch):
+  pytest.importorskip('tensorflow_datasets')
+  monkeypatch.setattr(tfds_source, 'network_reachable', lambda: False)
+  with pytest.raises(DataError, match='tfds:huggingface:org__x/y: the Hub cannot be reached; .*write hf:org/x/y'):
+    read('tfds:huggingface:org__x/y')
+
+
 def test_tfds_data_is_prepared_where_there_is_a_network(tfds_folder, tmp_path, monkeypatch):
   import tensorflow_datasets as tfds
 

@@ -156,7 +156,7 @@ def test_null_and_empty_texts_are_counted(tmp_path, name, data):
 def test_a_file_without_bytes_is_named_and_counted(tmp_path, name, capsys):
   (tmp_path / name).write_bytes(b'')
   assert read(tmp_path / name) == ([], {'empty': 1})
-  assert capsys.readouterr().err == f'{tmp_path / name}: has no bytes; it counts as an empty document\n'
+  assert capsys.readouterr().err == f'lmjax: {tmp_path / name}: has no bytes; it counts as an empty document\n'
 
 
 HTML = b'<!DOCTYPE html>\n<html><body>404</body></html>' * 3
