@@ -77,7 +77,8 @@ def _run_one(config, source: Source | None, workdir: str, mesh, log: Log, watch:
   # what does not fit is refused before text is read
   if source is not None and not prepare.is_shaped_by_data(config.task):
     initialize.plan_of(prepare.without_data(config, tokenizer)[1], source, config.init_from)
-  config, task, data = prepare.prepare(config, tokenizer, progress=True)
+  pin = initialize.pinned(workdir, config.data)
+  config, task, data = prepare.prepare(config, tokenizer, True, pin)
   plan = initialize.plan_of(task, source, config.init_from)
   tx = optim.make(config.optim, task.shapes())
   config, task, settled = _settled(config, task, tx, mesh, workdir, log)

@@ -12,7 +12,7 @@ from etils import epath
 
 from lmjax.checkpoint import checkpoints, locate
 from lmjax.checkpoint.manifest import SchemaError, read_manifest
-from lmjax.data.tokens import store
+from lmjax.data.corpus import store
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, DataError, LmjaxError
 from lmjax.schema import command_line
@@ -107,12 +107,9 @@ def _lines(file: epath.Path) -> str:
   return f'{lines} lines'
 
 
-def _token_store(cache_dir: str, name: str, fingerprint: str) -> str | DataError:
-  folder = store.folder_of(cache_dir, name, fingerprint)
-  if not epath.Path(folder).exists():
-    return f'{folder} is not on this machine'
+def _token_store(cache_dir: str, name: str, corpus: str) -> str | DataError:
   try:
-    return f'{sum(store.verify(folder, name, fingerprint).meta["tokens"].values()):,} tokens in {folder}'
+    return store.verify(cache_dir, name, corpus) or f'not in {cache_dir} on this machine'
   except DataError as error:
     return error
 

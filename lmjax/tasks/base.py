@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from lmjax.data.batches.pipeline import Pipeline
+from lmjax.data.corpus.manifest import Pin
 from lmjax.data.counts import Counts
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.models.config import ModelConfig
@@ -41,8 +42,11 @@ class Task(Protocol):
   tokenizer: Tokenizer
 
   @classmethod
-  def read(cls, data, tokenizer: Tokenizer | None, seed: int, progress: bool) -> tuple[Tokenizer, Any]:
-    """(tokenizer, what was read) of a data slice; a checkpoint's tokenizer comes before the config's."""
+  def read(cls, data, tokenizer: Tokenizer | None, seed: int, progress: bool, pin: Pin | None) -> tuple[Tokenizer, Any]:
+    """(tokenizer, what was read) of a data slice; a checkpoint's tokenizer comes before the config's.
+
+    `pin` is what a run that resumes began with, where it has token stores.
+    """
 
   @classmethod
   def resolve(cls, objective, read):

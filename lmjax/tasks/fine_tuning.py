@@ -78,7 +78,7 @@ class FineTuningTask(Task):
     self.backbone = Transformer(model, tokenizer.vocab_size_in(model.vocab_size))
 
   @classmethod
-  def read(cls, data: RecordsConfig, tokenizer: Tokenizer | None, seed: int, progress: bool):
+  def read(cls, data: RecordsConfig, tokenizer: Tokenizer | None, seed: int, progress: bool, pin=None):
     """(tokenizer, Records) of a data slice; without a checkpoint's tokenizer one is loaded or trained."""
     read = records.load(data, cls.RECORDS or TASKS[cls.NAME].records, seed)
     settings = data.tokenizer  # given where there is no checkpoint: a rule of the config

@@ -11,6 +11,7 @@ from lmjax.data.batches.pipeline import Pipeline, valid_bytes_per_token
 from lmjax.data.config import DataConfig
 from lmjax.data.corpus import build, tokenizers
 from lmjax.data.corpus import store as store_lib
+from lmjax.data.corpus.manifest import Pin
 from lmjax.data.counts import Counts, remarks
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.models.config import ModelConfig
@@ -34,13 +35,15 @@ class LanguageModelTask(Task):
     self.objective, self.samples_config, self.data, self.tokenizer = objective, samples, data, tokenizer
 
   @classmethod
-  def read(cls, data: DataConfig, tokenizer: Tokenizer | None, seed: int, progress: bool):
+  def read(cls, data: DataConfig, tokenizer: Tokenizer | None, seed: int, progress: bool, pin: Pin | None = None):
     """(tokenizer, {source name: TokenStore}) of a data slice; see `Task.read`."""
     del seed  # which documents are held out is a property of their text
+    if pin is not None:
+      tokenizer = pin.tokenizer
     if tokenizer is None:
       tokenizer = tokenizers.prepare(data)
     share = build.Share(jax.process_index(), jax.process_count())
-    return tokenizer, store_lib.open_or_build(data, tokenizer, progress, share)
+    return tokenizer, store_lib.open_or_build(data, tokenizer, progress, share, pin)
 
   def token_stores(self, stores) -> dict[str, str]:
     """{source: fingerprint}."""

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 from typing import Any
 
+from lmjax.data.corpus.manifest import Pin
 from lmjax.data.records import Records
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.data.tokens.trainer import untrained
@@ -24,16 +25,18 @@ def build(config, tokenizer: Tokenizer) -> Task:
   return class_of(config.task, config.objective)(config.model, config.objective, config.samples, config.data, tokenizer)
 
 
-def prepare(config, tokenizer: Tokenizer | None = None, progress: bool = False) -> tuple[Any, Task, Any]:
+def prepare(
+  config, tokenizer: Tokenizer | None = None, progress: bool = False, pin: Pin | None = None
+) -> tuple[Any, Task, Any]:
   """Reads the data of a run: (the Config with what the data decides, its task, its data).
 
   Settings that are None until the data is known (labels, steps of so many epochs) are filled in. `tokenizer` is that
-  of the checkpoint that the run starts from; `progress` prints what is done.
+  of the checkpoint that the run starts from, `pin` what it began with if it resumes; `progress` prints what is done.
 
   Raises DataError: see the sources; ConfigError: what was filled in breaks a rule.
   """
   kind = class_of(config.task, config.objective)
-  tokenizer, read = kind.read(config.data, tokenizer, config.seed, progress)
+  tokenizer, read = kind.read(config.data, tokenizer, config.seed, progress, pin)
   config = dataclasses.replace(config, objective=kind.resolve(config.objective, read))
   task = build(config, tokenizer)
   data = task.load(read)

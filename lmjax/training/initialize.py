@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,11 +12,13 @@ import jax.numpy as jnp
 import optax
 
 from lmjax import metrics, optim, paths
-from lmjax.checkpoint import digests, handoff, transfer
+from lmjax.checkpoint import digests, handoff, locate, transfer
 from lmjax.checkpoint.checkpoints import Checkpoints
 from lmjax.checkpoint.config import InitFrom
+from lmjax.checkpoint.manifest import read_manifest
 from lmjax.console import SHOWN, redacted
 from lmjax.data.config import TokenizerConfig
+from lmjax.data.corpus.manifest import Pin
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError
 from lmjax.hf import weights
@@ -30,6 +33,8 @@ RATE = ('learning_rate', 'head_learning_rate', 'schedule', 'warmup_steps', 'deca
 # How it is computed, not what; or may change.
 FREE = {'scan', 'remat', 'attention_implementation', 'chunk', *RATE}
 
+# Hex digits of the id of a corpus.
+_LENGTH_OF_ID = 32
 # A change of the learning rate by less than this share is not reported.
 _SMALL_JUMP = 0.2
 
@@ -67,6 +72,38 @@ def tokenizer_of(source: Source | None, given: TokenizerConfig | None) -> Tokeni
     rule = f'the tokenizer has {tokenizer.vocab_size} tokens, and the model rows for {rows} (vocab_size in config.json)'
     raise CheckpointError(f'{file}: {rule}; take the tokenizer that belongs to it, or leave out tokens that were added')
   return tokenizer
+
+
+def pinned(workdir: str, data: Any) -> Pin | None:
+  """What a run that resumes began with, where its token stores are those of these settings; None where it has none.
+
+  Raises CheckpointError: its data was tokenised by a version whose stores are not read any more.
+  """
+  directory = locate.directory_of(workdir)
+  for step in reversed(locate.saved_steps(directory)):
+    try:
+      saved = read_manifest(directory, step)
+    except CheckpointError:
+      continue
+    corpora = set(saved.get('token_stores', {}).values())
+    if any(len(corpus) != _LENGTH_OF_ID for corpus in corpora):
+      rule = 'its text was tokenised into stores of an older kind, which are not read any more'
+      raise CheckpointError(f'{workdir}: {rule}; choose a new --workdir, or the lmjax that it began with')
+    before, now = (describe.settings(slice_) for slice_ in (saved['config']['data'], describe.to_dict(data)))
+    if not corpora or any(before.get(name) != value for name, value in now.items() if _decides(name)):
+      return None
+    tokenizer = Tokenizer.load(os.path.join(workdir, 'tokenizer.json'))
+    [corpus] = corpora
+    return Pin(corpus, tokenizer) if tokenizer.hash == saved['tokenizer_hash'] else None
+  return None
+
+
+def _decides(setting: str) -> bool:
+  """Whether a setting of the data decides what a token store holds."""
+  name, _, rest = setting.partition('.')
+  return name in ('tokenizer', 'valid_fraction', 'valid_bytes', 'bad_text') or (
+    name == 'sources' and not rest.endswith('.weight')
+  )
 
 
 def plan_of(task: Task, source: Source | None, init_from: InitFrom) -> handoff.Plan | None:

@@ -103,7 +103,7 @@ def found_entry(cache: Cache, key: str) -> unit.Entry | None:
   if found is None:
     return None
   entry = unit.Entry(found['shards'], found['counts'])
-  return entry if all(cache.has(f'shards/{name}{shard.ENDING}') for name in entry.shards) else None
+  return entry if all(cache.has_shard(f'shards/{name}{shard.ENDING}') for name in entry.shards) else None
 
 
 def make(job: Job, tokenizer: Tokenizer, work: Work) -> unit.Entry | None:

@@ -18,7 +18,7 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from lmjax.data.corpus import fetched
+from lmjax.data.corpus import fetched, shard
 from lmjax.data.sources import remote
 from lmjax.errors import DataError
 from lmjax.workdir.files import canonical_json
@@ -38,6 +38,10 @@ class Cache:
     """Whether it is there."""
     path = self.path(name)
     return remote.filesystem(path).exists(path) if remote.is_url(path) else os.path.exists(path)
+
+  def has_shard(self, name: str) -> bool:
+    """Whether a token shard is there, and whole as far as its size tells."""
+    return self.has(name) if remote.is_url(self.folder) else shard.is_whole(self.path(name))
 
   def read(self, name: str) -> bytes | None:
     """Its content; None where it is not there."""

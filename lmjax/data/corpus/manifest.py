@@ -4,11 +4,14 @@
 """
 
 import collections
+import time
+import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from lmjax.console import print_line
 from lmjax.data.config import DataConfig
 from lmjax.data.corpus import build, shard, standing, unit
 from lmjax.data.corpus.cache import Cache
@@ -43,9 +46,17 @@ class Manifest(NamedTuple):
   """A corpus."""
 
   id: str
+  roles_crc32: int  # of the file of roles
   tokenizer: str  # its hash
   vocab_size: int
   sources: dict[str, SourceRow]
+
+
+class Pin(NamedTuple):
+  """What a run began with."""
+
+  corpus: str
+  tokenizer: Tokenizer
 
 
 def find(config: DataConfig, tokenizer: Tokenizer, share: build.Share, progress: bool = False) -> Manifest | None:
@@ -53,14 +64,11 @@ def find(config: DataConfig, tokenizer: Tokenizer, share: build.Share, progress:
 
   Raises DataError: a source cannot be read, a split would be empty, or the cache cannot be written.
   """
-  cache = Cache(config.cache_dir)
-  facts = {name: [source.field, documents.listed(source)] for name, source in config.sources.items()}
-  kept = _kept_bytes(config)
-  settings = [unit.FORMAT, tokenizer.hash, config.bad_text, config.valid_fraction, kept]
-  listing = json_digest([settings, list(facts.items())])
+  cache, listing = Cache(config.cache_dir), _listing(config, tokenizer.hash)
   found = cache.read_json(f'listed/{listing}.json')
-  if found is not None and (manifest := read(cache, found['corpus'])) is not None:
+  if found is not None and (manifest := whole(cache, found['corpus'])) is not None:
     return manifest
+  began = time.monotonic()
   works = {name: list(documents.works_of(source, build.WORK_BYTES)) for name, source in config.sources.items()}
   entries = build.entries_of(config, tokenizer, [work for own in works.values() for work in own], share, progress)
   if None in entries:
@@ -68,7 +76,67 @@ def find(config: DataConfig, tokenizer: Tokenizer, share: build.Share, progress:
   rest = iter(entries)
   manifest = _decide(config, tokenizer, cache, {name: [next(rest) for _ in own] for name, own in works.items()})
   cache.write_json(f'listed/{listing}.json', {'corpus': manifest.id})
+  if progress:
+    _report(manifest, tokenizer, time.monotonic() - began)
   return manifest
+
+
+def _report(manifest: Manifest, tokenizer: Tokenizer, seconds: float) -> None:
+  """Prints a line about each source."""
+  total = sum(source.counts['bytes'] for source in manifest.sources.values()) / 1e6
+  rate = f'{seconds:.1f} s ({total / max(seconds, 1e-9):.1f} MB/s)'
+  shown = {'duplicates': 'duplicates left out', 'empty': 'empty', 'replaced': 'repaired', 'skipped': 'skipped'}
+  for name, source in manifest.sources.items():
+    counts = source.counts
+    tokens = sum(row.train[1] + row.held_out[1] for row in source.shards)
+    kept = f'{counts["train"]:,} train, {counts["valid"]:,} held out'
+    others = ', '.join(f'{counts[key]:,} {text}' for key, text in shown.items())
+    size = f'{counts["bytes"] / 1e6:.1f} MB, {tokens:,} tokens'
+    print_line(f'tokenised {name}: {size} in {len(source.shards):,} shards; documents: {kept}, {others}')
+  print_line(f'tokenised in {rate}')
+  if tokenizer.by_tokenizers is not None:
+    print_line(f'encoded by tokenizers, not by tiktoken, several times as fast: {tokenizer.by_tokenizers}')
+
+
+def find_pinned(config: DataConfig, pin: Pin, share: build.Share, progress: bool = False) -> Manifest:
+  """The corpus that a run began with, whatever its sources hold now; made again if it is gone and they are the same.
+
+  Raises DataError: it is gone, and they have changed.
+  """
+  cache = Cache(config.cache_dir)
+  manifest = whole(cache, pin.corpus)
+  if manifest is None:
+    again = find(config, pin.tokenizer, share, progress)
+    if again is None or again.id != pin.corpus:
+      rule = 'the token shards that this run began with are gone, and its sources have changed since'
+      remedy = 'put the folder or the sources back, or begin another run in a new --workdir'
+      raise DataError(f'{cache.folder}: {rule}; a run keeps its data; {remedy}')
+    return again
+  try:
+    found = cache.read_json(f'listed/{_listing(config, pin.tokenizer.hash)}.json')
+    changed = '' if found is not None and found['corpus'] == pin.corpus else 'have changed since the run began'
+  except DataError as error:
+    changed = f'cannot be listed ({error})'
+  if changed:
+    print_line(f'the sources {changed}: it continues on the token shards that it began with')
+  return manifest
+
+
+def _listing(config: DataConfig, tokenizer: str) -> str:
+  """Changes when the listing of a source does, or what decides how it is kept."""
+  facts = [[name, source.field, documents.listed(source)] for name, source in config.sources.items()]
+  settings = [unit.FORMAT, tokenizer, config.bad_text, config.valid_fraction, _kept_bytes(config)]
+  return json_digest([settings, facts])
+
+
+def whole(cache: Cache, corpus: str) -> Manifest | None:
+  """A corpus by its id; None where the cache lacks it or any of its shards."""
+  manifest = read(cache, corpus)
+  if manifest is None:
+    return None
+  names = [f'shards/{row.name}{shard.ENDING}' for source in manifest.sources.values() for row in source.shards]
+  names += [f'corpora/{corpus}.{source}{shard.ENDING}' for source in manifest.sources]
+  return manifest if all(map(cache.has_shard, names)) else None
 
 
 def _kept_bytes(config: DataConfig) -> int | None:
@@ -84,7 +152,7 @@ def read(cache: Cache, corpus: str) -> Manifest | None:
   for name, source in found['sources'].items():
     rows = [ShardRow(row[0], row[1], tuple(row[2]), tuple(row[3])) for row in source['shards']]
     sources[name] = SourceRow(source['path'], rows, source['counts'])
-  return Manifest(corpus, found['tokenizer'], found['vocab_size'], sources)
+  return Manifest(corpus, found['roles_crc32'], found['tokenizer'], found['vocab_size'], sources)
 
 
 def _decide(
@@ -115,9 +183,10 @@ def _decide(
     'vocab_size': tokenizer.vocab_size,
     'valid_fraction': config.valid_fraction,
     'held_out_bytes': _kept_bytes(config),
+    'roles_crc32': zlib.crc32(roles.data),
     'sources': {name: source._asdict() for name, source in sources.items()},
   }
-  corpus = json_digest(content)[:32]
+  corpus, crc32 = json_digest(content)[:32], zlib.crc32(roles.data)
   cache.write(f'corpora/{corpus}.roles', roles.tobytes())
   begin = 0
   for source, own in shards.items():
@@ -125,7 +194,7 @@ def _decide(
     begin += len(here)
     cache.write(f'corpora/{corpus}.{source}{shard.ENDING}', _held_out(own, here, _kept_bytes(config)))
   cache.write_json(f'corpora/{corpus}.json', content)
-  return Manifest(corpus, tokenizer.hash, tokenizer.vocab_size, sources)
+  return Manifest(corpus, crc32, tokenizer.hash, tokenizer.vocab_size, sources)
 
 
 def _open(cache: Cache, name: str) -> shard.Shard:

@@ -6,7 +6,7 @@
   digests     uint64 [D], of its text
   normalised  uint64 [D], of its text whatever its case, white space and compatibility characters are
 
-The header's metadata holds what was counted (`counts`) and a checksum of each array (`crc32`), as JSON.
+The header's metadata has `facts`, JSON: what was counted (`counts`), and a checksum of each array (`crc32`).
 """
 
 import json
@@ -44,8 +44,21 @@ def as_bytes(arrays: Mapping[str, np.ndarray], counts: Mapping[str, int]) -> byt
   """The file; the same arrays and counts give the same bytes."""
   arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
   sums = {name: zlib.crc32(array.data) for name, array in sorted(arrays.items())}
-  facts = {'counts': json.dumps(dict(sorted(counts.items()))), 'crc32': json.dumps(sums)}
-  return save(arrays, facts)
+  # in one entry: the library writes several in any order
+  return save(arrays, {'facts': json.dumps({'counts': dict(counts), 'crc32': sums}, sort_keys=True)})
+
+
+def is_whole(path: str) -> bool:
+  """Whether a file is there and is as long as its header says; its content is not read."""
+  try:
+    with open(path, 'rb') as file:
+      size = int.from_bytes(file.read(8), 'little')
+      header = json.loads(file.read(min(size, os.path.getsize(path))))
+    return os.path.getsize(path) == 8 + size + max(
+      entry['data_offsets'][1] for entry in header.values() if 'dtype' in entry
+    )
+  except (OSError, ValueError, KeyError):
+    return False
 
 
 def opened(path: str, check: bool = True) -> Shard:
@@ -59,13 +72,13 @@ def opened(path: str, check: bool = True) -> Shard:
       if size > os.path.getsize(path):
         raise ValueError('it is cut short')
       header = json.loads(file.read(size))
-    facts = header.pop('__metadata__')
+    facts = json.loads(header.pop('__metadata__')['facts'])
     arrays = {name: _mapped(path, 8 + size, entry) for name, entry in header.items()}
     if check:
-      for name, expected in json.loads(facts['crc32']).items():
+      for name, expected in facts['crc32'].items():
         if zlib.crc32(np.ascontiguousarray(arrays[name]).data) != expected:
           raise ValueError(f'{name} do not match their checksum')
-    return Shard(**arrays, counts=json.loads(facts['counts']))
+    return Shard(**arrays, counts=facts['counts'])
   except (OSError, ValueError, KeyError, TypeError) as error:
     shown = f'{type(error).__name__}: {error}' if isinstance(error, KeyError | TypeError) else error
     rule, remedy = 'a token shard must be as it was written', 'remove the file, and `lmjax.prepare` makes it again'

@@ -6,6 +6,7 @@ read, and what a document is (trained on, held out, left out) is a byte of a fil
 
 import functools
 import os
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,6 @@ from lmjax.data.corpus.unit import UNKNOWN
 from lmjax.data.counts import check_known, of_split
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import DataError
-from lmjax.workdir.files import json_digest
 
 
 class Documents(NamedTuple):
@@ -59,14 +59,14 @@ class TokenStore:
 
   Attributes:
     name: of the source, in the config.
-    fingerprint: hex; changes with the documents of the corpus, the tokenizer and what is held out.
+    fingerprint: of the corpus: changes with the documents of any source, the tokenizer and what is held out.
     tokenizer: the tokenizer.
     row: the source's row in the manifest.
   """
 
   def __init__(self, name: str, corpus: Manifest, cache: Cache, tokenizer: Tokenizer):
     self.name, self.row, self.tokenizer = name, corpus.sources[name], tokenizer
-    self.fingerprint = json_digest([corpus.id, name])
+    self.fingerprint = corpus.id
     self._cache, self._corpus = cache, corpus.id
     self._first = self._total = 0
     for source, row in corpus.sources.items():
@@ -146,22 +146,45 @@ class TokenStore:
 
 
 def open_or_build(
-  config: DataConfig, tokenizer: Tokenizer, progress: bool = False, share: build.Share | None = None
+  config: DataConfig,
+  tokenizer: Tokenizer,
+  progress: bool = False,
+  share: build.Share | None = None,
+  pin: manifest.Pin | None = None,
 ) -> dict[str, TokenStore]:
-  """The stores of all sources of a config, tokenised first where they are not.
+  """The stores of all sources of a config, tokenised first where they are not; with `pin` those that a run began with.
 
   Raises DataError: a source cannot be read, a split would be empty, the tokenizer does not know too much of the text,
-    or the cache cannot be written.
+    the cache cannot be written, or what is pinned is gone.
   """
-  corpus = manifest.find(config, tokenizer, share or build.Share(), progress)
-  assert corpus is not None, 'a share that takes over ends with all works'
-  stores = stores_of(corpus, config, tokenizer)
+  share = share or build.Share()
+  if pin is not None:
+    corpus = manifest.find_pinned(config, pin, share, progress)
+  else:
+    corpus = manifest.find(config, tokenizer, share, progress)
+    assert corpus is not None, 'a share that takes over ends with all works'
+  stores = {name: TokenStore(name, corpus, Cache(config.cache_dir), tokenizer) for name in corpus.sources}
   for name, store in stores.items():
     check_known(f'{name} ({config.sources[name].path})', store.counts, config.max_unknown)
   return stores
 
 
-def stores_of(corpus: Manifest, config: DataConfig, tokenizer: Tokenizer) -> dict[str, TokenStore]:
-  """The stores of a corpus."""
-  cache = Cache(config.cache_dir)
-  return {name: TokenStore(name, corpus, cache, tokenizer) for name in corpus.sources}
+def verify(cache_dir: str, name: str, corpus: str) -> str | None:
+  """What a source's shards hold, after reading every byte against its checksum; None where they are not here.
+
+  Raises DataError: one is missing or damaged.
+  """
+  cache = Cache(cache_dir)
+  found = manifest.read(cache, corpus)
+  if found is None:
+    return None
+  roles = cache.local(f'corpora/{corpus}.roles')
+  with open(roles, 'rb') as file:
+    if zlib.crc32(file.read()) != found.roles_crc32:
+      raise DataError(f'{roles}: does not match its checksum; remove {cache.folder}/corpora, and run again')
+  rows = found.sources[name].shards
+  for row in rows:
+    shard.opened(cache.local(f'shards/{row.name}{shard.ENDING}'))
+  shard.opened(cache.local(f'corpora/{corpus}.{name}{shard.ENDING}'))
+  tokens = sum(row.train[1] + row.held_out[1] for row in rows)
+  return f'{tokens:,} tokens in {len(rows):,} shards in {cache.folder}'

@@ -49,16 +49,18 @@ def prepare(config: DataConfig) -> Tokenizer:
       texts += sample(_training_texts(source, config, *limits), share)
     tokenizer = train_tokenizer(texts, settings.vocab_size, settings.sample_bytes, settings.lowercase)
     cache.write(name, tokenizer.text.encode('utf-8'))
+    cache.write(f'{name}.sha256', tokenizer.hash.encode())  # last: without it, or with another's, it is trained again
     return tokenizer
 
 
 def _kept(cache: Cache, name: str) -> Tokenizer | None:
-  if not cache.has(name):
+  saved = cache.read(f'{name}.sha256')
+  if saved is None:
     return None
-  try:
-    return Tokenizer.load(cache.path(name))
-  except DataError:  # it is trained again
-    return None
+  with contextlib.suppress(DataError):
+    found = Tokenizer.load(cache.path(name))
+    return found if found.hash == saved.decode() else None
+  return None
 
 
 @contextlib.contextmanager

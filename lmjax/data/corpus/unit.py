@@ -64,7 +64,7 @@ def build(work: documents.Work, settings: Settings, tokenizer: Tokenizer, cache:
   names = []
   for texts in _shards_of(documents.texts_of(work, settings.bad_text, counts)):
     name = _name(texts, settings)
-    if not cache.has(f'shards/{name}{shard.ENDING}'):
+    if not cache.has_shard(f'shards/{name}{shard.ENDING}'):
       cache.write(f'shards/{name}{shard.ENDING}', shard.as_bytes(*_encoded(texts, tokenizer)))
     names.append(name)
   kept = ('documents', 'bytes', 'empty', 'replaced', 'skipped')

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 
 from lmjax.data.batches.packing import RowLayout, RowSpec
-from lmjax.data.tokens.store import StoredDocuments
+from lmjax.data.corpus.store import Documents
 
 
 def stored(*documents):
   lengths = np.array([len(document) for document in documents], np.int64)
   tokens = np.concatenate([np.array(document, '<u2') for document in documents])
-  zeros = np.zeros(len(documents), np.int64)
-  return StoredDocuments(tokens, lengths, np.cumsum(lengths) - lengths, zeros, zeros.astype(np.uint64), zeros, '')
+  return Documents([tokens], np.zeros(len(documents), np.int32), np.cumsum(lengths) - lengths, lengths)
 
 
 def spec(size, stride, begin=(), end=(2,), prefix=(), suffix=(), pad=0):
@@ -105,10 +104,7 @@ def test_every_token_of_random_documents_stands_once(kind, overlap):
     begin, end = [((), (2,)), ((1,), (2,)), ((1, 3), (2, 4)), ((), ())][trial % 4]
     layout = RowLayout(documents, order, kind, spec(size, size - overlap, begin, end), keep_tail=True)
     begin = () if kind == 'concat' else begin
-    items = [
-      [*begin, *documents.tokens[documents.starts[i] : documents.starts[i] + documents.lengths[i]].tolist(), *end]
-      for i in order
-    ]
+    items = [[*begin, *documents.ids(i).tolist(), *end] for i in order]
     together = layout.take(np.arange(len(layout)))
     # Drop the token that a row shares with the one before it: the rest, in order, are the documents.
     found, previous = [], None

@@ -10,12 +10,12 @@ import sys
 
 import numpy as np
 import pytest
+from lmjax.data.tokens.store import open_or_build
 
 from lmjax.data.batches import pipeline
 from lmjax.data.batches.masking import MaskVocabulary, causal_examples, masked_examples
 from lmjax.data.batches.packing import RowSpec
 from lmjax.data.config import DataConfig, MaskingConfig, SourceConfig, TokenizerConfig
-from lmjax.data.tokens.store import open_or_build
 from lmjax.data.tokens.trainer import train_tokenizer
 from lmjax.errors import DataError
 
