@@ -51,7 +51,7 @@ class Cache:
         return remote.filesystem(path).cat_file(path)
       with open(path, 'rb') as file:
         return file.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
       return None
 
   def local(self, name: str) -> str:

@@ -149,7 +149,7 @@ def read(cache: Cache, corpus: str) -> Manifest | None:
   if found is None or not cache.has(f'corpora/{corpus}.roles'):
     return None
   sources = {}
-  for name, source in found['sources'].items():
+  for name, source in found['sources']:  # in the order in which roles are
     rows = [ShardRow(row[0], row[1], tuple(row[2]), tuple(row[3])) for row in source['shards']]
     sources[name] = SourceRow(source['path'], rows, source['counts'])
   return Manifest(corpus, found['roles_crc32'], found['tokenizer'], found['vocab_size'], sources)
@@ -184,7 +184,7 @@ def _decide(
     'valid_fraction': config.valid_fraction,
     'held_out_bytes': _kept_bytes(config),
     'roles_crc32': zlib.crc32(roles.data),
-    'sources': {name: source._asdict() for name, source in sources.items()},
+    'sources': [[name, source._asdict()] for name, source in sources.items()],
   }
   corpus, crc32 = json_digest(content)[:32], zlib.crc32(roles.data)
   cache.write(f'corpora/{corpus}.roles', roles.tobytes())

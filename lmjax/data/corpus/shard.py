@@ -54,9 +54,8 @@ def is_whole(path: str) -> bool:
     with open(path, 'rb') as file:
       size = int.from_bytes(file.read(8), 'little')
       header = json.loads(file.read(min(size, os.path.getsize(path))))
-    return os.path.getsize(path) == 8 + size + max(
-      entry['data_offsets'][1] for entry in header.values() if 'dtype' in entry
-    )
+    ends = [entry['data_offsets'][1] for entry in header.values() if 'dtype' in entry]
+    return os.path.getsize(path) == 8 + size + max(ends)
   except (OSError, ValueError, KeyError):
     return False
 

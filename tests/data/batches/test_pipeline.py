@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import lzma
 import os
 import pathlib
 import subprocess
@@ -10,12 +11,12 @@ import sys
 
 import numpy as np
 import pytest
-from lmjax.data.tokens.store import open_or_build
 
 from lmjax.data.batches import pipeline
 from lmjax.data.batches.masking import MaskVocabulary, causal_examples, masked_examples
 from lmjax.data.batches.packing import RowSpec
 from lmjax.data.config import DataConfig, MaskingConfig, SourceConfig, TokenizerConfig
+from lmjax.data.corpus.store import open_or_build
 from lmjax.data.tokens.trainer import train_tokenizer
 from lmjax.errors import DataError
 
@@ -83,7 +84,7 @@ def run(tmp_path_factory):
   config = DataConfig(
     sources, TokenizerConfig(None, 320, 10**6, False), 'concat', LENGTH, 8, False, valid_bytes=None, **settings
   )
-  stores = {name: open_or_build(name, config, tokenizer) for name in sources}
+  stores = open_or_build(config, tokenizer)
   return Run(config, stores, tokenizer)
 
 
@@ -138,7 +139,7 @@ sources = {{name: SourceConfig(**source) for name, source in facts.pop('sources'
 config = t.DataConfig(sources, TokenizerConfig(**facts.pop('tokenizer')), **facts)
 lines = [line for source in sources.values() for line in open(source.path)]
 tokenizer = train_tokenizer(lines, 320, 10**6)
-stores = {{name: t.open_or_build(name, config, tokenizer) for name in sources}}
+stores = t.open_or_build(config, tokenizer)
 print(t.digest(t.Run(config, stores, tokenizer).make('masked').batch(5)))
 """
   env = os.environ | {'PYTHONHASHSEED': '3'}
@@ -167,46 +168,35 @@ def test_a_mixture_keeps_its_weights_and_names_its_rows(run):
   names = [name for step in range(100) for name, _, _ in made.rows(step)]
   assert abs(names.count('near') - 600) <= 1
   batch = made.batch(3)
-  for (name, _, row), inputs in zip(made.rows(3), batch['inputs']):
+  for (name, _, _), documents, inputs in zip(made.rows(3), made.documents(3), batch['inputs']):
     text = run.tokenizer.decode(inputs)
     assert set(text) <= set('abcd ' if name == 'near' else 'wxyz ')
-    documents = made.layouts[name].documents_of(row)
     assert documents[0][1] == 0
-    store = run.stores[name].train
+    stored = run.stores[name].train([0])
     last, place = documents[-1]
-    if place and place + store.lengths[last] < LENGTH:
-      start = store.starts[last]
-      assert (
-        inputs[place : place + store.lengths[last]].tolist()
-        == store.tokens[start : start + store.lengths[last]].tolist()
-      )
+    if place and place + stored.lengths[last] < LENGTH:
+      assert inputs[place : place + stored.lengths[last]].tolist() == stored.ids(last).tolist()
 
 
 def test_seed_changes_documents_rows_and_masks(run):
   one, two = run.make('masked', seed=0), run.make('masked', seed=1)
   assert not np.array_equal(one.batch(0)['inputs'], two.batch(0)['inputs'])
-  assert one.rows(0) != two.rows(0)
-  assert one.layouts['near'].order.tolist() != two.layouts['near'].order.tolist()
+  assert one.rows(0) != two.rows(0) and one.documents(0) != two.documents(0)
 
 
-def test_masks_change_between_epochs_but_not_between_runs(run):
+def test_epochs_differ_and_runs_do_not(run):
+  """Documents meet others, rows hold other tokens and other masks; all of them a function of the step."""
   made, again = run.make('masked'), run.make('masked')
-  where = {}
-  for step in range(STEPS):
-    for place, key in enumerate(made.rows(step)):
-      where[key] = (step, place)
-  twice = [key for key in where if key[1] == 0 and (key[0], 1, key[2]) in where]
-  assert len(twice) > 10
-  differ = []
-  for name, _, row in twice:
-    (step, place), (later, there) = where[name, 0, row], where[name, 1, row]
-    first, second = made.batch(step), made.batch(later)
-    assert same(first, again.batch(step))
-    assert set(first['targets'][place]) | set(second['targets'][there]) <= set(
-      made.layouts[name].take([row])['tokens'][0]
-    ) | {0}
-    differ.append(set(first['slots'][place].tolist()) != set(second['slots'][there].tolist()))
-  assert np.mean(differ) > 0.9
+  for step in (0, STEPS // 2, STEPS - 1):
+    assert same(made.batch(step), again.batch(step)) and made.documents(step) == again.documents(step)
+  neighbours = [set(), set()]
+  for step in range(200):
+    for (name, epoch, _), documents in zip(made.rows(step), made.documents(step)):
+      if name == 'near' and epoch < 2:
+        numbers = [document for document, _ in documents]
+        neighbours[epoch] |= {frozenset(pair) for pair in zip(numbers, numbers[1:]) if pair[0] != pair[1]}
+  shared = neighbours[0] & neighbours[1]
+  assert min(map(len, neighbours)) > 50 and len(shared) < 0.2 * len(neighbours[0])
 
 
 def test_the_masking_rate_is_that_of_the_config_at_every_step(run):
@@ -215,13 +205,19 @@ def test_the_masking_rate_is_that_of_the_config_at_every_step(run):
   assert counts == pytest.approx([9, 9, 9], abs=0.7)
 
 
-def test_all_training_text_is_in_the_rows_and_no_held_out_text(run):
-  # 4 letters of 4, drawn 20 times or so: a document is in the rows if its first words are.
-  made = run.make()
+def test_all_training_text_is_in_the_rows_of_an_epoch_and_no_held_out_text(run):
+  # 4 letters of 4, drawn 20 times or so: a document is in the rows if its first words are
+  made, rows = run.make(), {name: {} for name in run.stores}
+  for step in range(200):
+    batch = made.batch(step)
+    for (name, epoch, row), inputs in zip(made.rows(step), batch['inputs']):
+      if epoch == 1:
+        rows[name][row] = run.tokenizer.decode(inputs)
   for name, store in run.stores.items():
-    text = run.tokenizer.decode(made.layouts[name].take(np.arange(made.rows_per_epoch[name]))['tokens'][:, :-1].ravel())
-    for split, wanted in ((store.train, True), (store.valid, False)):
-      starts = [run.tokenizer.decode(split.tokens[s : s + min(n, 12)]) for s, n in zip(split.starts, split.lengths)]
+    assert len(rows[name]) == made.rows_per_epoch[name]
+    text = ''.join(rows[name][row] for row in sorted(rows[name]))
+    for documents, wanted in ((store.train([0]), True), (store.held_out.documents, False)):
+      starts = [run.tokenizer.decode(documents.ids(i)[:12]) for i in range(len(documents.lengths))]
       found = np.mean([start in text for start in starts])
       assert found > 0.95 if wanted else found < 0.05
 
@@ -239,8 +235,8 @@ def test_evaluation_reads_all_held_out_text_once(run, objective):
         counted = sum((bytes_V[batch['targets']] * batch['weights']).sum() for batch in batches)
         first = 0
         if rows == 'concat':  # the very first token of the stream has nothing before it
-          first = bytes_V[store.valid.tokens[store.valid.starts[np.argmin(store.valid.digests)]]]
-        assert counted + first == len(pipeline.valid_text(config, store)) == store.valid.n_bytes.sum()
+          first = bytes_V[store.held_out.documents.ids(0)[0]]
+        assert counted + first == len(pipeline.valid_text(config, store)) == store.held_out.n_bytes.sum()
 
 
 def test_evaluation_is_the_same_for_any_number_of_hosts_and_its_filling_weighs_nothing(run):
@@ -261,30 +257,30 @@ def test_evaluation_is_the_same_for_any_number_of_hosts_and_its_filling_weighs_n
 
 def test_evaluation_can_be_cut_to_so_many_bytes(run):
   store = run.stores['near']
-  order = np.argsort(store.valid.digests)
-  whole = b''.join(store.valid.text(index) for index in order)
-  for limit in (600, 1_500, 10**9):
+  whole = pipeline.valid_text(run.config, store)
+  for limit in (1, 600, 1_500, 10**9):
     config = dataclasses.replace(run.config, valid_bytes=limit)
-    text = pipeline.valid_text(config, store)
-    assert whole.startswith(text) and limit - 300 < len(text) <= limit or text == whole
+    text, found = pipeline.valid_text(config, store), pipeline.held_out(config, store)
+    assert whole.startswith(text) and (limit - 10 < len(text) <= limit or text == whole or limit == 1)
+    assert found.n_bytes.sum() == len(text) and (found.documents.lengths > 0).all()
     tokens = sum(len(document) for document in [run.tokenizer.encode(text.decode())])
     assert pipeline.valid_bytes_per_token(config, store) == pytest.approx(len(text) / tokens, rel=0.1)
+  # the first document is kept whole where no token ends before the limit
   config = dataclasses.replace(run.config, valid_bytes=1)
-  assert pipeline.valid_text(config, store) == store.valid.text(order[0])
+  first = store.held_out.documents.ids(0)
+  assert pipeline.valid_text(config, store).decode() in (run.tokenizer.decode(first), run.tokenizer.decode(first[:1]))
 
 
-def test_a_long_held_out_document_is_cut_at_a_piece(tmp_path, run):
-  texts = [' '.join(f'{letter}{number}' for number in range(40_000)) for letter in 'abcdef']
-  path = tmp_path / 'long.jsonl'
+def test_a_document_is_cut_between_two_characters(tmp_path, run):
+  texts = [f'{number} ' + '\u6587\u5b57\U0001f642' * 40 for number in range(20)]
+  path = tmp_path / 'wide.jsonl'
   path.write_text(''.join(json.dumps({'text': text}) + '\n' for text in texts))
-  changes = {'sources': {'long': SourceConfig(str(path), 'text', 1.0)}, 'cache_dir': str(tmp_path / 'cache')}
-  config = dataclasses.replace(run.config, valid_fraction=0.5, valid_bytes=100_000, **changes)
-  store = open_or_build('long', config, run.tokenizer)
-  text = pipeline.valid_text(config, store)
-  assert 80_000 < len(text) <= 100_000 and store.valid.text(np.argmin(store.valid.digests)).startswith(text)
-  documents, order = pipeline.held_out(config, store)
-  start = documents.starts[order[0]]
-  assert run.tokenizer.decode(documents.tokens[start : start + documents.lengths[order[0]]]) == text.decode()
+  changes = {'sources': {'wide': SourceConfig(str(path), 'text', 1.0)}, 'cache_dir': str(tmp_path / 'cache')}
+  for limit in range(100, 112):
+    config = dataclasses.replace(run.config, valid_fraction=0.5, valid_bytes=limit, **changes)
+    store = open_or_build(config, run.tokenizer)['wide']
+    text, found = pipeline.valid_text(config, store), pipeline.held_out(config, store)
+    assert limit - 4 < len(text) <= limit and text.decode() and found.n_bytes.sum() == len(text)
 
 
 def test_fingerprint_follows_what_batches_hold(run):
@@ -347,13 +343,14 @@ def test_a_corpus_of_novels_comes_back_as_it_was(tmp_path):
   path = REAL_DATA / 'pretrain' / 'gutenberg.jsonl.xz'
   if not path.exists():
     pytest.skip(f'{path} is not there')
-  from lmjax.data.tokens.store import prepare_tokenizer
+  from lmjax.data.corpus import tokenizers
 
   sources, trained = {'novels': SourceConfig(str(path), 'text', 1.0)}, TokenizerConfig(None, 4_096, 1_000_000, False)
   config = DataConfig(sources, trained, 'concat', LENGTH, 8, False, 0.05, None, 'raise', str(tmp_path))
-  tokenizer = prepare_tokenizer(config)
-  store = open_or_build('novels', config, tokenizer)
-  assert store.meta['counts']['documents'] == 21
-  split = store.valid
-  ids = split.tokens[split.starts[0] : split.starts[0] + split.lengths[0]]
-  assert tokenizer.decode(ids).encode() == split.text(0)
+  tokenizer = tokenizers.prepare(config)
+  store = open_or_build(config, tokenizer)['novels']
+  assert store.counts['examples'] == 21
+  texts = [json.loads(line)['text'] for line in lzma.open(path, 'rt', encoding='utf-8')]
+  kept = [store.train([number]) for number in range(len(store.row.shards))] + [store.held_out.documents]
+  found = [tokenizer.decode(documents.ids(i)) for documents in kept for i in range(len(documents.lengths))]
+  assert sorted(found) == sorted(texts)

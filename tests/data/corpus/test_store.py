@@ -109,9 +109,8 @@ def test_a_file_that_is_added_is_one_more_shard(tmp_path, tokenizer, monkeypatch
   second = build(tmp_path, tokenizer, source)
   assert sum(made, []) == DOCUMENTS[180:]
   assert {row.name for row in first.row.shards} <= {row.name for row in second.row.shards}
-  assert sorted(texts_of(train_of(second), tokenizer) + texts_of(second.held_out.documents, tokenizer)) == sorted(
-    DOCUMENTS
-  )
+  kept = texts_of(train_of(second), tokenizer) + texts_of(second.held_out.documents, tokenizer)
+  assert sorted(kept) == sorted(DOCUMENTS)
 
 
 @pytest.mark.parametrize('name', ['shards', 'corpora'])
@@ -280,9 +279,8 @@ def test_sources_share_the_sample_by_weight(tmp_path, monkeypatch):
 
   seen = []
   train = corpus_tokenizers.train_tokenizer
-  monkeypatch.setattr(
-    corpus_tokenizers, 'train_tokenizer', lambda texts, *args: seen.extend(texts) or train(texts, *args)
-  )
+  noted = lambda texts, *args: seen.extend(texts) or train(texts, *args)
+  monkeypatch.setattr(corpus_tokenizers, 'train_tokenizer', noted)
   sources = {'a': corpus('a.jsonl', 'abc', 3.0), 'b': corpus('b.jsonl', 'xyz', 1.0)}
   corpus_tokenizers.prepare(config_of(tmp_path / 'cache', sources, TokenizerConfig(None, 300, 40_000, False)))
   sizes = [sum(len(text) for text in seen if text[0] in letters) for letters in ('abc', 'xyz')]
