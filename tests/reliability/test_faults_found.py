@@ -10,6 +10,7 @@ import pytest
 from lmjax import metrics, optim, paths
 from lmjax.data.batches import order
 from lmjax.data.batches.pipeline import Pipeline
+from lmjax.data.batches.shuffle import Shuffled
 from lmjax.models import decode
 from lmjax.ops import attention, positions
 from lmjax.ops.dropout import dropout
@@ -147,7 +148,9 @@ def test_a_row_has_other_masks_with_another_seed_and_in_another_epoch(seed, epoc
 
   def draws(seed, epoch):
     drawn = lambda rows, keys: {'inputs': rows, 'drawn': order.draws(keys, 0, 1)[:, 0]}
-    made = Pipeline({'a': Rows()}, [1.0], drawn, {}, batch_size=8, vocab_size=9, seed=seed, total_steps=2)
+    made = Pipeline(
+      {'a': Shuffled(Rows(), 'a', seed)}, [1.0], drawn, {}, batch_size=8, vocab_size=9, seed=seed, total_steps=2
+    )
     batch = made.batch(epoch)
     return dict(zip(batch['inputs'][:, 0].tolist(), batch['drawn'].tolist()))
 

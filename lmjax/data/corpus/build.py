@@ -147,7 +147,10 @@ def _tokenizer(path: str) -> Tokenizer:
 
 
 def _make_in_process(job: Job, work: Work) -> unit.Entry | None:
-  return make(job, _tokenizer(job.tokenizer_file), work)
+  tokenizer = _tokenizer(job.tokenizer_file)
+  if tokenizer.hash != job.settings.tokenizer:
+    raise DataError(f'{job.tokenizer_file}: is another tokenizer; remove it, and it is written again')
+  return make(job, tokenizer, work)
 
 
 def _initialise() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from lmjax.data.corpus import fetched, shard
 from lmjax.data.sources import remote
 from lmjax.errors import DataError
-from lmjax.workdir.files import canonical_json
+from lmjax.workdir.files import canonical_json, json_digest
 
 
 class Cache:
@@ -43,6 +43,12 @@ class Cache:
     """Whether a token shard is there, and whole as far as its size tells."""
     return self.has(name) if remote.is_url(self.folder) else shard.is_whole(self.path(name))
 
+  def touch(self, name: str) -> None:
+    """Notes that a file was used, on a disk where that may be written."""
+    if not remote.is_url(self.folder):
+      with contextlib.suppress(OSError):
+        os.utime(self.path(name))
+
   def read(self, name: str) -> bytes | None:
     """Its content; None where it is not there."""
     path = self.path(name)
@@ -59,16 +65,17 @@ class Cache:
     return fetched.local(self.path(name))
 
   def read_json(self, name: str) -> Any:
-    """Its content; None where it is not there, or is not what was written."""
+    """What `write_json` wrote under this name; None where that is not there, or is damaged."""
     data = self.read(name)
     try:
-      return None if data is None else json.loads(data)
-    except ValueError:
+      found = None if data is None else json.loads(data)
+      return found['value'] if found is not None and found['digest'] == json_digest([name, found['value']]) else None
+    except (ValueError, KeyError, TypeError):
       return None
 
   def write_json(self, name: str, value: Any) -> None:
     """The same value gives the same bytes."""
-    self.write(name, canonical_json(value) + b'\n')
+    self.write(name, canonical_json({'value': value, 'digest': json_digest([name, value])}) + b'\n')
 
   def write(self, name: str, data: bytes) -> None:
     """Writes a file."""

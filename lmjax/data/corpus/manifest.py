@@ -32,6 +32,7 @@ class ShardRow(NamedTuple):
   documents: int
   train: tuple[int, int]  # documents and tokens of them
   held_out: tuple[int, int]
+  roles_crc32: int
 
 
 class SourceRow(NamedTuple):
@@ -46,7 +47,6 @@ class Manifest(NamedTuple):
   """A corpus."""
 
   id: str
-  roles_crc32: int  # of the file of roles
   tokenizer: str  # its hash
   vocab_size: int
   sources: dict[str, SourceRow]
@@ -136,7 +136,10 @@ def whole(cache: Cache, corpus: str) -> Manifest | None:
     return None
   names = [f'shards/{row.name}{shard.ENDING}' for source in manifest.sources.values() for row in source.shards]
   names += [f'corpora/{corpus}.{source}{shard.ENDING}' for source in manifest.sources]
-  return manifest if all(map(cache.has_shard, names)) else None
+  if not all(map(cache.has_shard, names)):
+    return None
+  cache.touch(f'corpora/{corpus}.json')
+  return manifest
 
 
 def _kept_bytes(config: DataConfig) -> int | None:
@@ -150,9 +153,9 @@ def read(cache: Cache, corpus: str) -> Manifest | None:
     return None
   sources = {}
   for name, source in found['sources']:  # in the order in which roles are
-    rows = [ShardRow(row[0], row[1], tuple(row[2]), tuple(row[3])) for row in source['shards']]
+    rows = [ShardRow(row[0], row[1], tuple(row[2]), tuple(row[3]), row[4]) for row in source['shards']]
     sources[name] = SourceRow(source['path'], rows, source['counts'])
-  return Manifest(corpus, found['roles_crc32'], found['tokenizer'], found['vocab_size'], sources)
+  return Manifest(corpus, found['tokenizer'], found['vocab_size'], sources)
 
 
 def _decide(
@@ -169,7 +172,7 @@ def _decide(
       here = roles[begin : begin + len(one.lengths)]
       begin += len(here)
       sizes = {role: (int((here == role).sum()), int(one.lengths[here == role].sum())) for role in (TRAIN, HELD_OUT)}
-      rows.append(ShardRow(name, len(here), sizes[TRAIN], sizes[HELD_OUT]))
+      rows.append(ShardRow(name, len(here), sizes[TRAIN], sizes[HELD_OUT], zlib.crc32(here.data)))
       counts.update(one.counts)
       counts['duplicates'] += int((here == standing.LEFT_OUT).sum())
       stands = here != standing.LEFT_OUT
@@ -183,22 +186,22 @@ def _decide(
     'vocab_size': tokenizer.vocab_size,
     'valid_fraction': config.valid_fraction,
     'held_out_bytes': _kept_bytes(config),
-    'roles_crc32': zlib.crc32(roles.data),
     'sources': [[name, source._asdict()] for name, source in sources.items()],
   }
-  corpus, crc32 = json_digest(content)[:32], zlib.crc32(roles.data)
+  corpus = json_digest(content)[:32]
   cache.write(f'corpora/{corpus}.roles', roles.tobytes())
   begin = 0
   for source, own in shards.items():
     here = roles[begin : begin + sum(len(one.lengths) for one in own)]
     begin += len(here)
-    cache.write(f'corpora/{corpus}.{source}{shard.ENDING}', _held_out(own, here, _kept_bytes(config)))
+    name = f'{corpus}.{source}'
+    cache.write(f'corpora/{name}{shard.ENDING}', _held_out(name, own, here, _kept_bytes(config)))
   cache.write_json(f'corpora/{corpus}.json', content)
-  return Manifest(corpus, crc32, tokenizer.hash, tokenizer.vocab_size, sources)
+  return Manifest(corpus, tokenizer.hash, tokenizer.vocab_size, sources)
 
 
 def _open(cache: Cache, name: str) -> shard.Shard:
-  return shard.opened(cache.local(f'shards/{name}{shard.ENDING}'), check=False)
+  return shard.opened(cache.local(f'shards/{name}{shard.ENDING}'), name, check=False)
 
 
 def _summed(entries: list[unit.Entry]) -> collections.Counter:
@@ -208,7 +211,7 @@ def _summed(entries: list[unit.Entry]) -> collections.Counter:
   return counts
 
 
-def _held_out(shards: list[shard.Shard], roles: np.ndarray, limit: int | None) -> bytes:
+def _held_out(name: str, shards: list[shard.Shard], roles: np.ndarray, limit: int | None) -> bytes:
   """A shard of the held-out documents of a source, those with the lowest digests first, up to a size."""
   tables, begin = [], 0
   for number, one in enumerate(shards):
@@ -227,10 +230,10 @@ def _held_out(shards: list[shard.Shard], roles: np.ndarray, limit: int | None) -
     rows.append((one, place, int(begins[place])))
   tokens = [one.tokens[start : start + one.lengths[place]] for one, place, start in rows]
   arrays = {'tokens': np.concatenate([np.zeros(0, shards[0].tokens.dtype), *tokens])}
-  for name in ('lengths', 'n_bytes', 'digests', 'normalised'):
-    dtype = getattr(shards[0], name).dtype
-    arrays[name] = np.array([getattr(one, name)[place] for one, place, _ in rows], dtype)
-  return shard.as_bytes(arrays, {})
+  for key in ('lengths', 'n_bytes', 'digests', 'normalised'):
+    dtype = getattr(shards[0], key).dtype
+    arrays[key] = np.array([getattr(one, key)[place] for one, place, _ in rows], dtype)
+  return shard.as_bytes(name, arrays, {})
 
 
 def check_splits(name: str, source: SourceRow, valid_fraction: float) -> None:

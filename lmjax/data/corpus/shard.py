@@ -6,7 +6,8 @@
   digests     uint64 [D], of its text
   normalised  uint64 [D], of its text whatever its case, white space and compatibility characters are
 
-The header's metadata has `facts`, JSON: what was counted (`counts`), and a checksum of each array (`crc32`).
+The header's metadata has `facts`, JSON: the shard's name, what was counted (`counts`), and a checksum of each array
+(`crc32`).
 """
 
 import json
@@ -40,12 +41,13 @@ class Shard(NamedTuple):
     return np.cumsum(self.lengths, dtype=np.int64) - self.lengths
 
 
-def as_bytes(arrays: Mapping[str, np.ndarray], counts: Mapping[str, int]) -> bytes:
-  """The file; the same arrays and counts give the same bytes."""
-  arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-  sums = {name: zlib.crc32(array.data) for name, array in sorted(arrays.items())}
+def as_bytes(name: str, arrays: Mapping[str, np.ndarray], counts: Mapping[str, int]) -> bytes:
+  """The file of that name; the same arrays and counts give the same bytes."""
+  arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+  sums = {key: zlib.crc32(array.data) for key, array in arrays.items()}
+  facts = {'name': name, 'counts': dict(counts), 'crc32': sums}
   # in one entry: the library writes several in any order
-  return save(arrays, {'facts': json.dumps({'counts': dict(counts), 'crc32': sums}, sort_keys=True)})
+  return save(arrays, {'facts': json.dumps(facts, sort_keys=True)})
 
 
 def is_whole(path: str) -> bool:
@@ -60,8 +62,8 @@ def is_whole(path: str) -> bool:
     return False
 
 
-def opened(path: str, check: bool = True) -> Shard:
-  """A shard on this machine; with `check` every byte is read against its checksum (about 1 GB/s).
+def opened(path: str, name: str, check: bool = True) -> Shard:
+  """The shard of that name, on this machine; with `check` every byte is read against its checksum (about 1 GB/s).
 
   Raises DataError: it is missing or damaged.
   """
@@ -72,11 +74,13 @@ def opened(path: str, check: bool = True) -> Shard:
         raise ValueError('it is cut short')
       header = json.loads(file.read(size))
     facts = json.loads(header.pop('__metadata__')['facts'])
-    arrays = {name: _mapped(path, 8 + size, entry) for name, entry in header.items()}
+    if facts['name'] != name:
+      raise ValueError(f'it is the shard {facts["name"]}')
+    arrays = {key: _mapped(path, 8 + size, entry) for key, entry in header.items()}
     if check:
-      for name, expected in facts['crc32'].items():
-        if zlib.crc32(np.ascontiguousarray(arrays[name]).data) != expected:
-          raise ValueError(f'{name} do not match their checksum')
+      for key, expected in facts['crc32'].items():
+        if zlib.crc32(np.ascontiguousarray(arrays[key]).data) != expected:
+          raise ValueError(f'{key} do not match their checksum')
     return Shard(**arrays, counts=facts['counts'])
   except (OSError, ValueError, KeyError, TypeError) as error:
     shown = f'{type(error).__name__}: {error}' if isinstance(error, KeyError | TypeError) else error

@@ -7,7 +7,7 @@ read, and what a document is (trained on, held out, left out) is a byte of a fil
 import functools
 import os
 import zlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class TokenStore:
     row: the source's row in the manifest.
   """
 
-  def __init__(self, name: str, corpus: Manifest, cache: Cache, tokenizer: Tokenizer):
+  def __init__(self, name: str, corpus: Manifest, cache: Cache, tokenizer: Any):
     self.name, self.row, self.tokenizer = name, corpus.sources[name], tokenizer
     self.fingerprint = corpus.id
     self._cache, self._corpus = cache, corpus.id
@@ -95,8 +95,8 @@ class TokenStore:
   @functools.cached_property
   def _roles(self) -> np.ndarray:
     path = self._cache.local(f'corpora/{self._corpus}.roles')
-    if os.path.getsize(path) != self._total:
-      raise DataError(f'{path}: has {os.path.getsize(path):,} bytes, not {self._total:,}; remove it, and run again')
+    if (size := os.path.getsize(path)) != self._total:
+      raise DataError(f'{path}: has {size:,} bytes, not {self._total:,}; remove it, and it is made again')
     return np.memmap(path, np.uint8, 'r')
 
   @functools.cached_property
@@ -107,14 +107,23 @@ class TokenStore:
 
   def open(self, number: int, check: bool = True) -> shard.Shard:
     """A shard by its number in the source. Raises DataError: it is missing or damaged."""
-    return shard.opened(self._cache.local(f'shards/{self.row.shards[number].name}{shard.ENDING}'), check)
+    name = self.row.shards[number].name
+    return shard.opened(self._cache.local(f'shards/{name}{shard.ENDING}'), name, check)
+
+  def roles(self, number: int) -> np.ndarray:
+    """uint8, what each document of a shard is: see `standing`. Raises DataError: they are damaged."""
+    first, row = self._firsts[number], self.row.shards[number]
+    found = self._roles[first : first + row.documents]
+    if zlib.crc32(np.ascontiguousarray(found).data) != row.roles_crc32:
+      path = self._cache.path(f'corpora/{self._corpus}.roles')
+      raise DataError(f'{path}: does not match its checksum; remove it, and it is made again')
+    return found
 
   def train(self, numbers: list[int], check: bool = True) -> Documents:
     """The training documents of some shards, in their order; with `check` each shard is read against its checksums."""
     tokens, tables = [], []
     for place, number in enumerate(numbers):
-      one, first = self.open(number, check), self._firsts[number]
-      places = np.flatnonzero(self._roles[first : first + len(one.lengths)] == TRAIN)
+      one, places = self.open(number, check), np.flatnonzero(self.roles(number) == TRAIN)
       tokens.append(one.tokens)
       lengths = np.asarray(one.lengths)[places].astype(np.int64)
       tables.append((np.full(len(places), place, np.int32), one.starts[places], lengths))
@@ -123,8 +132,8 @@ class TokenStore:
   @functools.cached_property
   def held_out(self) -> HeldOut:
     """Those that are kept for evaluations: all, or the first 64 MB of text and as much as `data.valid_bytes`."""
-    path = self._cache.local(f'corpora/{self._corpus}.{self.name}{shard.ENDING}')
-    one = shard.opened(path)
+    name = f'{self._corpus}.{self.name}'
+    one = shard.opened(self._cache.local(f'corpora/{name}{shard.ENDING}'), name)
     lengths = one.lengths.astype(np.int64)
     documents = Documents([one.tokens], np.zeros(len(lengths), np.int32), one.starts, lengths)
     return HeldOut(documents, one.n_bytes.astype(np.int64))
@@ -178,13 +187,9 @@ def verify(cache_dir: str, name: str, corpus: str) -> str | None:
   found = manifest.read(cache, corpus)
   if found is None:
     return None
-  roles = cache.local(f'corpora/{corpus}.roles')
-  with open(roles, 'rb') as file:
-    if zlib.crc32(file.read()) != found.roles_crc32:
-      raise DataError(f'{roles}: does not match its checksum; remove {cache.folder}/corpora, and run again')
-  rows = found.sources[name].shards
-  for row in rows:
-    shard.opened(cache.local(f'shards/{row.name}{shard.ENDING}'))
-  shard.opened(cache.local(f'corpora/{corpus}.{name}{shard.ENDING}'))
-  tokens = sum(row.train[1] + row.held_out[1] for row in rows)
+  store = TokenStore(name, found, cache, None)
+  rows = store.row.shards
+  for number in range(len(rows)):
+    store.train([number])
+  tokens = int(store.held_out.documents.lengths.sum()) and sum(row.train[1] + row.held_out[1] for row in rows)
   return f'{tokens:,} tokens in {len(rows):,} shards in {cache.folder}'

@@ -7,11 +7,13 @@ is decided later, from the digests in all shards: `standing`.
 
 import collections
 import hashlib
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lmjax.console import print_line
 from lmjax.data.config import BadText
 from lmjax.data.corpus import shard
 from lmjax.data.corpus.cache import Cache
@@ -27,6 +29,8 @@ _SHARD_BYTES = 32_000_000
 # What is encoded at once.
 _CHUNK_BYTES, _CHUNK_DOCUMENTS = 4_000_000, 16_384
 _PIECE_CHARACTERS = 16_384
+# A text of so many characters is long for a tokenizer that takes it whole.
+_LONG_WHOLE_TEXT = 100_000
 # What is counted of tokenizers that do not know every text.
 UNKNOWN = ('unknown_tokens', 'unknown_bytes')
 
@@ -65,7 +69,7 @@ def build(work: documents.Work, settings: Settings, tokenizer: Tokenizer, cache:
   for texts in _shards_of(documents.texts_of(work, settings.bad_text, counts)):
     name = _name(texts, settings)
     if not cache.has_shard(f'shards/{name}{shard.ENDING}'):
-      cache.write(f'shards/{name}{shard.ENDING}', shard.as_bytes(*_encoded(texts, tokenizer)))
+      cache.write(f'shards/{name}{shard.ENDING}', shard.as_bytes(name, *_encoded(texts, tokenizer)))
     names.append(name)
   kept = ('documents', 'bytes', 'empty', 'replaced', 'skipped')
   return Entry(names, {name: counts[name] for name in kept})
@@ -99,6 +103,7 @@ def _encoded(texts: list[str], tokenizer: Tokenizer) -> tuple[dict[str, np.ndarr
   counts = dict.fromkeys(('empty', *UNKNOWN), 0)
   tokens, table = [np.zeros(0, dtype)], []
   for chunk in _chunks(texts):
+    _estimate(chunk, tokenizer)
     for text, encoded in zip(chunk, _encode(chunk, tokenizer)):
       ids = np.concatenate([ids for ids, _ in encoded])
       counts['unknown_bytes'] += sum(unknown for _, unknown in encoded)
@@ -129,6 +134,22 @@ def _chunks(texts: list[str]) -> Iterator[list[str]]:
       chunk, size = [], 0
   if chunk:
     yield chunk
+
+
+def _estimate(texts: list[str], tokenizer: Tokenizer) -> None:
+  """Says how long the longest text will take a tokenizer that cannot be given it in pieces."""
+  longest = max(texts, key=len, default='')
+  if not tokenizer.takes_whole_texts or len(longest) < _LONG_WHOLE_TEXT:
+    return
+  began = time.monotonic()
+  tokenizer.encode(longest[: _LONG_WHOLE_TEXT // 4])
+  # measured: 17 to 26 times the time for 8 times the text
+  seconds = (time.monotonic() - began) * (len(longest) / (_LONG_WHOLE_TEXT // 4)) ** 1.5
+  megabytes = len(longest) / 1e6
+  print_line(
+    f'a document of {megabytes:.1f} MB takes about {seconds:.0f} s ({megabytes / seconds:.2f} MB/s): its tokenizer has '
+    'no pre-tokenizer and cannot be given pieces; cut such documents, or take another tokenizer'
+  )
 
 
 def _encode(texts: list[str], tokenizer: Tokenizer) -> Iterator[list[tuple[np.ndarray, int]]]:

@@ -12,7 +12,8 @@ import pytest
 import tokenizers
 
 from lmjax.data.config import SPECIAL_TOKENS, TokenizerConfig
-from lmjax.data.tokens import store, trainer
+from lmjax.data.corpus import unit
+from lmjax.data.tokens import trainer
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.data.tokens.trainer import sample, train_tokenizer
 from lmjax.errors import DataError
@@ -176,13 +177,13 @@ def test_tokens_that_reach_over_spaces_keep_texts_whole(tmp_path, capsys):
   tokenizer = whole_texts(False, crossing=True)
   assert any('▁' in token[1:].lstrip('▁') for token in tokenizer._ids)
   assert tokenizer.takes_whole_texts and len(tokenizer.pieces('the cat sat on ' * 9, 10)) == 1
-  store._estimate(tokenizer, ['short', ''.join(TEXTS * 30)])
+  unit._estimate(['short', ''.join(TEXTS * 30)], tokenizer)
   said = capsys.readouterr().out
   assert re.match(r'a document of 0.1 MB takes about \d+ s \(\d+\.\d\d MB/s\): its tokenizer has no pre-tok', said), (
     said
   )
-  store._estimate(tokenizer, ['short'])
-  store._estimate(whole_texts(True), [''.join(TEXTS * 30)])
+  unit._estimate(['short'], tokenizer)
+  unit._estimate([''.join(TEXTS * 30)], whole_texts(True))
   assert not capsys.readouterr().out
 
 
