@@ -41,7 +41,9 @@ DAMAGES = {
   'tokenizer.json': ('tokenizer.json', 4),
   'metrics.jsonl': ('metrics.jsonl', 4),
   'results.json': ('results.json', 4),
-  '../cache/main-*/train/tokens.bin': ('token store main', 3),
+  '../cache/shards/*': ('token store main', 3),
+  '../cache/corpora/*.roles': ('token store main', 3),
+  '../cache/corpora/*.safetensors': ('token store main', 3),
 }
 
 

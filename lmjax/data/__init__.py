@@ -1,2 +1,2 @@
-"""From text to batches: sources, tokenizer, token store, row layouts, transforms, pipeline. NumPy only, no
+"""From text to batches: sources, tokenizer, token shards, row layouts, transforms, pipeline. NumPy only, no
 JAX."""

@@ -92,7 +92,7 @@ class DataConfig:
   valid_fraction: share of the documents held out for validation
   valid_bytes: how many bytes of held-out text an evaluation reads per source; None for all
   bad_text: what to do about text that is not UTF-8: 'raise' an error, 'replace' it, 'skip' the document
-  cache_dir: folder of the token stores and trained tokenizers
+  cache_dir: folder, or address, of token shards and trained tokenizers; hosts that share it share the work
   max_unknown: share of a source's bytes, at most, that no known token of the tokenizer stands for
   """
 
@@ -126,9 +126,6 @@ class DataConfig:
       yield 'length', 'must leave room between [CLS] and [SEP]', 'set it to 3 or more'
     if not self.cache_dir:
       yield 'cache_dir', 'must name a folder', "set it to one, such as 'cache'"
-    elif '://' in self.cache_dir:
-      rule = 'must be on a local disk: token stores are mapped into memory'
-      yield 'cache_dir', rule, "set it to one of each host, such as '~/.cache/lmjax'"
 
 
 @section

@@ -290,7 +290,8 @@ def data_of(config):
   store = stores['main']
   example = task.eval_batch_of(stores, store)
   valid = pipeline.valid_batches(config.data, store, task.row_spec(), example, batch_size=config.data.batch_size)
-  return os.path.dirname(store.train.tokens.filename), digest_of([data.batch(0), data.batch(5), *valid])
+  where = os.path.dirname(store.open(0).tokens.filename), store.fingerprint
+  return where, digest_of([data.batch(0), data.batch(5), *valid])
 
 
 def digest_of(batches):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from lmjax.data.config import DataConfig
-from lmjax.data.corpus import shard, unit
+from lmjax.data.corpus import fetched, shard, unit
 from lmjax.data.corpus.cache import Cache
 from lmjax.data.sources import remote
 from lmjax.data.sources.documents import Work
@@ -143,7 +143,7 @@ def _claimed(cache: Cache, key: str) -> Iterator[bool]:
 
 @functools.cache
 def _tokenizer(path: str) -> Tokenizer:
-  return Tokenizer.load(path)
+  return Tokenizer.load(fetched.local(path))
 
 
 def _make_in_process(job: Job, work: Work) -> unit.Entry | None:

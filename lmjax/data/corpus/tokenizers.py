@@ -58,7 +58,7 @@ def _kept(cache: Cache, name: str) -> Tokenizer | None:
   if saved is None:
     return None
   with contextlib.suppress(DataError):
-    found = Tokenizer.load(cache.path(name))
+    found = Tokenizer.load(cache.local(name))
     return found if found.hash == saved.decode() else None
   return None
 
