@@ -148,7 +148,7 @@ def make(
     'rows': config.rows,
     'spec': dataclasses.asdict(spec),
   }
-  rows_of = {name: Windows(stores[name], config.rows, spec, seed) for name in config.sources}
+  rows_of = {name: Windows(stores[name], config.rows, spec, seed, len(stores)) for name in config.sources}
   for name, rows in rows_of.items():
     if not len(rows):
       given = f'{stores[name].train_tokens:,} tokens of training text; one row takes {spec.size:,}'

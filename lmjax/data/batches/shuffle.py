@@ -15,8 +15,9 @@ from lmjax.data.batches.order import key_of, permute
 from lmjax.data.batches.packing import Kind, RowLayout, RowSpec, rows_of_documents, rows_of_stream
 from lmjax.data.corpus.store import TokenStore
 
-# A window has shards until it has so many tokens, or so many documents, at about 50 bytes each.
-_WINDOW_TOKENS, _WINDOW_DOCUMENTS = 64_000_000, 1_000_000
+# A window has shards until it has so many tokens, or so many documents, at about 40 bytes each; of a mixture of more
+# sources than so many it has less, since each has a window or two in memory.
+_WINDOW_TOKENS, _WINDOW_DOCUMENTS, _SOURCES = 64_000_000, 1_000_000, 4
 
 
 class Layout(Protocol):
@@ -57,16 +58,16 @@ class Shuffled:
 
 
 class Windows:
-  """The training rows of a source; `len` is the same in each epoch."""
+  """The training rows of a source, of so many of a mixture; `len` is the same in each epoch."""
 
-  def __init__(self, store: TokenStore, kind: Kind, spec: RowSpec, seed: int):
+  def __init__(self, store: TokenStore, kind: Kind, spec: RowSpec, seed: int, sources: int = 1):
     self._store, self._kind, self._spec, self._seed = store, kind, spec, seed
     shards = [number for number, row in enumerate(store.row.shards) if row.train[0]]
     order = permute(np.arange(len(shards)), len(shards), key_of('shards', seed, store.name)) if shards else []
     self._windows: list[list[int]] = [[]]
-    documents = tokens = 0
+    documents, tokens, share = 0, 0, min(_SOURCES / sources, 1)
     for number in (shards[place] for place in order):
-      if documents >= _WINDOW_DOCUMENTS or tokens >= _WINDOW_TOKENS:
+      if documents >= share * _WINDOW_DOCUMENTS or tokens >= share * _WINDOW_TOKENS:
         self._windows.append([])
         documents = tokens = 0
       self._windows[-1].append(number)
@@ -74,9 +75,9 @@ class Windows:
       tokens += store.row.shards[number].train[1]
     self._sizes = np.array([self._rows_of(window) for window in self._windows], np.int64)
     self._firsts = np.cumsum(self._sizes) - self._sizes
-    # of two epochs, and of two windows at their border
-    self._layout = functools.lru_cache(4)(self._laid_out)
-    self._order = functools.lru_cache(4)(self._ordered)
+    # two at the border of windows or epochs
+    self._layout = functools.lru_cache(2)(self._laid_out)
+    self._order = functools.lru_cache(2)(self._ordered)
 
   def __len__(self) -> int:
     return int(self._sizes.sum())

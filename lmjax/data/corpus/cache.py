@@ -12,15 +12,20 @@ The content of a file follows from its name: two that write the same one write t
 """
 
 import contextlib
+import glob
 import json
 import os
 import secrets
+import tempfile
+import time
 from collections.abc import Iterator
 from typing import Any
 
+from lmjax.console import print_line
 from lmjax.data.corpus import fetched, shard
 from lmjax.data.sources import remote
 from lmjax.errors import DataError
+from lmjax.workdir import lock
 from lmjax.workdir.files import canonical_json, json_digest
 
 
@@ -103,14 +108,50 @@ class Cache:
         with contextlib.suppress(OSError):
           os.unlink(local)
     except OSError as error:
-      rule = 'data.cache_dir must be a folder with room for the token shards'
-      remedy = 'free some, or name another; what is finished stays'
-      raise DataError(f'{self.folder}: {error.strerror or error}; {rule}; {remedy}') from None
+      raise self._unwritable(error) from None
+
+  @contextlib.contextmanager
+  def claimed(self, name: str, waiting: str | None = None) -> Iterator[bool]:
+    """Whether nobody else holds a name; with a line to print while it is `waiting`, once nobody does.
+
+    Where there are no locks, several may hold it.
+
+    Raises DataError: nothing can be written here.
+    """
+    if remote.is_url(self.folder):
+      yield True
+      return
+    path = self.path(name)
+    try:
+      os.makedirs(os.path.dirname(path), exist_ok=True)
+      file = open(path, 'a')
+    except OSError as error:
+      raise self._unwritable(error) from None
+    with file:
+      is_ours = lock.acquire(file, wait=False) is not False
+      if not is_ours and waiting is not None:
+        print_line(waiting)
+        is_ours = lock.acquire(file, wait=True) is not False
+      yield is_ours
+      if is_ours:
+        with contextlib.suppress(OSError):
+          os.unlink(path)
+
+  def clear_temporary(self) -> None:
+    """Removes what builds that were killed left; what is younger than an hour may be in use."""
+    if not remote.is_url(self.folder):
+      for path in glob.glob(os.path.join(glob.escape(self.folder), '*', '*.tmp')):
+        with contextlib.suppress(OSError):
+          if os.path.getmtime(path) < time.time() - 3_600:
+            os.unlink(path)
+
+  def _unwritable(self, error: OSError) -> DataError:
+    rule = 'data.cache_dir must be a folder with room for the token shards'
+    remedy = 'free some, or name another; what is finished stays'
+    return DataError(f'{self.folder}: {error.strerror or error}; {rule}; {remedy}')
 
 
 @contextlib.contextmanager
 def _temporary() -> Iterator[str]:
-  import tempfile
-
   with tempfile.TemporaryDirectory() as folder:
     yield os.path.join(folder, 'file')

@@ -65,8 +65,7 @@ def find(config: DataConfig, tokenizer: Tokenizer, share: build.Share, progress:
   Raises DataError: a source cannot be read, a split would be empty, or the cache cannot be written.
   """
   cache, listing = Cache(config.cache_dir), _listing(config, tokenizer.hash)
-  found = cache.read_json(f'listed/{listing}.json')
-  if found is not None and (manifest := whole(cache, found['corpus'])) is not None:
+  if (manifest := _listed(cache, listing)) is not None:
     return manifest
   began = time.monotonic()
   works = {name: list(documents.works_of(source, build.WORK_BYTES)) for name, source in config.sources.items()}
@@ -74,11 +73,21 @@ def find(config: DataConfig, tokenizer: Tokenizer, share: build.Share, progress:
   if None in entries:
     return None
   rest = iter(entries)
-  manifest = _decide(config, tokenizer, cache, {name: [next(rest) for _ in own] for name, own in works.items()})
-  cache.write_json(f'listed/{listing}.json', {'corpus': manifest.id})
+  by_source = {name: [next(rest) for _ in own] for name, own in works.items()}
+  with cache.claimed(f'listed/{listing}.lock', 'waiting for another process that decides which documents stand'):
+    if (manifest := _listed(cache, listing)) is not None:
+      return manifest
+    manifest = _decide(config, tokenizer, cache, by_source)
+    cache.write_json(f'listed/{listing}.json', {'corpus': manifest.id})
   if progress:
     _report(manifest, tokenizer, time.monotonic() - began)
   return manifest
+
+
+def _listed(cache: Cache, listing: str) -> Manifest | None:
+  """The corpus that a listing led to, where the cache has all of it."""
+  found = cache.read_json(f'listed/{listing}.json')
+  return None if found is None else whole(cache, found['corpus'])
 
 
 def _report(manifest: Manifest, tokenizer: Tokenizer, seconds: float) -> None:
@@ -222,17 +231,18 @@ def _held_out(name: str, shards: list[shard.Shard], roles: np.ndarray, limit: in
   order = np.lexsort((places, numbers, digests))
   if limit is not None:
     order = order[: int(np.searchsorted(np.cumsum(sizes[order], dtype=np.int64), limit)) + 1]
-  starts: dict[int, np.ndarray] = {}
-  rows = []
-  for number, place in zip(numbers[order].tolist(), places[order].tolist()):
-    one = shards[number]
-    begins = starts.setdefault(number, one.starts)
-    rows.append((one, place, int(begins[place])))
-  tokens = [one.tokens[start : start + one.lengths[place]] for one, place, start in rows]
-  arrays = {'tokens': np.concatenate([np.zeros(0, shards[0].tokens.dtype), *tokens])}
-  for key in ('lengths', 'n_bytes', 'digests', 'normalised'):
-    dtype = getattr(shards[0], key).dtype
-    arrays[key] = np.array([getattr(one, key)[place] for one, place, _ in rows], dtype)
+  numbers, places = numbers[order], places[order]
+  tokens: list[np.ndarray] = [np.zeros(0, shards[0].tokens.dtype)] * len(order)
+  arrays = {key: np.zeros(len(order), getattr(shards[0], key).dtype) for key in shard.COLUMNS}
+  for number in np.unique(numbers):  # the table of one shard at a time
+    one, here = shards[number], np.flatnonzero(numbers == number)
+    starts = one.starts
+    for key in shard.COLUMNS:
+      arrays[key][here] = getattr(one, key)[places[here]]
+    for index in here.tolist():
+      start = int(starts[places[index]])
+      tokens[index] = np.array(one.tokens[start : start + int(one.lengths[places[index]])])
+  arrays['tokens'] = np.concatenate([np.zeros(0, shards[0].tokens.dtype), *tokens])
   return shard.as_bytes(name, arrays, {})
 
 

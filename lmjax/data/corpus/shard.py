@@ -22,6 +22,8 @@ from safetensors.numpy import save
 from lmjax.errors import DataError
 
 ENDING = '.safetensors'
+# What is kept of each document.
+COLUMNS = ('lengths', 'n_bytes', 'digests', 'normalised')
 _DTYPES = {'U16': '<u2', 'U32': '<u4', 'U64': '<u8'}
 
 

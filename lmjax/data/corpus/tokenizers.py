@@ -2,20 +2,17 @@
 
 import collections
 import contextlib
-import os
 from collections.abc import Iterator
 
-from lmjax.console import print_line
 from lmjax.data.config import DataConfig, SourceConfig
 from lmjax.data.corpus import build
 from lmjax.data.corpus.cache import Cache
 from lmjax.data.corpus.unit import FORMAT
 from lmjax.data.digests import normalised_digest64
-from lmjax.data.sources import documents, remote
+from lmjax.data.sources import documents
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.data.tokens.trainer import sample, train_tokenizer
 from lmjax.errors import DataError
-from lmjax.workdir import lock
 from lmjax.workdir.files import json_digest
 
 
@@ -38,7 +35,7 @@ def prepare(config: DataConfig) -> Tokenizer:
   cache, name = Cache(config.cache_dir), f'tokenizer-{json_digest(origin)[:16]}.json'
   if (found := _kept(cache, name)) is not None:
     return found
-  with _alone(cache, name):
+  with cache.claimed(f'{name}.lock', 'waiting for the tokenizer that another process trains'):
     if (found := _kept(cache, name)) is not None:
       return found
     limits = _held_out(config)
@@ -61,28 +58,6 @@ def _kept(cache: Cache, name: str) -> Tokenizer | None:
     found = Tokenizer.load(cache.local(name))
     return found if found.hash == saved.decode() else None
   return None
-
-
-@contextlib.contextmanager
-def _alone(cache: Cache, name: str) -> Iterator[None]:
-  """Waits for another process that trains the same."""
-  if remote.is_url(cache.folder):
-    yield
-    return
-  path = cache.path(f'{name}.lock')
-  try:
-    os.makedirs(cache.folder, exist_ok=True)
-    file = open(path, 'a')
-  except OSError as error:
-    rule = 'data.cache_dir must be a folder with room for the token shards'
-    raise DataError(f'{cache.folder}: {error.strerror}; {rule}; free some, or name another') from None
-  with file:
-    if lock.acquire(file, wait=False) is False:
-      print_line('waiting for the tokenizer that another process trains')
-      lock.acquire(file, wait=True)
-    yield
-    with contextlib.suppress(OSError):
-      os.unlink(path)
 
 
 def _held_out(config: DataConfig) -> tuple[int, set[int]]:

@@ -9,7 +9,7 @@ import collections
 import hashlib
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,16 +47,45 @@ class Settings(NamedTuple):
     return json_digest([FORMAT, *self])
 
 
+class Job(NamedTuple):
+  """What a process needs to make a work, besides the work."""
+
+  cache_dir: str
+  settings: Settings
+  tokenizer_file: str
+
+  def key(self, work: documents.Work) -> str:
+    """Names the entry of a work in the cache."""
+    return json_digest([self.settings.key, work.facts])
+
+
 class Entry(NamedTuple):
   """What was found in a work."""
 
   shards: list[str]  # names, without folder and ending
   counts: dict[str, int]  # of documents: read, empty, repaired, skipped
 
-  @property
-  def as_json(self) -> dict[str, Any]:
-    """For the cache."""
-    return {'shards': self.shards, 'counts': self.counts}
+
+def found_entry(cache: Cache, key: str) -> Entry | None:
+  """What the cache has of a work, where all of its shards are there."""
+  found = cache.read_json(f'read/{key}.json')
+  if found is None:
+    return None
+  entry = Entry(**found)
+  return entry if all(cache.has_shard(f'shards/{name}{shard.ENDING}') for name in entry.shards) else None
+
+
+def make(job: Job, tokenizer: Tokenizer, work: documents.Work) -> Entry | None:
+  """The entry of a work, made if it is not there; None: another process is making it."""
+  cache, key = Cache(job.cache_dir), job.key(work)
+  with cache.claimed(f'read/{key}.lock') as is_ours:
+    if (entry := found_entry(cache, key)) is not None:
+      return entry
+    if not is_ours:
+      return None
+    entry = build(work, job.settings, tokenizer, cache)
+    cache.write_json(f'read/{key}.json', entry._asdict())
+    return entry
 
 
 def build(work: documents.Work, settings: Settings, tokenizer: Tokenizer, cache: Cache) -> Entry:
@@ -118,7 +147,7 @@ def _encoded(texts: list[str], tokenizer: Tokenizer) -> tuple[dict[str, np.ndarr
       table.append((len(ids), len(data), digest64(data), normalised_digest64(text)))
   columns = zip(*table) if table else [()] * 4
   arrays = {'tokens': np.concatenate(tokens)}
-  for name, column, kind in zip(('lengths', 'n_bytes', 'digests', 'normalised'), columns, ('<u4', '<u4', '<u8', '<u8')):
+  for name, column, kind in zip(shard.COLUMNS, columns, ('<u4', '<u4', '<u8', '<u8')):
     arrays[name] = np.array(column, kind)
   return arrays, counts
 

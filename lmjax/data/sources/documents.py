@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lmjax.data.config import BadText, SourceConfig
 from lmjax.data.digests import digest64
-from lmjax.data.sources import files, listing, pydoc, tfds
+from lmjax.data.sources import files, listing, pydoc, remote, tfds
 from lmjax.data.sources.pieces import Piece, pieces_of
 from lmjax.errors import DataError
 
@@ -31,12 +31,17 @@ class Work(NamedTuple):
     """JSON-able: what a listing says of it, which changes when its content may have changed."""
     if not self.pieces:
       return [self.field, identity(self.path)]
-    return [self.field, *([*piece.file, piece.part] for piece in self.pieces)]
+    return [self.field, *([*_moved(piece.file), piece.part] for piece in self.pieces)]
 
   @property
   def size(self) -> int:
     """About how many bytes are read."""
     return sum(piece.file.size if piece.part is None else _share(piece) for piece in self.pieces)
+
+
+def _moved(file: listing.File) -> listing.File:
+  """A file of this machine by its name alone: a corpus may be moved."""
+  return file if remote.is_url(file.name) else file._replace(name=os.path.basename(file.name))
 
 
 def _share(piece: Piece) -> int:
