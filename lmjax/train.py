@@ -94,7 +94,7 @@ def _run_one(config, source: Source | None, workdir: str, mesh, log: Log, watch:
     initial = initialize.initialize(task, tx, mesh, seed, steps, checkpoints, metadata, source, plan, log)
     state, first = initial.state, initial.step
     last = first if initial.resumed else -1  # the last step whose lines an earlier process wrote
-    log(progress.banner(task, seed, steps, mesh, state.params, data, workdir))
+    log(progress.banner(task, seed, batches, steps, mesh, state.params, data, workdir))
     log(initial.message)
 
     stop = preemption.StopSignal()

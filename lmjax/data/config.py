@@ -33,11 +33,13 @@ class SourceConfig:
   field: the field, column or key that holds the text; a.b is the key 'a.b' where there is one, else b inside a. None
     for pydoc and plain text (.txt, .md); in a folder with both it is that of the files with fields
   weight: share of the rows drawn from this source, relative to the other sources
+  max_epochs: how often a run may read it, at most; one that would read it more often is refused
   """
 
   path: str
   field: str | None
   weight: PositiveFloat
+  max_epochs: PositiveFloat | None = None
 
   def problems(self) -> Iterator[tuple[str, str, str]]:
     """(setting, rule, remedy) of each rule between the settings that does not hold."""
@@ -94,6 +96,8 @@ class DataConfig:
   bad_text: what to do about text that is not UTF-8: 'raise' an error, 'replace' it, 'skip' the document
   cache_dir: folder, or address, of token shards and trained tokenizers; hosts that share it share the work
   max_unknown: share of a source's bytes, at most, that no known token of the tokenizer stands for
+  temperature: each weight is multiplied by tokens ** (1 / temperature) of its source, so 1 draws by size, and more evens
+    out; None leaves them as they are
   """
 
   sources: dict[str, SourceConfig]
@@ -107,9 +111,12 @@ class DataConfig:
   bad_text: BadText
   cache_dir: str
   max_unknown: Share = 0.01
+  temperature: PositiveFloat | None = None
 
   def problems(self) -> Iterator[tuple[str, str, str]]:
     """(setting, rule, remedy) of each rule between the settings that does not hold."""
+    if self.temperature is not None and len(self.sources) == 1:
+      yield 'temperature', 'has no effect with one source', 'set it to None'
     if self.valid_fraction == 1:  # of the class, but not of a run: an evaluation of other text holds all of it out
       yield 'valid_fraction', 'must be below 1, or nothing is trained on', 'set it to 0.1, say'
     if not self.sources:

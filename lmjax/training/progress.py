@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from lmjax import metrics, profile
+from lmjax.data.batches.pipeline import Pipeline
 from lmjax.errors import NonFiniteError
 from lmjax.models import flops
 from lmjax.models.config import ModelConfig
@@ -18,6 +19,9 @@ from lmjax.schema.slices import TrainConfig
 from lmjax.tasks.base import Task
 from lmjax.tasks.table import TASKS
 from lmjax.workdir.run_files import RunFiles
+
+# Sources that are named before a run.
+_SHOWN_SOURCES = 10
 
 
 @dataclasses.dataclass
@@ -139,7 +143,7 @@ def attention_rows(m: ModelConfig) -> list[tuple[str, str]]:
   return [('attention', f'{chosen}: {fastest} has no {" and no ".join(f"model.{name}" for name in alone)}')]
 
 
-def banner(task: Task, seed: int, steps: int, mesh, params, data, workdir: str) -> str:
+def banner(task: Task, seed: int, batches: Pipeline, steps: int, mesh, params, data, workdir: str) -> str:
   """What a person wants to know before the first step."""
   m, d = task.model.backbone.config, task.data
   kind = f'{jax.devices()[0].device_kind} ({jax.default_backend()})'
@@ -150,12 +154,20 @@ def banner(task: Task, seed: int, steps: int, mesh, params, data, workdir: str) 
     *attention_rows(m),
     ('parameters', f'{metrics.count(params):,}, vocabulary {task.model.backbone.vocab_size:,}'),
     ('data', task.describe(data)),
+    ('epochs', epochs_line(batches)),
     ('batch', f'{d.batch_size} rows x {d.length} = {d.batch_size * d.length:,} tokens a step, {steps:,} steps'),
     ('devices', f'{mesh.size} x {kind}; mesh {shape}; {jax.process_count()} host(s)'),
     ('FLOPs a step', f'{step_flops(task):.3e} ({flops.FLOPS_COUNT})'),
     ('workdir', workdir if '://' in workdir else os.path.abspath(workdir)),
   ]
   return '\n'.join(f'{name:>13}  {text}' for name, text in rows)
+
+
+def epochs_line(batches: Pipeline) -> str:
+  """How often each source is read; of many those that are read most often."""
+  plans = sorted(batches.plan().items(), key=lambda item: -item[1]['epochs'])
+  shown = [f'{name} {plan["epochs"]:.3g} ({plan["share"]:.3g} of the rows)' for name, plan in plans[:_SHOWN_SOURCES]]
+  return ', '.join(shown) + (f', and {len(plans) - _SHOWN_SOURCES:,} less often' if len(plans) > _SHOWN_SOURCES else '')
 
 
 def farewell(task: Task, workdir: str, results: dict) -> str:

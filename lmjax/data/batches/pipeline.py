@@ -97,6 +97,15 @@ class Pipeline:
         found[place] = (name, epoch, here.first + row)
     return found
 
+  def plan(self) -> dict[str, dict[str, float]]:
+    """Of each source its `share` of the rows, and how many `epochs` of it the run reads."""
+    shares = self._mixture.counts / self._mixture.slots
+    rows = self._total_steps * self._batch_size
+    return {
+      name: {'share': float(share), 'epochs': float(rows * share / self.rows_per_epoch[name])}
+      for name, share in zip(self._rows_of, shares)
+    }
+
   def documents(self, step: int) -> list[list[tuple[int, int]]]:
     """Of each row of the whole batch (document, where in the row it begins), for display."""
     found: list[list[tuple[int, int]]] = [[]] * self._batch_size
@@ -143,8 +152,9 @@ def make(
   Raises DataError: a source has too little text for one row, or the batch cannot be shared equally.
   """
   [vocab_size] = {store.tokenizer.vocab_size for store in stores.values()}
+  weights = weights_of(config, stores)
   contents = {
-    'sources': [[name, stores[name].fingerprint, source.weight] for name, source in config.sources.items()],
+    'sources': [[name, stores[name].fingerprint, weight] for name, weight in zip(config.sources, weights)],
     'rows': config.rows,
     'spec': dataclasses.asdict(spec),
   }
@@ -153,9 +163,21 @@ def make(
     if not len(rows):
       given = f'{stores[name].train_tokens:,} tokens of training text; one row takes {spec.size:,}'
       raise DataError(f'{name}: {given}; add text, or lower data.length')
-  weights = [source.weight for source in config.sources.values()]
   sizes = {'batch_size': config.batch_size, 'vocab_size': vocab_size}
-  return Pipeline(rows_of, weights, transform, contents, seed=seed, **sizes, **run)
+  made = Pipeline(rows_of, weights, transform, contents, seed=seed, **sizes, **run)
+  for name, plan in made.plan().items():
+    limit = config.sources[name].max_epochs
+    if limit is not None and plan['epochs'] > limit:
+      given = f'data.sources.{name}.max_epochs = {limit:g}: the run would read it {plan["epochs"]:.1f} times'
+      remedy = f'lower its weight to {limit / plan["epochs"]:.2g} of what it is, train for fewer steps, or raise it'
+      raise DataError(f'{given}; it must not be read more often; {remedy}')
+  return made
+
+
+def weights_of(config: DataConfig, stores: Mapping[str, TokenStore]) -> list[float]:
+  """Of the sources, in their order, with `data.temperature`."""
+  power = 0.0 if config.temperature is None else 1 / config.temperature
+  return [source.weight * stores[name].train_tokens ** power for name, source in config.sources.items()]
 
 
 class ValidBatches:

@@ -283,6 +283,31 @@ def test_a_document_is_cut_between_two_characters(tmp_path, run):
     assert limit - 4 < len(text) <= limit and text.decode() and found.n_bytes.sum() == len(text)
 
 
+def test_what_a_run_reads_is_planned_and_limited(run):
+  made = run.make()
+  plan, rows = made.plan(), [name for step in range(STEPS) for name, _, _ in made.rows(step)]
+  for name, one in plan.items():
+    assert one['share'] == pytest.approx(rows.count(name) / len(rows), abs=0.01)
+    assert one['epochs'] == pytest.approx(rows.count(name) / made.rows_per_epoch[name], rel=0.02)
+  sources = {name: dataclasses.replace(source, max_epochs=1.0) for name, source in run.config.sources.items()}
+  assert max(one['epochs'] for one in plan.values()) > 1
+  limit = (
+    r'data.sources.\w+.max_epochs = 3: the run would read it \d+.\d times; .* lower its weight to 0.\d+ of what it is'
+  )
+  with pytest.raises(DataError, match=limit):
+    run.make(config=dataclasses.replace(run.config, sources=sources))
+
+
+def test_temperature_draws_by_size(run):
+  tokens = [store.train_tokens for store in run.stores.values()]
+  even = {name: dataclasses.replace(source, weight=1.0) for name, source in run.config.sources.items()}
+  for temperature, power in ((1.0, 1.0), (2.0, 0.5), (1e9, 0.0)):
+    config = dataclasses.replace(run.config, sources=even, temperature=temperature)
+    shares = [one['share'] for one in run.make(config=config).plan().values()]
+    expected = np.array(tokens) ** power
+    np.testing.assert_allclose(shares, expected / expected.sum(), atol=1e-4)
+
+
 def test_fingerprint_follows_what_batches_hold(run):
   base = run.make()
   assert base.fingerprint == run.make(hosts=2, host=1).fingerprint
