@@ -96,8 +96,8 @@ class DataConfig:
   bad_text: what to do about text that is not UTF-8: 'raise' an error, 'replace' it, 'skip' the document
   cache_dir: folder, or address, of token shards and trained tokenizers; hosts that share it share the work
   max_unknown: share of a source's bytes, at most, that no known token of the tokenizer stands for
-  temperature: each weight is multiplied by tokens ** (1 / temperature) of its source, so 1 draws by size, and more evens
-    out; None leaves them as they are
+  temperature: each weight is multiplied by tokens ** (1 / temperature) of its source, so 1 draws by size, more evens it
+    out, and None leaves the weights as they are
   """
 
   sources: dict[str, SourceConfig]
