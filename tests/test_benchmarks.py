@@ -83,6 +83,11 @@ def test_another_program_runs(command, tmp_path):
     else:
       same = '2 of 2 rows of the same tokens'
       assert rows == [('greedy', same), ('4 beams', same)]
+  elif 'data_rows.py' in command:
+    rows = re.findall(
+      r'^\| ((?:causal|masked).+) \| \*\*[\d.]+\*\* \([\d.]+ to [\d.]+\) \|$', done.stdout, re.MULTILINE
+    )
+    assert len(rows) == len(set(rows)) == 8
   elif '--model' in command:
     assert re.search(r'^\| all \| [\d.]+ \| [\d.]+ \| \| \| \*\*[\d.]+\*\* \|$', done.stdout, re.MULTILINE)
   else:

@@ -20,6 +20,7 @@ _COMMON = dict.fromkeys(_OFF) | dict(
   norm='layernorm',
   norm_eps=1e-5,
   norm_placement='pre',
+  first_norm=True,
   tied_embeddings=True,
   init_std=0.02,
   residual_init='plain',

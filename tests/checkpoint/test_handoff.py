@@ -555,7 +555,8 @@ def test_a_fresh_table_is_as_large_as_the_trained_one_next_to_it(make_config, to
     tmp_path / 'run', make_config('masked_lm'), tokenizer, change=lambda tree: jax.tree.map(lambda p: 8 * p, tree)
   )
   raw = runs.classification_config(workdir, tmp_path, **LABELS, **{'model.segment_types': 2})
-  raw.init_from.take = tuple(p.replace('embeddings/*', 'embeddings/token/*') for p in raw.init_from.take)
+  taken = [p.replace('embeddings/*', 'embeddings/token/*') for p in raw.init_from.take]
+  raw.init_from.take = (*taken, 'embeddings/norm/*')
   raw.init_from.fresh = (*raw.init_from.fresh, 'embeddings/segment/*')
   params, plan, fresh = begun(raw)
   assert 'embeddings/segment/embedding' in plan.fresh

@@ -84,11 +84,11 @@ def test_tensor_parallelism_sums_activations(moved):
   """Megatron (arXiv:1909.08053, section 3): two sums of activations a layer in each direction, and for the vocabulary
   one in each; and three numbers a position: largest logit, partition, the target's logit.
 
-  Here the gradients of query, key and value are summed one by one, three for Megatron's one: the TPU compiler adds
-  them first (tests/dry_run/test_tpu_compile.py).
+  Here the gradients of query, key and value are summed one by one, three for Megatron's one, and those of gate and up,
+  two for one: the TPU compiler adds them first (tests/dry_run/test_tpu_compile.py).
   """
   found, _, _ = moved(1, 1, 8, tied=True)
-  sums = LAYERS * (2 + 1 + 3) + 2
+  sums = LAYERS * (2 + 2 + 3) + 2
   vectors = 4 * 8 * 2 * LAYERS  # gradients of the norms of queries and keys, whose heads are split
   assert 0 <= found.pop('all-reduce') - (sums * A + 3 * IDS + vectors) <= SCALARS
   assert not found

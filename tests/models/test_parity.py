@@ -164,7 +164,7 @@ def check_training(name, config, reference, params, as_torch):
   config, task, stores = prepare.prepare(config)
   assert task.tokenizer.vocab_size == VOCAB
   data = pipeline.make(
-    config.data, stores, task.row_spec(), task.example, seed=config.seed, total_steps=STEPS, hosts=1, host=0
+    config.data, stores, task.row_spec(), task.batch_of, seed=config.seed, total_steps=STEPS, hosts=1, host=0
   )
   batches = [data.batch(step) for step in range(STEPS)]
   assert_same_tree(params, task.shapes())

@@ -22,6 +22,8 @@ import tiktoken
 
 # That of the byte-level pre-tokenizer: https://github.com/openai/gpt-2/blob/master/src/encoder.py
 _BYTE_LEVEL = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+# Stands for nothing: it is text where it is in a text.
+_UNUSED = '<|lmjax unused|>'
 # Longer runs of white space are not for tiktoken, whose expression goes back over them.
 _LONGEST_SPACE = re.compile(r'\s{100001}')
 # Texts of fewer characters, together, are not worth the threads.
@@ -40,7 +42,9 @@ class FastBPE:
 
   def __init__(self, pattern: str, tokens: Sequence[bytes], ids: Sequence[int], trims: bool | Literal['first']):
     ranks = {token: rank for rank, token in enumerate(tokens)}
-    self._encoding = tiktoken.Encoding('lmjax', pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+    # with no special token its search for one, which is never used, would stop at each character
+    special = {_UNUSED: len(tokens)}
+    self._encoding = tiktoken.Encoding('lmjax', pat_str=pattern, mergeable_ranks=ranks, special_tokens=special)
     self._id_of_rank, self._trims = np.array(ids, np.int32), trims
     self._sizes = np.zeros((max(ids) + 1, 3), np.int64)  # by id: bytes, spaces before and after
     sizes = [(len(t), len(t) - len(t.lstrip(b' ')), len(t) - len(t.rstrip(b' '))) for t in tokens]

@@ -22,6 +22,7 @@ GOLDEN = ROOT / 'tests/hf/golden'
 SPACES = [' ', '  ', '\n', '\r\n', '\t', '\u00a0', '\u0085', '\u2003', '\u2028', '\u3000', '\u200b', '\ufeff', ' ' * 30]
 ODD = [
   '[MASK]',
+  fast_bpe._UNUSED,
   '<s>',
   '</s>',
   '<|endoftext|>',
