@@ -88,9 +88,9 @@ def test_no_end_is_taught_where_a_summary_was_cut(files):
   )
   short = {'id': '1', 'document': 'the snow', 'summary': 'snow'}
   examples, ids = task.rows_of([long, short]), tok.encode(long['summary'])
-  example = task.example(examples.rows[0], None)
+  example = task.example(examples.rows[0])
   assert example['targets'][example['weights'] > 0].tolist() == ids[:8]
-  whole = task.example(examples.rows[1], None)
+  whole = task.example(examples.rows[1])
   assert whole['targets'][whole['weights'] > 0].tolist() == [*tok.encode('snow'), tok.eos]
   counts = task.counts_of(examples)
   assert counts['summary_tokens'] == len(ids) + len(tok.encode('snow'))
