@@ -51,6 +51,7 @@ setup(
     'cuda12': ['jax[cuda12]'],
     'gcs': ['etils[epath-gcs]'],  # workdirs and data on gs://
     's3': ['s3fs>=2024.6'],  # data on s3://
+    'https': ['aiohttp'],  # data on https://
     'tfds': ['tensorflow-cpu', 'apache-beam'],  # to prepare the TFDS sets whose builders need them
     'parity': ['torch==2.13.0', 'transformers>=4.56', 'torchmetrics>=1.9', 'peft>=0.18', 'sentence-transformers>=5'],
     'harness': ['lm-eval>=0.4.13'],

@@ -86,7 +86,7 @@ def test_a_dry_run_reads_no_data_and_makes_no_folder(capsys, tmp_path, monkeypat
   assert out.splitlines()[-1] == 'verdict: fits'
   assert os.listdir(tmp_path) == []
   for said in (
-    'parameters  115,072',
+    'parameters  119,168',
     '10,240 tokens',
     'embeddings/token/embedding [768, 64]',
     'all-reduce',

@@ -10,7 +10,10 @@ FAMILY = re.compile(r'bert|electra|llama|gpt|gemma|qwen|mistral|smollm|phi\d|olm
 ALLOWED = {
   'models/presets.py': FAMILY,
   **dict.fromkeys(('models/config.py', 'ops/positions.py'), re.compile('llama3')),  # a type of rotary scaling
-  'data/tokens/published.py': re.compile('BertProcessing|RobertaProcessing'),  # types of post-processors
+  # types of post-processors
+  **dict.fromkeys(
+    ('data/tokens/published.py', 'data/tokens/fast_bpe.py'), re.compile('BertProcessing|RobertaProcessing')
+  ),
 }
 
 

@@ -315,7 +315,7 @@ FILES = [
     'unreadable file', 'a.txt', None, 'a.txt: Input/output error', 'must be readable', 'check', links={'a.txt': MEMORY}
   ),
   corpus('one document', 'a.txt', 'a text', 'a.txt', 'every document is held out', 'add documents'),
-  corpus('address that nothing reads', 'http://a/b.txt', None, 'http://a/b.txt', 'cannot be reached', 'check address'),
+  corpus('address that nothing reads', 'x://a/b.txt', None, 'x://a/b.txt', 'nothing reads x://', 'copy the files'),
   corpus(
     'cache is a file',
     'a.jsonl',

@@ -50,6 +50,7 @@ def test_a_key_of_dropout_is_used_once(make_config, tokenizer, monkeypatch, plac
   """All places that drop something draw with keys of their own."""
   rates = {f'model.{name}_dropout': 0.1 for name in ('embedding', 'attention', 'residual')}
   plain = {'model.layers': 2, 'model.norm_placement': placement, 'model.scan': False, 'model.remat': 'none'}
+  plain |= {'model.first_norm': True}
   backbone = prepare.build(make_config('masked_lm', **rates | plain), tokenizer).model.backbone
   used = []
 

@@ -20,13 +20,16 @@ def test_nothing_is_unpickled():
     for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
       names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
       names += [node.module] if isinstance(node, ast.ImportFrom) else []
-      assert not {name.partition('.')[0] for name in names} & LOADERS, file
+      # archives are read as streams, and nothing of them becomes a file
+      allowed = {'tarfile'} if file.name == 'archives.py' else set()
+      assert not {name.partition('.')[0] for name in names} & LOADERS - allowed, file
       if isinstance(node, ast.Call):
         looked += 1
-        allowed = [word.value for word in node.keywords if word.arg == 'allow_pickle']
-        assert not any(getattr(value, 'value', True) for value in allowed), f'{file}:{node.lineno}'
+        pickles = [word.value for word in node.keywords if word.arg == 'allow_pickle']
+        assert not any(getattr(value, 'value', True) for value in pickles), f'{file}:{node.lineno}'
         called = ast.unparse(node.func)
         assert called not in ('eval', 'yaml.load', 'shutil.unpack_archive'), f'{file}:{node.lineno}'
+        assert called.rpartition('.')[2] not in ('extract', 'extractall'), f'{file}:{node.lineno}'
         if called == 'exec':
           assert file.name == 'command_line.py'  # config files, which are code
   assert looked > 1000

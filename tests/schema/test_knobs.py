@@ -57,7 +57,7 @@ PROGRAM = [
   ('model.norm', 'layernorm', {}),
   ('model.norm_eps', 1e-3, {}),
   ('model.norm_placement', 'post', {}),
-  ('model.activation', 'swiglu', {}),
+  ('model.activation', 'gelu', {}),
   ('model.biases', True, {}),
   ('model.qk_norm', False, {}),
   ('model.window', 9, {'model.window': 8}),

@@ -194,7 +194,7 @@ def test_a_score_that_is_undefined_is_said(number_run, tmp_path, capsys):
 def test_many_labels_are_learned_with_a_threshold(many_run, capsys):
   results, folder = many_run
   found, data = results['metrics'], results['data']
-  assert results['main_metric'] == 'micro_f1' and found['test/micro_f1'] > 0.9 > found['test/constant_micro_f1'] > 0.3
+  assert results['main_metric'] == 'micro_f1' and found['test/micro_f1'] > 0.8 > found['test/constant_micro_f1'] > 0.3
   assert 0 < results['settings']['threshold'] < 1
   labels = [label for _, label in tagged(160)]
   assert data['train']['no_label'] == sum(not label for label in labels) > 10

@@ -49,21 +49,17 @@ OFF = {
 def ragged_batch(task_name, task, rows=8, length=24):
   """Rows of very different lengths, so that a mean of means would be far off: 2 to 24 real tokens a row."""
   rng = np.random.default_rng(0)
-  examples = []
   if task_name in FINE_TUNING:
     made = task.rows_of([record_of(i, [11, 1, 6, 14, 2, 9, 3, 7][i % 8]) for i in range(rows)])
     examples = [task.example(row) for row in made.rows[:rows]]
     assert min(example['segments'].sum() for example in examples) < 0.5 * length
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-  for i in range(rows):
-    used = [length, 2, 9, 24, 3, 17, 5, 12][i % 8]
-    size = length + 1 if task_name == 'causal_lm' else length
-    tokens = np.where(np.arange(size) < used, rng.integers(7, task.tokenizer.vocab_size, size), 0).astype(np.int32)
-    row = dict(
-      tokens=tokens, segments=(np.arange(size) < used).astype(np.int32), positions=np.arange(size, dtype=np.int32)
-    )
-    examples.append(task.example(row, np.random.default_rng(i), keep_segments=True))
-  return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+  used_B = np.resize([length, 2, 9, 24, 3, 17, 5, 12], rows)
+  place_BT = np.indices((rows, length + 1 if task_name == 'causal_lm' else length), np.int32)[1]
+  segments_BT = (place_BT < used_B[:, None]).astype(np.int32)
+  tokens_BT = rng.integers(7, task.tokenizer.vocab_size, place_BT.shape).astype(np.int32) * segments_BT
+  made = dict(tokens=tokens_BT, segments=segments_BT, positions=place_BT)
+  return task.batch_of(made, np.arange(rows, dtype=np.uint64), keep_segments=True)
 
 
 def record_of(i, words):

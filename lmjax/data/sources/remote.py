@@ -11,7 +11,7 @@ from lmjax.errors import GCS_REMEDY, DataError, reason
 _NEEDS = {
   **dict.fromkeys(('gs', 'gcs'), ('gcsfs', "pip install 'lmjax[gcs]'")),
   **dict.fromkeys(('s3', 's3a'), ('s3fs', "pip install 'lmjax[s3]'")),
-  **dict.fromkeys(('http', 'https'), ('aiohttp', 'pip install aiohttp')),
+  **dict.fromkeys(('http', 'https'), ('aiohttp', "pip install 'lmjax[https]'")),
   'hf': ('huggingface_hub', 'pip install huggingface_hub'),
 }
 # What tells one content from another, without reading it: the first that a listing has.

@@ -21,7 +21,7 @@ import numpy as np
 import tiktoken
 
 # That of the byte-level pre-tokenizer: https://github.com/openai/gpt-2/blob/master/src/encoder.py
-_GPT2 = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+_BYTE_LEVEL = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 # Longer runs of white space are not for tiktoken, whose expression goes back over them.
 _LONGEST_SPACE = re.compile(r'\s{100001}')
 # Texts of fewer characters, together, are not worth the threads.
@@ -171,7 +171,7 @@ def _pattern(pre_tokenizer: Mapping[str, Any] | None) -> str | None:
   if byte_level['type'] != 'ByteLevel' or byte_level['add_prefix_space']:
     return None
   if split is None:
-    return _GPT2 if byte_level['use_regex'] else None
+    return _BYTE_LEVEL if byte_level['use_regex'] else None
   is_plain = split['type'] == 'Split' and split['behavior'] == 'Isolated' and not split['invert']
   pattern = split['pattern'].get('Regex') if is_plain and not byte_level['use_regex'] else None
   return pattern

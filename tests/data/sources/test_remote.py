@@ -70,7 +70,7 @@ def test_a_saved_folder_at_an_address(memory):
   [
     ('gs://bucket/a.txt', 'gcsfs', r"pip install 'lmjax\[gcs\]'"),
     ('s3://bucket/a.txt', 's3fs', r"pip install 'lmjax\[s3\]'"),
-    ('https://host/a.txt', 'aiohttp', 'pip install aiohttp'),
+    ('https://host/a.txt', 'aiohttp', r"pip install 'lmjax\[https\]'"),
   ],
 )
 def test_what_is_not_installed_is_named(monkeypatch, address, library, command):
