@@ -15,11 +15,15 @@ import numpy as np
 from lmjax.data.batches.order import key_of
 from lmjax.data.config import BadText, RecordKind, RecordsConfig
 from lmjax.data.counts import Counts, of_split, remarks
-from lmjax.data.labelled import splits
+from lmjax.data.labelled import kept, splits, table
 from lmjax.data.labelled.reader import Reader, fields_of
 from lmjax.data.labelled.table import Table
-from lmjax.data.sources import demo, documents
+from lmjax.data.sources import demo, documents, files, listing, remote
 from lmjax.errors import ConfigError, DataError
+
+_SPLITS = ('train', 'valid', 'test')
+# The settings that, next to the files, say what a run's records are.
+_IN_CONTENTS = ('fields', 'train_share', 'valid_fraction', 'bad_text')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +33,13 @@ class Records:
   splits: dict[str, Sequence[dict]]  # 'train', 'valid' and, where there is one, 'test'
   contents: dict  # what identifies the contents, JSON-able
   counts: Counts  # of each split: examples, and what was left out
+  fingerprint: str | None = None  # of all that the splits depend on; None where it is not known
 
 
 def load(config: RecordsConfig, kind: RecordKind, seed: int) -> Records:
   """Reads all splits. Training examples that also stand in another split are dropped, and counted.
+
+  What was made of the same files, by their content, and settings before is taken from where it was kept.
 
   Args:
     config: where they are.
@@ -41,9 +48,29 @@ def load(config: RecordsConfig, kind: RecordKind, seed: int) -> Records:
 
   Raises DataError: a source is missing, broken or empty, or has other fields.
   """
-  given = {'train': config.train, 'valid': config.valid, 'test': config.test}
-  paths = {split: path for split, path in given.items() if path is not None}
-  skipped: dict[str, collections.Counter] = {split: collections.Counter() for split in given}
+  paths = {split: path for split in _SPLITS if (path := getattr(config, split)) is not None}
+  identities, name = _known_identities(paths), None
+  if identities is not None:
+    settings = {key: getattr(config, key) for key in (*_IN_CONTENTS, 'valid_examples', 'separator')}
+    name = kept.fingerprint('records', kind, identities, settings, seed if config.train_share < 1 else None)
+    if (found := kept.load(name)) is not None:
+      arrays, more = found
+      contents = _contents(config, kind, identities)
+      return Records({**table.from_arrays(arrays, more['columns'])}, contents, more['counts'], name)
+  before = _stamps(paths)
+  splits_, counts = _read_all(config, kind, seed, paths)
+  if name is not None and before == _stamps(paths):
+    arrays, columns = table.to_arrays(splits_)
+    kept.save(name, arrays, {'columns': columns, 'counts': counts})
+  else:
+    name = None
+  identities = identities or {split: _identity(path, kind) for split, path in paths.items()}
+  return Records({**splits_}, _contents(config, kind, identities), counts, name)
+
+
+def _read_all(config: RecordsConfig, kind: RecordKind, seed: int, paths) -> tuple[dict[str, Table], Counts]:
+  """(the splits, their counts); see `load`."""
+  skipped: dict[str, collections.Counter] = {split: collections.Counter() for split in _SPLITS}
   found = {split: _reader(kind, config, skipped[split]).read(path, split) for split, path in paths.items()}
   if config.separator is not None:
     _check_separator(config.separator, found['train'])
@@ -59,15 +86,34 @@ def load(config: RecordsConfig, kind: RecordKind, seed: int) -> Records:
       if kind == 'extractive_qa' and split not in paths:
         remedy = 'all questions about a context are on one side: name a file with data.valid, or raise the share'
       raise DataError(f'{where}: {why}; a split must have some of its own; {remedy}')
-  contents: dict = {split: _identity(path, kind) for split, path in paths.items()}
-  contents |= {name: getattr(config, name) for name in ('fields', 'train_share', 'valid_fraction', 'bad_text')}
-  counts = {split: of_split(len(found[split]), skipped[split]) for split in given if split in found}
+  counts = {split: of_split(len(found[split]), skipped[split]) for split in _SPLITS if split in found}
   counts['train']['duplicates'] = duplicates
+  return found, counts
+
+
+def _contents(config: RecordsConfig, kind: RecordKind, identities: dict[str, dict]) -> dict:
+  contents = {**identities} | {name: getattr(config, name) for name in _IN_CONTENTS}
   if config.valid is None and kind == 'classification':
     contents['held_out'] = 'of each class'
   if config.separator is not None:
     contents['separator'] = config.separator
-  return Records({**found}, contents, counts)
+  return contents
+
+
+def _identity(path: str, kind: RecordKind) -> dict:
+  return demo.identity(kind) if path == 'demo' else documents.identity(path)
+
+
+def _known_identities(paths: dict[str, str]) -> dict[str, dict] | None:
+  """Those of files, by their content; None where a source is another, which nothing is kept of."""
+  is_file = lambda path: path != 'demo' and not path.startswith('tfds:')
+  return {split: files.identity(path) for split, path in paths.items()} if all(map(is_file, paths.values())) else None
+
+
+def _stamps(paths: dict[str, str]) -> list:
+  """What changes if a local file does while it is read."""
+  is_local = lambda path: not remote.is_url(path) and not path.startswith(('hf:', 'tfds:')) and path != 'demo'
+  return [listing.named(path) for path in paths.values() if is_local(path)]
 
 
 def _reader(kind: RecordKind, config: RecordsConfig, counts: collections.Counter) -> Reader:
@@ -147,10 +193,6 @@ def read_alone(
   if fixed:
     _check_ids(path, items)
   return items, skipped
-
-
-def _identity(path: str, kind: RecordKind) -> dict:
-  return demo.identity(kind) if path == 'demo' else documents.identity(path)
 
 
 def _check_separator(separator: str, items: Table) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+_DUMP = json.JSONEncoder(ensure_ascii=False).encode
 _ENCODE = json.encoder.encode_basestring_ascii  # of a string what json.dumps gives, without its call
 # What a column gives for a record that lacks the field.
 ABSENT: Any = object()
@@ -212,7 +213,7 @@ class TextsBuilder:
   def extend(self, values: Iterable[Any]) -> None:
     """Adds values at the end."""
     if self._as_json:
-      values = ('' if value is ABSENT else json.dumps(value, ensure_ascii=False) for value in values)
+      values = ('' if value is ABSENT else _DUMP(value) for value in values)
     encoded = [value.encode('utf-8') for value in values]
     self._sizes.extend(map(len, encoded))
     self._data += b''.join(encoded)

@@ -62,10 +62,35 @@ class Table(Sequence):
     return self.columns[name][int(self.rows[index])]
 
 
-def values(items: Sequence[dict], name: str, default=None) -> Iterator[Any]:
+def to_arrays(splits: Mapping[str, Table]) -> tuple[dict[str, np.ndarray], dict]:
+  """(arrays by name, what else they are, JSON-able) of tables that may share their columns; see `from_arrays`."""
+  arrays, kinds, numbers = {}, {}, {}
+  for split, table in splits.items():
+    arrays[f'rows {split}'] = table.rows
+    number = numbers.setdefault(id(table.columns), len(numbers))
+    kinds[split] = {name: [number, columns.kind_of(found)] for name, found in table.columns.items()}
+    for name, found in table.columns.items():
+      arrays |= {f'{number} {name} {part}': array for part, array in found.arrays().items()}
+  return arrays, kinds
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], kinds: Mapping[str, Mapping[str, list]]) -> dict[str, Table]:
+  """The tables of which `to_arrays` were these."""
+  splits: dict[str, Table] = {}
+  for split, described in kinds.items():
+    found = {}
+    for name, (number, kind) in described.items():
+      begin = f'{number} {name} '
+      parts = {key.removeprefix(begin): array for key, array in arrays.items() if key.startswith(begin)}
+      found[name] = columns.from_arrays(kind, parts)
+    splits[split] = Table(found, arrays[f'rows {split}'])
+  return splits
+
+
+def column(items: Sequence[dict], name: str, default=None) -> Iterator[Any]:
   """A field of each record, of a table or a list; `default` of one without it.
 
-  >>> list(values([{'text': 'a'}, {}], 'text', ''))
+  >>> list(column([{'text': 'a'}, {}], 'text', ''))
   ['a', '']
   """
   return items.values(name, default) if isinstance(items, Table) else (one.get(name, default) for one in items)

@@ -92,7 +92,7 @@ def inner_items(name: str, file: IO[bytes], key: str) -> Iterator[Any]:
       mark = '['
       while mark != ']':
         _expect(text, mark, name)
-        if mark == ',' or text.next_character() != ']':
+        if text.next_character() != ']' or mark == ',':
           yield _next_value(text, decoder, name)
         mark = text.next_character()
       text.place += 1

@@ -115,17 +115,22 @@ def digest(value) -> str:
   return hashlib.sha256(json.dumps(value, sort_keys=True, default=as_json).encode()).hexdigest()[:16]
 
 
-def measured(folder, case: str, tokenizer: Tokenizer) -> dict:
-  """{name: digest or figure} of what a case gives."""
-  task, argument, leaves = CASES[case]
-  argument = ','.join(
-    f'{k}={folder}/{v}' if '.' in v else f'{k}={v}' for k, v in (a.split('=') for a in argument.split(','))
-  )
+def config_of(folder, case: str, leaves: dict):
+  """The Config of a case, with leaves changed."""
+  task, argument, usual = CASES[case]
+  named = [part.split('=') for part in argument.split(',')]
+  argument = ','.join(f'{key}={folder}/{value}' if '.' in value else f'{key}={value}' for key, value in named)
   preset = 'mini' if task == 'summarization' else 'mini_encoder'
-  raw = config_dict(FINE_TUNING[task], f'preset={preset},{argument}', leaves | {'data.max_unknown': 1.0})
+  changes = usual | {'data.max_unknown': 1.0} | leaves
+  raw = config_dict(FINE_TUNING[task], f'preset={preset},{argument}', changes)
   if 'two.tsv' in argument:
     raw.objective.labels = ('common', 'other', 'rare', '0', '1')
-  config = config_lib.build(raw)
+  return config_lib.build(raw)
+
+
+def measured(folder, case: str, tokenizer: Tokenizer) -> dict:
+  """{name: digest or figure} of what a case gives."""
+  config = config_of(folder, case, {})
   kind = prepare.class_of(config.task, config.objective)
   read = kind.read(config.data, tokenizer, 0, False)[1]
   found: dict = {f'records of {split}': digest([dict(one) for one in items]) for split, items in read.splits.items()}
@@ -137,13 +142,7 @@ def measured(folder, case: str, tokenizer: Tokenizer) -> dict:
     batch = made.batch_of(rows, np.zeros(len(rows), np.uint64))
     found |= {f'batch of {split}': digest(batch), f'owners of {split}': digest(examples.owners)}
     found |= {f'read of {split}': digest(made.read_of(examples)), f'unread of {split}': made.unread(examples)}
-  items = records.read_alone(
-    f'{folder}/{argument.split("=")[1].split("/")[-1].split(",")[0]}',
-    config.data,
-    kind.RECORDS or config.task,
-    None,
-    True,
-  )
+  items = records.read_alone(config.data.train, config.data, kind.RECORDS or config.task, None, True)
   return found | {'read alone': digest([dict(one) for one in items[0]]), 'skipped': items[1]}
 
 
