@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from lmjax.data import records
 from lmjax.data.batches.rows import RowTable
 from lmjax.data.labelled.table import column, value
+from lmjax.data.tokens.tokenizer import Encoded
 from lmjax.errors import ConfigError, DataError
 from lmjax.models.heads import HeadedModel
 from lmjax.objectives import classification
@@ -27,6 +29,8 @@ from lmjax.tasks.fine_tuning import Examples, FineTuningTask
 _MANY_CLASSES = 0.5
 # So many classes are named in a line.
 _NAMED = 5
+# The second text of a record that has one alone.
+_NOTHING = Encoded(np.zeros(0, np.int32), 0, 0)
 
 
 class TextLabels(FineTuningTask):
@@ -70,9 +74,10 @@ class TextLabels(FineTuningTask):
   def _rows(self, items: Sequence[dict]) -> Iterator[dict]:
     begin, between, end = self.frame
     firsts = self.tokenizer.encode_each(column(items, 'text'))
-    pairs = column(items, 'text_pair')
-    seconds = self.tokenizer.encode_each(pair or '' for pair in column(items, 'text_pair'))
-    for pair, first, second in zip(pairs, firsts, seconds):
+    has_pairs = any(pair is not None for pair in column(items, 'text_pair'))
+    texts = (pair or '' for pair in column(items, 'text_pair'))
+    seconds = self.tokenizer.encode_each(texts) if has_pairs else itertools.repeat(_NOTHING)
+    for pair, first, second in zip(column(items, 'text_pair'), firsts, seconds):
       before_second = len(begin) + len(between)
       max_tokens = self.data.length - len(end) - (len(begin) if pair is None else before_second)
       sizes = len(first.ids), len(second.ids)
@@ -80,7 +85,7 @@ class TextLabels(FineTuningTask):
       tail = [] if pair is None else [*between, *second.ids[:kept_second]]
       tokens = np.array([*begin, *first.ids[:kept_first], *tail, *end], np.int32)
       start = len(tokens) if pair is None else kept_first + before_second
-      counts = self.counted(sum(sizes) - kept_first - kept_second, first, second)
+      counts = self.counted(sum(sizes) - kept_first - kept_second, first, *(() if pair is None else [second]))
       yield {'tokens': tokens, 'second': start, 'counts': counts}
 
   def example(self, row) -> dict[str, np.ndarray]:

@@ -76,7 +76,7 @@ def rows(name: str, file: IO[bytes]) -> Iterator[Block | tuple[str, dict]]:
 
 def _split(data: bytes, delimiter: str, is_tsv: bool) -> list[list[str]] | None:
   """The fields of each line, [''] for an empty one; None where that is not plain."""
-  if b'\0' in data or (not is_tsv and b'"' in data) or data.count(b'\r') != data.count(b'\r\n'):
+  if (not is_tsv and b'"' in data) or data.count(b'\r') != data.count(b'\r\n'):
     return None
   try:
     text = data.decode('utf-8')

@@ -11,6 +11,7 @@ import pytest
 from lmjax.data import records
 from lmjax.data.labelled import kept
 from lmjax.data.tokens.tokenizer import Tokenizer
+from lmjax.data.tokens.trainer import train_tokenizer
 from tests.data.labelled import test_golden as golden
 
 
@@ -101,6 +102,10 @@ def test_another_tokenizer_or_file_is_another_start(files, cache, made, tmp_path
   prepared(files, 'classes')
   made.clear()
   prepared(files, 'classes', 'words')
+  assert set(made) == {'rows'}
+  made.clear()
+  more = train_tokenizer((golden.text(i, 60) for i in range(200)), 330, 100_000)  # the same special tokens
+  prepared((files[0], {'bytes': more}), 'classes')
   assert set(made) == {'rows'}
   text = (files[0] / 'one.tsv').read_text()
   (tmp_path / 'one.tsv').write_text(text)
