@@ -49,6 +49,7 @@ def load(config: RecordsConfig, kind: RecordKind, seed: int) -> Records:
   Raises DataError: a source is missing, broken or empty, or has other fields.
   """
   paths = {split: path for split in _SPLITS if (path := getattr(config, split)) is not None}
+  before = _stamps(paths)
   identities, name = _known_identities(paths), None
   if identities is not None:
     settings = {key: getattr(config, key) for key in (*_IN_CONTENTS, 'valid_examples', 'separator')}
@@ -57,13 +58,12 @@ def load(config: RecordsConfig, kind: RecordKind, seed: int) -> Records:
       arrays, more = found
       contents = _contents(config, kind, identities)
       return Records({**table.from_arrays(arrays, more['columns'])}, contents, more['counts'], name)
-  before = _stamps(paths)
   splits_, counts = _read_all(config, kind, seed, paths)
-  if name is not None and before == _stamps(paths):
+  if before != _stamps(paths):
+    name = identities = None  # it is not known of which content the records are
+  if name is not None:
     arrays, columns = table.to_arrays(splits_)
     kept.save(name, arrays, {'columns': columns, 'counts': counts})
-  else:
-    name = None
   identities = identities or {split: _identity(path, kind) for split, path in paths.items()}
   return Records({**splits_}, _contents(config, kind, identities), counts, name)
 

@@ -16,9 +16,9 @@ from lmjax.data.batches.pipeline import Pipeline, ValidBatches
 from lmjax.data.config import RecordKind, RecordsConfig
 from lmjax.data.counts import Counts, check_known, described
 from lmjax.data.labelled import kept
+from lmjax.data.labelled.trained import tokenizer_of
 from lmjax.data.tokens.published import Frame
 from lmjax.data.tokens.tokenizer import Encoded, Tokenizer
-from lmjax.data.tokens.trainer import train_tokenizer
 from lmjax.models.transformer import Transformer
 from lmjax.tasks.base import Run, Task
 from lmjax.tasks.table import TASKS
@@ -87,9 +87,7 @@ class FineTuningTask(Task):
       return tokenizer, read
     if settings.path is not None:
       return Tokenizer.load(settings.path), read
-    fields = ((name, value) for record in read.splits['train'] for name, value in record.items())
-    texts = (text for name, text in fields if name not in ('id', 'label') and isinstance(text, str))
-    return train_tokenizer(texts, settings.vocab_size, settings.sample_bytes, settings.lowercase), read
+    return tokenizer_of(read.splits['train'], settings, read.fingerprint), read
 
   def load(self, read: records.Records) -> FineTuningData:
     """Makes rows of all records, or takes those that were made of the same ones before."""

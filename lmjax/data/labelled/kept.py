@@ -73,10 +73,13 @@ def _read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict]:
   return arrays, described['more']
 
 
-def save(name: str, arrays: Mapping[str, np.ndarray], more: dict) -> None:
-  """Keeps arrays, and what else there is, JSON-able; whole or not at all. Reports where that cannot be."""
+def save(name: str, arrays: Mapping[str, np.ndarray], more: dict, made_of: int = 0) -> None:
+  """Keeps arrays, and what else there is, JSON-able; whole or not at all. Reports where that cannot be.
+
+  Little that was made of little, so many bytes, is not kept.
+  """
   folder = _folder()
-  if folder is None or sum(array.nbytes for array in arrays.values()) < _WORTH_KEEPING:
+  if folder is None or max(made_of, sum(array.nbytes for array in arrays.values())) < _WORTH_KEEPING:
     return
   try:
     folder.mkdir(0o700, parents=True, exist_ok=True)

@@ -98,6 +98,19 @@ def test_what_depends_on_a_setting_is_made_again(files, cache, made, monkeypatch
   assert same(found, prepared(files, case, **leaves)[1])
 
 
+def test_a_tokenizer_is_trained_once(files, cache, monkeypatch):
+  config = golden.config_of(files[0], 'questions', {'data.tokenizer.vocab_size': 400})
+  first, trained = golden.prepare.prepare(config)[1].tokenizer, []
+  train = lambda texts, *given: (trained.append(given), train_tokenizer(texts, *given))[1]
+  monkeypatch.setattr('lmjax.data.labelled.trained.train_tokenizer', train)
+  task, data = golden.prepare.prepare(config)[1:]
+  assert trained == [] and task.tokenizer.hash == first.hash and task.tokenizer.text == first.text
+  assert task.tokenizer.encode('the snow, caf\u00e9') == first.encode('the snow, caf\u00e9')
+  golden.prepare.prepare(golden.config_of(files[0], 'questions', {'data.tokenizer.vocab_size': 401}))
+  golden.prepare.prepare(golden.config_of(files[0], 'questions of two files', {'data.tokenizer.vocab_size': 400}))
+  assert [given[0] for given in trained] == [401, 400]
+
+
 def test_another_tokenizer_or_file_is_another_start(files, cache, made, tmp_path):
   prepared(files, 'classes')
   made.clear()
