@@ -14,7 +14,7 @@ import numpy as np
 
 from lmjax.data import records
 from lmjax.data.batches.rows import RowTable
-from lmjax.data.labelled.table import column, value
+from lmjax.data.labelled.table import column, value, with_fields
 from lmjax.data.tokens.tokenizer import Encoded
 from lmjax.errors import ConfigError, DataError
 from lmjax.models.heads import HeadedModel
@@ -69,7 +69,7 @@ class TextLabels(FineTuningTask):
 
   def _label_of(self, items: Sequence[dict]) -> Callable[[int], dict]:
     """`RowTable.of_record`: the label of a record."""
-    return lambda number: {'label': self.label(items[number])}
+    return lambda number: {'label': self.label(with_fields(items, number, 'label'))}
 
   def _rows(self, items: Sequence[dict]) -> Iterator[dict]:
     begin, between, end = self.frame

@@ -4,6 +4,7 @@ A file has a magic, the size and CRC-32 of a header of JSON, the header, and arr
 with a CRC-32 in the header. It is mapped into memory.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -40,7 +41,8 @@ def load(name: str) -> tuple[dict[str, np.ndarray], dict] | None:
     return None
   try:
     found = _read(path)
-    os.utime(path)
+    with contextlib.suppress(OSError):  # of another user, or on a disk that is only read
+      os.utime(path)
   except FileNotFoundError:  # another process made room
     return None
   except OSError as error:

@@ -96,6 +96,13 @@ def column(items: Sequence[dict], name: str, default=None) -> Iterator[Any]:
   return items.values(name, default) if isinstance(items, Table) else (one.get(name, default) for one in items)
 
 
+def with_fields(items: Sequence[dict], index: int, *names: str) -> dict:
+  """A record with some of its fields, those that it has; of a table the others are not made."""
+  if not isinstance(items, Table):
+    return items[index]
+  return {name: found for name in names if name in items.columns and (found := items.value(name, index)) is not ABSENT}
+
+
 def value(items: Sequence[dict], name: str, index: int) -> Any:
   """A field of one record that has it, of a table or a list."""
   return items.value(name, index) if isinstance(items, Table) else items[index][name]

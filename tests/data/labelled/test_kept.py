@@ -177,6 +177,12 @@ def test_a_folder_that_cannot_be_written_is_one_line(files, tmp_path, monkeypatc
   assert line.startswith(f'lmjax: {tmp_path}/file/features: cannot be written to (Not a directory); labelled files are')
 
 
+def test_what_others_have_kept_is_taken(cache, monkeypatch):
+  kept.save('x', {'a': np.arange(3)}, {})
+  monkeypatch.setattr(kept.os, 'utime', lambda path: (_ for _ in ()).throw(PermissionError(1, 'not permitted')))
+  assert kept.load('x')[0]['a'].tolist() == [0, 1, 2]
+
+
 def test_little_is_not_kept_and_none_keeps_nothing(files, tmp_path, monkeypatch):
   monkeypatch.setenv(kept.VARIABLE, str(tmp_path / 'features'))
   prepared(files, 'classes')

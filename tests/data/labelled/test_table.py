@@ -51,6 +51,8 @@ def test_a_table_is_the_list_of_its_records(name):
   for field in ('id', 'label', 'answers', 'question', 'other'):
     assert list(column(found, field, 'none')) == [one.get(field, 'none') for one in expected]
     assert list(column(expected, field, 'none')) == list(column(found, field, 'none'))
+  assert table.with_fields(found, 2, 'label', 'other') == {k: v for k, v in expected[2].items() if k == 'label'}
+  assert table.with_fields(expected, 2, 'label') == expected[2]
   first = next(iter(expected[0]))
   assert value(found.some(kept), first, 1) == value(expected, first, 1) == expected[1][first]
 
