@@ -14,6 +14,7 @@ After `--` texts may begin with -.
 
 import json
 import sys
+from collections.abc import Sequence
 
 from lmjax.data.config import BadText
 from lmjax.errors import ConfigError, DataError
@@ -66,7 +67,7 @@ def predict(trained, examples) -> list:
     return trained.task.predict(trained.params, examples, evaluator.Runner(trained.mesh))
 
 
-def read(config, words: list[str], file: str | None, question: str | None, fields=None) -> list[dict]:
+def read(config, words: list[str], file: str | None, question: str | None, fields=None) -> Sequence[dict]:
   """The records to predict, from the command line, a file or standard input; an id is the place among those given.
 
   Raises ConfigError where a flag is missing or out of place, DataError where a file is broken or there is no text.

@@ -56,7 +56,7 @@ def test_a_suite_runs_and_leaves_its_rows(suite, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('command', OTHERS)
+@pytest.mark.parametrize('command', OTHERS, ids=lambda command: command.removeprefix('experiments/benchmarks/')[:60])
 def test_another_program_runs(command, tmp_path):
   if '--model' in command or '--task' in command:
     pytest.importorskip('torch')
@@ -90,6 +90,13 @@ def test_another_program_runs(command, tmp_path):
     assert len(rows) == len(set(rows)) == 8
   elif '--model' in command:
     assert re.search(r'^\| all \| [\d.]+ \| [\d.]+ \| \| \| \*\*[\d.]+\*\* \|$', done.stdout, re.MULTILINE)
+  elif 'data_records' in command:
+    rows = re.findall(
+      r'^\| (.+) \| (?:first|second) \| \*\*[\d.]+\*\* \| .* \| ([\d,]+) \|$', done.stdout, re.MULTILINE
+    )
+    assert len(rows) == 6 and rows[0] == rows[1] == ('3,000 rows of .tsv: records', '3,000') and rows[2] == rows[3]
+  elif 'data_rows' in command:
+    assert re.search(r'^\| masked words, 128 \| \*\*[\d.]+\*\* \(.*\) \|$', done.stdout, re.MULTILINE)
   else:
     assert re.search(r'of the import: [\d.]+ .*\ndry run: [\d.]+ s of CPU time', done.stdout)
 

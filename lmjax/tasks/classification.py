@@ -4,14 +4,18 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from lmjax.data import records
+from lmjax.data.batches.rows import RowTable
+from lmjax.data.labelled.table import column, value, with_fields
+from lmjax.data.tokens.tokenizer import Encoded
 from lmjax.errors import ConfigError, DataError
 from lmjax.models.heads import HeadedModel
 from lmjax.objectives import classification
@@ -25,6 +29,8 @@ from lmjax.tasks.fine_tuning import Examples, FineTuningTask
 _MANY_CLASSES = 0.5
 # So many classes are named in a line.
 _NAMED = 5
+# The second text of a record that has one alone.
+_NOTHING = Encoded(np.zeros(0, np.int32), 0, 0)
 
 
 class TextLabels(FineTuningTask):
@@ -53,25 +59,34 @@ class TextLabels(FineTuningTask):
     self.loss = classification.make_loss(self.model, objective)
     self.outputs = _outputs(classification.make_logits(self.model, objective), type(self).activation)
 
-  def rows_of(self, items: list[dict]) -> Examples:
+  def rows_of(self, items: Sequence[dict]) -> Examples:
     """A row a record: its text, or both, with special tokens around; the end of the longer one is cut off."""
+    return Examples(items, RowTable.of(self._rows(items), self._label_of(items)), np.arange(len(items)))
+
+  def reopened(self, items: Sequence[dict], arrays, more) -> Examples:
+    """What `rows_of` made of the same records before."""
+    return Examples(items, RowTable.from_arrays(arrays, more, self._label_of(items)), np.arange(len(items)))
+
+  def _label_of(self, items: Sequence[dict]) -> Callable[[int], dict]:
+    """`RowTable.of_record`: the label of a record."""
+    return lambda number: {'label': self.label(with_fields(items, number, 'label'))}
+
+  def _rows(self, items: Sequence[dict]) -> Iterator[dict]:
     begin, between, end = self.frame
-    firsts = self.tokenizer.encode_each([record['text'] for record in items])
-    seconds = self.tokenizer.encode_each([record.get('text_pair') or '' for record in items])
-    rows = []
-    for record, first, second in zip(items, firsts, seconds):
-      paired = record.get('text_pair') is not None
+    firsts = self.tokenizer.encode_each(column(items, 'text'))
+    has_pairs = any(pair is not None for pair in column(items, 'text_pair'))
+    texts = (pair or '' for pair in column(items, 'text_pair'))
+    seconds = self.tokenizer.encode_each(texts) if has_pairs else itertools.repeat(_NOTHING)
+    for pair, first, second in zip(column(items, 'text_pair'), firsts, seconds):
       before_second = len(begin) + len(between)
-      max_tokens = self.data.length - len(end) - (before_second if paired else len(begin))
+      max_tokens = self.data.length - len(end) - (len(begin) if pair is None else before_second)
       sizes = len(first.ids), len(second.ids)
       kept_first, kept_second = longest_first(*sizes, max_tokens)
-      pair = [*between, *second.ids[:kept_second]] if paired else []
-      tokens = [*begin, *first.ids[:kept_first], *pair, *end]
-      start = kept_first + before_second if paired else len(tokens)
-      counts = self.counted(sum(sizes) - kept_first - kept_second, first, second)
-      row = {'tokens': np.array(tokens, np.int32), 'second': start, 'counts': counts}
-      rows.append(row | {'label': self.label(record)})
-    return Examples(items, rows, np.arange(len(items)))
+      tail = [] if pair is None else [*between, *second.ids[:kept_second]]
+      tokens = np.array([*begin, *first.ids[:kept_first], *tail, *end], np.int32)
+      start = len(tokens) if pair is None else kept_first + before_second
+      counts = self.counted(sum(sizes) - kept_first - kept_second, first, *(() if pair is None else [second]))
+      yield {'tokens': tokens, 'second': start, 'counts': counts}
 
   def example(self, row) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, segment_types [T], labels (as of `label`) and weights (a scalar)."""
@@ -104,7 +119,7 @@ class Classification(TextLabels):
   @classmethod
   def resolve(cls, objective, read: records.Records):
     """Labels from the training examples, and weights from their counts."""
-    counts = collections.Counter(record['label'] for record in read.splits['train'])
+    counts = collections.Counter(column(read.splits['train'], 'label'))
     labels = tuple(sorted(counts)) if objective.labels is None else objective.labels
     if len(labels) < 2:
       problem = f'all {counts.total()} examples have the label {labels[0]!r}'
@@ -113,7 +128,7 @@ class Classification(TextLabels):
     if weights == 'balanced':
       total = sum(counts[label] for label in labels)
       weights = tuple(total / (len(labels) * max(counts[label], 1)) for label in labels)
-    check_labels(read, labels, lambda record: [record['label']])
+    check_labels(read, labels, lambda label: [label])
     return dataclasses.replace(objective, labels=labels, class_weights=weights)
 
   @classmethod
@@ -131,7 +146,7 @@ class Classification(TextLabels):
 
   def counts_of(self, examples: Examples) -> dict:
     """As for all tasks, and the examples of each class."""
-    classes = collections.Counter(record['label'] for record in examples.records if 'label' in record)
+    classes = collections.Counter(label for label in column(examples.records, 'label') if label is not None)
     return super().counts_of(examples) | {'classes': dict(classes)}
 
   def describe(self, data) -> str:
@@ -145,20 +160,20 @@ class Classification(TextLabels):
       questions.append(f'{many}: is a label a number (objective.target=number) or a text?')
     return '; '.join([super().describe(data), *questions])
 
-  def scores(self, items: list[dict], predictions: list[dict]) -> dict[str, float]:
+  def scores(self, items: Sequence[dict], predictions: list[dict]) -> dict[str, float]:
     """Accuracy, what always guessing the most frequent label gives, and macro F1."""
     return scoring.scores(self._confusion(items, predictions))
 
   def _confusion(self, items, predictions):
     number = {label: i for i, label in enumerate(self.objective.labels)}
     guesses = [number[likeliest(prediction)] for prediction in predictions]
-    return scoring.confusion([number[record['label']] for record in items], guesses, len(number))
+    return scoring.confusion([number[label] for label in column(items, 'label')], guesses, len(number))
 
   def report(self, prediction: dict[str, float]) -> dict:
     """The likeliest label, and the probabilities of all."""
     return {'label': likeliest(prediction), 'probabilities': prediction}
 
-  def report_files(self, split: str, items: list[dict], predictions: list[dict]) -> dict[str, str | bytes]:
+  def report_files(self, split: str, items: Sequence[dict], predictions: list[dict]) -> dict[str, str | bytes]:
     """confusion_SPLIT.png and .md, predictions_SPLIT.jsonl."""
     matrix, names = self._confusion(items, predictions), list(self.objective.labels)
     return super().report_files(split, items, predictions) | {
@@ -166,9 +181,9 @@ class Classification(TextLabels):
       f'confusion_{split}.png': pictures.plot_confusion(matrix, names),
     }
 
-  def per_example(self, items: list[dict], predictions: list[dict]) -> list[float]:
+  def per_example(self, items: Sequence[dict], predictions: list[dict]) -> list[float]:
     """1 where the label is right, for paired comparisons."""
-    return [float(likeliest(p) == record['label']) for record, p in zip(items, predictions)]
+    return [float(likeliest(p) == label) for label, p in zip(column(items, 'label'), predictions)]
 
 
 @functools.lru_cache(maxsize=8)
@@ -186,12 +201,13 @@ def _shown(value) -> str:
   return f'{value:.4g}' if isinstance(value, float) else value if isinstance(value, str) else ', '.join(value) or 'none'
 
 
-def check_labels(read: records.Records, labels: Sequence[str], of: Callable[[dict], list[str]]) -> None:
-  """Refuses a record with a label that is not among them. Raises DataError."""
+def check_labels(read: records.Records, labels: Sequence[str], of: Callable[[Any], list[str]]) -> None:
+  """Refuses a record of which a label, `of(field)`, is not among them. Raises DataError."""
+  known = set(labels)
   for split, items in read.splits.items():
-    for record in items:
-      for unknown in [label for label in of(record) if label not in labels]:
-        where = f'data.{split}, example {record["id"]} (the first is 0)'
+    for number, found in enumerate(column(items, 'label')):
+      for unknown in [label for label in of(found) if label not in known]:
+        where = f'data.{split}, example {value(items, "id", number)} (the first is 0)'
         remedy = 'correct it, or train with all of them in objective.labels'
         raise DataError(f'{where}: label {unknown!r}; must be one of {", ".join(labels)}; {remedy}')
 

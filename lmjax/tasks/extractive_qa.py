@@ -3,14 +3,19 @@
 Legend: T length of a row, N tokens of a context.
 """
 
+import array
 import collections
 import dataclasses
 import json
+from collections.abc import Sequence
 
 import numpy as np
 
 from lmjax.data import records
-from lmjax.data.batches.windows import Windows, character_span, locate, token_span, windows
+from lmjax.data.batches.rows import Ragged, RaggedBuilder
+from lmjax.data.batches.windows import TokenPlaces, Windows, character_span, locate, windows
+from lmjax.data.labelled.table import column
+from lmjax.data.tokens.published import Frame
 from lmjax.errors import DataError
 from lmjax.models.heads import HeadedModel
 from lmjax.objectives import spans
@@ -28,6 +33,7 @@ class ExtractiveQA(FineTuningTask):
   """
 
   NAME = 'extractive_qa'
+  SHAPE_ROWS = ('max_question', 'stride', 'max_answer')
   RANKING_METRIC, HIGHER_IS_BETTER = 'f1', True
   MAIN_METRIC, BASELINE = 'f1', None
 
@@ -44,7 +50,7 @@ class ExtractiveQA(FineTuningTask):
   def resolve(cls, objective, read: records.Records):
     """Whether there are questions without an answer."""
     train = read.splits['train']
-    without = sum(not record['answers'] for record in train)
+    without = sum(not answers for answers in column(train, 'answers'))
     if train and without == len(train):
       raise DataError(f'data.train: none of {without:,} questions has an answer; some must have one; check answers')
     if objective.no_answer is None:
@@ -75,33 +81,66 @@ class ExtractiveQA(FineTuningTask):
     data.counts['train']['windows'] = len(kept)
     return data
 
-  def rows_of(self, items: list[dict]) -> Examples:
+  def rows_of(self, items: Sequence[dict]) -> Examples:
     """A row a window of each record's context: the question, then the window, with special tokens around.
 
     A context is tokenised once, however many questions there are about it, and its windows are cut when they are read.
     """
-    counts, left_out, table = collections.Counter(), collections.Counter(), []
-    different = list(dict.fromkeys(record['context'] for record in items))
-    contexts = dict(zip(different, self.tokenizer.encode_with_offsets(different)))
-    questions, question_sizes = [], []
-    for number, question in enumerate(self.tokenizer.encode_each([record['question'] for record in items])):
-      questions.append(question.ids[: self.objective.max_question])
-      question_sizes.append(len(question.ids))
-      context, offsets_N2 = contexts[items[number]['context']]
-      counts.update(self.counted(len(question.ids) - len(questions[-1]), question, context))
-      answers, too_long = self._answers(items[number], offsets_N2, counts, left_out)
-      room = self.data.length - len(questions[-1]) - sum(map(len, self.frame))
+    number_of: dict[str, int] = {}
+    of_record = (number_of.setdefault(context, len(number_of)) for context in column(items, 'context'))
+    context_of = np.fromiter(of_record, np.int32, len(items))
+    contexts, offsets, questions = RaggedBuilder(), RaggedBuilder(), RaggedBuilder()
+    sizes = np.zeros((3, len(number_of)), np.int64)  # of a context: tokens, bytes, bytes that are not known
+    for number, (encoded, offsets_N2) in enumerate(self.tokenizer.encode_with_offsets(number_of)):
+      contexts.add(encoded.ids)
+      offsets.add(offsets_N2.reshape(-1))
+      sizes[:, number] = len(encoded.ids), encoded.n_bytes, encoded.unknown_bytes
+    of_questions = np.zeros(2, np.int64)
+    for question in self.tokenizer.encode_each(column(items, 'question')):
+      questions.add(question.ids)
+      of_questions += question.n_bytes, question.unknown_bytes
+    made = questions.made(), contexts.made(), offsets.made().flat.reshape(-1, 2)
+    table, found, left_out = self._table(items, context_of, *made)
+    n_tokens, n_bytes, unknown_bytes = sizes[:, context_of].sum(1) + [len(made[0].flat), *of_questions]
+    of_context = np.add.reduceat(np.append(made[1].flat == self.tokenizer.unk, 0), made[1].begins[:-1])
+    of_context[made[1].sizes == 0] = 0
+    unknown = int((made[0].flat == self.tokenizer.unk).sum()) + int(of_context[context_of].sum())
+    cut = int(np.maximum(made[0].sizes - self.objective.max_question, 0).sum())
+    counts = {'tokens': int(n_tokens), 'cut_tokens': cut, 'unknown_tokens': unknown, 'bytes': int(n_bytes)}
+    counts |= {'unknown_bytes': int(unknown_bytes), **found}
+    rows = Windows(items, *self._kind, *made, context_of, table, counts, left_out)
+    return Examples(items, rows, table[:, 0])
+
+  def reopened(self, items: Sequence[dict], arrays, more) -> Examples:
+    """What `rows_of` made of the same records before."""
+    rows = Windows.from_arrays(arrays, more, items, *self._kind)
+    return Examples(items, rows, rows.table[:, 0])
+
+  @property
+  def _kind(self) -> tuple[Frame, bool, int]:
+    """What all windows share: special tokens, whether the model reads from both sides, tokens of a question."""
+    return self.frame, self.bidirectional, self.objective.max_question
+
+  def _table(self, items, context_of, questions: Ragged, contexts: Ragged, offsets) -> tuple[np.ndarray, dict, dict]:
+    """(`Windows.table`, counts of what is to be known of the answers, questions that are left out by the reason)."""
+    counts, left_out, table = collections.Counter(), collections.Counter(), array.array('i')
+    special, newest, places = sum(map(len, self.frame)), -1, TokenPlaces(np.zeros((0, 2), np.int32))
+    question_sizes = np.minimum(questions.sizes, self.objective.max_question).tolist()
+    given = zip(context_of.tolist(), question_sizes, column(items, 'context'), column(items, 'answers'))
+    for number, (context, question_size, text, right) in enumerate(given):
+      if context != newest:
+        begin, end = contexts.begins[context : context + 2].tolist()
+        newest, places = context, TokenPlaces(offsets[begin:end])
+      answers, too_long = self._answers(text, right, places, counts, left_out)
+      room = self.data.length - question_size - special
       # an answer of any length that is allowed must lie whole in one of them
       stride = min(self.objective.stride, max(room + 1 - self.objective.max_answer, 1))
-      for low, high in windows(len(context.ids), room, stride):
+      for low, high in windows(end - begin, room, stride):
         place = next(((first, last) for first, last in answers if low <= first and last < high), (-1, -1))
         # none would be wrong where there is an answer that cannot be given
         skip = place == (-1, -1) and any(first < high and low <= last for first, last in too_long)
-        table.append((number, low, high, *place, skip))
-    numbers = np.array(table, np.int32).reshape(-1, 6)
-    kind = self.frame, self.bidirectional
-    rows = Windows(items, questions, question_sizes, contexts, *kind, numbers, counts, left_out)
-    return Examples(items, rows, numbers[:, 0])
+        table.extend((number, low, high, *place, skip))
+    return np.frombuffer(table, np.int32).reshape(-1, 6), dict(counts), dict(left_out)
 
   def counts_of(self, examples: Examples) -> dict:
     """Of questions and their contexts; and what is to be known of the answers."""
@@ -115,30 +154,40 @@ class ExtractiveQA(FineTuningTask):
   def read_of(self, examples: Examples) -> list[tuple[int, int]]:
     """(tokens that are read, all of them) of each question and its context, which is read in windows."""
     rows = examples.rows
-    sizes = [len(rows.contexts[record['context']][0].ids) for record in examples.records]
-    return [(len(kept) + size, whole + size) for kept, whole, size in zip(rows.questions, rows.question_sizes, sizes)]
+    contexts, questions = rows.contexts.sizes[rows.context_of], rows.questions.sizes
+    kept = np.minimum(questions, rows.longest)
+    return list(zip((kept + contexts).tolist(), (questions + contexts).tolist()))
 
-  def _answers(self, record, offsets_N2, counts, left_out) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+  def _answers(self, context: str, right, places: TokenPlaces, counts, left_out) -> tuple[list, list]:
     """First and last context token of each right answer, in their order: those that may be given, and the longer ones.
 
     Where none of a record's answers may be given, its whole context counts as one that is too long.
     """
-    may_be_given, too_long, right = [], [], record.get('answers')
-    for answer in right or ():
+    may_be_given, too_long, found = [], [], {}
+    for answer in right or ():  # often several people gave the same one
       text, start = answer['text'], answer['answer_start']
-      place = locate(record['context'], text, start)
-      counts['misplaced_answers'] += place != start
-      span = None if place is None else token_span(offsets_N2, place, place + len(text))
+      if (text, start) not in found:
+        found[text, start] = self._span(context, text, start, places)
+      span, misplaced, inexact = found[text, start]
+      counts['misplaced_answers'] += misplaced
       if span is None:
         continue
-      begin, end = character_span(record['context'], offsets_N2, *span)
-      counts['inexact_answers'] += record['context'][begin:end] != text.strip()
+      counts['inexact_answers'] += inexact
       (may_be_given if span[1] - span[0] < self.objective.max_answer else too_long).append(span)
     counts['no_answer'] += right == []
     if right and not may_be_given:
       left_out['long_answer' if too_long else 'answer_not_in_context'] += 1
-      too_long = [(0, len(offsets_N2))]
+      too_long = [(0, len(places.offsets))]
     return may_be_given, too_long
+
+  def _span(self, context: str, text: str, start: int, places: TokenPlaces):
+    """(first and last token of an answer or None, whether it stands elsewhere, whether its ends are inside tokens)."""
+    place = locate(context, text, start)
+    span = None if place is None else places.span(place, place + len(text))
+    if span is None:
+      return None, place != start, False
+    begin, end = character_span(context, places.offsets, *span)
+    return span, place != start, context[begin:end] != text.strip()
 
   def example(self, row) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, segment_types, candidates [T]; starts, ends and weights (scalars)."""
@@ -194,18 +243,18 @@ class ExtractiveQA(FineTuningTask):
     none = self.objective.no_answer and prediction['no_answer_score'] > self.threshold
     return '' if none or not prediction['n_best'] else prediction['n_best'][0]['text']
 
-  def fit_threshold(self, items: list[dict], predictions: list[dict]) -> None:
+  def fit_threshold(self, items: Sequence[dict], predictions: list[dict]) -> None:
     """Sets the threshold that gives the best F1 on these."""
     if self.objective.no_answer:
       texts = {r['id']: p['n_best'][0]['text'] if p['n_best'] else '' for r, p in zip(items, predictions)}
       scores = {record['id']: p['no_answer_score'] for record, p in zip(items, predictions)}
       self.threshold = squad.best_threshold(texts, scores, _gold(items))[0]
 
-  def scores(self, items: list[dict], predictions: list[dict]) -> dict[str, float]:
+  def scores(self, items: Sequence[dict], predictions: list[dict]) -> dict[str, float]:
     """The official exact match and F1."""
     return squad.scores({r['id']: self.text_of(p) for r, p in zip(items, predictions)}, _gold(items))
 
-  def per_example(self, items: list[dict], predictions: list[dict]) -> list[float]:
+  def per_example(self, items: Sequence[dict], predictions: list[dict]) -> list[float]:
     """F1 of each question, for paired comparisons."""
     return [squad.f1(self.text_of(p), gold) for p, gold in zip(predictions, _gold(items).values())]
 
@@ -224,7 +273,7 @@ class ExtractiveQA(FineTuningTask):
     gold = ' | '.join(dict.fromkeys(a['text'] for a in record['answers'])) or '(none)' if 'answers' in record else ''
     return f'{quote(context)}\n\nQuestion: {record["question"]}  \nModel: {answer or "(none)"}  \nRight: {gold}\n'
 
-  def report_files(self, split: str, items: list[dict], predictions: list[dict]) -> dict[str, str | bytes]:
+  def report_files(self, split: str, items: Sequence[dict], predictions: list[dict]) -> dict[str, str | bytes]:
     """predictions.json in the official format, all predictions as JSON lines, and a page for people."""
     texts = {record['id']: self.text_of(p) for record, p in zip(items, predictions)}
     return super().report_files(split, items, predictions) | {
@@ -242,5 +291,5 @@ class ExtractiveQA(FineTuningTask):
     self.threshold = calibration.get('no_answer_threshold', 0.0)
 
 
-def _gold(items: list[dict]) -> dict[str, list[str]]:
+def _gold(items: Sequence[dict]) -> dict[str, list[str]]:
   return {record['id']: [answer['text'] for answer in record['answers']] for record in items}

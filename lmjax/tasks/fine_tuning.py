@@ -3,10 +3,9 @@
 Legend: B batch, T length.
 """
 
-import collections
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -17,9 +16,10 @@ from lmjax.data.batches.pipeline import Pipeline, ValidBatches
 from lmjax.data.batches.shuffle import Shuffled
 from lmjax.data.config import RecordKind, RecordsConfig
 from lmjax.data.counts import Counts, check_known, described
+from lmjax.data.labelled import kept
+from lmjax.data.labelled.trained import tokenizer_of
 from lmjax.data.tokens.published import Frame
 from lmjax.data.tokens.tokenizer import Encoded, Tokenizer
-from lmjax.data.tokens.trainer import train_tokenizer
 from lmjax.models.transformer import Transformer
 from lmjax.tasks.base import Run, Task
 from lmjax.tasks.table import TASKS
@@ -32,8 +32,8 @@ SHOWN = 50
 class Examples:
   """The rows of one split, each a dict of arrays; a record may give several: `owners` has the record of each row."""
 
-  records: list[dict]
-  rows: Any  # a sequence of dicts
+  records: Sequence[dict]
+  rows: Any  # a sequence of dicts, made when they are read
   owners: np.ndarray
 
   def __len__(self):
@@ -62,9 +62,11 @@ class FineTuningTask(Task):
 
   NAME: ClassVar[str]
   RECORDS: ClassVar[RecordKind | None] = None  # what is read, where it is not what the table says
+  SHAPE_ROWS: ClassVar[tuple[str, ...]] = ()  # the settings of the objective that change rows
   # each task's own
   example_records: Callable[..., list[dict]]  # (objective): invented records, one of each label
   rows_of: Callable[..., Examples]  # (records)
+  reopened: Callable[..., Examples]  # (records, arrays, what else): what `rows_of` made of them, as its rows were kept
   example: Callable[[dict], dict[str, np.ndarray]]  # (row): what the model is given, and must predict
   outputs: Callable[..., dict]  # (params, batch): arrays with a row each
   answers: Callable[..., list]  # (examples, outputs): a prediction for each record
@@ -86,29 +88,41 @@ class FineTuningTask(Task):
       return tokenizer, read
     if settings.path is not None:
       return Tokenizer.load(settings.path), read
-    fields = [(name, value) for record in read.splits['train'] for name, value in record.items()]
-    texts = [text for name, text in fields if name not in ('id', 'label') and isinstance(text, str)]
-    return train_tokenizer(texts, settings.vocab_size, settings.sample_bytes, settings.lowercase), read
+    return tokenizer_of(read.splits['train'], settings, read.fingerprint), read
 
   def load(self, read: records.Records) -> FineTuningData:
-    """Makes rows of all records."""
-    splits = {split: self.rows_of(items) for split, items in read.splits.items()}
+    """Makes rows of all records, or takes those that were made of the same ones before."""
+    splits = self._rows_of_all(read)
     counts = {split: counts | self.counts_of(splits[split]) for split, counts in read.counts.items()}
     for split, found in counts.items():
       check_known(f'data.{split}', found, self.data.max_unknown)
     return FineTuningData(splits, read.contents, counts)
 
+  def _rows_of_all(self, read: records.Records) -> dict[str, Examples]:
+    if read.fingerprint is None:
+      return {split: self.rows_of(items) for split, items in read.splits.items()}
+    program, settings = type(self), [getattr(self.objective, name) for name in self.SHAPE_ROWS]
+    given = [self.tokenizer.hash, self.data.length, self.frame, self.bidirectional, settings]
+    name = kept.fingerprint('rows', read.fingerprint, program.__module__, program.__qualname__, *given)
+    if (found := kept.load(name)) is not None:
+      of_split = lambda split: {
+        k.removeprefix(f'{split} '): a for k, a in found[0].items() if k.startswith(f'{split} ')
+      }
+      return {split: self.reopened(items, of_split(split), found[1][split]) for split, items in read.splits.items()}
+    made = {split: self.rows_of(items) for split, items in read.splits.items()}
+    parts = {split: examples.rows.arrays() for split, examples in made.items()}
+    arrays = {f'{split} {key}': array for split, (found, _) in parts.items() for key, array in found.items()}
+    kept.save(name, arrays, {split: more for split, (_, more) in parts.items()})
+    return made
+
   def counts_of(self, examples: Examples) -> dict:
     """What `counted` says of all rows together."""
-    total = collections.Counter()
-    for row in examples.rows:
-      total.update(row['counts'])
-    return dict(total)
+    return examples.rows.totals()
 
   def read_of(self, examples: Examples) -> list[tuple[int, int]]:
     """(tokens that are read, all of them) of each record's texts."""
-    counts = [row['counts'] for row in examples.rows]
-    return [(one['tokens'] - one['cut_tokens'], one['tokens']) for one in counts]
+    tokens, cut = examples.rows.count('tokens'), examples.rows.count('cut_tokens')
+    return list(zip((tokens - cut).tolist(), tokens.tolist()))
 
   def unread(self, examples: Examples) -> str:
     """How much of the records' texts is not read or not known, for people; '' where all of it is."""
@@ -128,7 +142,7 @@ class FineTuningTask(Task):
 
   def counted(self, cut: int, *texts: Encoded) -> dict[str, int]:
     """The `counts` of a row, whose texts these are: tokens of them, cut off and unknown ones, and bytes."""
-    unknown = sum(int((text.ids == self.tokenizer.unk).sum()) for text in texts)
+    unknown = sum(int(np.count_nonzero(text.ids == self.tokenizer.unk)) for text in texts)
     of_bytes = {'bytes': sum(t.n_bytes for t in texts), 'unknown_bytes': sum(t.unknown_bytes for t in texts)}
     return {'tokens': sum(len(t.ids) for t in texts), 'cut_tokens': cut, 'unknown_tokens': unknown, **of_bytes}
 
@@ -208,7 +222,7 @@ class FineTuningTask(Task):
     joined = {name: np.concatenate([output[name] for output in outputs])[: len(examples)] for name in outputs[0]}
     return self.answers(examples, joined)
 
-  def fit_threshold(self, items: list[dict], predictions: list) -> None:
+  def fit_threshold(self, items: Sequence[dict], predictions: list) -> None:
     """Chooses on validation predictions what training does not learn; nothing here."""
 
   @property
@@ -219,11 +233,11 @@ class FineTuningTask(Task):
   def load_calibration(self, calibration: dict) -> None:
     """Takes back what `calibration` gave."""
 
-  def samples(self, items: list[dict], predictions: list, count: int | None = None) -> str:
+  def samples(self, items: Sequence[dict], predictions: list, count: int | None = None) -> str:
     """Markdown: the first records of a split with their predictions; None: as many as the config says."""
     return '\n---\n\n'.join(map(self.show, items[: count or self.samples_config.count], predictions))
 
-  def report_files(self, split: str, items: list[dict], predictions: list) -> dict[str, str | bytes]:
+  def report_files(self, split: str, items: Sequence[dict], predictions: list) -> dict[str, str | bytes]:
     """{file name: content}; predictions_SPLIT.jsonl has a line a record, with its score for paired comparisons."""
     lines = []
     for record, prediction, score in zip(items, predictions, self.per_example(items, predictions)):

@@ -2,11 +2,13 @@
 
 import collections
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from lmjax.data import records
+from lmjax.data.labelled.table import column
 from lmjax.errors import ConfigError, DataError
 from lmjax.scoring import multi_label as scoring
 from lmjax.tasks.classification import TextLabels, asked_about, check_labels
@@ -29,11 +31,11 @@ class MultiLabel(TextLabels):
   @classmethod
   def resolve(cls, objective, read: records.Records):
     """The labels of all examples, those that no training example has too: they are missed, and count so."""
-    found = {label for items in read.splits.values() for record in items for label in record['label']}
+    found = {label for items in read.splits.values() for labels in column(items, 'label') for label in labels}
     if not found and objective.labels is None:
       raise DataError('data.train: no example has a label; some must; check data.fields and data.separator')
     labels = tuple(sorted(found)) if objective.labels is None else objective.labels
-    check_labels(read, labels, lambda record: record['label'])
+    check_labels(read, labels, lambda found: found)
     return dataclasses.replace(objective, labels=labels)
 
   @classmethod
@@ -55,9 +57,11 @@ class MultiLabel(TextLabels):
 
   def counts_of(self, examples: Examples) -> dict:
     """As for all tasks, the examples of each class, and those of none."""
-    labelled = [record['label'] for record in examples.records if 'label' in record]
-    classes = collections.Counter(label for labels in labelled for label in labels)
-    return super().counts_of(examples) | {'no_label': sum(not labels for labels in labelled), 'classes': dict(classes)}
+    classes, none = collections.Counter(), 0
+    for labels in column(examples.records, 'label'):
+      classes.update(labels or ())
+      none += labels == []
+    return super().counts_of(examples) | {'no_label': none, 'classes': dict(classes)}
 
   def describe(self, data) -> str:
     """A line about the data, with what looks wrong about its labels."""
@@ -68,7 +72,7 @@ class MultiLabel(TextLabels):
       questions.append(f'no validation text has a label, so the threshold stays {self.threshold}')
     return '; '.join([super().describe(data), *questions])
 
-  def fit_threshold(self, items: list[dict], predictions: list[dict]) -> None:
+  def fit_threshold(self, items: Sequence[dict], predictions: list[dict]) -> None:
     """Sets the threshold that gives the best micro F1 on these; where none has a label it stays."""
     if (gold := self._gold(items)).any():
       self.threshold = scoring.best_threshold(gold, self._probabilities(predictions))
@@ -79,11 +83,11 @@ class MultiLabel(TextLabels):
   def _probabilities(self, predictions):
     return np.array([list(prediction.values()) for prediction in predictions])
 
-  def scores(self, items: list[dict], predictions: list[dict]) -> dict[str, float]:
+  def scores(self, items: Sequence[dict], predictions: list[dict]) -> dict[str, float]:
     """Micro and macro F1, and the micro F1 of giving every text the same labels."""
     return scoring.scores(self._gold(items), self._probabilities(predictions) > self.threshold)
 
-  def per_example(self, items: list[dict], predictions: list[dict]) -> list[float]:
+  def per_example(self, items: Sequence[dict], predictions: list[dict]) -> list[float]:
     """F1 of each text's labels, for paired comparisons; 1 where it rightly has none."""
     return scoring.f1_each(self._gold(items), self._probabilities(predictions) > self.threshold).tolist()
 
@@ -91,7 +95,7 @@ class MultiLabel(TextLabels):
     """The labels, and the probabilities of all."""
     return {'labels': self.chosen(prediction), 'probabilities': prediction}
 
-  def report_files(self, split: str, items: list[dict], predictions: list[dict]) -> dict[str, str | bytes]:
+  def report_files(self, split: str, items: Sequence[dict], predictions: list[dict]) -> dict[str, str | bytes]:
     """predictions_SPLIT.jsonl, and labels_SPLIT.md with the scores of each label."""
     found = self._probabilities(predictions) > self.threshold
     page = scoring.markdown(self._gold(items), found, list(self.objective.labels))

@@ -4,10 +4,12 @@ The model learns the numbers in units of their deviation from their mean, so tha
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from lmjax.data import records
+from lmjax.data.labelled.table import column
 from lmjax.errors import ConfigError, DataError
 from lmjax.scoring import regression as scoring
 from lmjax.tasks.classification import TextLabels
@@ -32,7 +34,7 @@ class Regression(TextLabels):
     """Mean and deviation of the training numbers."""
     if objective.scale is not None:
       return objective
-    numbers = np.array([record['label'] for record in read.splits['train']], np.float64)
+    numbers = np.array(list(column(read.splits['train'], 'label')), np.float64)
     if np.ptp(numbers) == 0:
       problem = f'all {len(numbers):,} examples have the number {numbers[0]:g}'
       raise DataError(f'data.train: {problem}; there is nothing to learn; add examples with another')
@@ -57,25 +59,25 @@ class Regression(TextLabels):
     """A line about the data, with the range of its numbers."""
     parts = [super().describe(data)]
     for split, examples in data.splits.items():
-      numbers = np.array([record['label'] for record in examples.records])
+      numbers = np.array(list(column(examples.records, 'label')))
       parts.append(f'{split}: from {numbers.min():g} to {numbers.max():g}, mean {numbers.mean():.4g}')
       if np.ptp(numbers) == 0:
         parts[-1] = f'{split}: all numbers are {numbers[0]:g}, so Pearson and Spearman are undefined (nan)'
     return '; '.join(parts)
 
-  def scores(self, items: list[dict], predictions: list[float]) -> dict[str, float]:
+  def scores(self, items: Sequence[dict], predictions: list[float]) -> dict[str, float]:
     """Root of the mean squared error, the same of always giving the mean, and two correlations."""
-    return scoring.scores([record['label'] for record in items], predictions)
+    return scoring.scores(list(column(items, 'label')), predictions)
 
-  def per_example(self, items: list[dict], predictions: list[float]) -> list[float]:
+  def per_example(self, items: Sequence[dict], predictions: list[float]) -> list[float]:
     """The squared error below zero, for paired comparisons in which more is better."""
-    return [-((p - record['label']) ** 2) for record, p in zip(items, predictions)]
+    return [-((p - label) ** 2) for label, p in zip(column(items, 'label'), predictions)]
 
   def report(self, prediction: float) -> dict:
     """The number."""
     return {'number': prediction}
 
-  def report_files(self, split: str, items: list[dict], predictions: list[float]) -> dict[str, str | bytes]:
+  def report_files(self, split: str, items: Sequence[dict], predictions: list[float]) -> dict[str, str | bytes]:
     """predictions_SPLIT.jsonl, and errors_SPLIT.md with the largest errors."""
     order = np.argsort(self.per_example(items, predictions), kind='stable')[:SHOWN]
     page = self.samples([items[i] for i in order], [predictions[i] for i in order], SHOWN)

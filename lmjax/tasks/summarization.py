@@ -4,12 +4,14 @@ Legend: B batch, T length, P prompt length, K slots.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from lmjax.data.batches.rows import RowTable
+from lmjax.data.labelled.table import column
 from lmjax.data.tokens.published import Frame
 from lmjax.models import decode
 from lmjax.models.heads import LanguageModel
@@ -31,6 +33,7 @@ class Summarization(FineTuningTask):
   """A short text from a long one."""
 
   NAME = 'summarization'
+  SHAPE_ROWS = ('max_summary', 'long_documents')
 
   def __init__(self, model, objective, samples, data, tokenizer):
     super().__init__(model, objective, samples, data, tokenizer)
@@ -40,7 +43,7 @@ class Summarization(FineTuningTask):
     self.HIGHER_IS_BETTER = objective.best != 'loss'
     self.BASELINE = None if objective.lead is None else f'lead_{objective.best}'
     self._generate = _generator(self.model, objective, self.stop)
-    self._lead: tuple[list, dict] = ([], {})  # of which records, and what it scores
+    self._lead: tuple[Sequence, dict] = ([], {})  # of which records, and what it scores
 
   @property
   def predicted(self) -> int:
@@ -77,20 +80,24 @@ class Summarization(FineTuningTask):
     """A document with its summary."""
     return [{'id': '0', 'document': 'a', 'summary': 'a'}]
 
-  def rows_of(self, items: list[dict]) -> Examples:
+  def rows_of(self, items: Sequence[dict]) -> Examples:
     """A row a record; where the summary is cut, its last token is not followed by the end."""
-    documents = self.tokenizer.encode_each([record['document'] for record in items])
-    summaries = self.tokenizer.encode_each([record.get('summary', '') for record in items])
-    rows = []
-    for document, summary in zip(documents, summaries):
+    return Examples(items, RowTable.of(self._rows(items), lambda number: {}), np.arange(len(items)))
+
+  def reopened(self, items: Sequence[dict], arrays, more) -> Examples:
+    """What `rows_of` made of the same records before."""
+    return Examples(items, RowTable.from_arrays(arrays, more, lambda number: {}), np.arange(len(items)))
+
+  def _rows(self, items: Sequence[dict]) -> Iterator[dict]:
+    documents = self.tokenizer.encode_each(column(items, 'document'))
+    for document, summary in zip(documents, self.tokenizer.encode_each(column(items, 'summary', ''))):
       prompt, limit = self.prompt(document.ids), self.objective.max_summary
       end, cut_summary = self.frame.end, max(len(summary.ids) - limit, 0)
       tokens = np.array([*prompt, *summary.ids[:limit], *(() if cut_summary else end)], np.int32)
       read = min(len(document.ids), self.max_document_tokens)
       counts = self.counted(len(document.ids) - read + cut_summary, document, summary)
       counts |= {'summary_tokens': len(summary.ids), 'cut_summary_tokens': cut_summary}
-      rows.append({'tokens': tokens, 'prompt': len(prompt), 'document': document.ids, 'counts': counts})
-    return Examples(items, rows, np.arange(len(items)))
+      yield {'tokens': tokens, 'prompt': len(prompt), 'document': document.ids, 'counts': counts}
 
   def example(self, row) -> dict[str, np.ndarray]:
     """A row -> inputs, segments, prefix [T], slots, targets and weights [K]."""
@@ -127,12 +134,12 @@ class Summarization(FineTuningTask):
 
   def read_of(self, examples: Examples) -> list[tuple[int, int]]:
     """(tokens that are read, all of them) of each document."""
-    sizes, limit = [len(row['document']) for row in examples.rows], self.max_document_tokens
+    sizes, limit = examples.rows.ragged['document'].sizes.tolist(), self.max_document_tokens
     return [(size if self.objective.long_documents == 'chunks' else min(size, limit), size) for size in sizes]
 
   def predict(self, params, examples: Examples, run: Callable) -> list[str]:
     """A summary for each record."""
-    documents = [list(row['document']) for row in examples.rows]
+    documents = [row['document'].tolist() for row in examples.rows]
     if self.objective.long_documents == 'chunks':
       self._reduce(params, documents, run)
     summaries = self.generate(params, list(map(self.prompt, documents)), run)
@@ -151,22 +158,22 @@ class Summarization(FineTuningTask):
         # summaries are shorter than half the limit, so this ends; a model that writes nothing leaves the beginning
         documents[i] = joined or documents[i][:limit]
 
-  def scores(self, items: list[dict], predictions: list[str]) -> dict[str, float]:
+  def scores(self, items: Sequence[dict], predictions: list[str]) -> dict[str, float]:
     """The scores of the config, those of the lead baseline, and the share of the documents' tokens that is read."""
-    references, names = [record['summary'] for record in items], self.objective.scores
+    references, names = list(column(items, 'summary')), self.objective.scores
     values = generation.scores(names, predictions, references)
     if self.objective.lead is not None:
       if self._lead[0] is not items:
-        leads = [generation.lead(record['document'], self.objective.lead) for record in items]
+        leads = [generation.lead(document, self.objective.lead) for document in column(items, 'document')]
         self._lead = items, generation.scores(names, leads, references)
       values |= {f'lead_{name}': value for name, value in self._lead[1].items()}
-    lengths = np.array([len(e.ids) for e in self.tokenizer.encode_each([record['document'] for record in items])])
+    lengths = np.array([len(e.ids) for e in self.tokenizer.encode_each(column(items, 'document'))])
     read = lengths if self.objective.long_documents == 'chunks' else np.minimum(lengths, self.max_document_tokens)
     return values | {'read_share': float(read.sum() / max(lengths.sum(), 1))}
 
-  def per_example(self, items: list[dict], predictions: list[str]) -> list[float]:
+  def per_example(self, items: Sequence[dict], predictions: list[str]) -> list[float]:
     """The ranking score of each record (ROUGE-L where that is the loss), for paired comparisons."""
-    references, best = [record['summary'] for record in items], self.objective.best
+    references, best = list(column(items, 'summary')), self.objective.best
     if best in ('bleu', 'chrf'):
       return generation.score_each(best, predictions, references)
     return generation.rouge_each(predictions, references)['rougeL' if best == 'loss' else best].tolist()
@@ -182,12 +189,12 @@ class Summarization(FineTuningTask):
     blocks += [('Right', record['summary'])] if 'summary' in record else []
     return '\n\n'.join(f'{name}\n\n{quote(text)}' for name, text in blocks) + '\n'
 
-  def report_files(self, split: str, items: list[dict], predictions: list[str]) -> dict[str, str | bytes]:
+  def report_files(self, split: str, items: Sequence[dict], predictions: list[str]) -> dict[str, str | bytes]:
     """summaries_SPLIT.md, side by side with the right ones, and predictions_SPLIT.jsonl."""
     page = self.samples(items, predictions, SHOWN)
     if 'rouge' in self.objective.scores:
-      words = [len(record['document'].split()) for record in items]
-      references = [record['summary'] for record in items]
+      words = [len(document.split()) for document in column(items, 'document')]
+      references = list(column(items, 'summary'))
       rows = ['| words of the document | examples | ROUGE-L |', '|---|---|---|']
       for group in generation.rouge_by_length(predictions, references, words, LENGTH_EDGES):
         above = 'and more' if group['below'] is None else f'to {group["below"] - 1}'

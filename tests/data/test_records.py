@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lmjax.data import records
-from lmjax.data.config import RecordsConfig
+from lmjax.data.config import FIELDS, RecordsConfig
+from lmjax.data.labelled import values
 from lmjax.data.sources import files, tfds
 from lmjax.errors import ConfigError, DataError
 
@@ -140,7 +141,7 @@ def test_other_fields_must_be_as_many_as_in_training(tmp_path):
 
 def test_a_fraction_of_numpy_is_cut_to_no_whole_number():
   """As TFDS gives the scores of STS-B."""
-  value = lambda kind: records._value({'label': np.float32(2.5)}, 'label', 'label', 'x', 'raise', {}, kind)
+  value = lambda kind: values.value_of({'label': np.float32(2.5)}, 'label', 'label', 'x', 'raise', {}, kind)
   assert value('regression') == 2.5 and isinstance(value('regression'), float)
   with pytest.raises(DataError, match='is of type float32; the label must be a string; .* objective.target to number'):
     value('classification')
@@ -375,7 +376,7 @@ def test_the_demo_has_every_split(task):
   config = config_of('demo', valid='demo', valid_fraction=None, test='demo')
   found = records.load(config, task, 0)
   assert found.splits.keys() == {'train', 'valid', 'test'} and all(found.splits.values())
-  roles = {*records.FIELDS[task][0], 'id'}
+  roles = {*FIELDS[task][0], 'id'}
   assert all(roles <= record.keys() for items in found.splits.values() for record in items)
 
 

@@ -3,14 +3,16 @@
 Legend: N tokens of a context.
 """
 
+import bisect
 import dataclasses
 import unicodedata
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lmjax.data.batches.rows import Ragged
+from lmjax.data.labelled.table import value
 from lmjax.data.tokens.published import Frame
-from lmjax.data.tokens.tokenizer import Encoded
 
 # Categories of Unicode that normalizers drop: marks, control and format characters.
 _DROPPED = ('Mn', 'Mc', 'Me', 'Cc', 'Cf')
@@ -70,6 +72,22 @@ def locate(text: str, answer: str, start: int) -> int | None:
   return min(places, key=lambda place: abs(place - start)) if places and answer else None
 
 
+class TokenPlaces:
+  """Finds the tokens of one context: `token_span` for many questions about it."""
+
+  def __init__(self, offsets_N2: np.ndarray):
+    self.offsets = offsets_N2
+    self._is_sorted = bool((offsets_N2[1:] >= offsets_N2[:-1]).all())
+    self._begins, self._ends = offsets_N2.T.tolist() if self._is_sorted else ([], [])
+
+  def span(self, begin: int, end: int) -> tuple[int, int] | None:
+    """As `token_span`."""
+    if not self._is_sorted:
+      return token_span(self.offsets, begin, end)
+    first, last = bisect.bisect_right(self._ends, begin), bisect.bisect_left(self._begins, end) - 1
+    return (first, last) if first <= last else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Windows(Sequence):
   """Rows of questions, cut when they are asked for.
@@ -79,21 +97,29 @@ class Windows(Sequence):
   (those of the answer's first and last token), and the context with its tokens' offsets.
 
   Attributes:
+    records: the questions.
+    frame, bidirectional, longest: special tokens around, where no answer stands, most tokens of a question in a row.
+    questions, contexts: their tokens; each different context once.
+    offsets: int32 [tokens of all contexts, 2].
+    context_of: int32 [records]: the number of each record's context.
     table: int32 [rows, 6]: record, the window's first token and its end, the answer's first and last token in the
       context (-1: none), and whether the row is unfit for training.
     counts: see `lmjax.data.counts`.
     left_out: how many questions are unfit for training, by the reason.
   """
 
-  records: list[dict]
-  questions: list[np.ndarray]
-  question_sizes: list[int]
-  contexts: dict[str, tuple[Encoded, np.ndarray]]
+  records: Sequence[dict]
   frame: Frame
   bidirectional: bool
+  longest: int
+  questions: Ragged
+  contexts: Ragged
+  offsets: np.ndarray
+  context_of: np.ndarray
   table: np.ndarray
   counts: Mapping[str, int]
   left_out: Mapping[str, int]
+  _newest: dict = dataclasses.field(default_factory=dict)  # {number of a context: (its text, its offsets)}
 
   def __len__(self):
     return len(self.table)
@@ -103,14 +129,25 @@ class Windows(Sequence):
       return [self[i] for i in range(*index.indices(len(self)))]
     number, low, high, first, last, _ = map(int, self.table[index])
     begin, between, end = self.frame
-    question, context = self.questions[number], self.records[number]['context']
-    encoded, offsets_N2 = self.contexts[context]
-    tokens = np.array([*begin, *question, *between, *encoded.ids[low:high], *end], np.int32)
+    question = self.questions[number][: self.longest]
+    context, offsets_N2 = self._context(number)
+    window = self.contexts[self.context_of[number]][low:high]
+    tokens = np.array([*begin, *question, *between, *window, *end], np.int32)
     second = len(begin) + len(question) + len(between)
     null = 0 if self.bidirectional else len(tokens) - 1
     places = (null, null) if first < 0 else (first - low + second, last - low + second)
     row = {'tokens': tokens, 'question': question, 'second': second, 'stop': second + high - low}
     return row | {'low': low, 'null': null, 'places': places, 'offsets': offsets_N2, 'context': context}
+
+  def _context(self, number: int) -> tuple[str, np.ndarray]:
+    """(text, offsets) of a record's context; rows of one context follow each other where they are not shuffled."""
+    context = int(self.context_of[number])
+    if (found := self._newest.get(context)) is None:
+      begin, end = self.contexts.begins[context : context + 2]
+      found = value(self.records, 'context', number), self.offsets[begin:end]
+      self._newest.clear()
+      self._newest[context] = found
+    return found
 
   @property
   def skipped(self) -> np.ndarray:
@@ -120,3 +157,15 @@ class Windows(Sequence):
   def some(self, kept: np.ndarray) -> 'Windows':
     """The rows with these numbers."""
     return dataclasses.replace(self, table=self.table[kept])
+
+  def arrays(self) -> tuple[dict[str, np.ndarray], dict]:
+    """(arrays by name, what else it is, JSON-able), but for the records and the attributes after them."""
+    arrays = {name: getattr(self, name) for name in ('offsets', 'context_of', 'table')}
+    arrays |= self.questions.arrays('questions') | self.contexts.arrays('contexts')
+    return arrays, {'counts': dict(self.counts), 'left_out': dict(self.left_out)}
+
+  @classmethod
+  def from_arrays(cls, arrays: Mapping[str, np.ndarray], more: Mapping, *rest) -> 'Windows':
+    """What `arrays` was of, with its first four attributes."""
+    ragged = (Ragged.from_arrays(name, arrays) for name in ('questions', 'contexts'))
+    return cls(*rest, *ragged, *(arrays[name] for name in ('offsets', 'context_of', 'table')), **more)

@@ -71,6 +71,45 @@ def list_items(name: str, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
     raise DataError(f'{name}: has {more!r} after the end of its list; the file must be one list; fix it')
 
 
+def inner_items(name: str, file: IO[bytes], key: str) -> Iterator[Any]:
+  """Each item of the list at a key of a file that is one object, of which some megabytes are held at a time.
+
+  Raises DataError, perhaps after some items: the file is another, or broken; `records` says how.
+  """
+  text, decoder, seen, mark = _Text(file), json.JSONDecoder(object_pairs_hook=without_doubles), set(), '{'
+  while mark != '}':
+    _expect(text, '{' if mark == '{' else ',', name)
+    text.next_character()
+    found = _next_value(text, decoder, name)
+    _expect(text, ':', name)
+    if not isinstance(found, str) or found in seen:
+      raise DataError(f'{name}: not one object with each key once')
+    seen.add(found)
+    begin = text.next_character()
+    if found != key:
+      _next_value(text, decoder, name)
+    elif begin == '[':
+      mark = '['
+      while mark != ']':
+        _expect(text, mark, name)
+        if text.next_character() != ']' or mark == ',':
+          yield _next_value(text, decoder, name)
+        mark = text.next_character()
+      text.place += 1
+    else:
+      raise DataError(f'{name}: {key} is no list')
+    mark = text.next_character()
+  text.place += 1
+  if text.next_character() or key not in seen:
+    raise DataError(f'{name}: more than one object, or one without {key}')
+
+
+def _expect(text: '_Text', mark: str, name: str) -> None:
+  if text.next_character() != mark:
+    raise DataError(f'{name}: no {mark!r} where one is due')
+  text.place += 1
+
+
 class _Text:
   """What was read of a file and not used yet: `text[place:]`."""
 
