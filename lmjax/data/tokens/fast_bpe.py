@@ -55,8 +55,9 @@ class FastBPE:
     return self._id_of_rank[self._encoding.encode_to_numpy(text, disallowed_special=())]
 
   def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-    """Ids of each text, on all cores where that pays."""
-    if len(texts) < 2 or sum(map(len, texts)) < _WORTH_THREADS:
+    """Ids of each text, on all cores where that pays (unless the variable TOKENIZERS_PARALLELISM says false)."""
+    is_alone = os.environ.get('TOKENIZERS_PARALLELISM', '').lower() in ('false', '0', 'off', 'no', 'n', 'f')
+    if is_alone or len(texts) < 2 or sum(map(len, texts)) < _WORTH_THREADS:
       return [self.encode(text) for text in texts]
     return list(_threads().map(self.encode, texts))
 
