@@ -31,7 +31,7 @@ setup(
     'numpy>=2.0',
     'grain>=0.2.18',
     'tokenizers>=0.23',
-    'tiktoken>=0.9',
+    'tiktoken>=0.14',  # the oldest whose ids were compared
     'safetensors>=0.5',
     'huggingface_hub>=1.0',
     'fsspec>=2024.6',  # files at an address; gcsfs and s3fs come with the extras

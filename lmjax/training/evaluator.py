@@ -98,8 +98,8 @@ class TextEvaluator(Evaluator):
     self._batches, texts = {}, {}
     share = dict(batch_size=task.data.batch_size, hosts=jax.process_count(), host=jax.process_index())
     for name, store in stores.items():
-      example = task.eval_batch_of(stores, store)
-      self._batches[name] = valid_batches(task.data, store, task.row_spec(), example, **share)
+      transform = task.eval_batch_of(stores, store)
+      self._batches[name] = valid_batches(task.data, store, task.row_spec(), transform, **share)
       if task.MAIN_METRIC == 'bits_per_byte':
         texts[name] = valid_text(task.data, store)
     self._gzip = {name: {'gzip_bits_per_byte': gzip_bits_per_byte(text)} for name, text in texts.items()}

@@ -16,6 +16,7 @@ from lmjax.data.tokens.published import Frame
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import CheckpointError, ConfigError
 from lmjax.hf import tokens, writer
+from lmjax.hf.export import with_plain_transform
 from lmjax.hf.express import Wanted, express
 from lmjax.hf.source import PublicModel
 from lmjax.models import presets
@@ -100,6 +101,16 @@ def test_what_none_has_is_refused_with_the_nearest(preset, changes, problem):
   )
   with pytest.raises(ConfigError, match=problem):
     express(Wanted(config, 1000, 128))
+
+
+def test_a_norm_that_silences_a_unit_has_no_plain_transform():
+  flat = {'final_norm/scale': np.array([1.0, 0.5, 2.0]), 'embeddings/token/embedding': np.ones((4, 3))}
+  plain = with_plain_transform(flat)
+  x = np.array([0.3, -1.2, 0.9]) * flat['final_norm/scale']
+  np.testing.assert_allclose(x @ plain['head/transform/dense/kernel'], 64 * np.array([0.3, -1.2, 0.9]), rtol=1e-6)
+  assert plain['head/bias'].tolist() == [0] * 4
+  with pytest.raises(CheckpointError, match='final_norm/scale: holds a 0, .*; export another step'):
+    with_plain_transform(flat | {'final_norm/scale': np.array([1.0, 0.0, 2.0])})
 
 
 def test_heads_that_are_others():

@@ -39,7 +39,7 @@ class Pipeline:
   Args:
     rows_of: the rows of each source.
     weights: of the sources, in the same order.
-    transform: makes an example of a row.
+    transform: makes a batch of rows.
     contents: JSON-able, all that decides what the rows hold.
     batch_size: rows of a batch, over all hosts.
     vocab_size: ids must lie below.

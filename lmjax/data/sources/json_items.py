@@ -139,7 +139,7 @@ def _next_value(text: _Text, decoder: json.JSONDecoder, where: str) -> Any:
   while True:
     try:
       value, end = decoder.raw_decode(text.text, text.place)
-      if end < len(text.text) or text.is_whole:  # else it may be a number that goes on
+      if end < len(text.text) or text.is_whole:  # else it may be a number that continues
         text.place = end
         return value
     except json.JSONDecodeError as error:

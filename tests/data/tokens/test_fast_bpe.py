@@ -113,6 +113,14 @@ def test_much_text_is_encoded_fast_and_a_little_is_not_checked_for_it():
     tokenizer.encode_arrays([LONG, '\udc80'])
 
 
+def test_it_keeps_to_one_core_where_tokenizers_is_told_to(monkeypatch):
+  fast, half = trained().fast, LONG[: len(LONG) // 2]
+  expected = [ids.tolist() for ids in fast.encode_batch([half, half])]
+  monkeypatch.setattr(fast_bpe, '_threads', lambda: pytest.fail('threads were asked for'))
+  monkeypatch.setenv('TOKENIZERS_PARALLELISM', 'false')
+  assert [ids.tolist() for ids in fast.encode_batch([half, half])] == expected
+
+
 def test_long_runs_of_white_space_are_not_for_it():
   assert fast_bpe.takes(' ' * 100_000) and fast_bpe.takes('a' * 200_000) and not fast_bpe.takes('\n ' * 60_000)
 
