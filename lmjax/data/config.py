@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Le
 
+from lmjax.data.sources import conditions
 from lmjax.data.sources.formats import is_plain_text
 from lmjax.schema.types import Bool, Fraction, PositiveFloat, PositiveInt, Share, section
 
@@ -34,12 +35,15 @@ class SourceConfig:
     for pydoc and plain text (.txt, .md); in a folder with both it is that of the files with fields
   weight: share of the rows drawn from this source, relative to the other sources
   max_epochs: how often a run may read it, at most; one that would read it more often is refused
+  keep: conditions on fields that must all hold of a document, such as 'language=en|de', 'lang!=xx' or 'score>=3'
+    (docs/data.md); others are left out and counted
   """
 
   path: str
   field: str | None
   weight: PositiveFloat
   max_epochs: PositiveFloat | None = None
+  keep: tuple[str, ...] = ()
 
   def problems(self) -> Iterator[tuple[str, str, str]]:
     """(setting, rule, remedy) of each rule between the settings that does not hold."""
@@ -48,6 +52,13 @@ class SourceConfig:
         yield 'field', f'must name the text field of {self.path}', "give a name, such as 'text'"
     elif self.field is not None:
       yield 'field', f'must be None, since {self.path} is plain text without fields', 'set it to None'
+    if self.keep and not _has_fields(self.path):
+      yield 'keep', f'must be (), since {self.path} is plain text without fields', 'set it to ()'
+    for text in self.keep:
+      try:
+        conditions.parsed(text)
+      except ValueError as error:
+        yield 'keep', *error.args
 
 
 @section

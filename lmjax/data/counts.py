@@ -16,6 +16,7 @@ Counts = dict[str, dict[str, Any]]
 SHOWN = {
   'held_out': 'held out',
   'duplicates': 'duplicates dropped',
+  'filtered': 'filtered out',
   'replaced': 'texts repaired',
   'windows': 'windows',
   'no_answer': 'without an answer',

@@ -102,7 +102,7 @@ def _decides(setting: str) -> bool:
   """Whether a setting of the data decides what a token store holds."""
   name, _, rest = setting.partition('.')
   return name in ('tokenizer', 'valid_fraction', 'valid_bytes', 'bad_text') or (
-    name == 'sources' and not rest.endswith('.weight')
+    name == 'sources' and not rest.endswith(('.weight', '.max_epochs'))
   )
 
 

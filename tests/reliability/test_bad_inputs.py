@@ -205,6 +205,20 @@ CONFIGS = [
   leaf(
     'named corpus in part', 'data.sources.new.path=a.txt', 'data.sources.new', 'no such entry', 'a new one needs path'
   ),
+  leaf(
+    'condition that is none',
+    'data.sources.main.path=a.jsonl data.sources.main.field=text data.sources.main.keep=score>>3',
+    "keep = ['score>>3']",
+    "'score>>3' must be a field, one of = !=",
+    "write it as 'language=en|de' or 'score>=3'",
+  ),
+  leaf(
+    'condition on plain text',
+    'data.sources.main.keep=language=en',
+    "keep = ['language=en']",
+    'must be (), since pydoc is plain text without fields',
+    'set it to ()',
+  ),
   leaf('another task', 'task=gpt', 'task = gpt', "must be 'causal_lm' or", 'give one of these'),
   leaf('attention of the other objective', 'model.attention=causal', "'causal'", 'bidirectional', 'preset', base=MLM),
   leaf('adapter without its leaves', 'model.lora.rank=8', 'model.lora.alpha', 'missing', 'add it to the config'),
@@ -367,6 +381,24 @@ RECORDS = [
   ),
   corpus(
     'text that is a number', 'a.jsonl', '{"text": 3}', "'text' is of type int", 'be a string', 'name another field'
+  ),
+  corpus(
+    'condition on a field that is not there',
+    'a.jsonl',
+    DOCUMENTS,
+    "a.jsonl, line 1: no field 'score'",
+    'must hold what a condition names',
+    'fields there: text',
+    leaves='data.sources.main.keep=score>3',
+  ),
+  corpus(
+    'condition on a number that is text',
+    'a.jsonl',
+    '{"text": "a", "score": "high"}',
+    "a.jsonl, line 1: field 'score' holds 'high'",
+    'must be a number',
+    "correct 'score>3' of keep",
+    leaves='data.sources.main.keep=score>3',
   ),
   corpus('half a character', 'a.jsonl', '{"text": "\\ud800"}', 'a.jsonl, line 1', 'surrogate U+D800', 'data.bad_text'),
   examples('short row', LABELLED + 'a\n', 't.tsv, line 10', '1 fields', 'each row must have as many', 'fix the row'),

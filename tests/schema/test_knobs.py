@@ -130,6 +130,7 @@ DATA = [
   ('seed', 5, {}),
   ('data.sources.main.path', 'OTHER', {}),
   ('data.sources.main.field', 'title', {}),
+  ('data.sources.main.keep', ('number<30',), {}),
   ('data.tokenizer.vocab_size', 300, {}),
   ('data.tokenizer.sample_bytes', 900, {}),
   ('data.tokenizer.lowercase', True, {}),
@@ -207,8 +208,10 @@ def files(tmp_path_factory, tokenizer, raw_config):
   for name, offset in (('corpus', 0), ('other', 500)):
     with open(folder / f'{name}.jsonl', 'w', encoding='utf-8') as out:
       for i in range(60):
-        out.write(json.dumps({'text': text(offset + i, 20 + i), 'title': text(900 + i, 12)}) + '\n')
-      out.write('{"text": "a lone \\ud800 surrogate among words that follow each other", "title": "x y z w"}\n')
+        out.write(json.dumps({'text': text(offset + i, 20 + i), 'title': text(900 + i, 12), 'number': i}) + '\n')
+      out.write(
+        '{"number": 60, "text": "a lone \\ud800 surrogate among words that follow each other", "title": "x y z w"}\n'
+      )
   tokenizer.save(str(folder / 'tokenizer.json'))
   words = {'OTHER': 'other.jsonl', 'TOKENIZER': 'tokenizer.json', 'ELSEWHERE': 'cache2', 'CORPUS': 'corpus.jsonl'}
   found = {word: str(folder / file) for word, file in words.items()} | {'CACHE': str(folder / 'cache')}

@@ -95,6 +95,7 @@ def _report(manifest: Manifest, tokenizer: Tokenizer, seconds: float) -> None:
   total = sum(source.counts['bytes'] for source in manifest.sources.values()) / 1e6
   rate = f'{seconds:.1f} s ({total / max(seconds, 1e-9):.1f} MB/s)'
   shown = {'duplicates': 'duplicates left out', 'empty': 'empty', 'replaced': 'repaired', 'skipped': 'skipped'}
+  shown |= {'filtered': 'filtered out'}
   for name, source in manifest.sources.items():
     counts = source.counts
     tokens = sum(row.train[1] + row.held_out[1] for row in source.shards)
@@ -133,7 +134,7 @@ def find_pinned(config: DataConfig, pin: Pin, share: build.Share, progress: bool
 
 def _listing(config: DataConfig, tokenizer: str) -> str:
   """Changes when the listing of a source does, or what decides how it is kept."""
-  facts = [[name, source.field, documents.listed(source)] for name, source in config.sources.items()]
+  facts = [[name, source.field, source.keep, documents.listed(source)] for name, source in config.sources.items()]
   settings = [unit.FORMAT, tokenizer, config.bad_text, config.valid_fraction, _kept_bytes(config)]
   return json_digest([settings, facts])
 

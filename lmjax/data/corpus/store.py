@@ -90,6 +90,7 @@ class TokenStore:
     left_out = {'empty': n['empty'], 'bad_text': n['skipped'], 'replaced': n['replaced']}
     found = of_split(n['documents'], left_out, held_out=n['valid'], duplicates=n['duplicates'])
     tokens = self.train_tokens + sum(row.held_out[1] for row in self.row.shards)
+    found |= {'filtered': n['filtered']}
     return found | {'tokens': tokens, 'bytes': n['standing_bytes']} | {key: n[key] for key in UNKNOWN}
 
   @functools.cached_property

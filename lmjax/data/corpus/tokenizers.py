@@ -29,7 +29,7 @@ def prepare(config: DataConfig) -> Tokenizer:
     return Tokenizer.load(settings.path)
   origin = [
     FORMAT,
-    [[source.field, documents.listed(source), source.weight] for source in corpora.values()],
+    [[source.field, source.keep, documents.listed(source), source.weight] for source in corpora.values()],
     [settings.vocab_size, settings.sample_bytes, settings.lowercase, config.valid_fraction, config.bad_text],
   ]
   cache, name = Cache(config.cache_dir), f'tokenizer-{json_digest(origin)[:16]}.json'

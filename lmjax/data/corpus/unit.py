@@ -63,7 +63,7 @@ class Entry(NamedTuple):
   """What was found in a work."""
 
   shards: list[str]  # names, without folder and ending
-  counts: dict[str, int]  # of documents: read, empty, repaired, skipped
+  counts: dict[str, int]  # of documents: read, empty, repaired, skipped, filtered
 
 
 def found_entry(cache: Cache, key: str) -> Entry | None:
@@ -100,7 +100,7 @@ def build(work: documents.Work, settings: Settings, tokenizer: Tokenizer, cache:
     if not cache.has_shard(f'shards/{name}{shard.ENDING}'):
       cache.write(f'shards/{name}{shard.ENDING}', shard.as_bytes(name, *_encoded(texts, tokenizer)))
     names.append(name)
-  kept = ('documents', 'bytes', 'empty', 'replaced', 'skipped')
+  kept = ('documents', 'bytes', 'empty', 'replaced', 'skipped', 'filtered')
   return Entry(names, {name: counts[name] for name in kept})
 
 

@@ -6,22 +6,21 @@ import tarfile
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
-from lmjax.data.sources import fields, lines
+from lmjax.data.sources import lines
+from lmjax.data.sources.conditions import Filter
 from lmjax.data.sources.fields import Text
 from lmjax.data.sources.formats import format_of
 from lmjax.data.sources.notes import note
 from lmjax.errors import DataError
 
-_EXAMPLE = '{"text": ...}'
 
-
-def texts(name: str, file: IO[bytes], field: str) -> Iterator[tuple[str, Text | None]]:
+def texts(name: str, file: IO[bytes], field: str, keep: Filter) -> Iterator[tuple[str, Text | None]]:
   """(where, text or None) of each sample: the members whose names are alike up to their first dot (webdataset).
 
-  A sample's text is that of its .txt or .md, else the field of its .json. Each line of a .jsonl is one of its own.
-  Members of other kinds are left out; how many is printed.
+  A sample's text is that of its .txt or .md, else the field of its .json, which also decides whether it is kept. Each
+  line of a .jsonl is one of its own. Members of other kinds are left out; how many is printed.
 
-  Raises DataError: a broken archive or member, a field that is not there.
+  Raises DataError: a broken archive or member, a field that is not there, no .json where fields decide.
   """
   sample: str | None = None
   held: list[tuple[str, str, bytes]] = []
@@ -31,17 +30,16 @@ def texts(name: str, file: IO[bytes], field: str) -> Iterator[tuple[str, Text | 
     key, base = os.path.join(os.path.dirname(member), ''), os.path.basename(member)
     key += base.partition('.')[0]
     if key != sample:
-      yield from _sample(held, field)
+      yield from _sample(held, field, keep)
       sample, held = key, []
     kind = found.kind if found and not found.packed and not base.startswith('.') else None
     if kind in ('text', 'json'):
       held.append((where, kind, _read(where, size, data)))
     elif kind == 'lines':
-      for place, value in lines.values(where, data):
-        yield place, _text(value, field, place)
+      yield from lines.texts(lines.values(where, data), field, keep)
     else:
       left_out[os.path.splitext(base)[1] or 'no ending'] += 1
-  yield from _sample(held, field)
+  yield from _sample(held, field, keep)
   if left_out:
     shown = ', '.join(f'{ending} {count:,}' for ending, count in left_out.most_common(5))
     note(f'{name}: is read; {sum(left_out.values()):,} members that are no text are left out ({shown})')
@@ -81,16 +79,17 @@ def _read(where: str, size: int, data: IO[bytes]) -> bytes:
   return data.read()
 
 
-def _sample(held: list[tuple[str, str, bytes]], field: str) -> Iterator[tuple[str, Text | None]]:
+def _sample(held: list[tuple[str, str, bytes]], field: str, keep: Filter) -> Iterator[tuple[str, Text | None]]:
   """The texts of a sample's members, or where none is text the fields of those that are JSON."""
   found = [(where, content) for where, kind, content in held if kind == 'text']
-  yield from found
+  values = ((where, lines.loads(content, where, 'the file')) for where, kind, content in held if kind == 'json')
   if not found:
-    for where, _, content in held:
-      yield where, _text(lines.loads(content, where, 'the file'), field, where)
-
-
-def _text(value, field: str, where: str) -> Text | None:
-  if isinstance(value, str):
-    return value
-  return fields.text_in(lines.as_object(value, where, _EXAMPLE), field, where)
+    yield from lines.texts(values, field, keep)
+  elif not keep.conditions:
+    yield from found
+  else:
+    where, value = next(values, (found[0][0], None))
+    if value is None:
+      raise DataError(f'{where}: its sample has no .json; with keep each must have one; add it, or set keep to ()')
+    if keep.keeps(lines.as_object(value, where, '{"language": ...}', 'the file'), where):
+      yield from found

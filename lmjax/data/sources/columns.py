@@ -1,10 +1,11 @@
-"""Texts of one column of parquet and Arrow files, some rows at a time; other columns are not read."""
+"""Texts of one column of parquet and Arrow files, some rows at a time; of others those that decide what is kept."""
 
 import contextlib
 from collections.abc import Iterator
 from typing import IO, Any
 
 from lmjax.data.sources import remote
+from lmjax.data.sources.conditions import ALL, RULE, Filter
 from lmjax.data.sources.fields import Text, joined, missing, wrong_type
 from lmjax.data.sources.lines import Part
 from lmjax.data.sources.opening import opened
@@ -37,21 +38,29 @@ def _together(sizes: list[int], target: int) -> list[Part]:
   return [None] if len(starts) == 1 else list(zip(starts, ends))
 
 
-def parquet_texts(name: str, field: str, part: Part) -> Iterator[tuple[str, Text | None]]:
-  """(where, text or None) of each row of the row groups of a part, or of all.
+def parquet_texts(name: str, field: str, part: Part, keep: Filter = ALL) -> Iterator[tuple[str, Text | None]]:
+  """(where, text or None) of each row that is kept, of the row groups of a part, or of all.
 
   Raises DataError: no such column, one of another type, a broken file.
   """
   with _parquet(name) as file:
-    path = _path(file.schema_arrow, field, name)
+    paths = _paths(file.schema_arrow, field, keep, name)
+    columns = list(dict.fromkeys(map('.'.join, paths)))
     first, end = part or (0, file.num_row_groups)
     number = sum(file.metadata.row_group(group).num_rows for group in range(first)) + 1
     # a whole row group is held unless both `buffer_size`, which `_parquet` gives, and `pre_buffer=False` are
-    rows = dict(row_groups=list(range(first, end)), batch_size=_rows_at_once(file, path, first, end))
-    for batch in file.iter_batches(columns=['.'.join(path)], use_threads=False, **rows):
-      for value in _values(batch, path):
-        yield f'{name}, row {number:,}', joined(value, field, f'{name}, row {number:,}')
-        number += 1
+    rows = dict(row_groups=list(range(first, end)), batch_size=_rows_at_once(file, columns, first, end))
+    for batch in file.iter_batches(columns=columns, use_threads=False, **rows):
+      yield from _texts(batch, paths, field, keep, f'{name}, row', number)
+      number += len(batch)
+
+
+def _texts(batch, paths: list[list[str]], field: str, keep: Filter, place: str, first: int):
+  """(where, text or None) of each row of a batch that is kept; the first has the number `first`."""
+  for number, (text, *others) in enumerate(zip(*(_values(batch, path) for path in paths)), first):
+    where = f'{place} {number:,}'
+    if keep.keeps(dict(zip(keep.fields, others)), where):
+      yield where, joined(text, field, where)
 
 
 @contextlib.contextmanager
@@ -75,18 +84,38 @@ def _errors(name: str, kind: str) -> Iterator[None]:
     raise DataError(f'{name}: cannot be read ({reason(error)}); a {kind} file must be whole; make it again') from None
 
 
-def _rows_at_once(file, path: list[str], first: int, end: int) -> int:
-  """So many rows that a batch of the column holds a few megabytes, on average."""
-  start, size, n_rows = '.'.join(path), 0, 0
+def _rows_at_once(file, columns: list[str], first: int, end: int) -> int:
+  """So many rows that a batch of these columns holds a few megabytes, on average."""
+  starts, size, n_rows = tuple(f'{name}.' for name in columns), 0, 0
   for group in (file.metadata.row_group(number) for number in range(first, end)):
     n_rows += group.num_rows
-    columns = (group.column(number) for number in range(group.num_columns))
-    size += sum(c.total_uncompressed_size for c in columns if f'{c.path_in_schema}.'.startswith(f'{start}.'))
+    chunks = (group.column(number) for number in range(group.num_columns))
+    size += sum(c.total_uncompressed_size for c in chunks if f'{c.path_in_schema}.'.startswith(starts))
   return max(1, min(_MOST_ROWS, _BATCH * n_rows // max(size, 1)))
 
 
-def _path(schema, field: str, name: str) -> list[str]:
-  """The names of the column, and of what is inside of it, that a field names. Raises DataError: there is none."""
+def _paths(schema, field: str, keep: Filter, name: str) -> list[list[str]]:
+  """Where the text stands, and then what decides whether it is kept: see `_path`.
+
+  Raises DataError: a field is not there; that of the text is of another type.
+  """
+  import pyarrow.types as types
+
+  path, inner = _path(schema, field, name)
+  if types.is_struct(inner) and inner.num_fields:
+    rule = 'must be a string, or a list of strings'
+    example = f'{field}.{inner.field(0).name}'
+    raise DataError(f'{name}: field {field!r} is a struct; it {rule}; name one of its own, such as {example}')
+  if not _holds_text(inner):
+    raise wrong_type(name, field, str(inner)[:80])
+  return [path, *(_path(schema, other, name, RULE)[0] for other in keep.fields)]
+
+
+def _path(schema, field: str, name: str, *rule: str) -> tuple[list[str], Any]:
+  """(the names of the column, and of what is inside of it, that a field names, its type).
+
+  Raises DataError: there is none.
+  """
   import pyarrow.types as types
 
   inner: Any = schema
@@ -94,15 +123,10 @@ def _path(schema, field: str, name: str) -> list[str]:
   there = list(schema.names)
   for depth, one in enumerate(names):
     if one not in there:
-      raise missing(name, field, ('.'.join([*names[:depth], other]) for other in there))
+      raise missing(name, field, ('.'.join([*names[:depth], other]) for other in there), *rule)
     inner = inner.field(one).type
     there = [inner.field(number).name for number in range(inner.num_fields)] if types.is_struct(inner) else []
-  if types.is_struct(inner) and there:
-    rule = 'must be a string, or a list of strings'
-    raise DataError(f'{name}: field {field!r} is a struct; it {rule}; name one of its own, such as {field}.{there[0]}')
-  if not _holds_text(inner):
-    raise wrong_type(name, field, str(inner)[:80])
-  return names
+  return names, inner
 
 
 def _holds_text(kind) -> bool:
@@ -130,7 +154,8 @@ def _values(batch, path: list[str]) -> Iterator[Any]:
   for name in path[1:]:
     column = pyarrow.compute.struct_field(column, [name])
   for start in range(0, len(column), _MOST_ROWS):
-    yield from _as_bytes(column.slice(start, _MOST_ROWS)).to_pylist()
+    part = column.slice(start, _MOST_ROWS)
+    yield from (_as_bytes(part) if _holds_text(part.type) else part).to_pylist()
 
 
 def _as_bytes(column):
@@ -168,8 +193,8 @@ def arrow_parts(name: str, target: int) -> list[Part]:
   return _together(sizes, target)
 
 
-def arrow_texts(name: str, field: str, part: Part) -> Iterator[tuple[str, Text | None]]:
-  """(where, text or None) of each row of the record batches of a part, or of all, of an Arrow file or stream.
+def arrow_texts(name: str, field: str, part: Part, keep: Filter = ALL) -> Iterator[tuple[str, Text | None]]:
+  """(where, text or None) of each row that is kept, of the record batches of a part, or of all, of a file or stream.
 
   Raises DataError: as `parquet_texts`.
   """
@@ -178,12 +203,10 @@ def arrow_texts(name: str, field: str, part: Part) -> Iterator[tuple[str, Text |
   first, end = part or (0, None)
   with opened(name) as file, _errors(name, '.arrow'):
     source = file if remote.is_url(name) else pyarrow.memory_map(name)
-    path: list[str] | None = None
+    paths: list[list[str]] = []
     for number, batch in _batches(source, first, end):
-      path = path or _path(batch.schema, field, name)
-      for row, value in enumerate(_values(batch, path), 1):
-        where = f'{name}, record batch {number + 1}, row {row:,}'
-        yield where, joined(value, field, where)
+      paths = paths or _paths(batch.schema, field, keep, name)
+      yield from _texts(batch, paths, field, keep, f'{name}, record batch {number + 1}, row', 1)
 
 
 def _batches(source: IO[bytes] | Any, first: int, end: int | None) -> Iterator[tuple[int, Any]]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from lmjax.data.config import BadText, SourceConfig
 from lmjax.data.digests import digest64
 from lmjax.data.sources import files, listing, pydoc, remote, tfds
+from lmjax.data.sources.conditions import Filter
 from lmjax.data.sources.pieces import Piece, pieces_of
 from lmjax.errors import DataError
 
@@ -24,14 +25,15 @@ class Work(NamedTuple):
 
   path: str  # of the source
   field: str | None
+  keep: tuple[str, ...]
   pieces: tuple[Piece, ...]  # none for a source without files, which is read whole
 
   @property
   def facts(self) -> list:
     """JSON-able: what a listing says of it, which changes when its content may have changed."""
     if not self.pieces:
-      return [self.field, identity(self.path)]
-    return [self.field, *([*_moved(piece.file), piece.part] for piece in self.pieces)]
+      return [self.field, self.keep, identity(self.path)]
+    return [self.field, self.keep, *([*_moved(piece.file), piece.part] for piece in self.pieces)]
 
   @property
   def size(self) -> int:
@@ -57,7 +59,7 @@ def works_of(source: SourceConfig, target_bytes: int) -> Iterator[Work]:
   Raises DataError: nothing to read, or a file that cannot be.
   """
   if source.path == 'pydoc' or source.path.startswith('tfds:'):
-    yield Work(source.path, source.field, ())
+    yield Work(source.path, source.field, source.keep, ())
     return
   together: list[Piece] = []
   size = 0
@@ -68,10 +70,10 @@ def works_of(source: SourceConfig, target_bytes: int) -> Iterator[Work]:
       # one in so many names ends a work, so that it has half of the target on average
       ends = digest64(file.name.rpartition('/')[2].encode()) < 2**65 * max(file.size, 1) / target_bytes
       if ends or size >= target_bytes:
-        yield Work(source.path, source.field, tuple(together))
+        yield Work(source.path, source.field, source.keep, tuple(together))
         together, size = [], 0
   if together:
-    yield Work(source.path, source.field, tuple(together))
+    yield Work(source.path, source.field, source.keep, tuple(together))
 
 
 def listed(source: SourceConfig) -> list:
@@ -91,7 +93,7 @@ def texts_of(work: Work, bad_text: BadText, counts: collections.Counter) -> Iter
     bad_text: about bytes that are not UTF-8 and lone surrogates: 'raise' an error, 'replace' them by U+FFFD, or 'skip'
       the document.
     counts: filled as the stream is read: 'documents' and 'bytes' (UTF-8) given out, 'empty' ones skipped,
-      'replaced' ones repaired, 'skipped' ones left out for bad text.
+      'replaced' ones repaired, 'skipped' ones left out for bad text, 'filtered' ones that are not kept.
 
   Raises DataError: something that cannot be read.
   """
@@ -114,9 +116,9 @@ def _raw(work: Work, counts: collections.Counter) -> Iterator[tuple[str, str | b
   if work.path == 'pydoc':
     yield from pydoc.documents()
   elif not work.pieces:
-    yield from tfds.documents(work.path, work.field)
+    yield from tfds.documents(work.path, work.field, Filter(work.keep, counts))
   for piece in work.pieces:
-    yield from files.documents_of(piece, work.field, counts)
+    yield from files.documents_of(piece, work.field, counts, work.keep)
 
 
 def identity(path: str) -> dict:

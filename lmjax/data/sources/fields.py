@@ -20,6 +20,14 @@ def text_in(record: Mapping[str, Any], field: str, where: str) -> Text | None:
   """
   if (text := record.get(field)) is not None and type(text) is str:
     return text
+  return joined(value_in(record, field, where), field, where)
+
+
+def value_in(record: Mapping[str, Any], field: str, where: str, rule: str = 'must hold the text') -> Any:
+  """What a field of a record holds; None where that is null, or inside of something that is.
+
+  Raises DataError: no such field, which `rule` says what it is for.
+  """
   value: Any = record
   names = [field] if field in record else field.split('.')
   for depth, name in enumerate(names):
@@ -28,9 +36,9 @@ def text_in(record: Mapping[str, Any], field: str, where: str) -> Text | None:
     if not isinstance(value, Mapping):
       raise wrong_type(where, '.'.join(names[:depth]), type(value).__name__, f'must be an object that holds {name!r}')
     if name not in value:
-      raise missing(where, field, ('.'.join([*names[:depth], key]) for key in value))
+      raise missing(where, field, ('.'.join([*names[:depth], key]) for key in value), rule)
     value = value[name]
-  return joined(value, field, where)
+  return value
 
 
 def joined(value: Any, field: str, where: str) -> Text | None:
@@ -54,10 +62,10 @@ def wrong_type(where: str, field: str, kind: str, rule: str = 'must be a string,
   return DataError(f'{where}: field {field!r} is of type {kind}; it {rule}; name another field')
 
 
-def missing(where: str, field: str, there: Iterable[str]) -> DataError:
+def missing(where: str, field: str, there: Iterable[str], rule: str = 'must hold the text') -> DataError:
   """What to raise for a field that is not there."""
   shown = listed(sorted(there))
-  return DataError(f'{where}: no field {field!r}; it must hold the text; fields there: {shown}')
+  return DataError(f'{where}: no field {field!r}; it {rule}; fields there: {shown}')
 
 
 def listed(names: list[str]) -> str:

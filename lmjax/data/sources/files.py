@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 from lmjax.data.sources import archives, columns, fields, json_items, lines, remote, tables
+from lmjax.data.sources.conditions import ALL, Filter
 from lmjax.data.sources.fields import Text, listed
 from lmjax.data.sources.formats import check, endings
 from lmjax.data.sources.listing import File, files_of, named
@@ -32,59 +33,57 @@ def documents(path: str, field: str | None) -> Iterator[tuple[str, Text]]:
   Raises DataError: no such file, an unknown ending, a corrupt archive, broken JSON, a field that is not there.
   """
   for file in files_of(path):
-    for where, text in _texts(Piece(file, None), field):
+    for where, text in _texts(Piece(file, None), field, ALL):
       yield where, '' if text is None else text
 
 
-def documents_of(piece: Piece, field: str | None, counts: collections.Counter) -> Iterator[tuple[str, Text]]:
-  """Yields (where, text) of the documents of a piece; null ones, and those of white space alone, count as 'empty'.
+def documents_of(
+  piece: Piece, field: str | None, counts: collections.Counter, keep: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Text]]:
+  """Yields (where, text) of the documents of a piece for which all conditions of `keep` hold.
 
-  Text as bytes is UTF-8, or should be: `documents.clean` judges it.
+  Others count as 'filtered'; null ones, and those of white space alone, as 'empty'. Text as bytes is UTF-8, or should
+  be: `documents.clean` judges it.
 
-  Raises DataError: as `documents`.
+  Raises DataError: as `documents`; a condition on plain text, or on a field that is not there or cannot be compared.
   """
-  for where, text in _texts(piece, field):
+  for where, text in _texts(piece, field, Filter(keep, counts)):
     if text and not text.isspace():
       yield where, text
     else:
       counts['empty'] += 1
 
 
-def _texts(piece: Piece, field: str | None) -> Iterator[tuple[str, Text | None]]:
-  """(where, text or None) of each document of a piece."""
+def _texts(piece: Piece, field: str | None, keep: Filter) -> Iterator[tuple[str, Text | None]]:
+  """(where, text or None) of each document of a piece that is kept."""
   (name, size, _), part = piece
   kind = check(name).kind
   if size == 0:
     note(f'{name}: has no bytes; it counts as an empty document')
     yield name, None
   elif kind == 'text':
+    if keep.conditions:
+      raise DataError(f'{name}: is plain text; keep needs fields; name the files that have them, or set keep to ()')
     with opened(name) as file:
       yield from lines.text_documents(name, file, part)
   elif not field:
     raise DataError(f'{name}: no field is named; one must be, which holds the text; set it, as field=text')
   elif kind == 'parquet':
-    yield from columns.parquet_texts(name, field, part)
+    yield from columns.parquet_texts(name, field, part, keep)
   elif kind == 'arrow':
-    yield from columns.arrow_texts(name, field, part)
+    yield from columns.arrow_texts(name, field, part, keep)
   else:
     with opened(name) as file:
       if kind == 'tar':
-        yield from archives.texts(name, file, field)
+        yield from archives.texts(name, file, field, keep)
       elif kind == 'table':
         for where, row in tables.rows(name, file):
-          yield where, fields.text_in(row, field, where)
+          if keep.keeps(row, where):
+            yield where, fields.text_in(row, field, where)
       else:
         is_list = kind == 'json'
         found = json_items.items(name, file, field, part) if is_list else lines.values(name, file, part)
-        for where, value in found:
-          yield where, _text(value, field, where)
-
-
-def _text(value, field: str, where: str) -> Text | None:
-  """The text of a JSON value, which may be one itself."""
-  if isinstance(value, str):
-    return value
-  return fields.text_in(lines.as_object(value, where, f'{{"{field}": ...}}'), field, where)
+        yield from lines.texts(found, field, keep)
 
 
 def records(path: str) -> Iterator[tuple[str, dict]]:

@@ -3,9 +3,11 @@
 import collections
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
+from lmjax.data.sources import fields
+from lmjax.data.sources.conditions import Filter
 from lmjax.errors import DataError
 
 # A text file is cut into documents, so that one file alone can give a held-out split by document.
@@ -99,6 +101,20 @@ def values(name: str, file: IO[bytes], part: Part = None, begin: bytes = b'') ->
       raise DataError(f'{where}: more than {LONGEST_RECORD:,} bytes; a record must be shorter; is this JSONL?')
     if not line.isspace():
       yield where, loads(line, where)
+
+
+def texts(found: Iterable[tuple[str, Any]], field: str, keep: Filter) -> Iterator[tuple[str, fields.Text | None]]:
+  """(where, text or None) of each JSON value that is kept; a value may be a text itself, unless fields decide.
+
+  Raises DataError: a value of another kind, no such field, or one of another type.
+  """
+  for where, value in found:
+    if isinstance(value, str) and not keep.conditions:
+      yield where, value
+    else:
+      record = as_object(value, where, f'{{"{field}": ...}}')
+      if keep.keeps(record, where):
+        yield where, fields.text_in(record, field, where)
 
 
 def loads(data: bytes, where: str, unit: str = 'each line') -> Any:

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
+from lmjax.data.sources.conditions import Filter
 from lmjax.errors import DataError
 
 _READ_AT_ONCE = 64
@@ -17,17 +18,26 @@ _NETWORK_TIMEOUT_SECONDS = 3
 _PROBE = 'https://storage.googleapis.com'
 
 
-def documents(path: str, field: str) -> Iterator[tuple[str, bytes | str]]:
-  """Yields (where, text) of a split's examples, in the order of its shards; TFDS gives text as bytes.
+def documents(path: str, field: str, keep: Filter) -> Iterator[tuple[str, bytes | str]]:
+  """Yields (where, text) of a split's examples that are kept, in the order of its shards; TFDS gives text as bytes.
 
   Raises DataError: an unknown data set, split or field; not prepared and no network; a builder that needs TensorFlow.
   """
   builder, split = _prepared(path)
   for where, example in _examples(builder, split, path, (field,)):
+    if keep.conditions and not keep.keeps(_plain(example), where):
+      continue
     if not isinstance(example[field], bytes | str):
       kind = type(example[field]).__name__
       raise DataError(f'{where}: field {field!r} is of type {kind}; it must be text; name another field')
     yield where, example[field]
+
+
+def _plain(value):
+  """NumPy's numbers and arrays as Python's."""
+  if isinstance(value, dict):
+    return {name: _plain(inner) for name, inner in value.items()}
+  return value.tolist() if hasattr(value, 'tolist') else value
 
 
 def records(path: str, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:

@@ -10,11 +10,12 @@ from lmjax.data.sources.pieces import pieces_of
 WHOLE = 1 << 40
 
 
-def read(path, field='text', target=WHOLE):
+def read(path, field='text', target=WHOLE, keep=()):
   """(texts, counts) of what a path names, through pieces of `target` bytes."""
   counts = collections.Counter()
   pieces = [piece for file in files_of(str(path)) for piece in pieces_of(file, target)]
-  found = [documents.clean(text, where, 'raise')[0] for p in pieces for where, text in documents_of(p, field, counts)]
+  raw = (row for piece in pieces for row in documents_of(piece, field, counts, keep))
+  found = [documents.clean(text, where, 'raise')[0] for where, text in raw]
   return found, counts
 
 
