@@ -1,8 +1,8 @@
 """From a part of a source to token shards: one pure function, which gives the same bytes whoever runs it.
 
 A work is some pieces of a source (`sources.pieces`): files, or parts of large ones, that are read one after the other.
-Its documents are cut into shards at about 32 MB of text, or at 250,000 of them. Whether a document stands, as training or as held-out text,
-is decided later, from the digests in all shards: `standing`.
+Its documents are cut into shards at about 32 MB of text, or at 250,000 of them. Whether a document stands, as training
+or as held-out text, is decided later, from the digests in all shards: `standing`.
 """
 
 import collections
