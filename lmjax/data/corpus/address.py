@@ -16,7 +16,7 @@ from lmjax.data.sources import remote
 from lmjax.errors import DataError
 
 # Where copies are, unless the variable names another folder, and how many bytes of them.
-_FOLDER, VARIABLE, _LARGEST = '~/.cache/lmjax/shards', 'LMJAX_SHARDS', 20_000_000_000
+_FOLDER, VARIABLE, _LARGEST = '~/.cache/lmjax/copies', 'LMJAX_COPIES', 20_000_000_000
 # With more files than this a folder is listed: one request for a thousand names.
 _ASKED_ONE_BY_ONE = 8
 # A claim is renewed this often, and is that of a process that has ended when it was not for so long.
