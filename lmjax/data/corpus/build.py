@@ -29,6 +29,8 @@ WORK_BYTES = 32_000_000
 # Below it, starting processes takes longer than they save.
 _WORTH_PROCESSES = 20_000_000
 _POLL_SECONDS = 0.5
+# Entries that are read at once: at an address each takes a while.
+_READERS = 16
 
 
 class Share(NamedTuple):
@@ -48,7 +50,8 @@ def entries_of(
   """
   cache, file = Cache(config.cache_dir), f'tokenizers/{tokenizer.hash[:32]}.json'
   job = Job(cache.folder, unit.Settings(tokenizer.hash, config.bad_text), cache.path(file))
-  found = [unit.found_entry(cache, job.key(work)) for work in works]
+  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+    found = list(pool.map(lambda work: unit.found_entry(cache, job.key(work)), works))
   missing = [number for number, entry in enumerate(found) if entry is None]
   if not missing:
     return found

@@ -58,7 +58,7 @@ def _texts(piece: Piece, field: str | None, keep: Filter) -> Iterator[tuple[str,
   """(where, text or None) of each document of a piece that is kept."""
   (name, size, _), part = piece
   kind = check(name).kind
-  if size == 0:
+  if size == 0 and _is_empty(name):
     note(f'{name}: has no bytes; it counts as an empty document')
     yield name, None
   elif kind == 'text':
@@ -84,6 +84,12 @@ def _texts(piece: Piece, field: str | None, keep: Filter) -> Iterator[tuple[str,
         is_list = kind == 'json'
         found = json_items.items(name, file, field, part) if is_list else lines.values(name, file, part)
         yield from lines.texts(found, field, keep)
+
+
+def _is_empty(name: str) -> bool:
+  """Whether a file that was listed as such has no bytes: what the system or another program makes up may have some."""
+  with opened(name, unpack=False) as file:
+    return not file.read(1)
 
 
 def records(path: str) -> Iterator[tuple[str, dict]]:
