@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Le
 
-from lmjax.data.sources import conditions
-from lmjax.data.sources.formats import is_plain_text
+from lmjax.data.sources import conditions, formats
 from lmjax.schema.types import Bool, Fraction, PositiveFloat, PositiveInt, Share, section
 
 SPECIAL_TOKENS = ('[PAD]', '[BOS]', '[EOS]', '[MASK]', '[CLS]', '[SEP]', '[UNK]')
@@ -32,7 +31,7 @@ class SourceConfig:
     gs://, s3://, https:// or hf://; hf:NAME[/CONFIG][@SPLIT], a data set of the Hugging Face Hub; or
     tfds:NAME[/CONFIG][@SPLIT]. docs/real_files.md lists the kinds of file
   field: the field, column or key that holds the text; a.b is the key 'a.b' where there is one, else b inside a. None
-    for pydoc and plain text (.txt, .md); in a folder with both it is that of the files with fields
+    for pydoc, plain text (.txt, .md) and tokens (.bin, .ds, .npy); in a folder with others it is theirs
   weight: share of the rows drawn from this source, relative to the other sources
   max_epochs: how often a run may read it, at most; one that would read it more often is refused
   keep: conditions on fields that must all hold of a document, such as 'language=en|de', 'lang!=xx' or 'score>=3'
@@ -51,9 +50,9 @@ class SourceConfig:
       if not self.field:
         yield 'field', f'must name the text field of {self.path}', "give a name, such as 'text'"
     elif self.field is not None:
-      yield 'field', f'must be None, since {self.path} is plain text without fields', 'set it to None'
+      yield 'field', f'must be None, since {self.path} {_what(self.path)}', 'set it to None'
     if self.keep and not _has_fields(self.path):
-      yield 'keep', f'must be (), since {self.path} is plain text without fields', 'set it to ()'
+      yield 'keep', f'must be (), since {self.path} {_what(self.path)}', 'set it to ()'
     for text in self.keep:
       try:
         conditions.parsed(text)
@@ -132,6 +131,10 @@ class DataConfig:
       yield 'valid_fraction', 'must be below 1, or nothing is trained on', 'set it to 0.1, say'
     if not self.sources:
       yield 'sources', 'must name at least one corpus', "add one, such as data='pydoc'"
+    tokens = [source.path for source in self.sources.values() if formats.holds_tokens(source.path)]
+    if tokens and self.tokenizer is not None and self.tokenizer.path is None:
+      rule = f'must name the tokenizer that {tokens[0]} was made with: none can be trained on tokens'
+      yield 'tokenizer.path', rule, 'give its tokenizer.json'
     for name, source in self.sources.items():
       if not name.isidentifier():
         yield 'sources', f'{name!r} must be of letters, digits and _, since it names a folder', 'rename the source'
@@ -242,4 +245,8 @@ def default_field(path: str, field: str = 'text') -> str | None:
 
 
 def _has_fields(path: str) -> bool:
-  return path != 'pydoc' and not is_plain_text(path)
+  return path != 'pydoc' and formats.has_fields(path)
+
+
+def _what(path: str) -> str:
+  return 'holds tokens' if formats.holds_tokens(path) else 'is plain text without fields'

@@ -15,8 +15,9 @@ import numpy as np
 
 from lmjax.console import print_line
 from lmjax.data.config import BadText
-from lmjax.data.corpus import shard
+from lmjax.data.corpus import shard, tokenised
 from lmjax.data.corpus.cache import Cache
+from lmjax.data.corpus.tokenised import Tokens
 from lmjax.data.digests import digest64, normalised_digest64
 from lmjax.data.sources import documents
 from lmjax.data.tokens.tokenizer import Tokenizer
@@ -33,6 +34,8 @@ _PIECE_CHARACTERS = 16_384
 _LONG_WHOLE_TEXT = 100_000
 # What is counted of tokenizers that do not know every text.
 UNKNOWN = ('unknown_tokens', 'unknown_bytes')
+# As text, or as the tokens that a file holds; those of a work are of one kind.
+Document = str | Tokens
 
 
 class Settings(NamedTuple):
@@ -95,21 +98,24 @@ def build(work: documents.Work, settings: Settings, tokenizer: Tokenizer, cache:
   """
   counts: collections.Counter[str] = collections.Counter()
   names = []
-  for texts in _shards_of(documents.texts_of(work, settings.bad_text, counts)):
-    name = _name(texts, settings)
+  found: Iterator[Document] = documents.texts_of(work, settings.bad_text, counts)
+  if documents.holds_tokens(work):
+    found = tokenised.documents_of(work, tokenizer, counts)
+  for part in _shards_of(found):
+    name = _name(part, settings)
     if not cache.has(f'shards/{name}{shard.ENDING}'):
-      cache.write(f'shards/{name}{shard.ENDING}', shard.as_bytes(name, *_encoded(texts, tokenizer)))
+      cache.write(f'shards/{name}{shard.ENDING}', shard.as_bytes(name, *_encoded(part, tokenizer)))
     names.append(name)
   kept = ('documents', 'bytes', 'empty', 'replaced', 'skipped', 'filtered')
   return Entry(names, {name: counts[name] for name in kept})
 
 
-def _shards_of(texts: Iterator[str]) -> Iterator[list[str]]:
-  part: list[str] = []
+def _shards_of(found: Iterator[Document]) -> Iterator[list[Document]]:
+  part: list[Document] = []
   size = 0
-  for text in texts:
-    part.append(text)
-    size += len(text)
+  for document in found:
+    part.append(document)
+    size += len(document if isinstance(document, str) else document.text)
     if size >= _SHARD_BYTES or len(part) >= _SHARD_DOCUMENTS:
       yield part
       part, size = [], 0
@@ -117,39 +123,45 @@ def _shards_of(texts: Iterator[str]) -> Iterator[list[str]]:
     yield part
 
 
-def _name(texts: list[str], settings: Settings) -> str:
+def _name(part: list[Document], settings: Settings) -> str:
   digest = hashlib.blake2b(settings.key.encode(), digest_size=16)
-  for text in texts:
-    data = text.encode('utf-8')
+  for document in part:
+    data = document.encode('utf-8') if isinstance(document, str) else b'ids' + document.ids.astype('<i4').tobytes()
     digest.update(len(data).to_bytes(8, 'little'))
     digest.update(data)
   return digest.hexdigest()
 
 
-def _encoded(texts: list[str], tokenizer: Tokenizer) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+def _encoded(part: list[Document], tokenizer: Tokenizer) -> tuple[dict[str, np.ndarray], dict[str, int]]:
   """(arrays, counts) of a shard; documents of which no character has a token are left out, and counted as empty."""
   dtype = np.dtype('<u2' if tokenizer.vocab_size <= 1 << 16 else '<u4')
   counts = dict.fromkeys(('empty', *UNKNOWN), 0)
   tokens, table = [np.zeros(0, dtype)], []
-  for chunk in _chunks(texts):
-    _estimate(chunk, tokenizer)
-    for text, encoded in zip(chunk, _encode(chunk, tokenizer)):
-      ids = np.concatenate([ids for ids, _ in encoded])
-      counts['unknown_bytes'] += sum(unknown for _, unknown in encoded)
-      counts['unknown_tokens'] += 0 if tokenizer.is_lossless else int((ids == tokenizer.unk).sum())
-      if not len(ids):
-        counts['empty'] += 1
-        continue
-      # a cast would wrap id 70000 to 4464 in silence
-      assert ids.min() >= 0 and ids.max() <= np.iinfo(dtype).max, (ids.min(), ids.max(), dtype)
-      tokens.append(ids.astype(dtype))
-      data = text.encode('utf-8')
-      table.append((len(ids), len(data), digest64(data), normalised_digest64(text)))
+  for text, ids, unknown in _as_tokens(part, tokenizer):
+    counts['unknown_bytes'] += unknown
+    counts['unknown_tokens'] += 0 if tokenizer.is_lossless else int((ids == tokenizer.unk).sum())
+    if not len(ids):
+      counts['empty'] += 1
+      continue
+    # a cast would wrap id 70000 to 4464 in silence
+    assert ids.min() >= 0 and ids.max() <= np.iinfo(dtype).max, (ids.min(), ids.max(), dtype)
+    tokens.append(ids.astype(dtype))
+    data = text.encode('utf-8')
+    table.append((len(ids), len(data), digest64(data), normalised_digest64(text)))
   columns = zip(*table) if table else [()] * 4
   arrays = {'tokens': np.concatenate(tokens)}
   for name, column, kind in zip(shard.COLUMNS, columns, ('<u4', '<u4', '<u8', '<u8')):
     arrays[name] = np.array(column, kind)
   return arrays, counts
+
+
+def _as_tokens(part: list[Document], tokenizer: Tokenizer) -> Iterator[tuple[str, np.ndarray, int]]:
+  """(text, ids, bytes that no known token stands for) of each document."""
+  yield from ((document.text, document.ids, 0) for document in part if isinstance(document, Tokens))
+  for chunk in _chunks([document for document in part if isinstance(document, str)]):
+    _estimate(chunk, tokenizer)
+    for text, encoded in zip(chunk, _encode(chunk, tokenizer)):
+      yield text, np.concatenate([ids for ids, _ in encoded]), sum(unknown for _, unknown in encoded)
 
 
 def _chunks(texts: list[str]) -> Iterator[list[str]]:

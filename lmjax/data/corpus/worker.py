@@ -59,9 +59,9 @@ def _tokenizer(path: str) -> Tokenizer:
 
 
 def _parsed(line: str) -> tuple[Job, Work]:
-  job, (path, field, keep, pieces) = json.loads(line)
+  job, (path, field, keep, pieces, size) = json.loads(line)
   read = tuple(Piece(File(*file), None if part is None else tuple(part)) for file, part in pieces)
-  return Job(job[0], unit.Settings(*job[1]), job[2]), Work(path, field, tuple(keep), read)
+  return Job(job[0], unit.Settings(*job[1]), job[2]), Work(path, field, tuple(keep), read, size)
 
 
 def _answer(line: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lmjax.data.config import BadText, SourceConfig
 from lmjax.data.digests import digest64
-from lmjax.data.sources import files, listing, pydoc, remote, tfds
+from lmjax.data.sources import files, formats, listing, pydoc, remote, tfds
 from lmjax.data.sources.conditions import Filter
 from lmjax.data.sources.pieces import Piece, pieces_of
 from lmjax.errors import DataError
@@ -27,6 +27,7 @@ class Work(NamedTuple):
   field: str | None
   keep: tuple[str, ...]
   pieces: tuple[Piece, ...]  # none for a source without files, which is read whole
+  size: int = 0  # about how many bytes are read
 
   @property
   def facts(self) -> list:
@@ -35,19 +36,10 @@ class Work(NamedTuple):
       return [self.field, self.keep, identity(self.path)]
     return [self.field, self.keep, *([*_moved(piece.file), piece.part] for piece in self.pieces)]
 
-  @property
-  def size(self) -> int:
-    """About how many bytes are read."""
-    return sum(piece.file.size if piece.part is None else _share(piece) for piece in self.pieces)
-
 
 def _moved(file: listing.File) -> listing.File:
   """A file of this machine by its name alone: a corpus may be moved."""
   return file if remote.is_url(file.name) else file._replace(name=os.path.basename(file.name))
-
-
-def _share(piece: Piece) -> int:
-  return min(piece.part[1] - piece.part[0], piece.file.size) if piece.part is not None else piece.file.size
 
 
 def works_of(source: SourceConfig, target_bytes: int) -> Iterator[Work]:
@@ -62,18 +54,24 @@ def works_of(source: SourceConfig, target_bytes: int) -> Iterator[Work]:
     yield Work(source.path, source.field, source.keep, ())
     return
   together: list[Piece] = []
-  size = 0
+  size = read = 0
   for file in listing.files_of(source.path):
-    for piece in pieces_of(file, target_bytes):
+    pieces = pieces_of(file, target_bytes)
+    for piece in pieces:
       together.append(piece)
-      size += file.size
+      size, read = size + file.size, read + file.size // len(pieces)
       # one in so many names ends a work, so that it has half of the target on average
       ends = digest64(file.name.rpartition('/')[2].encode()) < 2**65 * max(file.size, 1) / target_bytes
       if ends or size >= target_bytes:
-        yield Work(source.path, source.field, source.keep, tuple(together))
-        together, size = [], 0
+        yield Work(source.path, source.field, source.keep, tuple(together), read)
+        together, size, read = [], 0, 0
   if together:
-    yield Work(source.path, source.field, source.keep, tuple(together))
+    yield Work(source.path, source.field, source.keep, tuple(together), read)
+
+
+def holds_tokens(work: Work) -> bool:
+  """Whether its documents come as tokens: `corpus.tokenised` reads them."""
+  return any(formats.holds_tokens(piece.file.name) for piece in work.pieces)
 
 
 def listed(source: SourceConfig) -> list:

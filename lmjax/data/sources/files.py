@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from lmjax.data.sources import archives, columns, fields, json_items, lines, remote, tables
 from lmjax.data.sources.conditions import ALL, Filter
 from lmjax.data.sources.fields import Text, listed
-from lmjax.data.sources.formats import check, endings
+from lmjax.data.sources.formats import TOKENS, check, endings
 from lmjax.data.sources.listing import File, files_of, named
 from lmjax.data.sources.notes import note
 from lmjax.data.sources.opening import opened
@@ -58,6 +58,9 @@ def _texts(piece: Piece, field: str | None, keep: Filter) -> Iterator[tuple[str,
   """(where, text or None) of each document of a piece that is kept."""
   (name, size, _), part = piece
   kind = check(name).kind
+  if kind in TOKENS:
+    rule, remedy = 'text is needed to train a tokenizer', 'name the one that made them, as data.tokenizer.path'
+    raise DataError(f'{name}: holds tokens; {rule}; {remedy}')
   if size == 0 and _is_empty(name):
     note(f'{name}: has no bytes; it counts as an empty document')
     yield name, None

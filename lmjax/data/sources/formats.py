@@ -4,7 +4,9 @@ from typing import Literal, NamedTuple
 
 from lmjax.errors import DataError
 
-Kind = Literal['text', 'lines', 'json', 'table', 'parquet', 'arrow', 'tar']
+Kind = Literal['text', 'lines', 'json', 'table', 'parquet', 'arrow', 'tar', 'megatron', 'datatrove', 'npy']
+# Kinds that hold tokens, and no text.
+TOKENS: tuple[Kind, ...] = ('megatron', 'datatrove', 'npy')
 
 PACKED = ('.gz', '.xz', '.bz2', '.zst')
 KINDS: dict[str, Kind] = {
@@ -20,9 +22,16 @@ KINDS: dict[str, Kind] = {
   '.arrow': 'arrow',
   '.feather': 'arrow',
   '.tar': 'tar',
+  '.bin': 'megatron',
+  '.ds': 'datatrove',
+  '.npy': 'npy',
 }
+# Files that belong to another, whose name has the second ending in place of the first.
+PARTS_OF = {'.idx': '.bin', '.ds.index': '.ds', '.ds.metadata': '.ds'}
+# What says where the documents of a file are: the ending of its name that another takes the place of.
+INDEX: dict[Kind, tuple[str, str]] = {'megatron': ('.bin', '.idx'), 'datatrove': ('.ds', '.ds.index')}
 # Compressed inside, if at all.
-_NEVER_PACKED = ('parquet', 'arrow')
+_NEVER_PACKED = ('parquet', 'arrow', *TOKENS)
 _SHORT = {'.tgz': '.tar.gz', '.txz': '.tar.xz', '.tbz2': '.tar.bz2'}
 
 _TO_TEXT = 'convert it to text (.txt), or to .jsonl with one document a line'
@@ -30,7 +39,8 @@ _UNPACK = 'unpack it, and name the folder or its files'
 _SHEET = 'save it as .csv with a header'
 _PICKLE = 'may run code when it is opened; convert it to .jsonl or .parquet where it was made'
 _CRAWL = 'extract its text into .jsonl, with datatrove or trafilatura'
-_TOKENS = 'holds tokens, not text; name the text that they were made from'
+_NPZ = 'save the array of tokens that it holds as .npy'
+_LOSS = 'holds a mask of the loss; name the .ds'
 # Endings of files that are known but not read: what is to be done with them.
 REMEDIES = {
   **dict.fromkeys(('.pdf', '.docx', '.doc', '.odt', '.rtf', '.epub', '.pptx', '.ps', '.djvu'), _TO_TEXT),
@@ -40,7 +50,8 @@ REMEDIES = {
   **dict.fromkeys(('.pkl', '.pickle', '.pt', '.pth', '.joblib'), _PICKLE),
   **dict.fromkeys(('.warc', '.warc.gz', '.wet', '.wet.gz', '.wat', '.wat.gz'), _CRAWL),
   **dict.fromkeys(('.tfrecord', '.array_record'), 'name the data set that it is part of, as tfds:NAME, or convert it'),
-  **dict.fromkeys(('.bin', '.idx', '.npy', '.npz', '.ds'), _TOKENS),
+  '.npz': _NPZ,
+  '.ds.loss': _LOSS,
   **dict.fromkeys(('.db', '.sqlite', '.sqlite3'), 'save its table as .csv with a header'),
   **dict.fromkeys(('.orc', '.avro', '.h5', '.hdf5', '.lance'), 'convert it to .parquet'),
   **dict.fromkeys(('.yaml', '.yml'), 'convert it to .jsonl with one document a line'),
@@ -114,7 +125,23 @@ def known() -> str:
   return f'{", ".join(packed)} (also with {", ".join(PACKED)}), {", ".join(others)}'
 
 
-def is_plain_text(path: str) -> bool:
-  """Whether all that a path names is plain text, without fields, as far as the path alone says."""
+def owner_of(name: str) -> str:
+  """The file that one belongs to; itself, if to none.
+
+  >>> owner_of('a.idx'), owner_of('a.ds.index'), owner_of('a.txt')
+  ('a.bin', 'a.ds', 'a.txt')
+  """
+  ending = next((ending for ending in PARTS_OF if name.endswith(ending)), None)
+  return name if ending is None else name.removesuffix(ending) + PARTS_OF[ending]
+
+
+def has_fields(path: str) -> bool:
+  """Whether some of what a path names may have fields, as plain text and tokens have none, as far as it says."""
   found = format_of(path)
-  return found is not None and found.kind == 'text'
+  return not (found is not None and found.kind == 'text') and not holds_tokens(path)
+
+
+def holds_tokens(path: str) -> bool:
+  """Whether a path names token files, as far as it says."""
+  found = format_of(owner_of(path))
+  return found is not None and found.kind in TOKENS

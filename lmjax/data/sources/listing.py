@@ -35,15 +35,52 @@ class File(NamedTuple):
 def files_of(path: str) -> list[File]:
   """The files that a path names, sorted by name: all of them can be read, as far as their endings say.
 
-  Of a folder those with other endings, and hidden ones, are left out; how many is printed. The arrow files of a folder
-  that `save_to_disk` wrote stand in its own order.
+  Of a folder those with other endings, and hidden ones, are left out; how many is printed. So are token files next to
+  text. The arrow files of a folder that `save_to_disk` wrote stand in its own order.
 
   Raises DataError: there is none, one that is named has an ending that is not read, or it cannot be reached.
   """
-  found = named(path)
+  found = _with_indices(path, named(path))
   for file in found:
     formats.check(file.name)
+  tokens = [file.name for file in found if formats.holds_tokens(file.name)]
+  if 0 < len(tokens) < len(found):
+    other = next(file.name for file in found if file.name not in tokens)
+    rule = f'tokens ({tokens[0]}) and text ({other}); a source must be of one kind'
+    raise DataError(f'{path}: names files of {rule}; make two sources of them')
   return found
+
+
+def _with_indices(path: str, found: list[File]) -> list[File]:
+  """Token files by their own name, once, with a stamp that changes when their index does.
+
+  Raises DataError: an index is missing, or alone, or they are at an address.
+  """
+  files = {file.name: file for file in found}
+  for file in found:
+    if not formats.holds_tokens(file.name):
+      continue
+    if remote.is_url(file.name):
+      rule = 'files of tokens must be on this machine, since they are mapped'
+      raise DataError(f'{file.name}: is at an address; {rule}; copy them here')
+    if (name := formats.owner_of(file.name)) != file.name:
+      del files[file.name]
+    files[name] = File(*_row_of_tokens(name))
+  return list(files.values())
+
+
+def _row_of_tokens(name: str) -> tuple[str, int, str]:
+  """As `_row`, of a token file with its index."""
+  ending, other = formats.INDEX.get(formats.check(name).kind, ('', ''))
+  index = name.removesuffix(ending) + other
+  if not os.path.isfile(name):
+    raise DataError(f'{index}: has no {os.path.basename(name)} next to it, which holds the tokens; copy that too')
+  if not os.path.isfile(index):
+    rule = f'has no {os.path.basename(index)} next to it, which says where its documents are'
+    raw = f"np.save('new.npy', np.memmap({os.path.basename(name)!r}, 'uint16', 'r'))"
+    raise DataError(f'{name}: {rule}; copy that too, or save bare numbers (of nanoGPT) as a .npy, as {raw}')
+  row = _row(name)
+  return row if index == name else (*row[:2], ' '.join([row[2], *map(str, _row(index)[1:])]))
 
 
 def named(path: str) -> list[File]:
@@ -71,6 +108,8 @@ def _local(path: str) -> tuple[bool, list[tuple[str, int, str]]]:
   if os.path.isdir(path):
     return True, [_row(name) for name in _below(path)]
   names = [path] if os.path.isfile(path) else glob.glob(path, recursive=True)
+  if not names and os.path.isfile(f'{path}.bin'):  # as Megatron-LM names a pair of files
+    names = [f'{path}.bin']
   return False, [_row(name) for name in names if os.path.isfile(name)]
 
 
@@ -94,12 +133,17 @@ def _readable(folder: str, files: list[File]) -> list[File]:
   inside = {file.name[start:]: file for file in files}
   inside = {name: file for name, file in inside.items() if not any(part.startswith('.') for part in name.split('/'))}
   _check_splits(folder, inside)
+  has_text = any(formats.format_of(name) and not formats.holds_tokens(name) for name in inside)
   saved = {os.path.dirname(name) for name in inside if os.path.basename(name) == _SAVED_STATE}
   kept, left_out = {}, collections.Counter()
   for name, file in inside.items():
     place, base = os.path.split(name)
     is_saved = place in saved and any(map(_SAVED.fullmatch, _bases(inside, place)))
-    if _SAVED.fullmatch(base) if is_saved else formats.format_of(name):
+    if formats.holds_tokens(name):
+      is_read = not has_text
+    else:
+      is_read = bool(_SAVED.fullmatch(base) if is_saved else formats.format_of(name))
+    if is_read:
       kept[name] = file
     elif not is_saved:
       left_out[os.path.splitext(base)[1] or 'no ending'] += 1
@@ -109,7 +153,8 @@ def _readable(folder: str, files: list[File]) -> list[File]:
     raise DataError(f'{folder}: {rule}; its files must end in one of {formats.known()}; check the path')
   if left_out:
     rest = sum(left_out.values())
-    note(f'{folder}: {len(kept):,} files are read; {rest:,} with other endings are left out ({shown})')
+    read = len(set(map(formats.owner_of, kept)))
+    note(f'{folder}: {read:,} files are read; {rest:,} with other endings are left out ({shown})')
   order = {} if remote.is_url(folder) else {n: key for place in saved for n, key in _saved_order(folder, place)}
   return [kept[name] for name in sorted(kept, key=lambda name: order.get(name, name))]
 

@@ -243,6 +243,17 @@ class Tokenizer:
     """Text of ids; for a byte-level tokenizer `decode(encode(text)) == text`."""
     return self._backend.decode([int(index) for index in ids], skip_special_tokens=skip_special)
 
+  def decode_batch(self, ids: Iterable[np.ndarray]) -> list[str]:
+    """As `decode`, of many, on all cores."""
+    return self._backend.decode_batch([one.tolist() for one in ids])
+
+  @functools.cached_property
+  def has_id(self) -> np.ndarray:
+    """bool [V]: whether there is a token of this id; some vocabularies have gaps."""
+    found_V = np.zeros(self.vocab_size, bool)
+    found_V[list(self._tokens)] = True
+    return found_V
+
   def token(self, index: int) -> str:
     """One token as readable text: ' the', '[MASK]', or '\\xe2\\x80' for part of a character."""
     if index not in self._tokens:
