@@ -251,6 +251,13 @@ def corpus(name: str, file: str, content: str | bytes | None, *says: str, leaves
   return case(name, 3, flags, *says, files={} if content is None else {file: content}, **more)
 
 
+def tokens(name: str, file: str, *says: str):
+  """Pre-training on a file of tokens that is wrong."""
+  flags = [f'--config.data.tokenizer.{one}=None' for one in ('vocab_size', 'sample_bytes', 'lowercase')]
+  flags = [f'{CLM},data={file}', *flags, '--config.data.tokenizer.path=t.json']
+  return case(name, 3, flags, f'{file}: {says[0]}', *says[1:], files={file: bytes(99), 't.json': TOKENIZER})
+
+
 FILES = [
   # found after the workdir was made, which goes again
   corpus(
@@ -328,6 +335,20 @@ FILES = [
     'page instead of a file', 'a.parquet', '<!doctype html><p>404', 'a.parquet: is a web page', 'download the file'
   ),
   corpus('parquet cut short', 'a.parquet', b'PAR1' + bytes(99), 'a.parquet: cannot be read', 'must be whole', 'again'),
+  case(
+    'tokens to train a tokenizer on',
+    2,
+    [f'{CLM},data=a.npy'],
+    'data.tokenizer.path = None',
+    'must name the tokenizer that a.npy was made with: none can be trained on tokens',
+    'give its tokenizer.json',
+    files={'a.npy': ''},
+  ),
+  tokens(
+    'numbers without their type', 'a.npy', 'has no header of numpy', 'be what its ending says', 'save it with one'
+  ),
+  tokens('bare numbers', 'a.bin', 'has no a.idx next to it', 'says where its documents are', 'a .npy, as np.save'),
+  tokens('index alone', 'a.idx', 'has no a.bin next to it', 'which holds the tokens', 'copy that too'),
   corpus('ending of something else', 'a.pdf', DOCUMENTS, 'a.pdf: .pdf is not read', 'convert it to text'),
   corpus('unknown ending', 'a.xyz', DOCUMENTS, 'a.xyz', 'unknown ending', '.jsonl', 'rename or convert the file'),
   corpus('no ending', 'a', DOCUMENTS, 'a: unknown ending', 'must end in one of', 'rename or convert the file'),
