@@ -3,8 +3,13 @@
 import gzip
 import json
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from lmjax.data.config import SourceConfig
+from lmjax.data.sources import documents
 from lmjax.data.sources.files import documents_of
 from lmjax.data.sources.listing import File, files_of
 from lmjax.data.sources.pieces import Piece, pieces_of
@@ -66,3 +71,15 @@ def test_a_broken_line_is_named_by_its_place(tmp_path):
     list(documents_of(Piece(file, None), 'text', {}))
   with pytest.raises(DataError, match='a.jsonl, line at byte 28: broken JSON'):
     list(documents_of(Piece(file, (20, 37)), 'text', {}))
+
+
+def test_works_tell_how_much_is_read_whatever_their_parts_are(tmp_path):
+  # bytes, row groups, tokens: by their size a build decides how many processes it starts
+  (tmp_path / 'a.jsonl').write_text('{"text": "a"}\n' * 500)
+  pq.write_table(pa.table({'text': TEXTS * 20}), tmp_path / 'a.parquet', row_group_size=50)
+  np.save(tmp_path / 'a.npy', np.arange(3_000))
+  for name in ('a.jsonl', 'a.parquet', 'a.npy'):
+    size = (tmp_path / name).stat().st_size
+    for target in (size // 4, 2 * size):
+      works = list(documents.works_of(SourceConfig(str(tmp_path / name), 'text', 1.0), target))
+      assert abs(sum(work.size for work in works) - size) <= len(works) <= (8 if target < size else 1)

@@ -329,3 +329,27 @@ def test_a_large_file_is_not_held_in_memory(tmp_path):
     finally:
       tracemalloc.stop()
     assert count > 3_900_000 and peak < 3_000_000  # of 8 MB
+
+
+@pytest.mark.parametrize('width', [2, 4])
+def test_what_datatrove_writes_is_read(tmp_path, width):
+  tokenizer = pytest.importorskip('datatrove.pipeline.tokens.tokenizer')
+  made = tokenizer.TokenizedFile(
+    str(tmp_path), 'a.ds', tokenizer_name_or_path='gpt2', save_final_metadata=True, token_size=width
+  )
+  for ids in DOCUMENTS:
+    made.write(ids, None)
+  made.close()
+  for target in (17, 1 << 40):
+    assert [ids for _, ids in read(tmp_path, target)] == DOCUMENTS
+
+
+@pytest.mark.parametrize('dtype', [np.uint16, np.int32, np.int64])
+def test_what_megatron_writes_is_read(tmp_path, dtype):
+  indexed = pytest.importorskip('megatron.core.datasets.indexed_dataset')
+  made = indexed.IndexedDatasetBuilder(str(tmp_path / 'a.bin'), dtype=dtype)
+  for ids in DOCUMENTS:
+    made.add_document(np.array(ids, dtype), [len(ids) // 2, len(ids) - len(ids) // 2])
+  made.finalize(str(tmp_path / 'a.idx'))
+  for target in (17, 1 << 40):
+    assert [ids for _, ids in read(tmp_path / 'a', target)] == DOCUMENTS
