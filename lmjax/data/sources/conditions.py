@@ -33,20 +33,21 @@ class Condition(NamedTuple):
     """
     value = fields.value_in(record, self.field, where, RULE)
     value = value.decode('utf-8', 'replace') if isinstance(value, bytes) else value
+    value = float(value) if _is_number(value) and not isinstance(value, int) else value  # decimals too
     if self.sign in _RANGES:
       found = self._number(value, where)
       return found is not None and _RANGES[self.sign](found, float(self.values[0]))
     return self._is_one(value, where) == (self.sign == '=')
 
   def _number(self, value: Any, where: str) -> Any:
-    """The value as a number; None for null, an empty text and nan."""
+    """The value as a number; None for null and an empty text. Nan is on no side of a limit."""
     if value is None or (isinstance(value, str) and not value.strip()):
       return None
     found = _number_in(value) if isinstance(value, str) else value if _is_number(value) else None
     if found is None:
       shown = f'holds {value[:40]!r}' if isinstance(value, str) else f'is of type {type(value).__name__}'
       raise self._refusal(where, shown, 'it must be a number, or text that is one')
-    return None if found != found else found
+    return found
 
   def _is_one(self, value: Any, where: str) -> bool:
     if value is None or isinstance(value, str):

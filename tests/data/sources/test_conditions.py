@@ -124,6 +124,8 @@ def test_pieces_keep_what_the_whole_does(tmp_path, kind):
     ('a<3', 'nan', False),
     ('a>3', 10**400, True),
     ('a>3', decimal.Decimal('3.01'), True),
+    ('a>=1.1', decimal.Decimal('1.1'), True),
+    ('a=1.1', decimal.Decimal('1.10'), True),
     ('a=en', b'en', True),
     ('a>3', b'4', True),
     ('a=x=y', 'x=y', True),
