@@ -16,6 +16,7 @@ import glob
 import json
 import os
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -109,6 +110,14 @@ class Cache:
           os.unlink(local)
     except OSError as error:
       raise self._unwritable(error) from None
+
+  def remove_folder(self, name: str) -> None:
+    """Removes a folder of it, where that is there."""
+    path = self.path(name)
+    if not remote.is_url(path):
+      shutil.rmtree(path, ignore_errors=True)
+    elif remote.filesystem(path).exists(path):
+      remote.filesystem(path).rm(path, recursive=True)
 
   @contextlib.contextmanager
   def claimed(self, name: str, waiting: str | None = None) -> Iterator[bool]:

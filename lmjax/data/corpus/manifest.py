@@ -6,8 +6,8 @@
 import collections
 import time
 import zlib
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -52,6 +52,32 @@ class Manifest(NamedTuple):
   sources: dict[str, SourceRow]
 
 
+class Decided(NamedTuple):
+  """What stands of a source."""
+
+  rows: list[ShardRow]
+  counts: dict[str, int]
+  roles: np.ndarray  # uint8, of all its documents
+  shards: list[shard.Shard]  # with all held-out documents that may be kept, and which they are
+  shard_roles: np.ndarray
+
+
+class Elsewhere(Protocol):
+  """Other machines, which do what is more than one can; see `beam`."""
+
+  def entries_of(
+    self, config: DataConfig, tokenizer: Tokenizer, works: Sequence[documents.Work]
+  ) -> list[unit.Entry | None]:
+    """As `build.entries_of`."""
+    ...
+
+  def decide(
+    self, config: DataConfig, limit: int | None, entries: Mapping[str, list[unit.Entry]]
+  ) -> Mapping[str, Decided]:
+    """As `_decide_here`; of the held-out text of a source `limit` bytes are kept."""
+    ...
+
+
 class Pin(NamedTuple):
   """What a run began with."""
 
@@ -59,8 +85,16 @@ class Pin(NamedTuple):
   tokenizer: Tokenizer
 
 
-def find(config: DataConfig, tokenizer: Tokenizer, share: build.Share, progress: bool = False) -> Manifest | None:
-  """The corpus of a config as its sources are listed now; made if it is not there. None: other tasks are at it.
+def find(
+  config: DataConfig,
+  tokenizer: Tokenizer,
+  share: build.Share,
+  progress: bool = False,
+  elsewhere: Elsewhere | None = None,
+) -> Manifest | None:
+  """The corpus of a config as its sources are listed now; made if it is not there, or `elsewhere` if that is given.
+
+  None: other tasks are at it.
 
   Raises DataError: a source cannot be read, a split would be empty, or the cache cannot be written.
   """
@@ -69,7 +103,11 @@ def find(config: DataConfig, tokenizer: Tokenizer, share: build.Share, progress:
     return manifest
   began = time.monotonic()
   works = {name: list(documents.works_of(source, build.WORK_BYTES)) for name, source in config.sources.items()}
-  entries = build.entries_of(config, tokenizer, [work for own in works.values() for work in own], share, progress)
+  flat = [work for own in works.values() for work in own]
+  if elsewhere is None:
+    entries = build.entries_of(config, tokenizer, flat, share, progress)
+  else:
+    entries = elsewhere.entries_of(config, tokenizer, flat)
   if None in entries:
     return None
   rest = iter(entries)
@@ -77,7 +115,11 @@ def find(config: DataConfig, tokenizer: Tokenizer, share: build.Share, progress:
   with cache.claimed(f'listed/{listing}.lock', 'waiting for another process that decides which documents stand'):
     if (manifest := _listed(cache, listing)) is not None:
       return manifest
-    manifest = _decide(config, tokenizer, cache, by_source)
+    if elsewhere is None:
+      manifest = _write(config, tokenizer, cache, by_source, _decide_here(config, cache, by_source))
+    else:
+      decided = elsewhere.decide(config, _kept_bytes(config), by_source)
+      manifest = _write(config, tokenizer, cache, by_source, decided)
     cache.write_json(f'listed/{listing}.json', {'corpus': manifest.id})
   if progress:
     _report(manifest, tokenizer, time.monotonic() - began)
@@ -162,30 +204,58 @@ def read(cache: Cache, corpus: str) -> Manifest | None:
     return None
   sources = {}
   for name, source in found['sources']:  # in the order in which roles are
-    rows = [ShardRow(row[0], row[1], tuple(row[2]), tuple(row[3]), row[4]) for row in source['shards']]
-    sources[name] = SourceRow(source['path'], rows, source['counts'])
+    sources[name] = SourceRow(source['path'], [row_of(values) for values in source['shards']], source['counts'])
   return Manifest(corpus, found['tokenizer'], found['vocab_size'], sources)
 
 
-def _decide(
-  config: DataConfig, tokenizer: Tokenizer, cache: Cache, entries: Mapping[str, list[unit.Entry]]
-) -> Manifest:
-  """What stands, written into the cache; the manifest last."""
+def row_of(values: Sequence) -> ShardRow:
+  """A row as JSON has it."""
+  name, documents, train, held_out, crc32 = values
+  return ShardRow(name, documents, tuple(train), tuple(held_out), crc32)
+
+
+def _decide_here(config: DataConfig, cache: Cache, entries: Mapping[str, list[unit.Entry]]) -> dict[str, Decided]:
+  """What stands of each source, from the tables of all shards."""
   names = {source: [name for entry in own for name in entry.shards] for source, own in entries.items()}
-  shards = {source: [_open(cache, name) for name in own] for source, own in names.items()}
+  shards = {source: [open_shard(cache, name) for name in own] for source, own in names.items()}
   roles = standing.roles_of(list(shards.values()), config.valid_fraction)
-  sources, begin = {}, 0
+  found, begin = {}, 0
   for source, own in shards.items():
-    counts, rows = _summed(entries[source]), []
-    for name, one in zip(names[source], own):
-      here = roles[begin : begin + len(one.lengths)]
-      begin += len(here)
-      sizes = {role: (int((here == role).sum()), int(one.lengths[here == role].sum())) for role in (TRAIN, HELD_OUT)}
-      rows.append(ShardRow(name, len(here), sizes[TRAIN], sizes[HELD_OUT], zlib.crc32(here.data)))
-      counts.update(one.counts)
-      counts['duplicates'] += int((here == standing.LEFT_OUT).sum())
-      stands = here != standing.LEFT_OUT
-      counts['standing_bytes'] += int(one.n_bytes[stands].sum())
+    here = roles[begin : begin + sum(len(one.lengths) for one in own)]
+    begin += len(here)
+    found[source] = Decided(*rows_of(names[source], own, here), here, own, here)
+  return found
+
+
+def rows_of(
+  names: Sequence[str], shards: Sequence[shard.Shard], roles: np.ndarray
+) -> tuple[list[ShardRow], collections.Counter]:
+  """(rows, what is counted in them) of shards with these names and roles."""
+  counts: collections.Counter[str] = collections.Counter()
+  rows, begin = [], 0
+  for name, one in zip(names, shards):
+    here = roles[begin : begin + len(one.lengths)]
+    begin += len(here)
+    sizes = {role: (int((here == role).sum()), int(one.lengths[here == role].sum())) for role in (TRAIN, HELD_OUT)}
+    rows.append(ShardRow(name, len(here), sizes[TRAIN], sizes[HELD_OUT], zlib.crc32(here.data)))
+    counts.update(one.counts)
+    counts['duplicates'] += int((here == standing.LEFT_OUT).sum())
+    counts['standing_bytes'] += int(one.n_bytes[here != standing.LEFT_OUT].sum())
+  return rows, counts
+
+
+def _write(
+  config: DataConfig,
+  tokenizer: Tokenizer,
+  cache: Cache,
+  entries: Mapping[str, list[unit.Entry]],
+  decided: Mapping[str, Decided],
+) -> Manifest:
+  """Writes what stands into the cache; the manifest last."""
+  sources = {}
+  for source, (rows, found, *_) in decided.items():
+    counts = _summed(entries[source])
+    counts.update(found)
     counts['train'], counts['valid'] = (sum(getattr(row, role)[0] for row in rows) for role in ('train', 'held_out'))
     sources[source] = SourceRow(config.sources[source].path, rows, dict(sorted(counts.items())))
     check_splits(source, sources[source], config.valid_fraction)
@@ -198,18 +268,17 @@ def _decide(
     'sources': [[name, source._asdict()] for name, source in sources.items()],
   }
   corpus = json_digest(content)[:32]
-  cache.write(f'corpora/{corpus}.roles', roles.tobytes())
-  begin = 0
-  for source, own in shards.items():
-    here = roles[begin : begin + sum(len(one.lengths) for one in own)]
-    begin += len(here)
+  cache.write(f'corpora/{corpus}.roles', b''.join(one.roles.tobytes() for one in decided.values()))
+  for source, one in decided.items():
     name = f'{corpus}.{source}'
-    cache.write(f'corpora/{name}{shard.ENDING}', _held_out(name, own, here, _kept_bytes(config)))
+    data = held_out(name, one.shards, one.shard_roles, _kept_bytes(config))
+    cache.write(f'corpora/{name}{shard.ENDING}', data)
   cache.write_json(f'corpora/{corpus}.json', content)
   return Manifest(corpus, tokenizer.hash, tokenizer.vocab_size, sources)
 
 
-def _open(cache: Cache, name: str) -> shard.Shard:
+def open_shard(cache: Cache, name: str) -> shard.Shard:
+  """A shard of the cache, without a look at its checksums."""
   return shard.opened(cache.local(f'shards/{name}{shard.ENDING}'), name, check=False)
 
 
@@ -220,7 +289,7 @@ def _summed(entries: list[unit.Entry]) -> collections.Counter:
   return counts
 
 
-def _held_out(name: str, shards: list[shard.Shard], roles: np.ndarray, limit: int | None) -> bytes:
+def held_out(name: str, shards: list[shard.Shard], roles: np.ndarray, limit: int | None) -> bytes:
   """A shard of the held-out documents of a source, those with the lowest digests first, up to a size."""
   tables, begin = [], 0
   for number, one in enumerate(shards):

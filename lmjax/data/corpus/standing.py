@@ -30,8 +30,7 @@ def roles_of(sources: Sequence[Sequence[Shard]], share: float) -> np.ndarray:
   """
   shards = [shard for source in sources for shard in source]
   stands = _first_of_each([shard.digests for shard in shards])
-  limit = min(int(share * 2.0**64), 2**64 - 1)
-  roles = np.where(stands, TRAIN, LEFT_OUT).astype(np.uint8)
+  limit, roles = limit_of(share), np.empty(len(stands), np.uint8)
   own, begin = set(), 0
   for source in sources:
     lowest, end = [], begin
@@ -47,10 +46,20 @@ def roles_of(sources: Sequence[Sequence[Shard]], share: float) -> np.ndarray:
   extra = np.array(sorted(own), np.uint64)
   for shard in shards:
     end = begin + len(shard.lengths)
-    is_held_out = (shard.normalised <= limit) | np.isin(shard.normalised, extra)
-    roles[begin:end][is_held_out & stands[begin:end]] = HELD_OUT
+    roles[begin:end] = roles_in(shard, stands[begin:end], limit, extra)
     begin = end
   return roles
+
+
+def limit_of(share: float) -> int:
+  """The highest normalised digest that is held out in any source."""
+  return min(int(share * 2.0**64), 2**64 - 1)
+
+
+def roles_in(shard: Shard, stands: np.ndarray, limit: int, extra: np.ndarray) -> np.ndarray:
+  """uint8, the roles in a shard of which is known what `stands`; `extra` are held out above the limit."""
+  is_held_out = (shard.normalised <= limit) | np.isin(shard.normalised, extra)
+  return np.where(stands, np.where(is_held_out, HELD_OUT, TRAIN), LEFT_OUT).astype(np.uint8)
 
 
 def _first_of_each(digests: Sequence[np.ndarray]) -> np.ndarray:
@@ -58,7 +67,7 @@ def _first_of_each(digests: Sequence[np.ndarray]) -> np.ndarray:
   total = sum(map(len, digests))
   stands = np.ones(total, bool)
   if total <= _PARTITION:
-    _strike(np.concatenate([np.zeros(0, np.uint64), *digests]), np.arange(total), stands)
+    strike(np.concatenate([np.zeros(0, np.uint64), *digests]), np.arange(total), stands)
     return stands
   bits = max(int(np.ceil(np.log2(total / _PARTITION))), 1)
   with tempfile.TemporaryDirectory() as folder:
@@ -75,13 +84,13 @@ def _first_of_each(digests: Sequence[np.ndarray]) -> np.ndarray:
     for file in files:
       file.close()
       rows = np.fromfile(file.name, np.uint64).reshape(-1, 2)
-      _strike(rows[:, 0], rows[:, 1].astype(np.int64), stands)
+      strike(rows[:, 0], rows[:, 1].astype(np.int64), stands)
       os.unlink(file.name)
   return stands
 
 
-def _strike(digests: np.ndarray, places: np.ndarray, stands: np.ndarray) -> None:
-  """Notes which are not the first; places ascend."""
+def strike(digests: np.ndarray, places: np.ndarray, stands: np.ndarray) -> None:
+  """Notes in `stands` which are not the first of their value; places ascend."""
   order = np.argsort(digests, kind='stable')
   ordered = digests[order]
   stands[places[order[1:][ordered[1:] == ordered[:-1]]]] = False
