@@ -12,6 +12,7 @@ Who runs them reads what the second one wrote, and writes the corpus. The cache 
 
 import collections
 import contextlib
+import difflib
 import functools
 import io
 import json
@@ -42,6 +43,8 @@ _PARTITION, _GROUP_DOCUMENTS, _GROUP_SHARDS = 1_000_000, 1_000_000, 64
 _ROW = np.dtype([('digest', '<u8'), ('normalised', '<u8'), ('n_bytes', '<u4'), ('place', '<u4')])
 _HIGHEST = 2**64 - 1  # a digest that no other is above
 _FAILED = 'failed.json'
+# What logs where a job is and how it fares.
+_REPORTS = ('apache_beam.runners.dataflow', 'apache_beam.runners.portability.portable_runner')
 # With the first, Beam's DirectRunner does not fetch a program from the network (PrismRunner) to run in its place; of
 # triggers, which could be unsafe, there are none here.
 _DIRECT = ('--allow_unsafe_triggers', '--default_sdk_harness_log_level=ERROR')
@@ -145,11 +148,12 @@ class Pipelines:
 def _options(runner: str, words: Sequence[str]) -> PipelineOptions:
   """Beam's options for a runner. Raises ConfigError: it knows no such runner, or refuses one of them."""
   is_direct = runner.lower() in ('direct', 'directrunner', 'switchingdirectrunner')
-  problems = [line(word, None, 'is no option of Beam', 'give --NAME=VALUE') for word in words if word[:2] != '--']
+  problems = [line(word, None, 'no option of Beam', 'give --NAME=VALUE') for word in words if word[:2] != '--']
   if problems:
     raise ConfigError(problems)
   options = PipelineOptions([*(_DIRECT if is_direct else ()), *words, f'--runner={runner}'])
   printed = io.StringIO()
+  logging.getLogger('apache_beam').setLevel(logging.ERROR)
   try:
     with contextlib.redirect_stderr(printed):
       known, given = options.get_all_options(), options.get_all_options(retain_unknown_options=True)
@@ -160,11 +164,18 @@ def _options(runner: str, words: Sequence[str]) -> PipelineOptions:
   except Exception as error:
     shown = ' '.join(str(error).split())
     raise ConfigError(f'--runner = {runner}: Beam refuses it or its options ({shown}); give others') from error
-  if is_direct and (unknown := given.keys() - known.keys()):  # others may have more
-    raise ConfigError([line(f'--{name}', None, 'DirectRunner has no such option', 'leave it out') for name in unknown])
-  logging.basicConfig()
-  logging.getLogger('apache_beam').setLevel(logging.ERROR if is_direct else logging.INFO)
+  if is_direct and (unknown := sorted(given.keys() - known.keys())):  # other runners may have more than Beam knows
+    raise ConfigError([line(f'--{name}', None, 'no option of Beam', _meant(name, known)) for name in unknown])
+  if not is_direct:
+    logging.basicConfig()
+    for name in _REPORTS:
+      logging.getLogger(name).setLevel(logging.INFO)
   return options
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+  close = difflib.get_close_matches(name, known, 1)
+  return f'did you mean --{close[0]}?' if close else 'leave it out'
 
 
 def _groups(entries: Sequence[unit.Entry]) -> Iterator[list[str]]:
