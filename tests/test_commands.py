@@ -15,7 +15,7 @@ import sys
 
 import pytest
 
-from lmjax import embed, evaluate, export, main, metrics, predict, verify
+from lmjax import embed, evaluate, export, main, metrics, predict, prepare, verify
 from lmjax import inspect as inspect_command
 from lmjax.data.sources import tfds
 from lmjax.data.tokens.tokenizer import Tokenizer
@@ -75,7 +75,7 @@ def of(program: str, *but: str) -> list:
 
 
 def test_every_command_has_a_test():
-  tested = {'main', 'experiment', 'export', 'embed', 'harness', 'predict', 'evaluate', 'inspect', 'verify'}
+  tested = {'main', 'experiment', 'export', 'embed', 'harness', 'predict', 'evaluate', 'inspect', 'verify', 'prepare'}
   scripts = {'experiments/split.py', 'experiments/public_shapes.py'}
   assert {program for _, program, _ in ALL} == {f'-m lmjax.{name}' for name in tested} | scripts
   assert len(ALL) > 45
@@ -308,6 +308,19 @@ def test_a_look_inside(module, reader, capsys):
       code = module.main(words)
       said = capsys.readouterr()
       assert code == 0 and said.out, (words, said.err)
+
+
+@pytest.mark.slow
+def test_text_is_prepared_and_looked_at(reader, capsys):
+  """In the order of the pages; a usage text stands for the others."""
+  for _, program, arguments in ALL:
+    if program == '-m lmjax.prepare' and '[' not in arguments:
+      words = shlex.split(arguments)
+      words += ['--config.data.cache_dir=new', '--config.data.tokenizer.vocab_size=300']
+      assert prepare.main(words) == 0, (words, capsys.readouterr().err)
+      out, last = capsys.readouterr().out, ''.join(word for word in words if word.startswith(('--task=', '--list')))
+      wanted = {'--list': 'corpus ', '--task=0': 'main: '}
+      assert wanted.get(last, 'MB were removed' if 'remove' in arguments else 'corpus ') in out, (words, out)
 
 
 @pytest.mark.parametrize('arguments', of('-m lmjax.experiment'))

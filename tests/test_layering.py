@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(__file__).parent.parent / 'lmjax'
 
 # From top to bottom. A package is one entry; the entries of one floor do not import each other.
 FLOORS = [
-  ['main', 'inspect', 'predict', 'evaluate', 'experiment', 'export', 'harness', 'embed', 'verify'],
+  ['main', 'inspect', 'predict', 'evaluate', 'experiment', 'export', 'harness', 'embed', 'verify', 'prepare'],
   ['study'],
   ['train', 'dry_run'],
   ['training'],
@@ -36,7 +36,7 @@ NEVER = {
   'tasks': ('lmjax.workdir',),
 }
 ALLOWED = ('lmjax.errors',)
-MOST_LINES, LONGEST_FUNCTION, MOST_TOP_MODULES = 400, 60, 19
+MOST_LINES, LONGEST_FUNCTION, MOST_TOP_MODULES = 400, 60, 20
 # The only functions that take the whole Config, besides those of `train`, `dry_run`, `study`, the commands and `config`
 # itself: all others receive the slices that they read.
 TAKE_THE_CONFIG = {
@@ -52,7 +52,7 @@ TAKE_THE_CONFIG = {
   'training.initialize.metadata_of',
 }
 # The training path, as README lists it: what can be read in an afternoon. Raise them by what a change adds, with it.
-MOST_FILES_OF_PATH, MOST_LINES_OF_PATH = 36, 5_435
+MOST_FILES_OF_PATH, MOST_LINES_OF_PATH = 40, 6_435
 
 
 def modules() -> list[tuple[str, pathlib.Path]]:

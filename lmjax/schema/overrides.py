@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Mapping
@@ -93,10 +94,11 @@ def _value(path: str, texts: Mapping[str, str], tree: Mapping[str, Node], cls) -
   entry = f'{above}.{name}'
   if entry not in tree and sections is not None and sections.entry is not None and _ENTRY.fullmatch(name):
     inside = {inner.path: inner for inner in Node(entry, sections.entry, '', {}).inside()}
-    if not inside.keys() <= texts.keys():
+    needed = [field.name for field in dataclasses.fields(sections.entry) if field.default is dataclasses.MISSING]
+    if not {f'{entry}.{setting}' for setting in needed} <= texts.keys():
       close = difflib.get_close_matches(name, sections.value if isinstance(sections.value, Mapping) else (), 1)
       slip = f'did you mean {above}.{close[0]}? ' if close else ''
-      raise Refusal('no such entry', f'{slip}a new one needs {", ".join(sections.entry.__dataclass_fields__)}')
+      raise Refusal('no such entry', f'{slip}a new one needs {", ".join(needed)}')
     node = inside.get(path)
   if node is None:
     raise Refusal(*validate.unknown(path, tree, cls))

@@ -201,7 +201,14 @@ CONFIGS = [
     'huge vocabulary', 'data.tokenizer.vocab_size=1e18', f'vocab_size = {10**18}', 'at most 16,777,216', 'set it to'
   ),
   leaf('all held out', 'data.valid_fraction=1.0', 'valid_fraction = 1.0', 'must be below 1', 'set it to 0.1'),
-  leaf('cache in the cloud', 'data.cache_dir=gs://a', "cache_dir = 'gs://a'", 'on a local disk', 'set it to one of'),
+  case(
+    'cache at an address that nothing reads',
+    3,
+    [CLM, '--config.data.cache_dir=nowhere://a'],
+    'nowhere://a/',
+    'nothing reads nowhere://',
+    'copy the files to one of these',
+  ),
   leaf(
     'named corpus in part', 'data.sources.new.path=a.txt', 'data.sources.new', 'no such entry', 'a new one needs path'
   ),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,15 +10,13 @@ import time
 
 import pytest
 
-from lmjax import experiment, main
+from lmjax import experiment
+from lmjax.data.corpus import address
 from tests import conftest, runs
 
 
 def test_what_must_be_on_a_local_disk_is_refused(capsys, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  config = f'--config={conftest.ROOT}/configs/pretrain_clm.py:smoke'
-  assert main.main([config, '--config.data.cache_dir=gs://bucket/cache']) == 2
-  assert "data.cache_dir = 'gs://bucket/cache': must be on a local disk" in capsys.readouterr().err
   study = f'--config={conftest.ROOT}/experiments/pretraining_helps.py:smoke'
   assert experiment.main([study, '--workdir=gs://bucket/study']) == 2
   assert '--workdir = gs://bucket/study: must be a local folder' in capsys.readouterr().err
@@ -73,15 +72,19 @@ def in_store(store, expression: str):
 def test_a_run_on_an_object_store(store, corpus, cache_dir, tmp_path):
   """Trains, goes on, hands over, is looked into: the same losses as on a local disk."""
   in_store(store, f'bucket.joinpath("data/corpus.jsonl").write_bytes(open({corpus!r}, "rb").read())')
-  leaves = [f'--config.{k}={v}' for k, v in {'data.cache_dir': cache_dir, 'train.steps': 20}.items()]
-  for folder, data in (('gs://bucket/run', 'gs://bucket/data/*.jsonl'), (f'{tmp_path}/run', corpus)):
+  store |= {address.VARIABLE: str(tmp_path / 'copies')}
+  in_cloud = 'gs://bucket/run', 'gs://bucket/data/*.jsonl', 'gs://bucket/cache'
+  for folder, data, cache in (in_cloud, (f'{tmp_path}/run', corpus, cache_dir)):
+    leaves = [f'--config.data.cache_dir={cache}', '--config.train.steps=20']
     run(store, 'main', f'--config=configs/pretrain_clm.py:smoke,data={data}', f'--workdir={folder}', *leaves)
   names = in_store(store, 'sorted(p.name for p in (bucket / "run").iterdir())')
   assert names == sorted(set(os.listdir(tmp_path / 'run')) - {'.lock'})  # there are no locks in an object store
   lines = [json.loads(line) for line in in_store(store, '(bucket / "run/metrics.jsonl").read_text()').splitlines()]
   remote = [line['loss'] for line in lines if line['split'] == 'train']
   assert remote == [line['loss'] for line in runs.metrics_of(tmp_path / 'run', 'train')] and len(remote) == 20
-  more = [*leaves[:-1], '--config.train.steps=24']
+  assert in_store(store, 'sorted(path.name for path in (bucket / "cache").iterdir())')[:2] == ['corpora', 'listed']
+  shutil.rmtree(tmp_path / 'copies')
+  more = ['--config.data.cache_dir=gs://bucket/cache', '--config.train.steps=24']
   command = ['--config=configs/pretrain_clm.py:smoke,data=gs://bucket/data/*.jsonl', '--workdir=gs://bucket/run', *more]
   assert 'resuming from step 20' in run(store, 'main', *command).stdout
   lines = in_store(store, '(bucket / "run/metrics.jsonl").read_text()').splitlines()

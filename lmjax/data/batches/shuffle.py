@@ -77,7 +77,7 @@ class Windows:
     self._firsts = np.cumsum(self._sizes) - self._sizes
     # two at the border of windows or epochs
     self._layout = functools.lru_cache(2)(self._laid_out)
-    self._order = functools.lru_cache(2)(self._ordered)
+    self._order = functools.lru_cache(3)(self._ordered)
 
   def __len__(self) -> int:
     return int(self._sizes.sum())
@@ -99,6 +99,8 @@ class Windows:
     return order, np.cumsum(self._sizes[order])
 
   def _laid_out(self, epoch: int, window: int) -> RowLayout:
+    windows = [*self._order(epoch)[0].tolist(), int(self._order(epoch + 1)[0][0])]
+    self._store.fetch(self._windows[windows[windows.index(window) + 1]])
     documents = self._store.train(self._windows[window])
     n = len(documents.lengths)
     order = permute(np.arange(n), n, key_of('documents', self._seed, self._store.name, epoch, window))

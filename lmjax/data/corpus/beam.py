@@ -93,13 +93,13 @@ class Pipelines:
   def entries_of(self, config: DataConfig, tokenizer: Tokenizer, works: Sequence[Work]) -> list[unit.Entry | None]:
     """The entry of each work, made if it is not there. Raises DataError: as `build.entries_of`."""
     cache, job = self._cache, build.job_of(config, tokenizer)
-    keys = [job.key(work) for work in works]
-    missing = {key: work for key, work in zip(keys, works) if unit.found_entry(cache, key) is None}
+    found = build.found_entries(cache, job, works)
+    missing = {job.key(work): work for work, entry in zip(works, found) if entry is None}
     if missing:
       build.make_ready(cache, tokenizer)
       lines = [json.dumps([job, work]) for work in missing.values()]
       self._run(lambda start: start | beam.Create(lines) | beam.Reshuffle() | beam.Map(_tokenise, self._folder))
-    found = [unit.found_entry(cache, key) for key in keys]
+      found = build.found_entries(cache, job, works)
     if None in found:
       rule = 'what workers wrote is not here; all must see one cache'
       raise DataError(f'{cache.folder}: {rule}; set data.cache_dir to an address, or to a folder that they share')

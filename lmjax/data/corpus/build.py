@@ -29,6 +29,8 @@ WORK_BYTES = 32_000_000
 # Below it, starting processes takes longer than they save.
 _WORTH_PROCESSES = 20_000_000
 POLL_SECONDS = 0.5
+# Entries that are read at once: at an address each takes a while.
+_READERS = 16
 
 
 class Share(NamedTuple):
@@ -47,7 +49,7 @@ def entries_of(
   Raises DataError: a source cannot be read, twice, or the cache cannot be written.
   """
   cache, job = Cache(config.cache_dir), job_of(config, tokenizer)
-  found = [unit.found_entry(cache, job.key(work)) for work in works]
+  found = found_entries(cache, job, works)
   missing = [number for number, entry in enumerate(found) if entry is None]
   if not missing:
     return found
@@ -78,6 +80,12 @@ def job_of(config: DataConfig, tokenizer: Tokenizer) -> Job:
   """What is needed to make the works of a config."""
   cache = Cache(config.cache_dir)
   return Job(cache.folder, unit.Settings(tokenizer.hash, config.bad_text), cache.path(_file_of(tokenizer)))
+
+
+def found_entries(cache: Cache, job: Job, works: Sequence[Work]) -> list[Entry | None]:
+  """The entries that are there."""
+  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+    return list(pool.map(lambda work: unit.found_entry(cache, job.key(work)), works))
 
 
 def make_ready(cache: Cache, tokenizer: Tokenizer) -> None:

@@ -17,13 +17,12 @@ import json
 import os
 import secrets
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from lmjax.console import print_line
-from lmjax.data.corpus import fetched, shard
+from lmjax.data.corpus import address, shard
 from lmjax.data.sources import remote
 from lmjax.errors import DataError
 from lmjax.workdir import lock
@@ -31,44 +30,53 @@ from lmjax.workdir.files import canonical_json, json_digest
 
 
 class Cache:
-  """Files of a cache by name. Raises DataError where they cannot be written."""
+  """Files of a cache by name.
+
+  Raises DataError: one cannot be written, or an address cannot be reached.
+  """
 
   def __init__(self, folder: str):
-    self.folder = folder if remote.is_url(folder) else os.path.abspath(os.path.expanduser(folder))
+    self.is_address = remote.is_url(folder)
+    self.folder = folder.rstrip('/') if self.is_address else os.path.abspath(os.path.expanduser(folder))
 
   def path(self, name: str) -> str:
     """The whole path of a file."""
     return f'{self.folder.rstrip("/")}/{name}'
 
-  def has(self, name: str) -> bool:
-    """Whether it is there."""
-    path = self.path(name)
-    return remote.filesystem(path).exists(path) if remote.is_url(path) else os.path.exists(path)
-
-  def has_shard(self, name: str) -> bool:
-    """Whether a token shard is there, and whole as far as its size tells."""
-    return self.has(name) if remote.is_url(self.folder) else shard.is_whole(self.path(name))
+  def has(self, *names: str) -> bool:
+    """Whether all of these are there, and those that are token shards whole as far as their sizes tell."""
+    if self.is_address:  # where no file is there in part
+      return address.has_all([self.path(name) for name in names])
+    paths = map(self.path, names)
+    return all(shard.is_whole(path) if path.endswith(shard.ENDING) else os.path.exists(path) for path in paths)
 
   def touch(self, name: str) -> None:
     """Notes that a file was used, on a disk where that may be written."""
-    if not remote.is_url(self.folder):
+    if not self.is_address:
       with contextlib.suppress(OSError):
         os.utime(self.path(name))
 
   def read(self, name: str) -> bytes | None:
     """Its content; None where it is not there."""
     path = self.path(name)
+    if self.is_address:
+      return address.read(path)
     try:
-      if remote.is_url(path):
-        return remote.filesystem(path).cat_file(path)
       with open(path, 'rb') as file:
         return file.read()
     except (FileNotFoundError, NotADirectoryError):
       return None
 
   def local(self, name: str) -> str:
-    """A path on this machine with the content of a file: its own, or that of a copy (see `fetched`)."""
-    return fetched.local(self.path(name))
+    """A path on this machine with the content of a file: its own, or that of a copy."""
+    return address.local(self.path(name))
+
+  def fetch(self, names: Iterable[str]) -> None:
+    """Makes copies of files that will be needed, where they are needed and can be made."""
+    if self.is_address:
+      with contextlib.suppress(DataError):  # it is raised where they are used
+        for name in names:
+          address.local(self.path(name))
 
   def read_json(self, name: str) -> Any:
     """What `write_json` wrote under this name; None where that is not there, or is damaged."""
@@ -85,39 +93,30 @@ class Cache:
 
   def write(self, name: str, data: bytes) -> None:
     """Writes a file."""
-    with self.writing(name) as path, open(path, 'wb') as file:
-      file.write(data)
-
-  @contextlib.contextmanager
-  def writing(self, name: str) -> Iterator[str]:
-    """Gives the path of a local file to write, which becomes the file when it is whole."""
     path = self.path(name)
+    if self.is_address:
+      address.write(path, data)
+      return
+    temporary = f'{path}.{secrets.token_hex(4)}.tmp'
     try:
-      if remote.is_url(path):
-        with _temporary() as local:
-          yield local
-          remote.filesystem(path).put_file(local, path)
-        return
       os.makedirs(os.path.dirname(path), exist_ok=True)
-      local = f'{path}.{secrets.token_hex(4)}.tmp'
       try:
-        yield local
-        with open(local, 'rb') as file:
+        with open(temporary, 'wb') as file:
+          file.write(data)
           os.fsync(file.fileno())
-        os.replace(local, path)
+        os.replace(temporary, path)
       finally:
         with contextlib.suppress(OSError):
-          os.unlink(local)
+          os.unlink(temporary)
     except OSError as error:
       raise self._unwritable(error) from None
 
   def remove_folder(self, name: str) -> None:
     """Removes a folder of it, where that is there."""
-    path = self.path(name)
-    if not remote.is_url(path):
-      shutil.rmtree(path, ignore_errors=True)
-    elif remote.filesystem(path).exists(path):
-      remote.filesystem(path).rm(path, recursive=True)
+    if self.is_address:
+      address.remove(self.path(name))
+    else:
+      shutil.rmtree(self.path(name), ignore_errors=True)
 
   @contextlib.contextmanager
   def claimed(self, name: str, waiting: str | None = None) -> Iterator[bool]:
@@ -127,8 +126,10 @@ class Cache:
 
     Raises DataError: nothing can be written here.
     """
-    if remote.is_url(self.folder):
-      yield True
+    wait = None if waiting is None else lambda: print_line(waiting)
+    if self.is_address:
+      with address.claimed(self.path(name), wait) as is_ours:
+        yield is_ours
       return
     path = self.path(name)
     try:
@@ -138,8 +139,8 @@ class Cache:
       raise self._unwritable(error) from None
     with file:
       is_ours = lock.acquire(file, wait=False) is not False
-      if not is_ours and waiting is not None:
-        print_line(waiting)
+      if not is_ours and wait is not None:
+        wait()
         is_ours = lock.acquire(file, wait=True) is not False
       yield is_ours
       if is_ours:
@@ -148,7 +149,7 @@ class Cache:
 
   def clear_temporary(self) -> None:
     """Removes what builds that were killed left; what is younger than an hour may be in use."""
-    if not remote.is_url(self.folder):
+    if not self.is_address:
       for path in glob.glob(os.path.join(glob.escape(self.folder), '*', '*.tmp')):
         with contextlib.suppress(OSError):
           if os.path.getmtime(path) < time.time() - 3_600:
@@ -158,9 +159,3 @@ class Cache:
     rule = 'data.cache_dir must be a folder with room for the token shards'
     remedy = 'free some, or name another; what is finished stays'
     return DataError(f'{self.folder}: {error.strerror or error}; {rule}; {remedy}')
-
-
-@contextlib.contextmanager
-def _temporary() -> Iterator[str]:
-  with tempfile.TemporaryDirectory() as folder:
-    yield os.path.join(folder, 'file')

@@ -187,7 +187,7 @@ def whole(cache: Cache, corpus: str) -> Manifest | None:
     return None
   names = [f'shards/{row.name}{shard.ENDING}' for source in manifest.sources.values() for row in source.shards]
   names += [f'corpora/{corpus}.{source}{shard.ENDING}' for source in manifest.sources]
-  if not all(map(cache.has_shard, names)):
+  if not cache.has(*names):
     return None
   cache.touch(f'corpora/{corpus}.json')
   return manifest
@@ -320,6 +320,11 @@ def check_splits(name: str, source: SourceRow, valid_fraction: float) -> None:
   train, valid = source.counts['train'], source.counts['valid']
   if valid and (train or valid_fraction == 1):
     return
+  if not train + valid:
+    rule = (
+      f'holds no document with text ({source.counts["empty"]} empty, {source.counts["skipped"]} skipped for bad text)'
+    )
+    raise DataError(f'{source.path}: {rule}; a source must hold some; check the path, the field and data.bad_text')
   given = f'{train + valid} different documents, data.valid_fraction = {valid_fraction}'
   empty = 'every document is held out' if valid else 'no document is left to hold out'
   rule = 'training and held-out split must each have one'

@@ -6,6 +6,7 @@ read, and what a document is (trained on, held out, left out) is a byte of a fil
 
 import functools
 import os
+import threading
 import zlib
 from typing import Any, NamedTuple
 
@@ -109,6 +110,12 @@ class TokenStore:
     """A shard by its number in the source. Raises DataError: it is missing or damaged."""
     name = self.row.shards[number].name
     return shard.opened(self._cache.local(f'shards/{name}{shard.ENDING}'), name, check)
+
+  def fetch(self, numbers: list[int]) -> None:
+    """Copies shards that will be read next, where they are not on this machine, while others are."""
+    if self._cache.is_address:
+      names = [f'shards/{self.row.shards[number].name}{shard.ENDING}' for number in numbers]
+      threading.Thread(target=self._cache.fetch, args=(names,), daemon=True).start()
 
   def roles(self, number: int) -> np.ndarray:
     """uint8, what each document of a shard is: see `standing`. Raises DataError: they are damaged."""

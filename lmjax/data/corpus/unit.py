@@ -1,8 +1,8 @@
 """From a part of a source to token shards: one pure function, which gives the same bytes whoever runs it.
 
 A work is some pieces of a source (`sources.pieces`): files, or parts of large ones, that are read one after the other.
-Its documents are cut into shards at about 32 MB of text. Whether a document stands, as training or as held-out text,
-is decided later, from the digests in all shards: `standing`.
+Its documents are cut into shards at about 32 MB of text, or at 250,000 of them. Whether a document stands, as training
+or as held-out text, is decided later, from the digests in all shards: `standing`.
 """
 
 import collections
@@ -24,8 +24,8 @@ from lmjax.workdir.files import json_digest
 
 # Raise it when what a shard holds changes: older ones are then made again.
 FORMAT = 2
-# Text of a shard; a document is never parted.
-_SHARD_BYTES = 32_000_000
+# Text of a shard, and how many documents; one is never parted.
+_SHARD_BYTES, _SHARD_DOCUMENTS = 32_000_000, 250_000
 # What is encoded at once.
 _CHUNK_BYTES, _CHUNK_DOCUMENTS = 4_000_000, 16_384
 _PIECE_CHARACTERS = 16_384
@@ -72,7 +72,7 @@ def found_entry(cache: Cache, key: str) -> Entry | None:
   if found is None:
     return None
   entry = Entry(**found)
-  return entry if all(cache.has_shard(f'shards/{name}{shard.ENDING}') for name in entry.shards) else None
+  return entry if cache.has(*(f'shards/{name}{shard.ENDING}' for name in entry.shards)) else None
 
 
 def make(job: Job, tokenizer: Tokenizer, work: documents.Work) -> Entry | None:
@@ -97,7 +97,7 @@ def build(work: documents.Work, settings: Settings, tokenizer: Tokenizer, cache:
   names = []
   for texts in _shards_of(documents.texts_of(work, settings.bad_text, counts)):
     name = _name(texts, settings)
-    if not cache.has_shard(f'shards/{name}{shard.ENDING}'):
+    if not cache.has(f'shards/{name}{shard.ENDING}'):
       cache.write(f'shards/{name}{shard.ENDING}', shard.as_bytes(name, *_encoded(texts, tokenizer)))
     names.append(name)
   kept = ('documents', 'bytes', 'empty', 'replaced', 'skipped')
@@ -110,7 +110,7 @@ def _shards_of(texts: Iterator[str]) -> Iterator[list[str]]:
   for text in texts:
     part.append(text)
     size += len(text)
-    if size >= _SHARD_BYTES:
+    if size >= _SHARD_BYTES or len(part) >= _SHARD_DOCUMENTS:
       yield part
       part, size = [], 0
   if part:

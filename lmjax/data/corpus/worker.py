@@ -11,7 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
-from lmjax.data.corpus import fetched, unit
+from lmjax.data.corpus import address, unit
 from lmjax.data.corpus.unit import Entry, Job
 from lmjax.data.sources.documents import Work
 from lmjax.data.sources.listing import File
@@ -55,7 +55,7 @@ class Worker:
 
 @functools.cache
 def _tokenizer(path: str) -> Tokenizer:
-  return Tokenizer.load(fetched.local(path))
+  return Tokenizer.load(address.local(path))
 
 
 def parsed(line: str) -> tuple[Job, Work]:

@@ -54,7 +54,7 @@ def _texts(piece: Piece, field: str | None) -> Iterator[tuple[str, Text | None]]
   """(where, text or None) of each document of a piece."""
   (name, size, _), part = piece
   kind = check(name).kind
-  if size == 0:
+  if size == 0 and _is_empty(name):
     note(f'{name}: has no bytes; it counts as an empty document')
     yield name, None
   elif kind == 'text':
@@ -78,6 +78,12 @@ def _texts(piece: Piece, field: str | None) -> Iterator[tuple[str, Text | None]]
         found = json_items.items(name, file, field, part) if is_list else lines.values(name, file, part)
         for where, value in found:
           yield where, _text(value, field, where)
+
+
+def _is_empty(name: str) -> bool:
+  """Whether a file that was listed as such has no bytes: what the system or another program makes up may have some."""
+  with opened(name, unpack=False) as file:
+    return not file.read(1)
 
 
 def _text(value, field: str, where: str) -> Text | None:

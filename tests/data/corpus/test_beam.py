@@ -3,11 +3,12 @@
 import os
 import sys
 
+import fsspec
 import pytest
 
 from lmjax import prepare
 from lmjax.data.config import SourceConfig
-from lmjax.data.corpus import build, inventory, manifest, worker
+from lmjax.data.corpus import address, build, inventory, manifest, worker
 from lmjax.data.corpus.cache import Cache
 from lmjax.data.digests import normalised_digest64
 from lmjax.data.tokens.trainer import train_tokenizer
@@ -120,6 +121,20 @@ def test_the_bytes_are_those_that_one_machine_makes(
   assert content(tmp_path / 'there') == content(tmp_path / 'here')
   assert len(here.sources['a'].shards) > 12 and all(row.counts['duplicates'] for row in here.sources.values())
   assert here.sources['small'].counts['valid'] == 1
+
+
+@beam_test
+def test_a_cache_at_an_address_has_the_same_files(beam, tmp_path, tokenizer, sources, small, monkeypatch):
+  monkeypatch.setenv(address.VARIABLE, str(tmp_path / 'copies'))
+  find(config_of(tmp_path / 'here', sources), tokenizer)
+  config, system = config_of('memory://bucket/cache', sources), fsspec.filesystem('memory')
+  try:
+    with beam.Pipelines('DirectRunner', [], config.cache_dir) as pipelines:
+      find(config, tokenizer, pipelines)
+    found = {name.removeprefix('/bucket/cache/'): system.cat_file(name) for name in system.find('/bucket/cache')}
+  finally:
+    system.rm('/', recursive=True)
+  assert found == content(tmp_path / 'here')
 
 
 @beam_test

@@ -18,5 +18,11 @@ def read(path, field='text', target=WHOLE):
   return found, counts
 
 
+def texts(source, bad_text, counts):
+  """The documents of a source."""
+  for work in documents.works_of(source, WHOLE):
+    yield from documents.texts_of(work, bad_text, counts)
+
+
 def number_of_pieces(path, target):
   return sum(len(pieces_of(file, target)) for file in files_of(str(path)))

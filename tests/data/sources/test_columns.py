@@ -7,11 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from lmjax.data.config import SourceConfig
-from lmjax.data.sources import columns, documents
+from lmjax.data.sources import columns
 from lmjax.data.sources.listing import files_of
 from lmjax.data.sources.pieces import pieces_of
 from lmjax.errors import DataError
-from tests.data.sources.reading import number_of_pieces, read
+from tests.data.sources.reading import number_of_pieces, read, texts
 
 TEXTS = ['größer', None, 'b', 'b', '', 'c\u2028d']
 WANTED = [text for text in TEXTS if text]
@@ -61,8 +61,8 @@ def test_bytes_that_are_not_utf_8_are_judged_by_policy(tmp_path):
     pq.write_table(pa.table({'text': column}), path)
     source = SourceConfig(path, 'text', 1.0)
     with pytest.raises(DataError, match=f'{name}.parquet, row 1: byte 0xe9 at offset 3 is not UTF-8'):
-      list(documents.documents(source, 'raise', collections.Counter()))
-    assert list(documents.documents(source, 'replace', collections.Counter())) == ['caf\ufffd']
+      list(texts(source, 'raise', collections.Counter()))
+    assert list(texts(source, 'replace', collections.Counter())) == ['caf\ufffd']
 
 
 def test_row_groups_are_read_together_up_to_the_size_of_a_piece(tmp_path):

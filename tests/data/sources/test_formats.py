@@ -14,9 +14,9 @@ import pytest
 import zstandard
 
 from lmjax.data.config import SourceConfig
-from lmjax.data.sources import documents, formats
+from lmjax.data.sources import formats
 from lmjax.errors import DataError
-from tests.data.sources.reading import read
+from tests.data.sources.reading import read, texts
 
 # As web dumps have them: a separator of lines inside one, a quote, no ASCII, only white space at the ends.
 TEXTS = [
@@ -113,7 +113,7 @@ def test_every_kind_of_file_gives_the_same_documents(tmp_path, name):
   (tmp_path / name).write_bytes(CASES[name])
   assert read(tmp_path / name) == (TEXTS, {})
   counts = collections.Counter()
-  assert list(documents.documents(SourceConfig(str(tmp_path / name), 'text', 1.0), 'raise', counts)) == TEXTS
+  assert list(texts(SourceConfig(str(tmp_path / name), 'text', 1.0), 'raise', counts)) == TEXTS
   assert counts == {'documents': len(TEXTS), 'bytes': sum(len(text.encode()) for text in TEXTS)}
 
 
@@ -148,7 +148,7 @@ def test_null_and_empty_texts_are_counted(tmp_path, name, data):
   (tmp_path / name).write_bytes(data)
   assert read(tmp_path / name) == (['a', 'b'], {'empty': 3})
   counts = collections.Counter()
-  assert list(documents.documents(SourceConfig(str(tmp_path / name), 'text', 1.0), 'raise', counts)) == ['a', 'b']
+  assert list(texts(SourceConfig(str(tmp_path / name), 'text', 1.0), 'raise', counts)) == ['a', 'b']
   assert counts['empty'] == 3
 
 

@@ -172,11 +172,12 @@ CODE = """
 import collections
 from lmjax.data.config import SourceConfig
 from lmjax.data.sources import documents
+from tests.data.sources.reading import texts
 from lmjax.errors import DataError
 
 def read(path):
   try:
-    return list(documents.documents(SourceConfig(path, 'text', 1.0), 'raise', collections.Counter()))
+    return list(texts(SourceConfig(path, 'text', 1.0), 'raise', collections.Counter()))
   except DataError as error:
     return str(error)
 
