@@ -29,9 +29,10 @@ import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from lmjax.data.config import DataConfig
-from lmjax.data.corpus import build, manifest, shard, standing, unit, worker
+from lmjax.data.corpus import build, deciding, shard, standing, unit, worker
 from lmjax.data.corpus.cache import Cache
-from lmjax.data.corpus.manifest import Decided
+from lmjax.data.corpus.deciding import Decided, HeldOut
+from lmjax.data.corpus.standing import Shards
 from lmjax.data.sources.documents import Work
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import ConfigError, DataError, reason
@@ -82,7 +83,7 @@ class Pipelines:
 
   def __init__(self, runner: str, words: Sequence[str], cache_dir: str):
     self._name, self._options = runner, _options(runner, words)
-    self._cache, self._folder = Cache(cache_dir), f'beam-{secrets.token_hex(8)}'
+    self._cache, self._folder = Cache(cache_dir), f'beam-{secrets.token_hex(8)}.tmp'
 
   def __enter__(self) -> 'Pipelines':
     return self
@@ -106,30 +107,34 @@ class Pipelines:
     return found
 
   def decide(
-    self, config: DataConfig, limit: int | None, entries: Mapping[str, list[unit.Entry]]
+    self, cache: Cache, entries: Mapping[str, Sequence[unit.Entry]], share: float, limit: int | None, folder: str
   ) -> dict[str, Decided]:
-    """What stands of each source. Raises DataError: a shard is missing or damaged, or the pipeline failed."""
+    """What stands of each source. Raises DataError: as `deciding.decide`, or the pipeline failed."""
     groups = [Group(source, names) for source, own in entries.items() for names in _groups(own)]
     total = sum(entry.counts['documents'] for own in entries.values() for entry in own)
     bits = max(math.ceil(math.log2(max(total, 1) / _PARTITION)), 0)
-    settling = Settling(self._cache.folder, self._folder, standing.limit_of(config.valid_fraction), limit)
+    settling = Settling(cache.folder, self._folder, standing.limit_of(share), limit)
     if groups:
       self._run(lambda start: _deciding(start, list(enumerate(groups)), settling, bits))
-    return {source: self._read([i for i, group in enumerate(groups) if group.source == source]) for source in entries}
+    found = {}
+    for number, source in enumerate(entries):
+      numbers = [str(number) for number, group in enumerate(groups) if group.source == source]
+      found[source] = self._read(numbers, limit, os.path.join(folder, f'{number}.roles'))
+    return found
 
-  def _read(self, numbers: list[int]) -> Decided:
-    """What workers wrote of the groups of a source."""
-    rows, roles, kept = [], [np.zeros(0, np.uint8)], []
-    counts: collections.Counter[str] = collections.Counter()
-    for number in numbers:
-      name = f'{self._folder}/{number}'
-      found = self._cache.read_json(f'{name}.json')
-      rows += map(manifest.row_of, found['rows'])
-      counts.update(found['counts'])
-      roles.append(np.frombuffer(self._cache.read(f'{name}.roles') or b'', np.uint8))
-      kept.append(shard.opened(self._cache.local(f'{name}{shard.ENDING}'), name))
-    are_held_out = np.full(sum(len(one.lengths) for one in kept), standing.HELD_OUT, np.uint8)
-    return Decided(rows, counts, np.concatenate(roles), kept, are_held_out)
+  def _read(self, numbers: list[str], limit: int | None, path: str) -> Decided:
+    """What workers wrote of the groups of a source; its roles are put into a file."""
+    rows, kept, counts = [], HeldOut(limit), collections.Counter()
+    shards = Shards(self._cache, numbers, self._folder)
+    with open(path, 'wb') as file:
+      for number, (name, columns) in enumerate(zip(numbers, shards.columns())):
+        found = self._cache.read_json(f'{self._folder}/{name}.json')
+        rows += map(deciding.parsed, found['rows'])
+        counts.update(found['counts'])
+        file.write(self._cache.read(f'{self._folder}/{name}.roles') or b'')
+        kept.add(number, columns, np.full(len(columns.lengths), standing.HELD_OUT, np.uint8))
+    roles = np.memmap(path, np.uint8, 'r') if os.path.getsize(path) else np.zeros(0, np.uint8)
+    return Decided(rows, counts, roles, kept.read(shards))
 
   def _run(self, steps: Callable[[Any], Any]) -> None:
     """Runs a pipeline. Raises DataError: what a worker noted, or that it failed."""
@@ -238,11 +243,13 @@ def _digests(element: tuple[int, tuple], settling: Settling, bits: int) -> list[
   number, (source, names) = element
 
   def found() -> Iterator[tuple[int, tuple[int, str, bytes]]]:
-    shards = _opened(settling, names)
-    rows = np.empty(sum(len(one.lengths) for one in shards), _ROW)
+    tables = [np.zeros(0, _ROW)]
+    for columns in Shards(Cache(settling.cache_dir), names).columns():
+      tables.append(table := np.empty(len(columns.digests), _ROW))
+      table['digest'], table['normalised'] = columns.digests, columns.normalised
+      table['n_bytes'] = columns.n_bytes
+    rows = np.concatenate(tables)
     rows['place'] = np.arange(len(rows))
-    for field, column in (('digest', 'digests'), ('normalised', 'normalised'), ('n_bytes', 'n_bytes')):
-      rows[field] = np.concatenate([getattr(one, column) for one in shards])
     prefixes = np.zeros(len(rows), np.int64) if not bits else (rows['digest'] >> np.uint64(64 - bits)).astype(np.int64)
     order = np.argsort(prefixes, kind='stable')
     bounds = np.searchsorted(prefixes[order], np.arange((1 << bits) + 1))
@@ -259,7 +266,7 @@ def _compare(element: tuple[int, Iterable[tuple[int, str, bytes]]], settling: Se
   tables = [np.frombuffer(data, _ROW) for _, _, data in parts]
   digests = np.concatenate([table['digest'] for table in tables])
   stands, begin = np.ones(len(digests), bool), 0
-  standing.strike(digests, np.arange(len(digests)), stands)
+  stands[standing.repeated(digests, np.arange(len(digests)))] = False
   for (number, source, _), table in zip(parts, tables):
     here = stands[begin : begin + len(table)]
     begin += len(table)
@@ -290,21 +297,26 @@ def _settle(element: tuple[int, Mapping], settling: Settling, summaries: Mapping
   [(source, names)] = found['group']
 
   def write() -> tuple:
-    cache, name = Cache(settling.cache_dir), f'{settling.folder}/{number}'
-    shards = _opened(settling, names)
-    bounds = np.cumsum([0, *(len(one.lengths) for one in shards)])
-    stands = np.ones(bounds[-1], bool)
-    for places in found['repeated']:
-      stands[np.frombuffer(places, '<u4')] = False
-    extra = np.array([one.lowest for one in summaries.values() if one.lowest > settling.limit], np.uint64)
-    parts = zip(shards, bounds, bounds[1:])
-    roles = np.concatenate([standing.roles_in(one, stands[a:b], settling.limit, extra) for one, a, b in parts])
-    rows, counts = manifest.rows_of(names, shards, roles)
-    above = np.concatenate([one.normalised for one in shards]) > _last_kept(summaries.get(source), settling)
-    kept = manifest.held_out(name, shards, np.where(above, standing.LEFT_OUT, roles), None)
-    cache.write(f'{name}{shard.ENDING}', kept)
-    cache.write(f'{name}.roles', roles.tobytes())
-    cache.write_json(f'{name}.json', {'rows': rows, 'counts': counts})
+    cache, folder = Cache(settling.cache_dir), settling.folder
+    lowest = [one.lowest for one in summaries.values() if one.lowest > settling.limit]
+    above, last = np.unique(np.array(lowest, np.uint64)), _last_kept(summaries.get(source), settling)
+    repeated = np.sort(
+      np.concatenate([np.zeros(0, '<u4'), *(np.frombuffer(data, '<u4') for data in found['repeated'])])
+    )
+    rows, roles, kept, counts = [], [], HeldOut(settling.kept_bytes), collections.Counter()
+    shards, begin = Shards(cache, names), 0
+    for place, columns in enumerate(shards.columns()):
+      end = begin + len(columns.lengths)
+      here = np.full(end - begin, standing.TRAIN, np.uint8)
+      here[repeated[slice(*np.searchsorted(repeated, (begin, end)))] - begin] = standing.LEFT_OUT
+      standing.hold_out(columns.normalised, here, settling.limit, above)
+      rows.append(deciding.row_of(names[place], columns, here, counts))
+      kept.add(place, columns, np.where(columns.normalised > last, standing.LEFT_OUT, here))
+      roles.append(here.tobytes())
+      begin = end
+    cache.write(f'{folder}/{number}{shard.ENDING}', shard.as_bytes(str(number), kept.read(shards), {}))
+    cache.write(f'{folder}/{number}.roles', b''.join(roles))
+    cache.write_json(f'{folder}/{number}.json', {'rows': rows, 'counts': counts})
     return ()
 
   _unless_failed(settling.cache_dir, settling.folder, write)
@@ -315,8 +327,3 @@ def _last_kept(summary: Summary | None, settling: Settling) -> int:
   if summary is None or settling.kept_bytes is None or summary.sizes.sum(dtype=np.int64) < settling.kept_bytes:
     return _HIGHEST
   return int(summary.digests[-1])
-
-
-def _opened(settling: Settling, names: Sequence[str]) -> list[shard.Shard]:
-  cache = Cache(settling.cache_dir)
-  return [manifest.open_shard(cache, name) for name in names]

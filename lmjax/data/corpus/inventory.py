@@ -61,7 +61,6 @@ def remove_unused(cache: Cache, days: float) -> tuple[int, int]:
     if any(folder / 'shards' / f'{name}{shard.ENDING}' in left for name in _json(file).get('shards', ())):
       gone.append(file)
   gone += [file for name in _FOLDERS for file in folder.glob(f'{name}/*.tmp') if old(file)]
-  gone += [file for file in folder.glob('beam-*/*') if old(file)]
   size = sum(file.stat().st_size for file in gone)
   for file in sorted(gone, key=lambda file: file.parent.name != 'listed'):  # what leads to others first
     file.unlink()

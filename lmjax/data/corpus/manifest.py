@@ -4,18 +4,16 @@
 """
 
 import collections
+import os
 import time
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
-
-import numpy as np
 
 from lmjax.console import print_line
 from lmjax.data.config import DataConfig
-from lmjax.data.corpus import build, shard, standing, unit
+from lmjax.data.corpus import build, deciding, shard, unit
 from lmjax.data.corpus.cache import Cache
-from lmjax.data.corpus.standing import HELD_OUT, TRAIN
+from lmjax.data.corpus.deciding import Decided, ShardRow
 from lmjax.data.sources import documents
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import DataError
@@ -23,16 +21,6 @@ from lmjax.workdir.files import json_digest
 
 # Held-out text of a source that is kept for evaluations, unless one reads more.
 _HELD_OUT_BYTES = 64_000_000
-
-
-class ShardRow(NamedTuple):
-  """A shard of a source, as the manifest has it."""
-
-  name: str
-  documents: int
-  train: tuple[int, int]  # documents and tokens of them
-  held_out: tuple[int, int]
-  roles_crc32: int
 
 
 class SourceRow(NamedTuple):
@@ -52,30 +40,18 @@ class Manifest(NamedTuple):
   sources: dict[str, SourceRow]
 
 
-class Decided(NamedTuple):
-  """What stands of a source."""
-
-  rows: list[ShardRow]
-  counts: dict[str, int]
-  roles: np.ndarray  # uint8, of all its documents
-  shards: list[shard.Shard]  # with all held-out documents that may be kept, and which they are
-  shard_roles: np.ndarray
-
-
 class Elsewhere(Protocol):
-  """Other machines, which do what is more than one can; see `beam`."""
+  """Other machines, for what is more than one can do; see `beam`."""
 
   def entries_of(
     self, config: DataConfig, tokenizer: Tokenizer, works: Sequence[documents.Work]
   ) -> list[unit.Entry | None]:
     """As `build.entries_of`."""
-    ...
 
   def decide(
-    self, config: DataConfig, limit: int | None, entries: Mapping[str, list[unit.Entry]]
-  ) -> Mapping[str, Decided]:
-    """As `_decide_here`; of the held-out text of a source `limit` bytes are kept."""
-    ...
+    self, cache: Cache, entries: Mapping[str, Sequence[unit.Entry]], share: float, limit: int | None, folder: str
+  ) -> dict[str, Decided]:
+    """As `deciding.decide`."""
 
 
 class Pin(NamedTuple):
@@ -92,7 +68,7 @@ def find(
   progress: bool = False,
   elsewhere: Elsewhere | None = None,
 ) -> Manifest | None:
-  """The corpus of a config as its sources are listed now; made if it is not there, or `elsewhere` if that is given.
+  """The corpus of a config as its sources are listed now; made if it is not there, `elsewhere` if that is given.
 
   None: other tasks are at it.
 
@@ -115,11 +91,8 @@ def find(
   with cache.claimed(f'listed/{listing}.lock', 'waiting for another process that decides which documents stand'):
     if (manifest := _listed(cache, listing)) is not None:
       return manifest
-    if elsewhere is None:
-      manifest = _write(config, tokenizer, cache, by_source, _decide_here(config, cache, by_source))
-    else:
-      decided = elsewhere.decide(config, _kept_bytes(config), by_source)
-      manifest = _write(config, tokenizer, cache, by_source, decided)
+    decide = deciding.decide if elsewhere is None else elsewhere.decide
+    manifest = _decide(config, tokenizer, cache, by_source, decide)
     cache.write_json(f'listed/{listing}.json', {'corpus': manifest.id})
   if progress:
     _report(manifest, tokenizer, time.monotonic() - began)
@@ -204,82 +177,45 @@ def read(cache: Cache, corpus: str) -> Manifest | None:
     return None
   sources = {}
   for name, source in found['sources']:  # in the order in which roles are
-    sources[name] = SourceRow(source['path'], [row_of(values) for values in source['shards']], source['counts'])
+    sources[name] = SourceRow(source['path'], [deciding.parsed(row) for row in source['shards']], source['counts'])
   return Manifest(corpus, found['tokenizer'], found['vocab_size'], sources)
 
 
-def row_of(values: Sequence) -> ShardRow:
-  """A row as JSON has it."""
-  name, documents, train, held_out, crc32 = values
-  return ShardRow(name, documents, tuple(train), tuple(held_out), crc32)
-
-
-def _decide_here(config: DataConfig, cache: Cache, entries: Mapping[str, list[unit.Entry]]) -> dict[str, Decided]:
-  """What stands of each source, from the tables of all shards."""
-  names = {source: [name for entry in own for name in entry.shards] for source, own in entries.items()}
-  shards = {source: [open_shard(cache, name) for name in own] for source, own in names.items()}
-  roles = standing.roles_of(list(shards.values()), config.valid_fraction)
-  found, begin = {}, 0
-  for source, own in shards.items():
-    here = roles[begin : begin + sum(len(one.lengths) for one in own)]
-    begin += len(here)
-    found[source] = Decided(*rows_of(names[source], own, here), here, own, here)
-  return found
-
-
-def rows_of(
-  names: Sequence[str], shards: Sequence[shard.Shard], roles: np.ndarray
-) -> tuple[list[ShardRow], collections.Counter]:
-  """(rows, what is counted in them) of shards with these names and roles."""
-  counts: collections.Counter[str] = collections.Counter()
-  rows, begin = [], 0
-  for name, one in zip(names, shards):
-    here = roles[begin : begin + len(one.lengths)]
-    begin += len(here)
-    sizes = {role: (int((here == role).sum()), int(one.lengths[here == role].sum())) for role in (TRAIN, HELD_OUT)}
-    rows.append(ShardRow(name, len(here), sizes[TRAIN], sizes[HELD_OUT], zlib.crc32(here.data)))
-    counts.update(one.counts)
-    counts['duplicates'] += int((here == standing.LEFT_OUT).sum())
-    counts['standing_bytes'] += int(one.n_bytes[here != standing.LEFT_OUT].sum())
-  return rows, counts
-
-
-def _write(
+def _decide(
   config: DataConfig,
   tokenizer: Tokenizer,
   cache: Cache,
   entries: Mapping[str, list[unit.Entry]],
-  decided: Mapping[str, Decided],
+  decide: Callable[..., dict[str, Decided]],
 ) -> Manifest:
-  """Writes what stands into the cache; the manifest last."""
-  sources = {}
-  for source, (rows, found, *_) in decided.items():
-    counts = _summed(entries[source])
-    counts.update(found)
-    counts['train'], counts['valid'] = (sum(getattr(row, role)[0] for row in rows) for role in ('train', 'held_out'))
-    sources[source] = SourceRow(config.sources[source].path, rows, dict(sorted(counts.items())))
-    check_splits(source, sources[source], config.valid_fraction)
-  content = {
-    'format': unit.FORMAT,
-    'tokenizer': tokenizer.hash,
-    'vocab_size': tokenizer.vocab_size,
-    'valid_fraction': config.valid_fraction,
-    'held_out_bytes': _kept_bytes(config),
-    'sources': [[name, source._asdict()] for name, source in sources.items()],
-  }
-  corpus = json_digest(content)[:32]
-  cache.write(f'corpora/{corpus}.roles', b''.join(one.roles.tobytes() for one in decided.values()))
+  """What stands, written into the cache; the manifest last."""
+  with cache.scratch() as folder:
+    decided = decide(cache, entries, config.valid_fraction, _kept_bytes(config), folder)
+    sources = {}
+    for source, one in decided.items():
+      counts = _summed(entries[source])
+      counts.update(one.counts)
+      counts['train'], counts['valid'] = (sum(row[place][0] for row in one.rows) for place in (2, 3))
+      sources[source] = SourceRow(config.sources[source].path, one.rows, dict(sorted(counts.items())))
+      check_splits(source, sources[source], config.valid_fraction)
+    content = {
+      'format': unit.FORMAT,
+      'tokenizer': tokenizer.hash,
+      'vocab_size': tokenizer.vocab_size,
+      'valid_fraction': config.valid_fraction,
+      'held_out_bytes': _kept_bytes(config),
+      'sources': [[name, source._asdict()] for name, source in sources.items()],
+    }
+    corpus = json_digest(content)[:32]
+    with open(roles := os.path.join(folder, 'all roles'), 'wb') as file:
+      for one in decided.values():
+        file.write(one.roles.data)
+    cache.put(f'corpora/{corpus}.roles', roles)
   for source, one in decided.items():
     name = f'{corpus}.{source}'
-    data = held_out(name, one.shards, one.shard_roles, _kept_bytes(config))
-    cache.write(f'corpora/{name}{shard.ENDING}', data)
+    cache.write(f'corpora/{name}{shard.ENDING}', shard.as_bytes(name, one.kept, {}))
   cache.write_json(f'corpora/{corpus}.json', content)
   return Manifest(corpus, tokenizer.hash, tokenizer.vocab_size, sources)
-
-
-def open_shard(cache: Cache, name: str) -> shard.Shard:
-  """A shard of the cache, without a look at its checksums."""
-  return shard.opened(cache.local(f'shards/{name}{shard.ENDING}'), name, check=False)
 
 
 def _summed(entries: list[unit.Entry]) -> collections.Counter:
@@ -287,32 +223,6 @@ def _summed(entries: list[unit.Entry]) -> collections.Counter:
   for entry in entries:
     counts.update(entry.counts)
   return counts
-
-
-def held_out(name: str, shards: list[shard.Shard], roles: np.ndarray, limit: int | None) -> bytes:
-  """A shard of the held-out documents of a source, those with the lowest digests first, up to a size."""
-  tables, begin = [], 0
-  for number, one in enumerate(shards):
-    places = np.flatnonzero(roles[begin : begin + len(one.lengths)] == HELD_OUT)
-    begin += len(one.lengths)
-    tables.append((one.normalised[places], np.full(len(places), number), places, one.n_bytes[places]))
-  digests, numbers, places, sizes = map(np.concatenate, zip(*tables))
-  order = np.lexsort((places, numbers, digests))
-  if limit is not None:
-    order = order[: int(np.searchsorted(np.cumsum(sizes[order], dtype=np.int64), limit)) + 1]
-  numbers, places = numbers[order], places[order]
-  tokens: list[np.ndarray] = [np.zeros(0, shards[0].tokens.dtype)] * len(order)
-  arrays = {key: np.zeros(len(order), getattr(shards[0], key).dtype) for key in shard.COLUMNS}
-  for number in np.unique(numbers):  # the table of one shard at a time
-    one, here = shards[number], np.flatnonzero(numbers == number)
-    starts = one.starts
-    for key in shard.COLUMNS:
-      arrays[key][here] = getattr(one, key)[places[here]]
-    for index in here.tolist():
-      start = int(starts[places[index]])
-      tokens[index] = np.array(one.tokens[start : start + int(one.lengths[places[index]])])
-  arrays['tokens'] = np.concatenate([np.zeros(0, shards[0].tokens.dtype), *tokens])
-  return shard.as_bytes(name, arrays, {})
 
 
 def check_splits(name: str, source: SourceRow, valid_fraction: float) -> None:

@@ -1,6 +1,5 @@
 """Apache Beam makes the bytes that one machine makes, and what goes wrong there is told as it is here."""
 
-import os
 import sys
 
 import fsspec
@@ -8,8 +7,7 @@ import pytest
 
 from lmjax import prepare
 from lmjax.data.config import SourceConfig
-from lmjax.data.corpus import address, build, inventory, manifest, worker
-from lmjax.data.corpus.cache import Cache
+from lmjax.data.corpus import address, build, manifest, worker
 from lmjax.data.digests import normalised_digest64
 from lmjax.data.tokens.trainer import train_tokenizer
 from lmjax.errors import ConfigError, DataError
@@ -40,14 +38,6 @@ def test_flags_that_do_not_go_together_are_refused(capfd):
   assert '--runner: has no value' in errors_of(capfd, '--runner')
   assert '--runer = DirectRunner: unknown flag; did you mean --runner?' in errors_of(capfd, '--runer=DirectRunner')
   assert 'stray' in errors_of(capfd, 'stray'), 'a word is no option of Beam where no -- is'
-
-
-def test_what_a_run_that_was_killed_left_is_removed_with_the_rest(tmp_path):
-  (tmp_path / 'beam-0123').mkdir()
-  (tmp_path / 'beam-0123/0.json').write_text('{}')
-  assert inventory.remove_unused(Cache(str(tmp_path)), 1)[0] == 0
-  os.utime(tmp_path / 'beam-0123/0.json', (0, 0))
-  assert inventory.remove_unused(Cache(str(tmp_path)), 1)[0] == 1
 
 
 @pytest.fixture(scope='module')
