@@ -1,6 +1,6 @@
 """Who makes a corpus that is too large for the machines of `build`: workers of Apache Beam (https://beam.apache.org).
 
-Two pipelines do what is heavy, with the functions that `build` and `manifest` call, so the files are the same:
+Two pipelines do what is heavy, with the functions that `build` and `deciding` call, so the files are the same:
 
   works                        -> token shards and entries, in the cache
   shards, a group at a time    -> (prefix of the digest, digests of documents)
@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import numpy as np
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineState
 
 from lmjax.data.config import DataConfig
 from lmjax.data.corpus import build, deciding, shard, standing, unit, worker
@@ -141,6 +142,8 @@ class Pipelines:
     try:
       with beam.Pipeline(options=self._options) as pipeline:
         steps(pipeline)
+      if (state := pipeline.result.state) != PipelineState.DONE:
+        raise RuntimeError(f'it ended as {state}')
     except Exception as error:
       last = [line for line in str(error).splitlines() if line.strip()][-1:] or [reason(error)]
       rule = f'the pipeline failed ({last[0].strip()})'
