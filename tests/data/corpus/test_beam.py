@@ -177,6 +177,24 @@ def test_the_command_says_what_is_wrong_with_a_file(beam, tmp_path, tokenizer, c
 
 
 @beam_test
+def test_where_one_work_fails_others_are_not_begun(beam, tmp_path, tokenizer, sources, small, monkeypatch):
+  tried = []
+
+  def fail(job, work):
+    tried.append(work)
+    raise DataError('no such luck')
+
+  monkeypatch.setattr(worker, 'make', fail)
+  config = config_of(tmp_path / 'cache', sources)
+  with (
+    beam.Pipelines('DirectRunner', [], config.cache_dir) as pipelines,
+    pytest.raises(DataError, match='^no such luck$'),
+  ):
+    find(config, tokenizer, pipelines)
+  assert len(tried) == 2, 'one of them, tried twice'
+
+
+@beam_test
 def test_a_damaged_shard_is_named(beam, tmp_path, tokenizer, sources):
   config = config_of(tmp_path / 'cache', sources)
   with beam.Pipelines('DirectRunner', [], config.cache_dir) as pipelines:
