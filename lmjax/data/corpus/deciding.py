@@ -75,15 +75,17 @@ class HeldOut:
   def read(self, shards: Shards) -> dict[str, np.ndarray]:
     """The arrays of a shard that holds them."""
     rows = self._first()
-    tokens: list[np.ndarray] = [np.zeros(0, self._dtype)] * len(rows)
+    ends = np.cumsum(rows['lengths'], dtype=np.int64)
+    tokens = np.empty(int(ends[-1]) if len(rows) else 0, self._dtype)
+    order = np.argsort(rows['shard'], kind='stable')
+    groups = np.split(order, np.flatnonzero(np.diff(rows['shard'][order])) + 1) if len(rows) else []
     with concurrent.futures.ThreadPoolExecutor(standing.READERS) as pool:
-      order = np.argsort(rows['shard'], kind='stable')
-      groups = np.split(order, np.flatnonzero(np.diff(rows['shard'][order])) + 1) if len(rows) else []
-      for group, found in zip(groups, pool.map(lambda group: self._tokens(shards, rows[group]), groups)):
-        for index, ids in zip(group.tolist(), found):
-          tokens[index] = ids
-    arrays = {key: np.ascontiguousarray(rows[key]) for key in shard.COLUMNS}
-    return arrays | {'tokens': np.concatenate([np.zeros(0, self._dtype), *tokens])}
+      for start in range(0, len(groups), standing.READERS):
+        some = groups[start : start + standing.READERS]
+        for group, found in zip(some, pool.map(lambda group: self._tokens(shards, rows[group]), some)):
+          for end, ids in zip(ends[group].tolist(), found):
+            tokens[end - len(ids) : end] = ids
+    return {key: np.ascontiguousarray(rows[key]) for key in shard.COLUMNS} | {'tokens': tokens}
 
   def _tokens(self, shards: Shards, rows: np.ndarray) -> list[np.ndarray]:
     """Of documents of one shard; where they are much of what lies between them, all of it is read at once."""

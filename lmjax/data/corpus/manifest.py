@@ -195,7 +195,8 @@ def _decide(
     for source, one in decided.items():
       counts = _summed(entries[source])
       counts.update(one.counts)
-      counts['train'], counts['valid'] = (sum(row[place][0] for row in one.rows) for place in (2, 3))
+      counts['train'] = sum(row.train[0] for row in one.rows)
+      counts['valid'] = sum(row.held_out[0] for row in one.rows)
       sources[source] = SourceRow(config.sources[source].path, one.rows, dict(sorted(counts.items())))
       check_splits(source, sources[source], config.valid_fraction)
     content = {
