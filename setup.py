@@ -53,6 +53,7 @@ setup(
     's3': ['s3fs>=2024.6'],  # data on s3://
     'https': ['aiohttp'],  # data on https://
     'tfds': ['tensorflow-cpu', 'apache-beam'],  # to prepare the TFDS sets whose builders need them
+    'beam': ['apache-beam>=2.77'],  # to tokenise on a Beam runner
     'parity': ['torch==2.13.0', 'transformers>=4.56', 'torchmetrics>=1.9', 'peft>=0.18', 'sentence-transformers>=5'],
     'harness': ['lm-eval>=0.4.13'],
     'wandb': ['wandb'],

@@ -319,13 +319,27 @@ def test_a_look_inside(module, reader, capsys):
 def test_text_is_prepared_and_looked_at(reader, capsys):
   """In the order of the pages; a usage text stands for the others."""
   for _, program, arguments in ALL:
-    if program == '-m lmjax.prepare' and '[' not in arguments:
+    if program == '-m lmjax.prepare' and '[' not in arguments and '--runner=' not in arguments:
       words = shlex.split(arguments)
       words += ['--config.data.cache_dir=new', '--config.data.tokenizer.vocab_size=300']
       assert prepare.main(words) == 0, (words, capsys.readouterr().err)
       out, last = capsys.readouterr().out, ''.join(word for word in words if word.startswith(('--task=', '--list')))
       wanted = {'--list': 'corpus ', '--task=0': 'main: '}
       assert wanted.get(last, 'MB were removed' if 'remove' in arguments else 'corpus ') in out, (words, out)
+
+
+@pytest.mark.slow
+@pytest.mark.beam
+def test_text_is_prepared_on_a_runner_of_beam(tmp_path, monkeypatch, capsys):
+  pytest.importorskip('apache_beam')
+  (tmp_path / 'configs').symlink_to(ROOT / 'configs')
+  (tmp_path / 'mytext').mkdir()
+  (tmp_path / 'mytext/a.txt').write_text('\n\n'.join(text(i, 300) for i in range(60)))
+  monkeypatch.chdir(tmp_path)
+  [arguments] = [arguments for _, _, arguments in ALL if '--runner=' in arguments]
+  words = ['--config.data.cache_dir=new', '--config.data.tokenizer.vocab_size=300', *shlex.split(arguments)]
+  assert prepare.main(words) == 0, capsys.readouterr().err
+  assert 'corpus ' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('arguments', of('-m lmjax.experiment'))

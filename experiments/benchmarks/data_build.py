@@ -5,12 +5,19 @@
 Writes --megabytes=N (1,000 unless given) of documents of log-normal length, paragraphs of Python's documentation in
 random order, in 8 files of JSON lines; trains a byte-level BPE of 32,000 on them; then both sides tokenise them from
 nothing, --rounds=N times (1 unless given), each as processes of its own, one a core. CPU seconds of all of these,
-start included, and the largest resident memory of one. The ids of both must be equal. --tiny takes the smallest sizes,
-for a test.
+start included, and the largest resident memory of one. The ids of both must be equal.
+
+  python experiments/benchmarks/data_build.py --megabytes=200 --tasks=1,2,4
+
+builds the same corpus with so many processes of `lmjax.prepare --task=I --tasks=N` at once, each with its own workers,
+and prints the CPU seconds of all of them, without those that their start takes; the files must be the same, byte for
+byte. --tiny takes the smallest sizes, for a test.
 """
 
 import argparse
+import hashlib
 import json
+import os
 import pathlib
 import random
 import resource
@@ -97,12 +104,56 @@ def check(folder: pathlib.Path) -> int:
   return len(texts)
 
 
+def together(command: list, tasks: int) -> float:
+  """CPU seconds of so many processes that share a build."""
+  before = resource.getrusage(resource.RUSAGE_CHILDREN)
+  parts = [[*command, f'--task={task}', f'--tasks={tasks}'] for task in range(tasks)]
+  processes = [subprocess.Popen(part, stdout=subprocess.DEVNULL) for part in parts]
+  assert [process.wait() for process in processes] == [0] * tasks
+  after = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def start_of_a_worker(folder: pathlib.Path) -> float:
+  """CPU seconds of a worker that finds its first work done."""
+  from lmjax.data.config import SourceConfig
+  from lmjax.data.corpus import build, unit
+  from lmjax.data.corpus.worker import Worker
+  from lmjax.data.sources.documents import works_of
+  from lmjax.data.tokens.tokenizer import Tokenizer
+
+  tokenizer = Tokenizer.load(f'{folder}/tokenizer.json')
+  job = unit.Job(f'{folder}/ours', unit.Settings(tokenizer.hash, 'raise'), f'{folder}/tokenizer.json')
+  before = resource.getrusage(resource.RUSAGE_CHILDREN)
+  worker = Worker()
+  worker.make(job, next(works_of(SourceConfig(f'{folder}/*.jsonl', 'text', 1.0), build.WORK_BYTES)))
+  worker.close()
+  after = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def compare_tasks(folder: pathlib.Path, command: list, numbers: list[int]) -> None:
+  """Prints a row for each number of processes."""
+  print('| processes | CPU s | of that their start | without it, to the first | the same files |')
+  print('|---|---|---|---|---|')
+  first, wanted = None, None
+  for tasks in numbers:
+    shutil.rmtree(folder / 'ours', ignore_errors=True)
+    total = together(command, tasks)
+    start = together(command, tasks) + tasks * (os.cpu_count() or 1) * start_of_a_worker(folder)
+    files = (file for file in (folder / 'ours').rglob('*') if file.is_file() and file.suffix != '.lock')
+    found = {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    first, wanted = first or total - start, wanted or found
+    print(f'| {tasks} | {total:.1f} | {start:.1f} | {(total - start) / first:.2f} | {found == wanted} |')
+
+
 def main() -> None:
   """Prints a table."""
   parser = argparse.ArgumentParser()
   parser.add_argument('--megabytes', type=float, default=1_000)
   parser.add_argument('--rounds', type=int, default=1)
   parser.add_argument('--processes', type=int, default=2)
+  parser.add_argument('--tasks')
   parser.add_argument('--tiny', action='store_true')
   flags = parser.parse_args()
   megabytes = 0.5 if flags.tiny else flags.megabytes
@@ -113,6 +164,9 @@ def main() -> None:
     settings += ['--config.data.tokenizer.sample_bytes=None', '--config.data.tokenizer.lowercase=None']
     ours = [sys.executable, '-m', 'lmjax.prepare', f'--config={CONFIGS}/pretrain_clm.py:data={folder}/*.jsonl']
     ours += [f'--config.data.cache_dir={folder}/ours', *settings]
+    if flags.tasks:
+      compare_tasks(folder, ours, list(map(int, flags.tasks.split(','))))
+      return
     theirs = [sys.executable, '-c', THEIRS, folder, f'{folder}/hf', str(flags.processes)]
     found = []
     for _ in range(flags.rounds):

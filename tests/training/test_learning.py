@@ -58,7 +58,7 @@ def test_masked_accuracy_does_not_count_what_is_shown(raw_config, tmp_path, one_
 def test_momentum_in_bfloat16_costs_little_and_resumes_exactly(raw_config, tmp_path):
   """At most 2% of the loss after 120 steps of AdamW (0.6% after 300 of the preset mini); a resume loses no bit."""
   leaves = dict.fromkeys(('train.log_every', 'eval.every', 'checkpoint.every'), 60)
-  leaves |= {'train.steps': 120, 'optim.learning_rate': 3e-3, 'optim.schedule': 'constant', 'optim.final_rate': None}
+  leaves |= {'train.steps': 120, 'optim.learning_rate': 1e-3, 'optim.schedule': 'constant', 'optim.final_rate': None}
   low = leaves | {'optim.momentum_dtype': 'bfloat16'}
   found = {
     name: runs.train(raw_config('causal_lm', **given), tmp_path / name)['metrics']['valid/loss']

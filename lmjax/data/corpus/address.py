@@ -51,6 +51,24 @@ def write(path: str, data: bytes) -> None:
     system.pipe_file(path, data)
 
 
+def remove(folder: str) -> None:
+  """Removes a folder with all that is in it, where it is there."""
+  with contextlib.suppress(FileNotFoundError), _reaching(folder) as system:
+    system.rm(folder, recursive=True)
+
+
+def part(path: str, start: int, stop: int) -> bytes:
+  """Bytes of a file."""
+  with _reaching(path, must_exist=True) as system:
+    return system.cat_file(path, start=start, end=stop)
+
+
+def put(path: str, own: str) -> None:
+  """Writes a file of the content of one of this machine."""
+  with _reaching(path, must_exist=True) as system:
+    system.put_file(own, path)
+
+
 def local(path: str) -> str:
   """A path of this machine as it is, and of a copy of what is at an address.
 

@@ -28,7 +28,7 @@ from lmjax.errors import DataError, reason
 WORK_BYTES = 32_000_000
 # Below it, starting processes takes longer than they save.
 _WORTH_PROCESSES = 20_000_000
-_POLL_SECONDS = 0.5
+POLL_SECONDS = 0.5
 # Entries that are read at once: at an address each takes a while.
 _READERS = 16
 
@@ -48,16 +48,12 @@ def entries_of(
 
   Raises DataError: a source cannot be read, twice, or the cache cannot be written.
   """
-  cache, file = Cache(config.cache_dir), f'tokenizers/{tokenizer.hash[:32]}.json'
-  job = Job(cache.folder, unit.Settings(tokenizer.hash, config.bad_text), cache.path(file))
-  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
-    found = list(pool.map(lambda work: unit.found_entry(cache, job.key(work)), works))
+  cache, job = Cache(config.cache_dir), job_of(config, tokenizer)
+  found = found_entries(cache, job, works)
   missing = [number for number, entry in enumerate(found) if entry is None]
   if not missing:
     return found
-  if not cache.has(file):
-    cache.write(file, tokenizer.text.encode('utf-8'))
-  cache.clear_temporary()
+  make_ready(cache, tokenizer)
   own = [number for number in missing if number % share.tasks == share.task]
   others = [number for number in missing if number % share.tasks != share.task] if share.takes_over else []
   start = len(others) * share.task // share.tasks  # so that no two tasks go for the same work first
@@ -76,8 +72,31 @@ def entries_of(
           bar.update(works[number].size)
       waiting = again
       if len(waiting) == before:  # others are at all of them
-        time.sleep(_POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
   return found
+
+
+def job_of(config: DataConfig, tokenizer: Tokenizer) -> Job:
+  """What is needed to make the works of a config."""
+  cache = Cache(config.cache_dir)
+  return Job(cache.folder, unit.Settings(tokenizer.hash, config.bad_text), cache.path(_file_of(tokenizer)))
+
+
+def found_entries(cache: Cache, job: Job, works: Sequence[Work]) -> list[Entry | None]:
+  """The entries that are there."""
+  with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+    return list(pool.map(lambda work: unit.found_entry(cache, job.key(work)), works))
+
+
+def make_ready(cache: Cache, tokenizer: Tokenizer) -> None:
+  """Writes the tokenizer where processes look for it, and removes what builds that were killed left."""
+  if not cache.has(file := _file_of(tokenizer)):
+    cache.write(file, tokenizer.text.encode('utf-8'))
+  cache.clear_temporary()
+
+
+def _file_of(tokenizer: Tokenizer) -> str:
+  return f'tokenizers/{tokenizer.hash[:32]}.json'
 
 
 # Makes works, each with its number: gives the entry of each, in any order.
@@ -88,7 +107,7 @@ Runner = Callable[[list[tuple[int, Work]]], Iterator[tuple[int, Entry | None]]]
 def _runner(job: Job, tokenizer: Tokenizer, size: int) -> Iterator[Runner]:
   """Makes works as they are asked for; a failed one is tried once more."""
   if size < _WORTH_PROCESSES:
-    yield lambda works: ((number, _tried(lambda work: unit.make(job, tokenizer, work), work)) for number, work in works)
+    yield lambda works: ((number, tried(lambda work: unit.make(job, tokenizer, work), work)) for number, work in works)
     return
   workers: queue.Queue[Worker] = queue.Queue()
   count = os.cpu_count() or 1
@@ -109,7 +128,7 @@ def _runner(job: Job, tokenizer: Tokenizer, size: int) -> Iterator[Runner]:
   with concurrent.futures.ThreadPoolExecutor(count) as threads:
 
     def run(works):
-      futures = {threads.submit(_tried, make, work): number for number, work in works}
+      futures = {threads.submit(tried, make, work): number for number, work in works}
       try:
         for future in concurrent.futures.as_completed(futures):
           yield futures[future], future.result()
@@ -124,7 +143,7 @@ def _runner(job: Job, tokenizer: Tokenizer, size: int) -> Iterator[Runner]:
         workers.get().close()
 
 
-def _tried(call: Callable[[Work], Entry | None], work: Work) -> Entry | None:
+def tried(call: Callable[[Work], Entry | None], work: Work) -> Entry | None:
   """What a call gives for a work, at the second try if not at the first. Raises DataError: it fails at the last."""
   for is_last in (False, True):
     try:

@@ -16,6 +16,8 @@ import glob
 import json
 import os
 import secrets
+import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -66,6 +68,15 @@ class Cache:
     except (FileNotFoundError, NotADirectoryError):
       return None
 
+  def part(self, name: str, start: int, stop: int) -> bytes:
+    """Bytes `start` to `stop` of a file, less where it ends before. Raises DataError or OSError: it is not there."""
+    path = self.path(name)
+    if self.is_address:
+      return address.part(path, start, stop)
+    with open(path, 'rb') as file:
+      file.seek(start)
+      return file.read(stop - start)
+
   def local(self, name: str) -> str:
     """A path on this machine with the content of a file: its own, or that of a copy."""
     return address.local(self.path(name))
@@ -110,6 +121,24 @@ class Cache:
     except OSError as error:
       raise self._unwritable(error) from None
 
+  def remove_folder(self, name: str) -> None:
+    """Removes a folder of it, where that is there."""
+    if self.is_address:
+      address.remove(self.path(name))
+    else:
+      shutil.rmtree(self.path(name), ignore_errors=True)
+
+  def put(self, name: str, path: str) -> None:
+    """Writes a file of the content of one in `scratch`, which may be gone then."""
+    if self.is_address:
+      address.put(self.path(name), path)
+      return
+    try:
+      os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
+      os.replace(path, self.path(name))
+    except OSError as error:
+      raise self._unwritable(error) from None
+
   @contextlib.contextmanager
   def claimed(self, name: str, waiting: str | None = None) -> Iterator[bool]:
     """Whether nobody else holds a name; with a line to print while it is `waiting`, once nobody does.
@@ -139,13 +168,31 @@ class Cache:
         with contextlib.suppress(OSError):
           os.unlink(path)
 
+  @contextlib.contextmanager
+  def scratch(self) -> Iterator[str]:
+    """A folder of this machine for large files, which is gone afterwards; on the disk of the cache, if it is on one."""
+    try:
+      if not self.is_address:
+        os.makedirs(self.folder, exist_ok=True)
+      with tempfile.TemporaryDirectory(
+        suffix='.tmp', dir=None if self.is_address else self.folder, ignore_cleanup_errors=True
+      ) as folder:
+        yield folder
+    except OSError as error:
+      raise self._unwritable(error) from None
+
   def clear_temporary(self) -> None:
-    """Removes what builds that were killed left; what is younger than an hour may be in use."""
-    if not self.is_address:
-      for path in glob.glob(os.path.join(glob.escape(self.folder), '*', '*.tmp')):
-        with contextlib.suppress(OSError):
-          if os.path.getmtime(path) < time.time() - 3_600:
-            os.unlink(path)
+    """Removes what builds that were killed left; what is younger than an hour, or a day's folder, may be in use."""
+    if self.is_address:
+      return
+    for path in glob.glob(os.path.join(glob.escape(self.folder), '*', '*.tmp')):
+      with contextlib.suppress(OSError):
+        if os.path.getmtime(path) < time.time() - 3_600:
+          os.unlink(path)
+    for path in glob.glob(os.path.join(glob.escape(self.folder), '*.tmp')):
+      with contextlib.suppress(OSError):
+        if os.path.getmtime(path) < time.time() - 86_400:
+          shutil.rmtree(path)
 
   def _unwritable(self, error: OSError) -> DataError:
     rule = 'data.cache_dir must be a folder with room for the token shards'

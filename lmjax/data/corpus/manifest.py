@@ -4,18 +4,16 @@
 """
 
 import collections
+import os
 import time
-import zlib
-from collections.abc import Mapping
-from typing import NamedTuple
-
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from lmjax.console import print_line
 from lmjax.data.config import DataConfig
-from lmjax.data.corpus import build, shard, standing, unit
+from lmjax.data.corpus import build, deciding, shard, unit
 from lmjax.data.corpus.cache import Cache
-from lmjax.data.corpus.standing import HELD_OUT, TRAIN
+from lmjax.data.corpus.deciding import Decided, ShardRow
 from lmjax.data.sources import documents
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import DataError
@@ -23,16 +21,6 @@ from lmjax.workdir.files import json_digest
 
 # Held-out text of a source that is kept for evaluations, unless one reads more.
 _HELD_OUT_BYTES = 64_000_000
-
-
-class ShardRow(NamedTuple):
-  """A shard of a source, as the manifest has it."""
-
-  name: str
-  documents: int
-  train: tuple[int, int]  # documents and tokens of them
-  held_out: tuple[int, int]
-  roles_crc32: int
 
 
 class SourceRow(NamedTuple):
@@ -52,6 +40,20 @@ class Manifest(NamedTuple):
   sources: dict[str, SourceRow]
 
 
+class Elsewhere(Protocol):
+  """Other machines, for what is more than one can do; see `beam`."""
+
+  def entries_of(
+    self, config: DataConfig, tokenizer: Tokenizer, works: Sequence[documents.Work]
+  ) -> list[unit.Entry | None]:
+    """As `build.entries_of`."""
+
+  def decide(
+    self, cache: Cache, entries: Mapping[str, Sequence[unit.Entry]], share: float, limit: int | None, folder: str
+  ) -> dict[str, Decided]:
+    """As `deciding.decide`."""
+
+
 class Pin(NamedTuple):
   """What a run began with."""
 
@@ -59,8 +61,16 @@ class Pin(NamedTuple):
   tokenizer: Tokenizer
 
 
-def find(config: DataConfig, tokenizer: Tokenizer, share: build.Share, progress: bool = False) -> Manifest | None:
-  """The corpus of a config as its sources are listed now; made if it is not there. None: other tasks are at it.
+def find(
+  config: DataConfig,
+  tokenizer: Tokenizer,
+  share: build.Share,
+  progress: bool = False,
+  elsewhere: Elsewhere | None = None,
+) -> Manifest | None:
+  """The corpus of a config as its sources are listed now; made if it is not there, `elsewhere` if that is given.
+
+  None: other tasks are at it.
 
   Raises DataError: a source cannot be read, a split would be empty, or the cache cannot be written.
   """
@@ -69,7 +79,11 @@ def find(config: DataConfig, tokenizer: Tokenizer, share: build.Share, progress:
     return manifest
   began = time.monotonic()
   works = {name: list(documents.works_of(source, build.WORK_BYTES)) for name, source in config.sources.items()}
-  entries = build.entries_of(config, tokenizer, [work for own in works.values() for work in own], share, progress)
+  flat = [work for own in works.values() for work in own]
+  if elsewhere is None:
+    entries = build.entries_of(config, tokenizer, flat, share, progress)
+  else:
+    entries = elsewhere.entries_of(config, tokenizer, flat)
   if None in entries:
     return None
   rest = iter(entries)
@@ -77,7 +91,8 @@ def find(config: DataConfig, tokenizer: Tokenizer, share: build.Share, progress:
   with cache.claimed(f'listed/{listing}.lock', 'waiting for another process that decides which documents stand'):
     if (manifest := _listed(cache, listing)) is not None:
       return manifest
-    manifest = _decide(config, tokenizer, cache, by_source)
+    decide = deciding.decide if elsewhere is None else elsewhere.decide
+    manifest = _decide(config, tokenizer, cache, by_source, decide)
     cache.write_json(f'listed/{listing}.json', {'corpus': manifest.id})
   if progress:
     _report(manifest, tokenizer, time.monotonic() - began)
@@ -163,55 +178,46 @@ def read(cache: Cache, corpus: str) -> Manifest | None:
     return None
   sources = {}
   for name, source in found['sources']:  # in the order in which roles are
-    rows = [ShardRow(row[0], row[1], tuple(row[2]), tuple(row[3]), row[4]) for row in source['shards']]
-    sources[name] = SourceRow(source['path'], rows, source['counts'])
+    sources[name] = SourceRow(source['path'], [deciding.parsed(row) for row in source['shards']], source['counts'])
   return Manifest(corpus, found['tokenizer'], found['vocab_size'], sources)
 
 
 def _decide(
-  config: DataConfig, tokenizer: Tokenizer, cache: Cache, entries: Mapping[str, list[unit.Entry]]
+  config: DataConfig,
+  tokenizer: Tokenizer,
+  cache: Cache,
+  entries: Mapping[str, list[unit.Entry]],
+  decide: Callable[..., dict[str, Decided]],
 ) -> Manifest:
   """What stands, written into the cache; the manifest last."""
-  names = {source: [name for entry in own for name in entry.shards] for source, own in entries.items()}
-  shards = {source: [_open(cache, name) for name in own] for source, own in names.items()}
-  roles = standing.roles_of(list(shards.values()), config.valid_fraction)
-  sources, begin = {}, 0
-  for source, own in shards.items():
-    counts, rows = _summed(entries[source]), []
-    for name, one in zip(names[source], own):
-      here = roles[begin : begin + len(one.lengths)]
-      begin += len(here)
-      sizes = {role: (int((here == role).sum()), int(one.lengths[here == role].sum())) for role in (TRAIN, HELD_OUT)}
-      rows.append(ShardRow(name, len(here), sizes[TRAIN], sizes[HELD_OUT], zlib.crc32(here.data)))
+  with cache.scratch() as folder:
+    decided = decide(cache, entries, config.valid_fraction, _kept_bytes(config), folder)
+    sources = {}
+    for source, one in decided.items():
+      counts = _summed(entries[source])
       counts.update(one.counts)
-      counts['duplicates'] += int((here == standing.LEFT_OUT).sum())
-      stands = here != standing.LEFT_OUT
-      counts['standing_bytes'] += int(one.n_bytes[stands].sum())
-    counts['train'], counts['valid'] = (sum(getattr(row, role)[0] for row in rows) for role in ('train', 'held_out'))
-    sources[source] = SourceRow(config.sources[source].path, rows, dict(sorted(counts.items())))
-    check_splits(source, sources[source], config.valid_fraction)
-  content = {
-    'format': unit.FORMAT,
-    'tokenizer': tokenizer.hash,
-    'vocab_size': tokenizer.vocab_size,
-    'valid_fraction': config.valid_fraction,
-    'held_out_bytes': _kept_bytes(config),
-    'sources': [[name, source._asdict()] for name, source in sources.items()],
-  }
-  corpus = json_digest(content)[:32]
-  cache.write(f'corpora/{corpus}.roles', roles.tobytes())
-  begin = 0
-  for source, own in shards.items():
-    here = roles[begin : begin + sum(len(one.lengths) for one in own)]
-    begin += len(here)
+      counts['train'] = sum(row.train[0] for row in one.rows)
+      counts['valid'] = sum(row.held_out[0] for row in one.rows)
+      sources[source] = SourceRow(config.sources[source].path, one.rows, dict(sorted(counts.items())))
+      check_splits(source, sources[source], config.valid_fraction)
+    content = {
+      'format': unit.FORMAT,
+      'tokenizer': tokenizer.hash,
+      'vocab_size': tokenizer.vocab_size,
+      'valid_fraction': config.valid_fraction,
+      'held_out_bytes': _kept_bytes(config),
+      'sources': [[name, source._asdict()] for name, source in sources.items()],
+    }
+    corpus = json_digest(content)[:32]
+    with open(roles := os.path.join(folder, 'all roles'), 'wb') as file:
+      for one in decided.values():
+        file.write(one.roles.data)
+    cache.put(f'corpora/{corpus}.roles', roles)
+  for source, one in decided.items():
     name = f'{corpus}.{source}'
-    cache.write(f'corpora/{name}{shard.ENDING}', _held_out(name, own, here, _kept_bytes(config)))
+    cache.write(f'corpora/{name}{shard.ENDING}', shard.as_bytes(name, one.kept, {}))
   cache.write_json(f'corpora/{corpus}.json', content)
   return Manifest(corpus, tokenizer.hash, tokenizer.vocab_size, sources)
-
-
-def _open(cache: Cache, name: str) -> shard.Shard:
-  return shard.opened(cache.local(f'shards/{name}{shard.ENDING}'), name, check=False)
 
 
 def _summed(entries: list[unit.Entry]) -> collections.Counter:
@@ -219,32 +225,6 @@ def _summed(entries: list[unit.Entry]) -> collections.Counter:
   for entry in entries:
     counts.update(entry.counts)
   return counts
-
-
-def _held_out(name: str, shards: list[shard.Shard], roles: np.ndarray, limit: int | None) -> bytes:
-  """A shard of the held-out documents of a source, those with the lowest digests first, up to a size."""
-  tables, begin = [], 0
-  for number, one in enumerate(shards):
-    places = np.flatnonzero(roles[begin : begin + len(one.lengths)] == HELD_OUT)
-    begin += len(one.lengths)
-    tables.append((one.normalised[places], np.full(len(places), number), places, one.n_bytes[places]))
-  digests, numbers, places, sizes = map(np.concatenate, zip(*tables))
-  order = np.lexsort((places, numbers, digests))
-  if limit is not None:
-    order = order[: int(np.searchsorted(np.cumsum(sizes[order], dtype=np.int64), limit)) + 1]
-  numbers, places = numbers[order], places[order]
-  tokens: list[np.ndarray] = [np.zeros(0, shards[0].tokens.dtype)] * len(order)
-  arrays = {key: np.zeros(len(order), getattr(shards[0], key).dtype) for key in shard.COLUMNS}
-  for number in np.unique(numbers):  # the table of one shard at a time
-    one, here = shards[number], np.flatnonzero(numbers == number)
-    starts = one.starts
-    for key in shard.COLUMNS:
-      arrays[key][here] = getattr(one, key)[places[here]]
-    for index in here.tolist():
-      start = int(starts[places[index]])
-      tokens[index] = np.array(one.tokens[start : start + int(one.lengths[places[index]])])
-  arrays['tokens'] = np.concatenate([np.zeros(0, shards[0].tokens.dtype), *tokens])
-  return shard.as_bytes(name, arrays, {})
 
 
 def check_splits(name: str, source: SourceRow, valid_fraction: float) -> None:

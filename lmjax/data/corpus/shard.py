@@ -10,10 +10,11 @@ The header's metadata has `facts`, JSON: the shard's name, what was counted (`co
 (`crc32`).
 """
 
+import contextlib
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,21 @@ from lmjax.errors import DataError
 ENDING = '.safetensors'
 # What is kept of each document.
 COLUMNS = ('lengths', 'n_bytes', 'digests', 'normalised')
+# About what the columns of a shard of 32 MB of text take.
+_HEAD = 1 << 20
 _DTYPES = {'U16': '<u2', 'U32': '<u4', 'U64': '<u8'}
+
+
+class Columns(NamedTuple):
+  """What is known of the documents of a shard besides their tokens."""
+
+  lengths: np.ndarray
+  n_bytes: np.ndarray
+  digests: np.ndarray
+  normalised: np.ndarray
+  counts: dict[str, int]
+  tokens_at: int  # where in the file tokens begin
+  dtype: np.dtype  # of tokens
 
 
 class Shard(NamedTuple):
@@ -44,7 +59,7 @@ class Shard(NamedTuple):
 
 
 def as_bytes(name: str, arrays: Mapping[str, np.ndarray], counts: Mapping[str, int]) -> bytes:
-  """The file of that name; the same arrays and counts give the same bytes."""
+  """The file of that name; the same arrays and counts give the same bytes. Tokens come last: they are the narrowest."""
   arrays = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
   sums = {key: zlib.crc32(array.data) for key, array in arrays.items()}
   facts = {'name': name, 'counts': dict(counts), 'crc32': sums}
@@ -69,21 +84,58 @@ def opened(path: str, name: str, check: bool = True) -> Shard:
 
   Raises DataError: it is missing or damaged.
   """
-  try:
+  with _checked(path):
     with open(path, 'rb') as file:
       size = int.from_bytes(file.read(8), 'little')
       if size > os.path.getsize(path):
         raise ValueError('it is cut short')
-      header = json.loads(file.read(size))
-    facts = json.loads(header.pop('__metadata__')['facts'])
-    if facts['name'] != name:
-      raise ValueError(f'it is the shard {facts["name"]}')
+      header, facts = _parsed(file.read(size), name)
     arrays = {key: _mapped(path, 8 + size, entry) for key, entry in header.items()}
     if check:
       for key, expected in facts['crc32'].items():
-        if zlib.crc32(np.ascontiguousarray(arrays[key]).data) != expected:
-          raise ValueError(f'{key} do not match their checksum')
+        _compare(key, arrays[key], expected)
     return Shard(**arrays, counts=facts['counts'])
+
+
+def columns(read: Callable[[int, int], bytes], path: str, name: str) -> Columns:
+  """The columns of the shard of that name, from the beginning of its file alone; `read(start, stop)` gives bytes of it.
+
+  Raises DataError: it is missing or damaged.
+  """
+  with _checked(path):
+    data = read(0, _HEAD)
+    begin = 8 + int.from_bytes(data[:8], 'little')
+    header, facts = _parsed(data[8:begin], name)
+    at = begin + header['tokens']['data_offsets'][0]  # the columns lie before them: see `as_bytes`
+    if at > len(data):
+      data += read(len(data), at)
+    found = {}
+    for key in COLUMNS:
+      start, stop = header[key]['data_offsets']
+      found[key] = np.frombuffer(data[begin + start : begin + stop], _DTYPES[header[key]['dtype']])
+      _compare(key, found[key], facts['crc32'][key])
+    return Columns(**found, counts=facts['counts'], tokens_at=at, dtype=np.dtype(_DTYPES[header['tokens']['dtype']]))
+
+
+def _parsed(header: bytes, name: str) -> tuple[dict, dict]:
+  """(the entries of arrays, the facts)."""
+  entries = json.loads(header)
+  facts = json.loads(entries.pop('__metadata__')['facts'])
+  if facts['name'] != name:
+    raise ValueError(f'it is the shard {facts["name"]}')
+  return entries, facts
+
+
+def _compare(key: str, array: np.ndarray, expected: int) -> None:
+  if zlib.crc32(np.ascontiguousarray(array).data) != expected:
+    raise ValueError(f'{key} do not match their checksum')
+
+
+@contextlib.contextmanager
+def _checked(path: str) -> Iterator[None]:
+  """What is wrong with a file becomes DataError."""
+  try:
+    yield
   except (OSError, ValueError, KeyError, TypeError) as error:
     shown = f'{type(error).__name__}: {error}' if isinstance(error, KeyError | TypeError) else error
     rule, remedy = 'a token shard must be as it was written', 'remove the file, and `lmjax.prepare` makes it again'

@@ -4,84 +4,126 @@ Of documents with the same text the first stands, in the order of sources, parts
 is a function of the normalised digest, one share for all sources: so every copy of a text, in other case or spacing,
 falls on the same side. A source of which that holds out nothing (20 novels, say) adds its lowest digest.
 
-Digests are compared in partitions by their highest bits, so that a partition fits in memory.
+Nothing here grows with a corpus in memory: digests are compared in partitions by their highest bits, which lie on disk,
+as do the roles that come of it.
 """
 
+import concurrent.futures
+import math
 import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from lmjax.data.corpus.shard import Shard
+from lmjax.data.corpus import shard
+from lmjax.data.corpus.cache import Cache
 
 # What a document is: a byte in the file of a corpus.
 LEFT_OUT, TRAIN, HELD_OUT = range(3)
-# Documents that are compared at once, at about 40 bytes each.
-_PARTITION = 8_000_000
+# Documents that are compared at once, at about 60 bytes each; at most so many partitions, which are open files.
+_PARTITION, _MOST_PARTITIONS = 6_000_000, 512
+# Shards whose columns are read at once: at an address each takes a while.
+READERS = 16
+_ROW = np.dtype([('digest', '<u8'), ('place', '<u8')])
 
 
-def roles_of(sources: Sequence[Sequence[Shard]], share: float) -> np.ndarray:
-  """uint8 [documents of all shards], in the order of sources, shards and documents.
+class Shards(NamedTuple):
+  """The shards of a corpus, in order."""
+
+  cache: Cache
+  names: list[str]
+  folder: str = 'shards'  # of the cache
+
+  def columns(self, first: int = 0, end: int | None = None) -> Iterator[shard.Columns]:
+    """Those of each shard from `first` on, in order. Raises DataError: one is missing or damaged."""
+    names = self.names[first:end]
+    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+      for start in range(0, len(names), READERS):
+        yield from pool.map(self._columns, names[start : start + READERS])
+
+  def file(self, name: str) -> str:
+    """Where a shard is in the cache."""
+    return f'{self.folder}/{name}{shard.ENDING}'
+
+  def _columns(self, name: str) -> shard.Columns:
+    file = self.file(name)
+    return shard.columns(lambda start, stop: self.cache.part(file, start, stop), self.cache.path(file), name)
+
+
+def limit_of(share: float) -> int:
+  """The highest normalised digest that is held out in any source."""
+  return min(int(share * 2.0**64), 2**64 - 1)
+
+
+def first_of_each(shards: Shards, documents: int, folder: str) -> tuple[np.ndarray, list[int]]:
+  """(uint8 [documents of all shards], in a file of a folder: TRAIN for the first with its digest, LEFT_OUT for others;
+  where each shard's begin, and where the last one's end).
 
   Args:
-    sources: the shards of each source.
-    share: of the documents, to hold out.
+    shards: of all sources.
+    documents: about how many they have.
+    folder: for files.
   """
-  shards = [shard for source in sources for shard in source]
-  stands = _first_of_each([shard.digests for shard in shards])
-  limit = min(int(share * 2.0**64), 2**64 - 1)
-  roles = np.where(stands, TRAIN, LEFT_OUT).astype(np.uint8)
-  own, begin = set(), 0
-  for source in sources:
-    lowest, end = [], begin
-    for shard in source:
-      here = stands[end : end + len(shard.lengths)]
-      end += len(shard.lengths)
-      if here.any():
-        lowest.append(int(shard.normalised[here].min()))
-    if lowest and min(lowest) > limit:
-      own.add(min(lowest))
-    begin = end
-  begin = 0
-  extra = np.array(sorted(own), np.uint64)
-  for shard in shards:
-    end = begin + len(shard.lengths)
-    is_held_out = (shard.normalised <= limit) | np.isin(shard.normalised, extra)
-    roles[begin:end][is_held_out & stands[begin:end]] = HELD_OUT
-    begin = end
-  return roles
+  bits = math.ceil(math.log2(min(max(documents / _PARTITION, 1), _MOST_PARTITIONS)))
+  files = [open(os.path.join(folder, f'{number}.rows'), 'wb') for number in range(1 << bits)]
+  total, bounds_of_shards = 0, [0]
+  for columns in shards.columns():
+    digests, rows = columns.digests, np.empty(len(columns.digests), _ROW)
+    # numpy shifts by 64 bits as by none
+    prefixes = (digests >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(digests), np.int64)
+    order = np.argsort(prefixes, kind='stable')
+    rows['digest'], rows['place'] = digests[order], order + total
+    bounds = np.searchsorted(prefixes[order], np.arange((1 << bits) + 1))
+    for file, low, high in zip(files, bounds, bounds[1:]):
+      file.write(rows[low:high].tobytes())
+    total += len(digests)
+    bounds_of_shards.append(total)
+  for file in files:
+    file.close()
+  path = os.path.join(folder, 'roles')
+  with open(path, 'wb') as file:
+    file.truncate(total)
+  roles = np.memmap(path, np.uint8, 'r+') if total else np.zeros(0, np.uint8)
+  roles[:] = TRAIN
+  for file in files:
+    rows = np.fromfile(file.name, _ROW)
+    os.unlink(file.name)
+    roles[repeated(rows['digest'], rows['place'])] = LEFT_OUT
+  return roles, bounds_of_shards
 
 
-def _first_of_each(digests: Sequence[np.ndarray]) -> np.ndarray:
-  """bool [all of them, end to end]: whether each is the first of its value."""
-  total = sum(map(len, digests))
-  stands = np.ones(total, bool)
-  if total <= _PARTITION:
-    _strike(np.concatenate([np.zeros(0, np.uint64), *digests]), np.arange(total), stands)
-    return stands
-  bits = max(int(np.ceil(np.log2(total / _PARTITION))), 1)
-  with tempfile.TemporaryDirectory() as folder:
-    files = [open(os.path.join(folder, str(number)), 'wb') for number in range(1 << bits)]
-    begin = 0
-    for part in digests:
-      numbers = (part >> np.uint64(64 - bits)).astype(np.int64)
-      order = np.argsort(numbers, kind='stable')
-      bounds = np.searchsorted(numbers[order], np.arange((1 << bits) + 1))
-      rows = np.stack([part[order], (order + begin).astype(np.uint64)], axis=1)
-      for file, low, high in zip(files, bounds, bounds[1:]):
-        file.write(rows[low:high].tobytes())
-      begin += len(part)
-    for file in files:
-      file.close()
-      rows = np.fromfile(file.name, np.uint64).reshape(-1, 2)
-      _strike(rows[:, 0], rows[:, 1].astype(np.int64), stands)
-      os.unlink(file.name)
-  return stands
-
-
-def _strike(digests: np.ndarray, places: np.ndarray, stands: np.ndarray) -> None:
-  """Notes which are not the first; places ascend."""
+def repeated(digests: np.ndarray, places: np.ndarray) -> np.ndarray:
+  """The places of those that are not the first of their value; places ascend."""
   order = np.argsort(digests, kind='stable')
   ordered = digests[order]
-  stands[places[order[1:][ordered[1:] == ordered[:-1]]]] = False
+  return places[order[1:][ordered[1:] == ordered[:-1]]]
+
+
+def above_limit(shards: Shards, bounds: Sequence[int], sizes: Sequence[int], roles: np.ndarray, limit: int):
+  """uint64, sorted: the lowest normalised digest of each source in which none that stands is up to the limit.
+
+  Args:
+    shards: of all sources.
+    bounds: where the documents of each begin, and where those of the last one end.
+    sizes: how many of the shards each source has.
+    roles: whether each document stands.
+    limit: see `limit_of`.
+  """
+  found, first = [], 0
+  for size in sizes:
+    lowest = 2**64
+    for number, columns in enumerate(shards.columns(first, first + size), first):
+      here = columns.normalised[roles[bounds[number] : bounds[number + 1]] != LEFT_OUT]
+      lowest = min(lowest, int(here.min())) if len(here) else lowest
+      if lowest <= limit:  # of a large source one shard is enough
+        break
+    if limit < lowest < 2**64:
+      found.append(lowest)
+    first += size
+  return np.unique(np.array(found, np.uint64))
+
+
+def hold_out(normalised: np.ndarray, roles: np.ndarray, limit: int, above: np.ndarray) -> None:
+  """Marks, in the roles of a shard, what stands and is held out; `above` are those above the limit."""
+  roles[((normalised <= limit) | np.isin(normalised, above)) & (roles == TRAIN)] = HELD_OUT

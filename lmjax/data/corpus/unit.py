@@ -7,6 +7,7 @@ or as held-out text, is decided later, from the digests in all shards: `standing
 
 import collections
 import hashlib
+import itertools
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -29,7 +30,7 @@ FORMAT = 2
 _SHARD_BYTES, _SHARD_DOCUMENTS = 32_000_000, 250_000
 # What is encoded at once.
 _CHUNK_BYTES, _CHUNK_DOCUMENTS = 4_000_000, 16_384
-_PIECE_CHARACTERS = 16_384
+_PIECE_CHARACTERS, _PIECES = 16_384, 512
 # A text of so many characters is long for a tokenizer that takes it whole.
 _LONG_WHOLE_TEXT = 100_000
 # What is counted of tokenizers that do not know every text.
@@ -137,15 +138,13 @@ def _encoded(part: list[Document], tokenizer: Tokenizer) -> tuple[dict[str, np.n
   dtype = np.dtype('<u2' if tokenizer.vocab_size <= 1 << 16 else '<u4')
   counts = dict.fromkeys(('empty', *UNKNOWN), 0)
   tokens, table = [np.zeros(0, dtype)], []
-  for text, ids, unknown in _as_tokens(part, tokenizer):
+  for text, ids, unknown in _as_tokens(part, tokenizer, dtype):
     counts['unknown_bytes'] += unknown
     counts['unknown_tokens'] += 0 if tokenizer.is_lossless else int((ids == tokenizer.unk).sum())
     if not len(ids):
       counts['empty'] += 1
       continue
-    # a cast would wrap id 70000 to 4464 in silence
-    assert ids.min() >= 0 and ids.max() <= np.iinfo(dtype).max, (ids.min(), ids.max(), dtype)
-    tokens.append(ids.astype(dtype))
+    tokens.append(ids)
     data = text.encode('utf-8')
     table.append((len(ids), len(data), digest64(data), normalised_digest64(text)))
   columns = zip(*table) if table else [()] * 4
@@ -155,13 +154,13 @@ def _encoded(part: list[Document], tokenizer: Tokenizer) -> tuple[dict[str, np.n
   return arrays, counts
 
 
-def _as_tokens(part: list[Document], tokenizer: Tokenizer) -> Iterator[tuple[str, np.ndarray, int]]:
+def _as_tokens(part: list[Document], tokenizer: Tokenizer, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray, int]]:
   """(text, ids, bytes that no known token stands for) of each document."""
-  yield from ((document.text, document.ids, 0) for document in part if isinstance(document, Tokens))
+  yield from ((document.text, document.ids.astype(dtype), 0) for document in part if isinstance(document, Tokens))
   for chunk in _chunks([document for document in part if isinstance(document, str)]):
     _estimate(chunk, tokenizer)
-    for text, encoded in zip(chunk, _encode(chunk, tokenizer)):
-      yield text, np.concatenate([ids for ids, _ in encoded]), sum(unknown for _, unknown in encoded)
+    for text, (ids, unknown) in zip(chunk, _encode(chunk, tokenizer, dtype)):
+      yield text, ids, unknown
 
 
 def _chunks(texts: list[str]) -> Iterator[list[str]]:
@@ -193,8 +192,18 @@ def _estimate(texts: list[str], tokenizer: Tokenizer) -> None:
   )
 
 
-def _encode(texts: list[str], tokenizer: Tokenizer) -> Iterator[list[tuple[np.ndarray, int]]]:
-  """Of each text its pieces: (ids, bytes that no known token stands for)."""
-  cut = [tokenizer.pieces(text, _PIECE_CHARACTERS) for text in texts]
-  encoded = iter(tokenizer.encode_counted([piece for pieces in cut for piece, _ in pieces]))
-  return ([next(encoded) for _ in pieces] for pieces in cut)
+def _encode(texts: list[str], tokenizer: Tokenizer, dtype: np.dtype) -> Iterator[tuple[np.ndarray, int]]:
+  """Of each text (ids, bytes that no known token stands for); of a long one some pieces at a time."""
+  cut = ((number, piece) for number, text in enumerate(texts) for piece, _ in tokenizer.pieces(text, _PIECE_CHARACTERS))
+  ids: list[np.ndarray] = []
+  current = unknown = 0
+  while some := list(itertools.islice(cut, _PIECES)):
+    for (number, _), (found, missing) in zip(some, tokenizer.encode_counted([piece for _, piece in some])):
+      if number != current:
+        yield np.concatenate(ids), unknown
+        ids, current, unknown = [], number, 0
+      # a cast would wrap id 70000 to 4464 in silence
+      assert not len(found) or found.min() >= 0 and found.max() <= np.iinfo(dtype).max, (found.max(), dtype)
+      ids.append(found.astype(dtype))
+      unknown += missing
+  yield np.concatenate(ids), unknown

@@ -58,19 +58,24 @@ def _tokenizer(path: str) -> Tokenizer:
   return Tokenizer.load(address.local(path))
 
 
-def _parsed(line: str) -> tuple[Job, Work]:
+def parsed(line: str) -> tuple[Job, Work]:
+  """What was sent as the JSON of both."""
   job, (path, field, keep, pieces, size) = json.loads(line)
   read = tuple(Piece(File(*file), None if part is None else tuple(part)) for file, part in pieces)
   return Job(job[0], unit.Settings(*job[1]), job[2]), Work(path, field, tuple(keep), read, size)
 
 
+def make(job: Job, work: Work) -> Entry | None:
+  """See `unit.make`; the tokenizer is that of the cache, which is loaded once in a process."""
+  tokenizer = _tokenizer(job.tokenizer_file)
+  if tokenizer.hash != job.settings.tokenizer:
+    raise DataError(f'{job.tokenizer_file}: is another tokenizer; remove it, and it is written again')
+  return unit.make(job, tokenizer, work)
+
+
 def _answer(line: str) -> dict[str, Any]:
   try:
-    job, work = _parsed(line)
-    tokenizer = _tokenizer(job.tokenizer_file)
-    if tokenizer.hash != job.settings.tokenizer:
-      raise DataError(f'{job.tokenizer_file}: is another tokenizer; remove it, and it is written again')
-    entry = unit.make(job, tokenizer, work)
+    entry = make(*parsed(line))
     return {'entry': None if entry is None else entry._asdict()}
   except Exception as error:
     is_data = isinstance(error, DataError)

@@ -100,7 +100,8 @@ def values(name: str, file: IO[bytes], part: Part = None, begin: bytes = b'') ->
     if len(line) == LONGEST_RECORD:
       raise DataError(f'{where}: more than {LONGEST_RECORD:,} bytes; a record must be shorter; is this JSONL?')
     if not line.isspace():
-      yield where, loads(line, where)
+      value, line = loads(line, where), b''  # which may be large
+      yield where, value
 
 
 def texts(found: Iterable[tuple[str, Any]], field: str, keep: Filter) -> Iterator[tuple[str, fields.Text | None]]:

@@ -128,11 +128,11 @@ def test_a_long_text_in_pieces_encodes_alike(tokenizer):
   parts = [' ', ' ', '  ', '\n', '\t', 'a', 'Cat', '12', "'s", '!?', 'é', '語', '\u00a0', '\u0301', '\r\n', '_']
   for size in (1, 5, 40):
     text = ''.join(rng.choice(parts, 3_000))
-    pieces = tokenizer.pieces(text, size)
+    pieces = list(tokenizer.pieces(text, size))
     assert len(pieces) > 10 and ''.join(piece for piece, _ in pieces) == text
     assert sum(n_bytes for _, n_bytes in pieces) == len(text.encode())
     assert sum(tokenizer.encode_batch([piece for piece, _ in pieces]), []) == tokenizer.encode(text)
-  assert word_piece().pieces('a b c d', 2) == [('a b c d', 7)]
+  assert list(word_piece().pieces('a b c d', 2)) == [('a b c d', 7)]
 
 
 def whole_texts(prepend, crossing=False, split=False):
@@ -166,17 +166,19 @@ def test_a_tokenizer_without_a_pre_tokenizer_takes_pieces(prepend, split):
   parts = [' ', ' ', ' ', '  ', '\n', 'the cat', 'sat', 'more', '12', '!', 'é', '語', '\u0301', 'on the']
   for size in (1, 7, 40):
     text = ''.join(draw.choice(parts, 2_000))
-    pieces = tokenizer.pieces(text, size)
+    pieces = list(tokenizer.pieces(text, size))
     assert len(pieces) > 10 and sum(n_bytes for _, n_bytes in pieces) == len(text.encode())
     assert sum(tokenizer.encode_batch([piece for piece, _ in pieces]), []) == tokenizer.encode(text)
     assert max(map(len, pieces)) < len(text) and not tokenizer.takes_whole_texts
-  assert len(tokenizer.pieces('the cat sat ▁ on the cat ' * 20, 10)) == 1, 'a space of its own may join those around it'
+  assert len(list(tokenizer.pieces('the cat sat ▁ on the cat ' * 20, 10))) == 1, (
+    'a space of its own may join those around it'
+  )
 
 
 def test_tokens_that_reach_over_spaces_keep_texts_whole(tmp_path, capsys):
   tokenizer = whole_texts(False, crossing=True)
   assert any('▁' in token[1:].lstrip('▁') for token in tokenizer._ids)
-  assert tokenizer.takes_whole_texts and len(tokenizer.pieces('the cat sat on ' * 9, 10)) == 1
+  assert tokenizer.takes_whole_texts and len(list(tokenizer.pieces('the cat sat on ' * 9, 10))) == 1
   unit._estimate(['short', ''.join(TEXTS * 30)], tokenizer)
   said = capsys.readouterr().out
   assert re.match(r'a document of 0.1 MB takes about \d+ s \(\d+\.\d\d MB/s\): its tokenizer has no pre-tok', said), (
