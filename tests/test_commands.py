@@ -154,9 +154,8 @@ def reader(raw_config, tmp_path_factory, tmp_path, cache_dir, monkeypatch):
   monkeypatch.setattr(hub, 'download', lambda source, name, weights: (GOLDEN / PUBLIC[name.partition('@')[0]], 'a'))
   monkeypatch.setattr(tfds, 'identity', lambda path: {'kind': 'tfds', 'name': path})
   monkeypatch.setattr(tfds, 'records', lambda path, fields: ((path, one) for one in of_data_set(path)))
-  monkeypatch.setattr(
-    tfds, 'documents', lambda path, field, keep: ((path, one[field]) for one in of_data_set(path, 120))
-  )
+  monkeypatch.setattr(tfds, 'parts', lambda path, target: [(1_000, (0, 120))])
+  monkeypatch.setattr(tfds, 'documents', lambda path, field, *_: ((path, one[field]) for one in of_data_set(path, 120)))
   return tmp_path
 
 

@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from lmjax.data.config import BadText, SourceConfig
 from lmjax.data.digests import digest64
-from lmjax.data.sources import files, formats, listing, pydoc, remote, tfds
+from lmjax.data.sources import files, formats, listing, pydoc, tfds
 from lmjax.data.sources.conditions import Filter
 from lmjax.data.sources.pieces import Piece, pieces_of
 from lmjax.errors import DataError
+from lmjax.workdir.files import json_digest
 
 _SURROGATE = re.compile('[\ud800-\udfff]')
 
@@ -34,12 +35,16 @@ class Work(NamedTuple):
     """JSON-able: what a listing says of it, which changes when its content may have changed."""
     if not self.pieces:
       return [self.field, self.keep, identity(self.path)]
-    return [self.field, self.keep, *([*_moved(piece.file), piece.part] for piece in self.pieces)]
+    return [self.field, self.keep, *([*_whole(piece.file), piece.part] for piece in self.pieces)]
 
 
-def _moved(file: listing.File) -> listing.File:
-  """A file of this machine by its name alone: a corpus may be moved."""
-  return file if remote.is_url(file.name) else file._replace(name=os.path.basename(file.name))
+def _whole(file: listing.File) -> listing.File:
+  """A file by its whole path: another one may have its name, size and time."""
+  return file if '://' in file.name or _is_tfds(file.name) else file._replace(name=os.path.abspath(file.name))
+
+
+def _is_tfds(path: str) -> bool:
+  return path.startswith('tfds:')
 
 
 def works_of(source: SourceConfig, target_bytes: int) -> Iterator[Work]:
@@ -50,8 +55,14 @@ def works_of(source: SourceConfig, target_bytes: int) -> Iterator[Work]:
 
   Raises DataError: nothing to read, or a file that cannot be.
   """
-  if source.path == 'pydoc' or source.path.startswith('tfds:'):
+  if source.path == 'pydoc':
     yield Work(source.path, source.field, source.keep, ())
+    return
+  if _is_tfds(source.path):
+    stamp = json_digest(identity(source.path))
+    for size, part in tfds.parts(source.path, target_bytes):
+      piece = Piece(listing.File(source.path, size, stamp), part)
+      yield Work(source.path, source.field, source.keep, (piece,), size)
     return
   together: list[Piece] = []
   size = read = 0
@@ -76,11 +87,9 @@ def holds_tokens(work: Work) -> bool:
 
 def listed(source: SourceConfig) -> list:
   """JSON-able: what a listing says of a source, which changes when its content may have changed."""
-  if source.path == 'pydoc' or source.path.startswith('tfds:'):
+  if source.path == 'pydoc' or _is_tfds(source.path):
     return [identity(source.path)]
-  found = listing.files_of(source.path)
-  folder = os.path.commonpath([os.path.dirname(file.name) for file in found])
-  return [[os.path.relpath(file.name, folder), file.size, file.stamp] for file in found]
+  return list(map(_whole, listing.files_of(source.path)))
 
 
 def texts_of(work: Work, bad_text: BadText, counts: collections.Counter) -> Iterator[str]:
@@ -113,9 +122,10 @@ def _raw(work: Work, counts: collections.Counter) -> Iterator[tuple[str, str | b
   """(where, text); `where` names the place in an error, and bytes are decoded by `clean`."""
   if work.path == 'pydoc':
     yield from pydoc.documents()
-  elif not work.pieces:
-    yield from tfds.documents(work.path, work.field, Filter(work.keep, counts))
   for piece in work.pieces:
+    if _is_tfds(work.path):
+      yield from tfds.documents(work.path, work.field, Filter(work.keep, counts), piece.part)
+      continue
     yield from files.documents_of(piece, work.field, counts, work.keep)
 
 
@@ -126,7 +136,7 @@ def identity(path: str) -> dict:
   """
   if path == 'pydoc':
     return pydoc.identity()
-  return tfds.identity(path) if path.startswith('tfds:') else files.identity(path)
+  return tfds.identity(path) if _is_tfds(path) else files.identity(path)
 
 
 def clean(text: str | bytes, where: str, bad_text: BadText) -> tuple[str | None, str | None]:

@@ -9,6 +9,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 from lmjax.data.sources.conditions import Filter
 from lmjax.errors import DataError
@@ -18,13 +19,28 @@ _NETWORK_TIMEOUT_SECONDS = 3
 _PROBE = 'https://storage.googleapis.com'
 
 
-def documents(path: str, field: str, keep: Filter) -> Iterator[tuple[str, bytes | str]]:
+def parts(path: str, target_bytes: int) -> list[tuple[int, tuple[int, int]]]:
+  """(about how many bytes, (first, after the last)) of parts of a split's examples, which together are all of them.
+
+  Raises DataError: as `documents`.
+  """
+  builder, split = _prepared(path)
+  examples = max(sum(part.num_examples for part in builder.info.splits.values()), 1)
+  each = sum(size for _, size in _shards(builder)) / examples
+  count, size = len(builder.as_data_source(split)), max(int(target_bytes / max(each, 1)), 1)
+  found = [(start, min(start + size, count)) for start in range(0, count, size)]
+  return [(int(each * (stop - start)), (start, stop)) for start, stop in found]
+
+
+def documents(path: str, field: str, keep: Filter, part: tuple[int, int] | None = None) -> Iterator[tuple[str, Any]]:
   """Yields (where, text) of a split's examples that are kept, in the order of its shards; TFDS gives text as bytes.
+
+  With `part` those from its first number up to its second one.
 
   Raises DataError: an unknown data set, split or field; not prepared and no network; a builder that needs TensorFlow.
   """
   builder, split = _prepared(path)
-  for where, example in _examples(builder, split, path, (field,)):
+  for where, example in _examples(builder, split, path, (field,), part):
     if keep.conditions and not keep.keeps(_plain(example), where):
       continue
     if not isinstance(example[field], bytes | str):
@@ -53,14 +69,17 @@ def records(path: str, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
     yield where, example | named
 
 
-def _examples(builder, split, path: str, fields: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
+def _examples(
+  builder, split, path: str, fields: tuple[str, ...], part: tuple[int, int] | None = None
+) -> Iterator[tuple[str, dict]]:
   for field in fields:
     if field not in builder.info.features:
       there = ', '.join(sorted(builder.info.features))
       raise DataError(f'{path}: no field {field!r}; it must hold the text; fields there: {there}')
   source = builder.as_data_source(split)
-  for start in range(0, len(source), _READ_AT_ONCE):
-    rows = range(start, min(start + _READ_AT_ONCE, len(source)))
+  first, end = part or (0, len(source))
+  for start in range(first, end, _READ_AT_ONCE):
+    rows = range(start, min(start + _READ_AT_ONCE, end))
     for row, example in zip(rows, source.__getitems__(rows)):
       yield f'{path}, example {row}', example
 
@@ -71,9 +90,13 @@ def identity(path: str) -> dict:
   Shards are not read: TFDS never edits a version in place, and they may be very large.
   """
   builder, split = _prepared(path)
+  return {'kind': 'tfds', 'name': builder.info.full_name, 'split': split, 'shards': _shards(builder)}
+
+
+def _shards(builder) -> list[list]:
+  """[name, bytes] of each shard of a data set."""
   names = sorted(name for name in os.listdir(builder.data_path) if '.array_record' in name)
-  shards = [[name, os.path.getsize(os.path.join(builder.data_path, name))] for name in names]
-  return {'kind': 'tfds', 'name': builder.info.full_name, 'split': split, 'shards': shards}
+  return [[name, os.path.getsize(os.path.join(builder.data_path, name))] for name in names]
 
 
 def parse(path: str) -> tuple[str, str]:

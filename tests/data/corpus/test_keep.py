@@ -107,8 +107,9 @@ def test_examples_of_tfds_are_kept_by_their_features(tmp_path, monkeypatch):
 
   def read(*keep):
     counts = collections.Counter()
-    [work] = documents.works_of(SourceConfig('tfds:lmjax_tiny_kept', 'text', 1.0, keep=keep), 1)
-    return ''.join(documents.texts_of(work, 'raise', counts)), counts['filtered']
+    works = list(documents.works_of(SourceConfig('tfds:lmjax_tiny_kept', 'text', 1.0, keep=keep), 1))
+    assert len(works) == 6, 'each is a work of its own'
+    return ''.join(text for work in works for text in documents.texts_of(work, 'raise', counts)), counts['filtered']
 
   assert read('language=en', 'meta.year>2000') == ('24', 4)
   assert read('meta.good=true', 'meta.year!=2004|2005') == ('23', 4)

@@ -113,6 +113,19 @@ def test_a_file_that_is_added_is_one_more_shard(tmp_path, tokenizer, monkeypatch
   assert sorted(kept) == sorted(DOCUMENTS)
 
 
+def test_files_that_are_alike_but_for_their_folder_are_others(tmp_path, tokenizer):
+  """The same name, size and time, as archives unpack them; alone, and in one source."""
+  texts = {folder: [f'{folder} {number}' for number in range(10)] for folder in 'ab'}
+  for folder, documents in texts.items():
+    (tmp_path / 'all' / folder).mkdir(parents=True)
+    write(tmp_path / 'all' / folder / '0.jsonl', documents)
+    os.utime(tmp_path / 'all' / folder / '0.jsonl', (1_000, 1_000))
+  for path, wanted in {'all/a': texts['a'], 'all/b': texts['b'], 'all': sum(texts.values(), [])}.items():
+    store = build(tmp_path, tokenizer, SourceConfig(str(tmp_path / path), 'text', 1.0))
+    kept = texts_of(train_of(store), tokenizer) + texts_of(store.held_out.documents, tokenizer)
+    assert sorted(kept) == sorted(wanted), path
+
+
 @pytest.mark.parametrize('name', ['shards', 'corpora'])
 @pytest.mark.parametrize('damage', ['flip', 'cut', 'delete'])
 def test_a_damaged_shard_is_never_read(tmp_path, tokenizer, name, damage):

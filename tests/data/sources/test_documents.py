@@ -257,6 +257,18 @@ def test_tfds_text_is_decoded_by_policy_without_tensorflow(tfds_read):
   assert 'tensorflow' not in sys.modules
 
 
+def test_tfds_is_read_in_parts_that_hold_each_example_once(tfds_read):
+  source, counts = SourceConfig('tfds:lmjax_tiny_text', 'text', 1.0), collections.Counter()
+  for target in (1, 200, 1 << 30):
+    works = list(documents.works_of(source, target))
+    assert [text for work in works for text in documents.texts_of(work, 'replace', counts)][1:] == [
+      f'número {number}' for number in range(1, 100)
+    ]
+    assert len(works) == {1: 100, 1 << 30: 1}.get(target, len(works)) and len({str(work.facts) for work in works})
+    assert sum(work.size for work in works) > 100
+  assert len(list(documents.works_of(source, 200))) > 5
+
+
 def test_tfds_mistakes_are_named(tfds_read):
   for path, field, message in [
     ('tfds:lmjax_tiny_text', 'body', "no field 'body'.*number, text"),
