@@ -73,6 +73,9 @@ def entries_of(
       waiting = again
       if len(waiting) == before:  # others are at all of them
         time.sleep(POLL_SECONDS)
+  left = [number for number, entry in enumerate(found) if entry is None]  # which others may have ended meanwhile
+  for number, entry in zip(left, found_entries(cache, job, [works[number] for number in left])):
+    found[number] = entry
   return found
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from lmjax.data.config import SourceConfig
 from lmjax.data.corpus import build as build_lib
-from lmjax.data.corpus import worker
+from lmjax.data.corpus import manifest, unit, worker
 from lmjax.data.tokens.trainer import train_tokenizer
 from lmjax.errors import DataError
 from tests.conftest import ROOT
-from tests.data.corpus.corpora import DOCUMENTS, build, content, write
+from tests.data.corpus.corpora import DOCUMENTS, build, config_of, content, write
 
 
 @pytest.fixture(scope='module')
@@ -49,6 +49,22 @@ def test_processes_make_what_one_makes(tmp_path, tokenizer, source, small_works,
   monkeypatch.setattr(build_lib, '_WORTH_PROCESSES', 0)
   assert build(tmp_path, tokenizer, source).fingerprint == whole.fingerprint
   assert content(tmp_path / 'cache') == content(tmp_path / 'whole') and len(whole.row.shards) > 8
+
+
+def test_of_two_tasks_the_one_that_ends_last_has_all_works(tmp_path, tokenizer, source, small_works, monkeypatch):
+  config = config_of(tmp_path / 'cache', {'corpus': source})
+  run = lambda task: manifest.find(config, tokenizer, build_lib.Share(task, 2, takes_over=False))
+  make, other = unit.make, []
+
+  def make_after_the_other_task(*arguments):
+    if not other:
+      other.append('it runs')
+      other.append(run(1))
+    return make(*arguments)
+
+  monkeypatch.setattr(unit, 'make', make_after_the_other_task)
+  assert run(0).sources['corpus'].counts['documents'] == 8 * len(DOCUMENTS)
+  assert other[1] is None
 
 
 def test_a_process_that_is_killed_costs_one_try(tmp_path, tokenizer, source, processes, monkeypatch):
