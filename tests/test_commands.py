@@ -13,10 +13,13 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from lmjax import embed, evaluate, export, main, metrics, predict, prepare, verify
 from lmjax import inspect as inspect_command
+from lmjax.data.sources import hub as data_sets
 from lmjax.data.sources import tfds
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.hf import hub
@@ -315,16 +318,23 @@ def test_a_look_inside(module, reader, capsys):
 
 
 @pytest.mark.slow
-def test_text_is_prepared_and_looked_at(reader, capsys):
-  """In the order of the pages; a usage text stands for the others."""
+def test_text_is_prepared_and_looked_at(reader, capsys, monkeypatch):
+  """In the order of the pages; local files stand for those of the Hub and of a bucket."""
+  for name, count in (('web', 60), ('bucket/law', 20)):
+    (reader / name).mkdir(parents=True, exist_ok=True)
+    columns = {'text': [text(i, 300) for i in range(count)], 'int_score': [i % 3 + 3 for i in range(count)]}
+    parquet.write_table(pyarrow.table(columns), reader / name / 'a.parquet')
+  monkeypatch.setattr(data_sets, 'files_of', lambda path: [(f'{reader}/web/a.parquet', 1_000, '')])
   for _, program, arguments in ALL:
     if program == '-m lmjax.prepare' and '[' not in arguments and '--runner=' not in arguments:
-      words = shlex.split(arguments)
+      words = shlex.split(arguments.replace('gs://BUCKET', 'bucket'))
+      words = [word for word in words if not word.startswith('--config.data.cache_dir=')]
       words += ['--config.data.cache_dir=new', '--config.data.tokenizer.vocab_size=300']
       assert prepare.main(words) == 0, (words, capsys.readouterr().err)
       out, last = capsys.readouterr().out, ''.join(word for word in words if word.startswith(('--task=', '--list')))
-      wanted = {'--list': 'corpus ', '--task=0': 'main: '}
-      assert wanted.get(last, 'MB were removed' if 'remove' in arguments else 'corpus ') in out, (words, out)
+      shown = {'--list': 'corpus ', '--task=0': 'main: |its share is done'}
+      wanted = shown.get(last, 'MB were removed' if 'remove' in arguments else 'corpus ')
+      assert re.search(wanted, out), (words, out)
 
 
 @pytest.mark.slow
