@@ -5,6 +5,7 @@ of a window are laid end to end in another order, and its rows are shuffled: all
 a row of any epoch is found without what came before. A corpus of one window is shuffled as a whole.
 """
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +15,7 @@ import numpy as np
 from lmjax.data.batches.order import key_of, permute
 from lmjax.data.batches.packing import Kind, RowLayout, RowSpec, rows_of_documents, rows_of_stream
 from lmjax.data.corpus.store import TokenStore
+from lmjax.workdir.files import json_digest
 
 # A window has shards until it has so many tokens, or so many documents, at about 40 bytes each; of a mixture of more
 # sources than so many it has less, since each has a window or two in memory.
@@ -73,7 +75,13 @@ class Windows:
       self._windows[-1].append(number)
       documents += store.row.shards[number].train[0]
       tokens += store.row.shards[number].train[1]
-    self._sizes = np.array([self._rows_of(window) for window in self._windows], np.int64)
+    if kind == 'padded':
+      key = json_digest(dataclasses.asdict(spec))
+      of_shard = store.rows(key, lambda lengths: int(rows_of_documents(lengths, spec).sum()))
+      sizes = [sum(of_shard[number] for number in window) for window in self._windows]
+    else:
+      sizes = [self._rows_of(window) for window in self._windows]
+    self._sizes = np.array(sizes, np.int64)
     self._firsts = np.cumsum(self._sizes) - self._sizes
     # two at the border of windows or epochs
     self._layout = functools.lru_cache(2)(self._laid_out)
@@ -107,7 +115,5 @@ class Windows:
     return RowLayout(documents, order, self._kind, self._spec, keep_tail=False)
 
   def _rows_of(self, window: list[int]) -> int:
-    if self._kind == 'padded':
-      return sum(int(rows_of_documents(self._store.sizes(number), self._spec).sum()) for number in window)
     documents, tokens = map(sum, zip((0, 0), *(self._store.row.shards[number].train for number in window)))
     return rows_of_stream(documents, tokens, self._kind, self._spec, keep_tail=False)

@@ -6,6 +6,7 @@
     read/ID.json          what was found in a part of a source (`unit`), named by the part as it was listed
     corpora/ID.json       the shards of a corpus and what stands of them (`manifest`), named by all of that
     corpora/ID.roles      a byte a document; see `standing`
+    corpora/ID.NAME.*     of a source, the held-out text that is kept, and how many rows its shards make
     listed/ID.json        which corpus a listing of its sources led to
 
 The content of a file follows from its name: two that write the same one write the same bytes.

@@ -4,10 +4,12 @@ Nothing is held that grows with the documents of a corpus: tokens and lengths ar
 read, and what a document is (trained on, held out, left out) is a byte of a file that is mapped, too.
 """
 
+import contextlib
 import functools
 import os
 import threading
 import zlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ from lmjax.data.config import DataConfig
 from lmjax.data.corpus import build, manifest, shard
 from lmjax.data.corpus.cache import Cache
 from lmjax.data.corpus.manifest import Manifest
-from lmjax.data.corpus.standing import TRAIN
+from lmjax.data.corpus.standing import TRAIN, Shards
 from lmjax.data.corpus.unit import UNKNOWN
 from lmjax.data.counts import check_known, of_split
 from lmjax.data.tokens.tokenizer import Tokenizer
@@ -157,9 +159,20 @@ class TokenStore:
         total += len(found[-1])
     return np.concatenate(found) if found else self.held_out.documents.tokens[0][:size]
 
-  def sizes(self, number: int) -> np.ndarray:
-    """int64, tokens of each training document of a shard."""
-    return self.train([number], check=False).lengths
+  def rows(self, key: str, rows_of: Callable[[np.ndarray], int]) -> list[int]:
+    """How many rows the training documents of each shard make, by `rows_of` their int64 lengths.
+
+    The lengths of a corpus are read once for each `key`, which stands for `rows_of`: what was found is kept.
+    """
+    name = f'corpora/{self._corpus}.{self.name}.rows-{key[:16]}'
+    if (found := self._cache.read_json(name)) is not None:
+      return found
+    shards = Shards(self._cache, [row.name for row in self.row.shards])
+    stands = (self.roles(number) == TRAIN for number in range(len(self.row.shards)))
+    found = [rows_of(columns.lengths[here].astype(np.int64)) for here, columns in zip(stands, shards.columns())]
+    with contextlib.suppress(DataError):  # one that is only read
+      self._cache.write_json(name, found)
+    return found
 
 
 def open_or_build(

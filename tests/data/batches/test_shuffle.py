@@ -9,6 +9,7 @@ from lmjax.data.batches import pipeline, shuffle
 from lmjax.data.batches.masking import causal_examples
 from lmjax.data.batches.packing import RowSpec
 from lmjax.data.corpus import unit
+from lmjax.data.corpus.standing import Shards
 from lmjax.data.corpus.store import open_or_build
 from lmjax.data.tokens.trainer import train_tokenizer
 from tests.data.corpus.corpora import DOCUMENTS, config_of, write
@@ -31,9 +32,9 @@ def make(tmp_path, tokenizer, monkeypatch):
   base = dataclasses.replace(config_of(tmp_path / 'cache', {'corpus': source}), batch_size=BATCH)
   stores = open_or_build(base, tokenizer)
 
-  def make(rows='concat', **hosts):
+  def make(rows='concat', length=32, **hosts):
     config = dataclasses.replace(base, rows=rows)
-    spec = RowSpec(33, 32, (tokenizer.bos,), (tokenizer.eos,), (), (), tokenizer.pad)
+    spec = RowSpec(length + 1, length, (tokenizer.bos,), (tokenizer.eos,), (), (), tokenizer.pad)
     transform = lambda rows, keys: causal_examples(rows)
     return pipeline.make(config, stores, spec, transform, seed=0, total_steps=100, **hosts)
 
@@ -53,6 +54,14 @@ def test_each_row_comes_once_an_epoch(make, rows):
     order = [row for _, _, row in found[epoch * count : (epoch + 1) * count]]
     assert sorted(order) == list(range(count)) != order
   assert [row for _, _, row in found[:count]] != [row for _, _, row in found[count:]]
+
+
+def test_the_lengths_of_a_corpus_are_read_once(make, monkeypatch):
+  first = make('padded').rows_per_epoch
+  monkeypatch.setattr(Shards, 'columns', lambda self: 1 / 0)
+  assert make('padded').rows_per_epoch == first
+  with pytest.raises(ZeroDivisionError):
+    make('padded', length=16)
 
 
 def test_an_epoch_has_all_text_of_every_window(make):
