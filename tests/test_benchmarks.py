@@ -62,6 +62,8 @@ def test_another_program_runs(command, tmp_path):
     pytest.importorskip('torch')
   if '--task=embed' in command:
     pytest.importorskip('sentence_transformers')
+  if 'data_build.py' in command and '--tasks' not in command:
+    pytest.importorskip('datasets', reason='comes with the extra harness')
   for name in ('train', 'dev'):
     runs.write_tsv(tmp_path / f'sst2_{name}.tsv', runs.texts(24 if name == 'train' else 8))
   with lzma.open(tmp_path / 'squad_v1.1_dev_first24articles.json.xz', 'wt') as file:
@@ -95,10 +97,29 @@ def test_another_program_runs(command, tmp_path):
       r'^\| (.+) \| (?:first|second) \| \*\*[\d.]+\*\* \| .* \| ([\d,]+) \|$', done.stdout, re.MULTILINE
     )
     assert len(rows) == 6 and rows[0] == rows[1] == ('3,000 rows of .tsv: records', '3,000') and rows[2] == rows[3]
+  elif '--tasks' in command:
+    rows = re.findall(r'^\| (\d) \| [\d.]+ \| [\d.]+ \| -?[\d.]+ \| True \|$', done.stdout, re.MULTILINE)
+    assert rows == ['1', '2', '4']
+  elif 'data_build' in command:
+    assert re.search(r'the same ids in all of [\d,]+ documents; datasets takes [\d.]+ times', done.stdout)
+  elif 'data_scale' in command:
+    assert (
+      len(re.findall(r'^\| (2,000|20,000) \| 8 \|( [\d.,]+ \([\d,]+\) \|| \d+ \|){4}$', done.stdout, re.MULTILINE)) == 2
+    )
   elif 'data_rows' in command:
     assert re.search(r'^\| masked words, 128 \| \*\*[\d.]+\*\* \(.*\) \|$', done.stdout, re.MULTILINE)
   else:
     assert re.search(r'of the import: [\d.]+ .*\ndry run: [\d.]+ s of CPU time', done.stdout)
+
+
+@pytest.mark.slow
+def test_the_memory_of_training_does_not_grow_with_documents():
+  command = [sys.executable, 'experiments/benchmarks/data_scale.py', '--documents=100000,10000000', '--steps=60']
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  deciding, training = zip(*re.findall(r'^\| [\d,]+ \| 8 \| .*\(([\d,]+)\) \| (\d+) \|', done.stdout, re.MULTILINE))
+  few, many = map(int, training)
+  assert many < min(1.1 * few, 1_000) and int(deciding[1]) < 500, done.stdout
 
 
 # As the TPU compiler writes a kernel: a step of its grid, which the last one jumps over, in it a part that begins a row
