@@ -115,7 +115,7 @@ def together(command: list, tasks: int) -> float:
 
 
 def start_of_a_worker(folder: pathlib.Path) -> float:
-  """CPU seconds of a worker that finds its first work done."""
+  """CPU seconds of a worker whose only work is one short document."""
   from lmjax.data.config import SourceConfig
   from lmjax.data.corpus import build, unit
   from lmjax.data.corpus.worker import Worker
@@ -123,10 +123,12 @@ def start_of_a_worker(folder: pathlib.Path) -> float:
   from lmjax.data.tokens.tokenizer import Tokenizer
 
   tokenizer = Tokenizer.load(f'{folder}/tokenizer.json')
-  job = unit.Job(f'{folder}/ours', unit.Settings(tokenizer.hash, 'raise'), f'{folder}/tokenizer.json')
+  (folder / 'short').mkdir(exist_ok=True)
+  (folder / 'short/a.jsonl').write_text('{"text": "a"}')
+  job = unit.Job(tempfile.mkdtemp(dir=folder), unit.Settings(tokenizer.hash, 'raise'), f'{folder}/tokenizer.json')
   before = resource.getrusage(resource.RUSAGE_CHILDREN)
   worker = Worker()
-  worker.make(job, next(works_of(SourceConfig(f'{folder}/*.jsonl', 'text', 1.0), build.WORK_BYTES)))
+  worker.make(job, next(works_of(SourceConfig(f'{folder}/short', 'text', 1.0), build.WORK_BYTES)))
   worker.close()
   after = resource.getrusage(resource.RUSAGE_CHILDREN)
   return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
