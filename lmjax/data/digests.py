@@ -5,8 +5,15 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
+import numpy as np
+
 # Characters that are normalised at once.
 _PART = 1_000_000
+# Text with fewer bytes a character than this is folded at its few other characters alone, the rest by a table of bytes.
+_MOSTLY_ASCII = 1.05
+_LOWER = bytes(range(0x1C)) + b'    ' + bytes(range(0x20, 0x80)).lower() + bytes(range(0x80, 0x100))
+# White space that is still there after NFKC, and is none of bytes.
+_SPACES = dict.fromkeys((0x85, 0x1680, 0x2028, 0x2029), ' ')
 _BETWEEN_WORDS = re.compile(r'(?<=\S) (?=[^\W_])')
 
 
@@ -23,15 +30,38 @@ def normalised_digest64(text: str) -> int:
   """
   digest, separator = hashlib.blake2b(digest_size=8), b''
   for part in _parts(text):
-    part = part.lower() if part.isascii() else _nfkc(_nfkc(part).casefold())
-    if words := part.split():
-      digest.update(separator + ' '.join(words).encode('utf-8', 'surrogatepass'))
+    if words := _words(part):
+      digest.update(separator + words)
       separator = b' '
   return int.from_bytes(digest.digest(), 'little')
 
 
-def _nfkc(text: str) -> str:
-  return unicodedata.normalize('NFKC', text)
+def _words(part: str) -> bytes:
+  """What is compared of a text: its words with a space between them."""
+  data = part.encode('utf-8', 'surrogatepass')
+  if len(data) > _MOSTLY_ASCII * len(part):
+    return ' '.join(_folded(part).split()).encode('utf-8', 'surrogatepass')
+  if not part.isascii():
+    data = _others_folded(data)
+  return b' '.join(data.translate(_LOWER).split())
+
+
+def _others_folded(data: bytes) -> bytes:
+  """UTF-8 of which all but ASCII is folded: each run of it with the character before, which it may join."""
+  places = np.flatnonzero(np.frombuffer(data, np.uint8) >= 0x80)
+  gaps = np.flatnonzero(np.diff(places) > 1)
+  begins = np.maximum(places[np.concatenate([[0], gaps + 1])] - 1, 0)
+  ends = places[np.concatenate([gaps, [-1]])] + 1
+  parts, last = [], 0
+  for begin, end in zip(begins.tolist(), ends.tolist()):
+    text = _folded(data[begin:end].decode('utf-8', 'surrogatepass')).translate(_SPACES)
+    parts += [data[last:begin], text.encode('utf-8', 'surrogatepass')]
+    last = end
+  return b''.join([*parts, data[last:]])
+
+
+def _folded(text: str) -> str:
+  return unicodedata.normalize('NFKC', unicodedata.normalize('NFKC', text).casefold())
 
 
 def _parts(text: str) -> Iterator[str]:

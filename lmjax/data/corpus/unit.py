@@ -194,7 +194,7 @@ def _estimate(texts: list[str], tokenizer: Tokenizer) -> None:
 
 def _encode(texts: list[str], tokenizer: Tokenizer, dtype: np.dtype) -> Iterator[tuple[np.ndarray, int]]:
   """Of each text (ids, bytes that no known token stands for); of a long one some pieces at a time."""
-  cut = ((number, piece) for number, text in enumerate(texts) for piece, _ in tokenizer.pieces(text, _PIECE_CHARACTERS))
+  cut = ((number, piece) for number, text in enumerate(texts) for piece in tokenizer.pieces(text, _PIECE_CHARACTERS))
   ids: list[np.ndarray] = []
   current = unknown = 0
   while some := list(itertools.islice(cut, _PIECES)):

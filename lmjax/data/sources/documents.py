@@ -114,7 +114,7 @@ def texts_of(work: Work, bad_text: BadText, counts: collections.Counter) -> Iter
       counts['empty'] += 1
       continue
     counts['documents'] += 1
-    counts['bytes'] += len(text.encode('utf-8'))
+    counts['bytes'] += len(text) if text.isascii() else len(text.encode('utf-8'))
     yield text
 
 
@@ -154,8 +154,7 @@ def clean(text: str | bytes, where: str, bad_text: BadText) -> tuple[str | None,
       problem = f'byte 0x{text[error.start]:02x} at offset {error.start} is not UTF-8'
       repaired = text.decode('utf-8', 'replace')
   else:
-    match = _SURROGATE.search(text)
-    if match is None:
+    if text.isascii() or (match := _SURROGATE.search(text)) is None:
       return text, None
     # tokenizers would raise TypeError on these: JSON may carry half a surrogate pair, UTF-8 cannot.
     code = ord(match.group())

@@ -310,16 +310,15 @@ class Tokenizer:
     """Whether it has no pre-tokenizer, and texts cannot be cut: its time grows faster than a text."""
     return self._cut_at_spaces is None and self._json()['pre_tokenizer'] is None
 
-  def pieces(self, text: str, size: int) -> Iterator[tuple[str, int]]:
+  def pieces(self, text: str, size: int) -> Iterator[str]:
     """Cuts a long text into pieces of `size` characters or a little more, so that all cores can share it.
 
-    Yields (what to encode, bytes of the text) of each; the ids of all pieces, end to end, are those of the text. A text
-    that may not be cut stays whole.
+    The ids of all pieces, end to end, are those of the text. A text that may not be cut stays whole.
     """
     where = None if pieces.SPACE in text and not self.byte_level else self._cut_at_spaces
     cut = pieces.cut(text, size) if where and text else [text]
     for number, piece in enumerate(cut):
-      yield piece.removeprefix(' ') if number and where == 'after' else piece, len(piece.encode('utf-8'))
+      yield piece.removeprefix(' ') if number and where == 'after' else piece
 
   def _role(self, role: str) -> int | None:
     names = published.ALIASES[role] if self._given is None else (self._given[role],)

@@ -167,7 +167,7 @@ BROKEN = [
   *((f'a.{end}', HTML, 'is a web page') for end in ('parquet', 'jsonl', 'json', 'csv', 'arrow', 'jsonl.gz', 'tar')),
   *((f'a.{end}', POINTER, 'is a Git LFS pointer.*git lfs pull') for end in ('parquet', 'jsonl.zst', 'txt', 'csv')),
   ('a.jsonl', 'x'.encode('utf-16'), 'is UTF-16, by its first bytes; text must be UTF-8'),
-  ('a.csv.gz', gzip.compress('x'.encode('utf-16')), 'is UTF-16'),
+  ('a.csv.gz', gzip.compress('x'.encode('utf-16'), mtime=0), 'is UTF-16'),
   *(('a.jsonl', pack(lines()), f'is compressed.*must end in \\{packed}') for packed, pack in PACKERS.items()),
   ('a.csv', b'PK\x03\x04' + bytes(99), 'is a .zip archive, by its first bytes'),
   ('a.txt', b'%PDF-1.7 \x00', 'is a PDF, by its first bytes'),
