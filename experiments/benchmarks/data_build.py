@@ -34,6 +34,7 @@ import os, sys
 import datasets, tokenizers
 folder, cache, processes = sys.argv[1:]
 os.environ['TOKENIZERS_PARALLELISM'] = 'false'
+datasets.disable_progress_bars()
 backend = tokenizers.Tokenizer.from_file(f'{folder}/tokenizer.json')
 
 
