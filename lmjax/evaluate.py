@@ -27,7 +27,7 @@ from lmjax.schema.types import PositiveInt
 from lmjax.tasks import prepare
 from lmjax.tasks.fine_tuning import FineTuningData, FineTuningTask
 from lmjax.tasks.table import TASKS
-from lmjax.training import evaluator, progress, reopen
+from lmjax.training import evaluator, initialize, progress, reopen
 
 FLAGS = {'bad_text': BadText, 'data': str, 'step': int, 'fields': tuple[str, ...], 'mesh': PositiveInt, 'json': bool}
 
@@ -74,7 +74,9 @@ def evaluate(trained: reopen.TrainedRun, data: str | None = None, fields=None) -
         text = dataclasses.replace(config.data, sources=sources, valid_fraction=1.0, valid_bytes=None)
         config = dataclasses.replace(config, data=text)
         task = prepare.build(config, trained.tokenizer)
-      loaded, splits = task.load(type(task).read(config.data, trained.tokenizer, config.seed, True)[1]), ['valid']
+      pin = initialize.pinned(trained.workdir, config.data) if data is None else None  # what it did not train on
+      loaded = task.load(type(task).read(config.data, trained.tokenizer, config.seed, True, pin)[1])
+      splits = ['valid']
     evaluate_split = evaluator.make(task, loaded, evaluator.Runner(trained.mesh))
     values = {split: evaluate_split(trained.params, split)[0] for split in splits}
   return {f'{split}/{name}': value for split, metrics_ in values.items() for name, value in metrics_.items()}

@@ -53,6 +53,8 @@ def run(flags: command_line.CommandLine, options: Sequence[str]) -> None:
     flags.problems.append(f'-- {" ".join(options)}: options of Beam without --runner; give --runner=NAME, or no --')
   if given['runner'] is not None and given['task'] is not None:
     flags.problems.append('--runner, --task: the runner shares the works itself; leave one out')
+  if given['list'] and given['remove_unused'] is not None:
+    flags.problems.append('--list, --remove_unused: the one shows what the other removes; give one of them')
   config, source = config_lib.load(flags.config, flags.problems, given=[path for path, _ in flags.assignments])
   if not isinstance(config.data, DataConfig):
     raise ConfigError(f'task = {config.task}: its records are not tokenised beforehand; leave this command out')

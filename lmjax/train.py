@@ -52,8 +52,13 @@ def train(config, workdir: str, log: Log | None = None, devices=None) -> dict:
   return run(*config_lib.load(config), workdir, log, devices)
 
 
-def run(config, source: Source | None, workdir: str, log: Log | None = None, devices=None) -> dict:
-  """`train` of a Config that is built, with the checkpoint that it starts from opened."""
+def run(
+  config, source: Source | None, workdir: str, log: Log | None = None, devices=None, first: str | None = None
+) -> dict:
+  """`train` of a Config that is built, with the checkpoint that it starts from opened.
+
+  With `first`, the workdir of another seed, on the text that this one began with.
+  """
   devices = jax.devices() if devices is None else devices
   config_lib.check_devices(config, len(devices))
   if log is None:
@@ -65,19 +70,23 @@ def run(config, source: Source | None, workdir: str, log: Log | None = None, dev
       return _run_seeds(config, source, workdir, log, devices)
     mesh = sharding.make_mesh(config.mesh, devices)
     with Watchdog(config.hosts) as watch, jax.set_mesh(mesh):
-      return _run_one(config, source, workdir, mesh, log, watch)
+      return _run_one(config, source, workdir, mesh, log, watch, first)
   except OSError as error:  # a full disk, above all; what reads data raises its own
     what = f'{error.filename or workdir}: cannot be written or read ({error.strerror or reason(error)})'
     raise CheckpointError(f'{what}; fix that, and the same command continues from the newest checkpoint') from error
 
 
-def _run_one(config, source: Source | None, workdir: str, mesh, log: Log, watch: Watchdog) -> dict:
+def _run_one(
+  config, source: Source | None, workdir: str, mesh, log: Log, watch: Watchdog, first_seed: str | None
+) -> dict:
   """One run, from what it needs to its results."""
   tokenizer = initialize.tokenizer_of(source, config.data.tokenizer)
   # what does not fit is refused before text is read
   if source is not None and not prepare.is_shaped_by_data(config.task):
     initialize.plan_of(prepare.without_data(config, tokenizer)[1], source, config.init_from)
   pin = initialize.pinned(workdir, config.data)
+  if pin is None and first_seed is not None:
+    pin = initialize.pinned(first_seed, config.data)
   config, task, data = prepare.prepare(config, tokenizer, True, pin)
   plan = initialize.plan_of(task, source, config.init_from)
   tx = optim.make(config.optim, task.shapes())
@@ -328,7 +337,8 @@ def _run_seeds(config, source: Source | None, workdir: str, log: Log, devices) -
   for i, seed in enumerate(seeds):
     log(f'seed {i + 1} of {len(seeds)}: {seed}')
     one = dataclasses.replace(config, seed=seed, train=dataclasses.replace(config.train, seeds=1))
-    runs.append(run(one, source, os.path.join(workdir, f'seed{i}'), log, devices))
+    first = os.path.join(workdir, 'seed0') if i else None
+    runs.append(run(one, source, os.path.join(workdir, f'seed{i}'), log, devices, first))
   names = [name for name in runs[0]['metrics'] if all(one['metrics'].get(name) is not None for one in runs)]
   values = {name: np.array([one['metrics'][name] for one in runs], np.float64) for name in names}
   means = {name: float(v.mean()) for name, v in values.items()}

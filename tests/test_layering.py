@@ -52,7 +52,7 @@ TAKE_THE_CONFIG = {
   'training.initialize.metadata_of',
 }
 # The training path, as README lists it: what can be read in an afternoon. Raise them by what a change adds, with it.
-MOST_FILES_OF_PATH, MOST_LINES_OF_PATH = 40, 6_420
+MOST_FILES_OF_PATH, MOST_LINES_OF_PATH = 40, 6_490
 
 
 def modules() -> list[tuple[str, pathlib.Path]]:

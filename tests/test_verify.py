@@ -43,6 +43,7 @@ DAMAGES = {
   'results.json': ('results.json', 4),
   '../cache/shards/*': ('token store main', 3),
   '../cache/corpora/*.roles': ('token store main', 3),
+  '../cache/corpora/*.json': ('token store main', 3),
   '../cache/corpora/*.safetensors': ('token store main', 3),
 }
 

@@ -90,7 +90,8 @@ def pinned(workdir: str, data: Any) -> Pin | None:
       rule = 'its text was tokenised into stores of an older kind, which are not read any more'
       raise CheckpointError(f'{workdir}: {rule}; choose a new --workdir, or the lmjax that it began with')
     before, now = (describe.settings(slice_) for slice_ in (saved['config']['data'], describe.to_dict(data)))
-    if not corpora or any(before.get(name) != value for name, value in now.items() if _decides(name)):
+    differ = (name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if not corpora or any(map(_decides, differ)):
       return None
     tokenizer = Tokenizer.load(os.path.join(workdir, 'tokenizer.json'))
     [corpus] = corpora

@@ -54,6 +54,7 @@ class TrainedRun:
   params: dict
   step: int
   data_fingerprint: str | None  # of its training data: see `Pipeline.fingerprint`
+  workdir: str
 
 
 def load_run(
@@ -65,7 +66,8 @@ def load_run(
   """
   run = open_run(workdir, step)
   params, mesh = run.params(devices)
-  return TrainedRun(run.config, run.tokenizer, run.task, mesh, params, run.step, run.manifest.get('data_fingerprint'))
+  fingerprint = run.manifest.get('data_fingerprint')
+  return TrainedRun(run.config, run.tokenizer, run.task, mesh, params, run.step, fingerprint, workdir)
 
 
 def open_run(workdir: str, step: int | Literal['latest', 'best'] | None = None) -> OpenedRun:

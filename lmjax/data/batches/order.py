@@ -119,7 +119,9 @@ class MixtureSchedule:
   """
 
   def __init__(self, weights: list[float]):
-    exact = np.array(weights, np.float64) / np.sum(weights) * (_SLOTS - len(weights))
+    given = np.array(weights, np.float64)
+    given = given if np.isfinite(given.sum()) else given / given.max()
+    exact = given / np.sum(given) * (_SLOTS - len(weights))
     self.counts = np.floor(exact).astype(np.int64) + 1
     # Largest remainders take the slots that rounding down has left over.
     self.counts[np.argsort(self.counts - 1 - exact, kind='stable')[: _SLOTS - int(self.counts.sum())]] += 1

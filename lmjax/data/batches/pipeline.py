@@ -168,16 +168,28 @@ def make(
   for name, plan in made.plan().items():
     limit = config.sources[name].max_epochs
     if limit is not None and plan['epochs'] > limit:
-      given = f'data.sources.{name}.max_epochs = {limit:g}: the run would read it {plan["epochs"]:.1f} times'
-      remedy = f'lower its weight to {limit / plan["epochs"]:.2g} of what it is, train for fewer steps, or raise it'
-      raise DataError(f'{given}; it must not be read more often; {remedy}')
+      given = f'data.sources.{name}.max_epochs = {limit:g}: the run would read it {plan["epochs"]:.2g} times'
+      raise DataError(f'{given}; it must not be read more often; {_less_of(plan["share"], limit / plan["epochs"])}')
   return made
+
+
+def _less_of(share: float, part: float) -> str:
+  """How a source is read at most for a part of its share."""
+  others = 'train for fewer steps, add text, or raise it'
+  if share == 1:
+    return others
+  factor = part * (1 - share) / (1 - part * share)
+  return f'lower its weight to {math.floor(factor * 1e3) / 1e3:g} of what it is, {others}'
 
 
 def weights_of(config: DataConfig, stores: Mapping[str, TokenStore]) -> list[float]:
   """Of the sources, in their order, with `data.temperature`."""
-  power = 0.0 if config.temperature is None else 1 / config.temperature
-  return [source.weight * stores[name].train_tokens ** power for name, source in config.sources.items()]
+  if config.temperature is None:
+    return [source.weight for source in config.sources.values()]
+  # by logarithms: a power of a low temperature is no float
+  sizes = {name: math.log(max(stores[name].train_tokens, 1)) / config.temperature for name in config.sources}
+  logs = [math.log(source.weight) + sizes[name] for name, source in config.sources.items()]
+  return [math.exp(log - max(logs)) for log in logs]
 
 
 class ValidBatches:

@@ -7,6 +7,7 @@ a row of any epoch is found without what came before. A corpus of one window is 
 
 import dataclasses
 import functools
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -84,7 +85,7 @@ class Windows:
     self._sizes = np.array(sizes, np.int64)
     self._firsts = np.cumsum(self._sizes) - self._sizes
     # two at the border of windows or epochs
-    self._layout = functools.lru_cache(2)(self._laid_out)
+    self._layout, self._lock = functools.lru_cache(2)(self._laid_out), threading.Lock()
     self._order = functools.lru_cache(3)(self._ordered)
 
   def __len__(self) -> int:
@@ -98,7 +99,9 @@ class Windows:
       places, window = np.flatnonzero(window_N == place), int(order[place])
       within = numbers[places] - (ends[place] - self._sizes[window])
       rows = permute(within, int(self._sizes[window]), key_of('rows', self._seed, self._store.name, epoch, window))
-      yield Here(self._layout(epoch, window), places, rows, int(self._firsts[window]))
+      with self._lock:  # or two threads lay out the same
+        layout = self._layout(epoch, window)
+      yield Here(layout, places, rows, int(self._firsts[window]))
 
   def _ordered(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """(the windows as they come in an epoch, rows up to the end of each)."""
@@ -109,6 +112,7 @@ class Windows:
   def _laid_out(self, epoch: int, window: int) -> RowLayout:
     windows = [*self._order(epoch)[0].tolist(), int(self._order(epoch + 1)[0][0])]
     self._store.fetch(self._windows[windows[windows.index(window) + 1]])
+    self._store.touch()
     documents = self._store.train(self._windows[window])
     n = len(documents.lengths)
     order = permute(np.arange(n), n, key_of('documents', self._seed, self._store.name, epoch, window))

@@ -5,6 +5,7 @@ The copies that were used longest ago go when there are too many.
 
 import contextlib
 import hashlib
+import math
 import os
 import pathlib
 import secrets
@@ -146,11 +147,18 @@ def _claim(path: str) -> bool:
       data = read(path)
     except (TypeError, NotImplementedError):  # a store that cannot tell
       return True
-    if data is not None and time.time() - float(data) < _STALE_SECONDS:
+    if data is not None and _seconds_since(data) < _STALE_SECONDS:
       return False
     with contextlib.suppress(FileNotFoundError):
       system.rm_file(path)
     return False  # for this time: whoever comes first next has it
+
+
+def _seconds_since(data: bytes) -> float:
+  try:
+    return time.time() - float(data)
+  except ValueError:  # nothing that was written here
+    return math.inf
 
 
 def _renew(path: str, ended: threading.Event) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import queue
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -114,16 +115,19 @@ def _runner(job: Job, tokenizer: Tokenizer, size: int) -> Iterator[Runner]:
     return
   workers: queue.Queue[Worker] = queue.Queue()
   count = os.cpu_count() or 1
-  for _ in range(count):
-    workers.put(Worker())
+  started, ended = [Worker() for _ in range(count)], threading.Event()
+  for worker in started:
+    workers.put(worker)
 
   def make(work: Work) -> Entry | None:
     worker = workers.get()
     try:
       return worker.make(job, work)
     except OSError:
-      worker.close()
-      worker = Worker()
+      if not ended.is_set():
+        worker.close()
+        worker = Worker()
+        started.append(worker)
       raise
     finally:
       workers.put(worker)
@@ -142,8 +146,9 @@ def _runner(job: Job, tokenizer: Tokenizer, size: int) -> Iterator[Runner]:
     try:
       yield run
     finally:
-      while not workers.empty():
-        workers.get().close()
+      ended.set()
+      for worker in started:  # those at work, too
+        worker.close()
 
 
 def tried(call: Callable[[Work], Entry | None], work: Work) -> Entry | None:

@@ -18,6 +18,7 @@ def lines(cache: Cache) -> Iterator[str]:
   """A line for each corpus, newest first, and one for all of the cache."""
   folder = _local(cache)
   used: set[str] = set()
+  first = {row['corpus']: row['first_files'] for row in map(_value, folder.glob('listed/*.json')) if row}
   for file in sorted(folder.glob('corpora/*.json'), key=lambda file: -file.stat().st_mtime):
     corpus = manifest.read(cache, file.stem)
     if corpus is None:
@@ -26,7 +27,7 @@ def lines(cache: Cache) -> Iterator[str]:
     shards = [row for source in corpus.sources.values() for row in source.shards]
     used |= {row.name for row in shards}
     tokens = sum(row.train[1] + row.held_out[1] for row in shards)
-    sources = ', '.join(f'{name} ({source.path})' for name, source in corpus.sources.items())
+    sources = ', '.join(f'{name} ({first.get(file.stem, {}).get(name, "?")})' for name in corpus.sources)
     days = (time.time() - file.stat().st_mtime) / 86_400
     yield f'corpus {corpus.id}: {sources}; {tokens:,} tokens in {len(shards):,} shards; opened {days:.1f} days ago'
   files = [file for name in _FOLDERS for file in folder.glob(f'{name}/*')]
@@ -38,7 +39,8 @@ def lines(cache: Cache) -> Iterator[str]:
 def remove_unused(cache: Cache, days: float) -> tuple[int, int]:
   """(files, bytes) removed: corpora that nobody has opened for so many days, and what is of no other corpus.
 
-  A run that began with one of them needs its sources as they were to continue. Files younger than that stay, too.
+  A run that began with one of them needs its sources as they were to continue. Files younger than that stay, too, and
+  tokenizers.
 
   Raises DataError: the cache is no folder of this machine.
   """
@@ -55,15 +57,21 @@ def remove_unused(cache: Cache, days: float) -> tuple[int, int]:
   gone += [file for file in folder.glob(f'shards/*{shard.ENDING}') if file.stem not in kept and old(file)]
   left = set(gone)
   for file in folder.glob('listed/*.json'):
-    if folder / 'corpora' / f'{_json(file).get("corpus")}.json' in left:
+    path = folder / 'corpora' / f'{_value(file).get("corpus")}.json'
+    if path in left or not path.exists():
       gone.append(file)
   for file in folder.glob('read/*.json'):
-    if any(folder / 'shards' / f'{name}{shard.ENDING}' in left for name in _json(file).get('shards', ())):
+    shards = [folder / 'shards' / f'{name}{shard.ENDING}' for name in _value(file).get('shards', ())]
+    if any(one in left or not one.exists() for one in shards):
       gone.append(file)
+  stems = {file.stem for file in folder.glob('corpora/*.json')}
+  gone += [file for file in folder.glob('corpora/*') if file.name.partition('.')[0] not in stems and old(file)]
   gone += [file for name in _FOLDERS for file in folder.glob(f'{name}/*.tmp') if old(file)]
+  gone += [file for name in ('', *_FOLDERS) for file in (folder / name).glob('*.lock') if old(file)]
+  gone = list(dict.fromkeys(gone))
   size = sum(file.stat().st_size for file in gone)
   for file in sorted(gone, key=lambda file: file.parent.name != 'listed'):  # what leads to others first
-    file.unlink()
+    file.unlink(missing_ok=True)
   return len(gone), size
 
 
@@ -74,8 +82,9 @@ def _local(cache: Cache) -> pathlib.Path:
   return pathlib.Path(cache.folder)
 
 
-def _json(file: pathlib.Path) -> dict:
+def _value(file: pathlib.Path) -> dict:
+  """What `Cache.write_json` wrote; {} where that is damaged."""
   try:
-    return json.loads(file.read_bytes())
-  except ValueError:
+    return json.loads(file.read_bytes())['value']
+  except (ValueError, KeyError, TypeError):
     return {}

@@ -26,7 +26,6 @@ _HELD_OUT_BYTES = 64_000_000
 class SourceRow(NamedTuple):
   """A source."""
 
-  path: str
   shards: list[ShardRow]
   counts: dict[str, int]
 
@@ -93,7 +92,8 @@ def find(
       return manifest
     decide = deciding.decide if elsewhere is None else elsewhere.decide
     manifest = _decide(config, tokenizer, cache, by_source, decide)
-    cache.write_json(f'listed/{listing}.json', {'corpus': manifest.id})
+    first = {name: own[0].pieces[0].file.name if own[0].pieces else own[0].path for name, own in works.items()}
+    cache.write_json(f'listed/{listing}.json', {'corpus': manifest.id, 'first_files': first})
   if progress:
     _report(manifest, tokenizer, time.monotonic() - began)
   return manifest
@@ -178,7 +178,7 @@ def read(cache: Cache, corpus: str) -> Manifest | None:
     return None
   sources = {}
   for name, source in found['sources']:  # in the order in which roles are
-    sources[name] = SourceRow(source['path'], [deciding.parsed(row) for row in source['shards']], source['counts'])
+    sources[name] = SourceRow([deciding.parsed(row) for row in source['shards']], source['counts'])
   return Manifest(corpus, found['tokenizer'], found['vocab_size'], sources)
 
 
@@ -198,8 +198,8 @@ def _decide(
       counts.update(one.counts)
       counts['train'] = sum(row.train[0] for row in one.rows)
       counts['valid'] = sum(row.held_out[0] for row in one.rows)
-      sources[source] = SourceRow(config.sources[source].path, one.rows, dict(sorted(counts.items())))
-      check_splits(source, sources[source], config.valid_fraction)
+      sources[source] = SourceRow(one.rows, dict(sorted(counts.items())))
+      check_splits(source, config.sources[source].path, sources[source], config.valid_fraction)
     content = {
       'format': unit.FORMAT,
       'tokenizer': tokenizer.hash,
@@ -227,18 +227,21 @@ def _summed(entries: list[unit.Entry]) -> collections.Counter:
   return counts
 
 
-def check_splits(name: str, source: SourceRow, valid_fraction: float) -> None:
+def check_splits(name: str, path: str, source: SourceRow, valid_fraction: float) -> None:
   """Raises DataError: a source has no document to train on, or none that is held out."""
   train, valid = source.counts['train'], source.counts['valid']
   if valid and (train or valid_fraction == 1):
     return
   if not train + valid:
     n = source.counts
-    left_out = f'{n["empty"]} empty, {n["skipped"]} skipped for bad text, {n["filtered"]} filtered out'
+    shown = {'empty': 'empty', 'skipped': 'skipped for bad text', 'filtered': 'filtered out'}
+    if n.get('duplicates'):
+      shown['duplicates'] = 'duplicates, of earlier sources too'
+    left_out = ', '.join(f'{n.get(key, 0)} {text}' for key, text in shown.items())
     rule = f'holds no document with text ({left_out}); a source must hold some'
-    raise DataError(f'{source.path}: {rule}; check the path, the field, keep and data.bad_text')
+    raise DataError(f'{path}: {rule}; check the path, the field, keep and data.bad_text')
   given = f'{train + valid} different documents, data.valid_fraction = {valid_fraction}'
   empty = 'every document is held out' if valid else 'no document is left to hold out'
   rule = 'training and held-out split must each have one'
   remedy = 'add documents' if train + valid < 2 else 'lower data.valid_fraction or add documents'
-  raise DataError(f'{name} ({source.path}): {given}: {empty}; {rule}; {remedy}')
+  raise DataError(f'{name} ({path}): {given}: {empty}; {rule}; {remedy}')

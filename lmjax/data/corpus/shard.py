@@ -75,7 +75,7 @@ def is_whole(path: str) -> bool:
       header = json.loads(file.read(min(size, os.path.getsize(path))))
     ends = [entry['data_offsets'][1] for entry in header.values() if 'dtype' in entry]
     return os.path.getsize(path) == 8 + size + max(ends)
-  except (OSError, ValueError, KeyError):
+  except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
     return False
 
 
@@ -136,10 +136,15 @@ def _checked(path: str) -> Iterator[None]:
   """What is wrong with a file becomes DataError."""
   try:
     yield
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    shown = f'{type(error).__name__}: {error}' if isinstance(error, KeyError | TypeError) else error
-    rule, remedy = 'a token shard must be as it was written', 'remove the file, and `lmjax.prepare` makes it again'
-    raise DataError(f'{path}: {shown}; {rule}; {remedy}') from None
+  except (OSError, ValueError) as error:
+    raise _damaged(path, error) from None
+  except (LookupError, TypeError, ArithmeticError, AttributeError) as error:  # a header that is not as it was written
+    raise _damaged(path, f'{type(error).__name__}: {error}') from None
+
+
+def _damaged(path: str, shown: object) -> DataError:
+  rule, remedy = 'a token shard must be as it was written', 'remove the file, and `lmjax.prepare` makes it again'
+  return DataError(f'{path}: {shown}; {rule}; {remedy}')
 
 
 def _mapped(path: str, begin: int, entry: Mapping) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmjax.data.config import DataConfig
-from lmjax.data.corpus import build, manifest, shard
+from lmjax.data.corpus import build, manifest, shard, unit
 from lmjax.data.corpus.cache import Cache
 from lmjax.data.corpus.manifest import Manifest
 from lmjax.data.corpus.standing import TRAIN, Shards
@@ -23,6 +23,7 @@ from lmjax.data.corpus.unit import UNKNOWN
 from lmjax.data.counts import check_known, of_split
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import DataError
+from lmjax.workdir.files import json_digest
 
 
 class Documents(NamedTuple):
@@ -114,6 +115,10 @@ class TokenStore:
     name = self.row.shards[number].name
     return shard.opened(self._cache.local(f'shards/{name}{shard.ENDING}'), name, check)
 
+  def touch(self) -> None:
+    """Notes that the corpus is in use."""
+    self._cache.touch(f'corpora/{self._corpus}.json')
+
   def fetch(self, numbers: list[int]) -> None:
     """Copies shards that will be read next, where they are not on this machine, while others are."""
     if self._cache.is_address:
@@ -155,7 +160,9 @@ class TokenStore:
       if total >= size:
         break
       if row.train[0]:
-        found.append(self.open(number).tokens[: size - total])
+        one = self.open(number)
+        stands = np.repeat(self.roles(number) == TRAIN, one.lengths)
+        found.append(one.tokens[stands][: size - total])
         total += len(found[-1])
     return np.concatenate(found) if found else self.held_out.documents.tokens[0][:size]
 
@@ -164,7 +171,7 @@ class TokenStore:
 
     The lengths of a corpus are read once for each `key`, which stands for `rows_of`: what was found is kept.
     """
-    name = f'corpora/{self._corpus}.{self.name}.rows-{key[:16]}'
+    name = f'corpora/{self._corpus}.{self.name}.rows-{json_digest([unit.FORMAT, key])[:16]}'
     if (found := self._cache.read_json(name)) is not None:
       return found
     shards = Shards(self._cache, [row.name for row in self.row.shards])
@@ -206,11 +213,15 @@ def verify(cache_dir: str, name: str, corpus: str) -> str | None:
   """
   cache = Cache(cache_dir)
   found = manifest.read(cache, corpus)
+  if found is None and cache.has(f'corpora/{corpus}.json'):
+    path = cache.path(f'corpora/{corpus}.json')
+    raise DataError(f'{path}: is damaged, or what belongs to it is gone; remove it, and `lmjax.prepare` makes it again')
   if found is None:
     return None
   store = TokenStore(name, found, cache, None)
   rows = store.row.shards
   for number in range(len(rows)):
     store.train([number])
-  tokens = int(store.held_out.documents.lengths.sum()) and sum(row.train[1] + row.held_out[1] for row in rows)
+  assert len(store.held_out.documents.lengths)  # which reads them
+  tokens = sum(row.train[1] + row.held_out[1] for row in rows)
   return f'{tokens:,} tokens in {len(rows):,} shards in {cache.folder}'

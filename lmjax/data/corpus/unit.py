@@ -107,6 +107,7 @@ def build(work: documents.Work, settings: Settings, tokenizer: Tokenizer, cache:
     if not cache.has(f'shards/{name}{shard.ENDING}'):
       cache.write(f'shards/{name}{shard.ENDING}', shard.as_bytes(name, *_encoded(part, tokenizer)))
     names.append(name)
+  documents.check_unchanged(work)
   kept = ('documents', 'bytes', 'empty', 'replaced', 'skipped', 'filtered')
   return Entry(names, {name: counts[name] for name in kept})
 
@@ -125,9 +126,10 @@ def _shards_of(found: Iterator[Document]) -> Iterator[list[Document]]:
 
 
 def _name(part: list[Document], settings: Settings) -> str:
-  digest = hashlib.blake2b(settings.key.encode(), digest_size=16)
+  kind = b'text' if isinstance(part[0], str) else b'ids'
+  digest = hashlib.blake2b(settings.key.encode() + kind, digest_size=16)
   for document in part:
-    data = document.encode('utf-8') if isinstance(document, str) else b'ids' + document.ids.astype('<i4').tobytes()
+    data = document.encode('utf-8') if isinstance(document, str) else document.ids.astype('<i4').tobytes()
     digest.update(len(data).to_bytes(8, 'little'))
     digest.update(data)
   return digest.hexdigest()

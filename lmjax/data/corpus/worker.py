@@ -28,7 +28,9 @@ class Worker:
     search = os.pathsep.join(filter(None, sys.path))
     environment = os.environ | {'PYTHONPATH': search, 'TOKENIZERS_PARALLELISM': 'false'}
     command, pipe = [sys.executable, '-m', __name__], subprocess.PIPE
-    self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True, encoding='utf-8')
+    streams: Any = {'stdin': pipe, 'stdout': pipe, 'text': True, 'encoding': 'utf-8'}
+    # Ctrl-C is for who started it, which ends it
+    self._process = subprocess.Popen(command, env=environment, start_new_session=True, **streams)
 
   def make(self, job: Job, work: Work) -> Entry | None:
     """See `unit.make`. Raises DataError: what it raised there; OSError: the process has ended."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from lmjax.data.config import BadText, SourceConfig
 from lmjax.data.digests import digest64
-from lmjax.data.sources import files, formats, listing, pydoc, tfds
+from lmjax.data.sources import files, formats, listing, pydoc, remote, tfds
 from lmjax.data.sources.conditions import Filter
 from lmjax.data.sources.pieces import Piece, pieces_of
 from lmjax.errors import DataError
@@ -72,7 +72,7 @@ def works_of(source: SourceConfig, target_bytes: int) -> Iterator[Work]:
       together.append(piece)
       size, read = size + file.size, read + file.size // len(pieces)
       # one in so many names ends a work, so that it has half of the target on average
-      ends = digest64(file.name.rpartition('/')[2].encode()) < 2**65 * max(file.size, 1) / target_bytes
+      ends = digest64(os.fsencode(file.name.rpartition('/')[2])) < 2**65 * max(file.size, 1) / target_bytes
       if ends or size >= target_bytes:
         yield Work(source.path, source.field, source.keep, tuple(together), read)
         together, size, read = [], 0, 0
@@ -83,6 +83,13 @@ def works_of(source: SourceConfig, target_bytes: int) -> Iterator[Work]:
 def holds_tokens(work: Work) -> bool:
   """Whether its documents come as tokens: `corpus.tokenised` reads them."""
   return any(formats.holds_tokens(piece.file.name) for piece in work.pieces)
+
+
+def check_unchanged(work: Work) -> None:
+  """Raises DataError: a file of this machine is not the one that was listed: what was read may be of another."""
+  for file in dict.fromkeys(piece.file for piece in work.pieces):
+    if not (remote.is_url(file.name) or _is_tfds(file.name)) and listing.is_changed(file):
+      raise DataError(f'{file.name}: has changed while it was read; a source must stay as it is; run the command again')
 
 
 def listed(source: SourceConfig) -> list:

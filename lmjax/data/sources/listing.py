@@ -118,12 +118,24 @@ def _row(name: str) -> tuple[str, int, str]:
   return name, status.st_size, str(status.st_mtime_ns)
 
 
+def is_changed(file: File) -> bool:
+  """Whether a file of this machine is another one than it was when it was listed."""
+  try:
+    _, size, stamp = _row(file.name)
+  except OSError:
+    return True
+  return file.stamp != '' and (size, stamp) != (file.size, file.stamp.partition(' ')[0])
+
+
 def _below(folder: str) -> Iterator[str]:
   """All files below a folder, through links to other folders too, each of which is entered once."""
   entered = set()
   for place, folders, names in os.walk(folder, followlinks=True):
-    entered.add(os.path.realpath(place))
-    folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in entered]
+    if (real := os.path.realpath(place)) in entered:
+      folders.clear()
+      continue
+    entered.add(real)
+    folders.sort()  # by which name it is entered is the same on every machine
     yield from (path for name in names if os.path.isfile(path := os.path.join(place, name)))
 
 

@@ -6,6 +6,7 @@ import json
 import lzma
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -291,9 +292,15 @@ def test_what_a_run_reads_is_planned_and_limited(run):
     assert one['epochs'] == pytest.approx(rows.count(name) / made.rows_per_epoch[name], rel=0.02)
   sources = {name: dataclasses.replace(source, max_epochs=1.0) for name, source in run.config.sources.items()}
   assert max(one['epochs'] for one in plan.values()) > 1
-  limit = r'data.sources.near.max_epochs = 1: the run would read it 1.1 times; .* lower its weight to 0.89 of what'
-  with pytest.raises(DataError, match=limit):
+  limit = r'data.sources.near.max_epochs = 1: the run would read it 1.1 times; .* lower its weight to (0\.\d+) of what'
+  with pytest.raises(DataError, match=limit) as error:
     run.make(config=dataclasses.replace(run.config, sources=sources))
+  factor = float(re.search(limit, str(error.value))[1])
+  sources = {'near': dataclasses.replace(sources['near'], weight=3.0 * factor), 'far': run.config.sources['far']}
+  assert 0.98 < run.make(config=dataclasses.replace(run.config, sources=sources)).plan()['near']['epochs'] <= 1.001
+  alone = dataclasses.replace(run.config, sources={'near': dataclasses.replace(sources['near'], weight=1.0)})
+  with pytest.raises(DataError, match='must not be read more often; train for fewer steps, add text, or raise it'):
+    run.make(config=alone)
 
 
 def test_temperature_draws_by_size(run):
@@ -304,6 +311,14 @@ def test_temperature_draws_by_size(run):
     shares = [one['share'] for one in run.make(config=config).plan().values()]
     expected = np.array(tokens) ** power
     np.testing.assert_allclose(shares, expected / expected.sum(), atol=1e-4)
+
+
+def test_weights_and_temperatures_of_any_size(run):
+  for weight, temperature in ((1e308, None), (1e-300, 0.01), (1.0, 0.001)):
+    sources = {name: dataclasses.replace(source, weight=weight) for name, source in run.config.sources.items()}
+    plan = run.make(config=dataclasses.replace(run.config, sources=sources, temperature=temperature)).plan()
+    assert sum(one['share'] for one in plan.values()) == pytest.approx(1)
+    assert (plan['near']['share'] == plan['far']['share']) == (temperature is None)
 
 
 def test_fingerprint_follows_what_batches_hold(run):

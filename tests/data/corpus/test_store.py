@@ -1,5 +1,6 @@
 """The corpus as shards: what is in it, when it is made again, and that several makers make one."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -11,8 +12,9 @@ import pytest
 import tokenizers
 
 from lmjax.data.config import SourceConfig, TokenizerConfig
+from lmjax.data.corpus import inventory, shard, unit
 from lmjax.data.corpus import tokenizers as corpus_tokenizers
-from lmjax.data.corpus import unit
+from lmjax.data.corpus.cache import Cache
 from lmjax.data.digests import digest64, normalised_digest64
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.data.tokens.trainer import train_tokenizer
@@ -111,6 +113,77 @@ def test_a_file_that_is_added_is_one_more_shard(tmp_path, tokenizer, monkeypatch
   assert {row.name for row in first.row.shards} <= {row.name for row in second.row.shards}
   kept = texts_of(train_of(second), tokenizer) + texts_of(second.held_out.documents, tokenizer)
   assert sorted(kept) == sorted(DOCUMENTS)
+
+
+def test_how_a_path_is_written_and_where_it_lies_makes_no_other_corpus(tmp_path, tokenizer, monkeypatch):
+  write(tmp_path / 'a.jsonl', DOCUMENTS)
+  monkeypatch.chdir(tmp_path)
+  paths = ['a.jsonl', './a.jsonl', str(tmp_path / 'a.jsonl'), '*.jsonl']
+  found = {build(tmp_path, tokenizer, SourceConfig(path, 'text', 1.0)).fingerprint for path in paths}
+  (tmp_path / 'moved').mkdir()
+  shutil.move(tmp_path / 'a.jsonl', tmp_path / 'moved')
+  found.add(build(tmp_path, tokenizer, SourceConfig('moved', 'text', 1.0)).fingerprint)
+  assert len(found) == 1
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, tokenizer, monkeypatch):
+  source, encoded = write(tmp_path / 'a.jsonl', DOCUMENTS), unit._encoded
+
+  def while_it_changes(part, tokenizer):
+    write(tmp_path / 'a.jsonl', [*DOCUMENTS, 'more'])
+    return encoded(part, tokenizer)
+
+  monkeypatch.setattr(unit, '_encoded', while_it_changes)
+  with pytest.raises(DataError, match='a.jsonl: has changed while it was read; .* run the command again'):
+    build(tmp_path, tokenizer, source)
+  monkeypatch.undo()
+  assert build(tmp_path, tokenizer, source).counts['examples'] == len(DOCUMENTS) + 1
+
+
+def test_a_source_that_lies_in_another_is_named(tmp_path, tokenizer):
+  sources = {name: write(tmp_path / f'{name}.jsonl', DOCUMENTS) for name in 'ab'}
+  with pytest.raises(DataError, match='b.jsonl: holds no document with text .*200 duplicates, of earlier sources too'):
+    build_all(tmp_path, tokenizer, sources)
+
+
+def test_the_sample_of_training_text_has_no_other(tmp_path, tokenizer):
+  store = build(tmp_path, tokenizer, write(tmp_path / 'a.jsonl', [*DOCUMENTS, *DOCUMENTS]))
+  train = train_of(store)
+  wanted = np.concatenate([train.ids(i) for i in range(len(train.lengths))])
+  assert np.array_equal(store.sample(10**6), wanted) and np.array_equal(store.sample(99), wanted[:99])
+
+
+def test_any_header_is_refused_in_a_line(tmp_path, tokenizer):
+  build(tmp_path, tokenizer, write(tmp_path / 'a.jsonl', DOCUMENTS[:30]))
+  [path] = (tmp_path / 'cache' / 'shards').iterdir()
+  whole = path.read_bytes()
+  for place in range(8 + int.from_bytes(whole[:8], 'little')):
+    for byte in (whole[place] ^ 1, ord('0'), ord(','), 255):
+      path.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+      shard.is_whole(str(path))
+      for read in (
+        lambda: shard.opened(str(path), path.stem),
+        lambda: shard.columns(lambda start, stop: path.read_bytes()[start:stop], str(path), path.stem),
+      ):
+        with contextlib.suppress(DataError):
+          assert read().lengths.tolist() == shard.opened(str(path), path.stem).lengths.tolist()
+
+
+def test_what_nobody_uses_is_removed(tmp_path, tokenizer):
+  source = write(tmp_path / 'a.jsonl', DOCUMENTS)
+  build(tmp_path, tokenizer, source)
+  before = set(content(tmp_path / 'cache'))
+  write(tmp_path / 'a.jsonl', [*DOCUMENTS, 'more'])
+  build(tmp_path, tokenizer, source)
+  cache = Cache(str(tmp_path / 'cache'))
+  assert inventory.remove_unused(cache, 1)[0] == 0
+  (tmp_path / 'cache' / 'corpora' / f'{"ab" * 16}.roles').write_bytes(b'of a build that was killed')
+  for name in (*before, f'corpora/{"ab" * 16}.roles'):
+    os.utime(tmp_path / 'cache' / name, (1_000, 1_000))
+  removed = inventory.remove_unused(cache, 1)[0]
+  left = {name for name in before if (tmp_path / 'cache' / name).exists()}
+  assert removed == len(before) and all(name.startswith('tokenizers/') for name in left)
+  assert 'a.jsonl' in next(inventory.lines(cache)) and build(tmp_path, tokenizer, source)
 
 
 def test_files_that_are_alike_but_for_their_folder_are_others(tmp_path, tokenizer):

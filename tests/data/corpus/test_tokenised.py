@@ -8,6 +8,7 @@ from lmjax.data.corpus import build as build_lib
 from lmjax.data.corpus import tokenizers as corpus_tokenizers
 from lmjax.data.corpus import unit
 from lmjax.data.corpus.store import open_or_build
+from lmjax.data.corpus.tokenised import Tokens
 from lmjax.data.digests import digest64, normalised_digest64
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.data.tokens.trainer import train_tokenizer
@@ -81,6 +82,18 @@ def test_duplicates_and_held_out_documents_agree_with_text(tmp_path, tokenizer):
       for text in texts_of(documents, tokenizer):
         sides.setdefault(text.lower(), set()).add(side)
   assert len(sides) == 200 and all(len(both) == 1 for both in sides.values())
+
+
+def test_a_shard_of_tokens_is_none_of_text(tmp_path, tokenizer):
+  """Whatever bytes either has."""
+  ids = np.array([[tokenizer.encode(letter)[0]] for letter in 'abcdefghijkl'], np.int32)
+  text = ['ids' + row.astype('<i4').tobytes().decode('utf-8') for row in ids]
+  names = [
+    unit._name([Tokens(row, 'x') for row in ids], unit.Settings('hash', 'raise')),
+    unit._name([one.tobytes().decode('utf-8') for one in ids], unit.Settings('hash', 'raise')),
+    unit._name(text, unit.Settings('hash', 'raise')),
+  ]
+  assert len(set(names)) == 3
 
 
 def test_documents_without_text_are_empty(tmp_path, tokenizer):

@@ -111,6 +111,22 @@ def saved(folder, texts):
   (folder / 'dataset_info.json').write_text(json.dumps({'features': {'text': {'dtype': 'string', '_type': 'Value'}}}))
 
 
+@pytest.mark.parametrize('order', [1, -1])
+def test_a_folder_with_two_names_is_read_once_under_the_first(tmp_path, monkeypatch, order):
+  (tmp_path / 'b').mkdir()
+  (tmp_path / 'b' / 't.txt').write_text('text')
+  (tmp_path / 'a').symlink_to(tmp_path / 'b')
+  walk = os.walk
+
+  def in_order(folder, **options):
+    for place, folders, names in walk(folder, **options):
+      folders.sort(reverse=order < 0)
+      yield place, folders, names
+
+  monkeypatch.setattr(os, 'walk', in_order)
+  assert [file.name for file in files_of(str(tmp_path))] == [str(tmp_path / 'a' / 't.txt')]
+
+
 def test_a_folder_of_save_to_disk_is_read_in_its_order(tmp_path, capsys):
   saved(tmp_path / 'set', list('abcdef'))
   assert read(tmp_path / 'set') == (list('efcdab'), {})
