@@ -13,8 +13,8 @@ Arguments: seeds=; objectives=masked,causal; tasks=sentiment,qa,summarization; d
 of pre-training; lowercase, its text; sentiment_train=, _valid=, _test=, and the same for qa and summarization (without
 train, the embedded demonstration data); smoke, one model a task.
 
-Measured (embedded data, 2 cores of an AMD EPYC): 15 minutes; F1 of questions 0.323 after causal pre-training against
-0.218 from random weights, ROUGE-L of summaries 0.103 with both. All figures: experiments/README.md.
+Measured (embedded data, 2 cores of an AMD EPYC, much other work): 27 minutes; F1 of questions 0.301 after masked
+pre-training against 0.208 from random weights; other gains are not decided. All figures: experiments/README.md.
 """
 
 from typing import Literal

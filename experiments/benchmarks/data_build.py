@@ -2,8 +2,10 @@
 
   python experiments/benchmarks/data_build.py
 
-Writes --megabytes=N (1,000 unless given) of documents of log-normal length, paragraphs of Python's documentation in
-random order, in 8 files of JSON lines; trains a byte-level BPE of 32,000 on them; then both sides tokenise them from
+Writes --megabytes=N (1,000 unless given) of documents of log-normal length, paragraphs in random order, in 8 files of
+JSON lines. The paragraphs are those of the sources that --text=PATHS names (field text), with commas between them, or
+of Python's documentation: that is small, so words come again more often than in a corpus, which tokenizers remembers.
+It trains a byte-level BPE of 32,000 on them; then both sides tokenise them from
 nothing, --rounds=N times (1 unless given), each as processes of its own, one a core. CPU seconds of all of these,
 start included, and the largest resident memory of one. The ids of both must be equal.
 
@@ -15,6 +17,7 @@ byte. --tiny takes the smallest sizes, for a test.
 """
 
 import argparse
+import collections
 import hashlib
 import json
 import os
@@ -47,13 +50,16 @@ texts.map(encode, batched=True, num_proc=int(processes), remove_columns=['text']
 """
 
 
-def write_corpus(folder: pathlib.Path, megabytes: float) -> None:
+def write_corpus(folder: pathlib.Path, megabytes: float, paths: list[str]) -> None:
   """Eight files, and a tokenizer."""
-  from lmjax.data.sources import pydoc
+  from lmjax.data.config import SourceConfig, default_field
+  from lmjax.data.sources import documents
   from lmjax.data.tokens.trainer import train_tokenizer
 
   draw = random.Random(0)
-  paragraphs = [part for _, text in pydoc.documents() for part in text.split('\n\n') if len(part) > 80]
+  works = [work for path in paths for work in documents.works_of(SourceConfig(path, default_field(path), 1.0), 1 << 40)]
+  texts = (text for work in works for text in documents.texts_of(work, 'replace', collections.Counter()))
+  paragraphs = [part for text in texts for part in text.split('\n\n') if 80 < len(part) < 20_000]
   for number in range(8):
     written = 0
     with open(folder / f'{number}.jsonl', 'w', encoding='utf-8') as file:
@@ -63,7 +69,7 @@ def write_corpus(folder: pathlib.Path, megabytes: float) -> None:
           parts.append(draw.choice(paragraphs))
         line = json.dumps({'text': '\n\n'.join(parts)}) + '\n'
         written += file.write(line)
-  train_tokenizer(paragraphs, 32_000, 10_000_000).save(str(folder / 'tokenizer.json'))
+  train_tokenizer(draw.sample(paragraphs, len(paragraphs)), 32_000, 10_000_000).save(str(folder / 'tokenizer.json'))
 
 
 def measured(command: list) -> tuple[float, float]:
@@ -156,13 +162,14 @@ def main() -> None:
   parser.add_argument('--megabytes', type=float, default=1_000)
   parser.add_argument('--rounds', type=int, default=1)
   parser.add_argument('--processes', type=int, default=2)
+  parser.add_argument('--text', default='pydoc')
   parser.add_argument('--tasks')
   parser.add_argument('--tiny', action='store_true')
   flags = parser.parse_args()
   megabytes = 0.5 if flags.tiny else flags.megabytes
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
-    write_corpus(folder, megabytes)
+    write_corpus(folder, megabytes, flags.text.split(','))
     settings = [f'--config.data.tokenizer.path={folder}/tokenizer.json', '--config.data.tokenizer.vocab_size=None']
     settings += ['--config.data.tokenizer.sample_bytes=None', '--config.data.tokenizer.lowercase=None']
     ours = [sys.executable, '-m', 'lmjax.prepare', f'--config={CONFIGS}/pretrain_clm.py:data={folder}/*.jsonl']
