@@ -1,5 +1,6 @@
 """What stands for a document: digests of its text."""
 
+import functools
 import hashlib
 import re
 import unicodedata
@@ -14,6 +15,8 @@ _MOSTLY_ASCII = 1.05
 _LOWER = bytes(range(0x1C)) + b'    ' + bytes(range(0x20, 0x80)).lower() + bytes(range(0x80, 0x100))
 # White space that is still there after NFKC, and is none of bytes.
 _SPACES = dict.fromkeys((0x85, 0x1680, 0x2028, 0x2029), ' ')
+# Bytes of a run that is short.
+_FEW = 8
 _BETWEEN_WORDS = re.compile(r'(?<=\S) (?=[^\W_])')
 
 
@@ -54,10 +57,18 @@ def _others_folded(data: bytes) -> bytes:
   ends = places[np.concatenate([gaps, [-1]])] + 1
   parts, last = [], 0
   for begin, end in zip(begins.tolist(), ends.tolist()):
-    text = _folded(data[begin:end].decode('utf-8', 'surrogatepass')).translate(_SPACES)
-    parts += [data[last:begin], text.encode('utf-8', 'surrogatepass')]
+    run = data[begin:end]
+    parts += [data[last:begin], _few_folded(run) if len(run) <= _FEW else _folded_bytes(run)]
     last = end
   return b''.join([*parts, data[last:]])
+
+
+def _folded_bytes(run: bytes) -> bytes:
+  text = _folded(run.decode('utf-8', 'surrogatepass')).translate(_SPACES)
+  return text.encode('utf-8', 'surrogatepass')
+
+
+_few_folded = functools.lru_cache(1 << 14)(_folded_bytes)  # most are a dash or a quote after a letter
 
 
 def _folded(text: str) -> str:
