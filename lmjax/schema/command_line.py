@@ -106,7 +106,7 @@ def run_command(run, argv) -> int:
       print_line(f'lmjax: {problem}', sys.stderr)
     return error.exit_code
   except KeyboardInterrupt:
-    print_line('lmjax: interrupted; the same command continues from the newest checkpoint', sys.stderr)
+    print_line('lmjax: interrupted; the same command continues from what was saved', sys.stderr)
     return 130
   except BrokenPipeError:
     silence(sys.stdout)  # the reader has seen enough (`| head`)
