@@ -78,7 +78,7 @@ def _row_of_tokens(name: str) -> tuple[str, int, str]:
   if not os.path.isfile(index):
     rule = f'has no {os.path.basename(index)} next to it, which says where its documents are'
     raw = f"np.save('new.npy', np.memmap({os.path.basename(name)!r}, 'uint16', 'r'))"
-    raise DataError(f'{name}: {rule}; copy that too, or save bare numbers (of nanoGPT) as a .npy, as {raw}')
+    raise DataError(f'{name}: {rule}; copy that too, or save bare numbers as a .npy, as {raw}')
   row = _row(name)
   return row if index == name else (*row[:2], ' '.join([row[2], *map(str, _row(index)[1:])]))
 

@@ -254,7 +254,7 @@ def _array(name: str) -> np.ndarray:
   """A .npy, mapped."""
   head = _head(name, len(_NUMPY))
   if head != _NUMPY:
-    what = 'has no header of numpy (OLMo writes such files), so nobody says what its numbers are'
+    what = 'has no header of numpy, as some programs write such files, so nobody says what its numbers are'
     fix = f"np.save('new.npy', np.memmap({os.path.basename(name)!r}, 'uint16', 'r'))"
     raise _wrong(name, head, what, f'save it with one, as {fix} where they are of two bytes')
   with open(name, 'rb') as file:
