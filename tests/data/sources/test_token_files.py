@@ -243,7 +243,7 @@ def test_what_is_wrong_with_files_of_numpy(tmp_path):
   for change, message in [
     (
       lambda: raw(np.arange(9, dtype=np.uint16).tobytes()),
-      r'a.npy: has no header of numpy \(OLMo .*; save it with one',
+      r'a.npy: has no header of numpy, as some .*; save it with one',
     ),
     (lambda: raw(b''), 'a.npy: has no header of numpy'),
     (lambda: raw(b'version https://git-lfs.github.com/spec/v1\n'), 'a.npy: is a Git LFS pointer.*git lfs pull'),
