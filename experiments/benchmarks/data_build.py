@@ -11,13 +11,14 @@ start included, and the largest resident memory of one. The ids of both must be 
 
   python experiments/benchmarks/data_build.py --megabytes=200 --tasks=1,2,4
 
-builds the same corpus with so many processes of `lmjax.prepare --task=I --tasks=N` at once, each with its own workers,
-and prints the CPU seconds of all of them, without those that their start takes; the files must be the same, byte for
-byte. --tiny takes the smallest sizes, for a test.
+builds the same corpus with so many processes of `lmjax.prepare --task=I --tasks=N` at once, each with one worker on one
+core (several on a core where there are fewer), and prints the CPU seconds of all of them, without those that their start
+takes; the files must be the same, byte for byte. --tiny takes the smallest sizes, for a test.
 """
 
 import argparse
 import collections
+import functools
 import hashlib
 import json
 import os
@@ -115,7 +116,11 @@ def together(command: list, tasks: int) -> float:
   """CPU seconds of so many processes that share a build."""
   before = resource.getrusage(resource.RUSAGE_CHILDREN)
   parts = [[*command, f'--task={task}', f'--tasks={tasks}'] for task in range(tasks)]
-  processes = [subprocess.Popen(part, stdout=subprocess.DEVNULL) for part in parts]
+  cores = sorted(os.sched_getaffinity(0))
+  processes = []
+  for task, part in enumerate(parts):
+    on_one = functools.partial(os.sched_setaffinity, 0, {cores[task % len(cores)]})
+    processes.append(subprocess.Popen(part, stdout=subprocess.DEVNULL, preexec_fn=on_one))
   assert [process.wait() for process in processes] == [0] * tasks
   after = resource.getrusage(resource.RUSAGE_CHILDREN)
   return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -149,7 +154,7 @@ def compare_tasks(folder: pathlib.Path, command: list, numbers: list[int]) -> No
   for tasks in numbers:
     shutil.rmtree(folder / 'ours', ignore_errors=True)
     total = together(command, tasks)
-    start = together(command, tasks) + tasks * (os.cpu_count() or 1) * start_of_a_worker(folder)
+    start = together(command, tasks) + tasks * start_of_a_worker(folder)
     files = (file for file in (folder / 'ours').rglob('*') if file.is_file() and file.suffix != '.lock')
     found = {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     first, wanted = first or total - start, wanted or found

@@ -114,7 +114,8 @@ def _runner(job: Job, tokenizer: Tokenizer, size: int) -> Iterator[Runner]:
     yield lambda works: ((number, tried(lambda work: unit.make(job, tokenizer, work), work)) for number, work in works)
     return
   workers: queue.Queue[Worker] = queue.Queue()
-  count = os.cpu_count() or 1
+  # those that a job may use: schedulers give some of a machine
+  count = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
   started, ended = [Worker() for _ in range(count)], threading.Event()
   for worker in started:
     workers.put(worker)
