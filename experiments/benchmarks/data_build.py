@@ -12,8 +12,8 @@ start included, and the largest resident memory of one. The ids of both must be 
   python experiments/benchmarks/data_build.py --megabytes=200 --tasks=1,2,4
 
 builds the same corpus with so many processes of `lmjax.prepare --task=I --tasks=N` at once, each with one worker on one
-core (several on a core where there are fewer), and prints the CPU seconds of all of them, without those that their start
-takes; the files must be the same, byte for byte. --tiny takes the smallest sizes, for a test.
+core (several on a core where there are fewer), and prints the CPU seconds of all of them, without those that their
+start takes; the files must be the same, byte for byte. --tiny takes the smallest sizes, for a test.
 """
 
 import argparse
