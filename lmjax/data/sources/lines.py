@@ -6,13 +6,16 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
+from lmjax.data.digests import normalised_digest64
 from lmjax.data.sources import fields
 from lmjax.data.sources.conditions import Filter
 from lmjax.errors import DataError
 
-# A text file is cut into documents, so that one file alone can give a held-out split by document.
-_PARAGRAPH_AFTER = 4_096
-_LINE_AFTER = 16_384
+# A text file is cut into documents, so that one file alone can give a held-out split by document. Sizes are those of
+# words, in bytes, with a space after each; one paragraph in so many ends a document, or one line of a text without any.
+_PARAGRAPH_AFTER, _PARAGRAPHS = 2_048, 4
+_LINE_AFTER, _LINES = 8_192, 16
+_MOST = 32_768
 _LONGEST_LINE = 1 << 20
 LONGEST_RECORD = 1 << 28
 
@@ -20,20 +23,34 @@ Part = tuple[int, int] | None
 
 
 def text_documents(name: str, file: IO[bytes], part: Part = None) -> Iterator[tuple[str, bytes]]:
-  """Cuts plain text at the first blank line after 4,096 bytes, or else the first line end after 16,384; drops none.
+  """Cuts plain text at blank lines, or else at line ends, into documents of some kilobytes; drops none.
+
+  Where it is cut depends on the words before a place alone: copies of a text with another header, spacing or line ends
+  are cut into the same documents, but for the first ones.
 
   Of a part, (first byte, byte after the last), it takes the lines that begin in it. Yields (where, document).
   """
-  parts, size, number = [], 0, 1
+  parts, size, number, last = [], 0, 1, b''
   place = f'{name}, document' if part is None else f'{name}, from byte {part[0]:,}, document'
   for line in _lines(file) if part is None else _lines_of_part(file, part):
     parts.append(line)
-    size += len(line)
-    if (size > _PARAGRAPH_AFTER and not line.strip()) or size > _LINE_AFTER:
+    words = line.split()
+    size += sum(map(len, words)) + len(words)
+    last = line if words else last
+    if _ends(size, last, is_blank=not words):
       yield f'{place} {number}', b''.join(parts)
       parts, size, number = [], 0, number + 1
   if parts or (number == 1 and part is None):
     yield f'{place} {number}', b''.join(parts)
+
+
+def _ends(size: int, last: bytes, is_blank: bool) -> bool:
+  """Whether a document of so many bytes ends after its last line that is not blank, and perhaps blank ones."""
+  if size <= _PARAGRAPH_AFTER or (size <= _LINE_AFTER and not is_blank):
+    return False
+  if size > _MOST:
+    return True
+  return normalised_digest64(last.decode('utf-8', 'replace')) % (_PARAGRAPHS if is_blank else _LINES) == 0
 
 
 def _lines_of_part(file: IO[bytes], part: tuple[int, int]) -> Iterator[bytes]:

@@ -212,7 +212,7 @@ def test_a_broken_file_is_one_line_with_its_name(tmp_path, name, data, message):
     ('a.pt', 'may run code when it is opened; convert it'),
     ('a.warc.gz', '.warc.gz is not read as text; extract its text into .jsonl, with datatrove or trafilatura'),
     ('a.tfrecord', 'tfds:NAME'),
-    ('a.bin', r'has no a.idx next to it, .*; copy that too, or save bare numbers \(of nanoGPT\) as a .npy'),
+    ('a.bin', r'has no a.idx next to it, .*; copy that too, or save bare numbers as a .npy'),
     ('a.idx', 'has no a.bin next to it, which holds the tokens'),
     ('a.ds', 'has no a.ds.index next to it'),
     ('a.npy', 'holds tokens; text is needed to train a tokenizer; name the one that made them'),
