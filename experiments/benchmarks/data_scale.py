@@ -81,7 +81,7 @@ def write_corpus(folder: pathlib.Path, documents: int, tokens: int, sparse: bool
     count = min(per_shard, documents - number * per_shard)
     name = f'{number:032x}'
     write_shard(folder / 'cache/shards', name, count, tokens, sparse, draw)
-    counts = dict.fromkeys(('empty', 'replaced', 'skipped'), 0) | {'documents': count, 'bytes': 4 * count * tokens}
+    counts = dict.fromkeys(('empty', 'replaced', 'skipped', 'filtered'), 0) | {'documents': count, 'bytes': 4 * count * tokens}
     cache.write_json(f'read/{job.key(work)}.json', unit.Entry([name], counts)._asdict())
 
 
@@ -95,7 +95,7 @@ def watched(run) -> float:
         if line.startswith('RssAnon'):
           largest.append(int(line.split()[1]) / 1e3)
 
-  thread = threading.Thread(target=watch)
+  thread = threading.Thread(target=watch, daemon=True)
   thread.start()
   run()
   ended.set()
