@@ -119,7 +119,8 @@ def test_the_memory_of_training_does_not_grow_with_documents():
   assert done.returncode == 0, done.stderr
   deciding, training = zip(*re.findall(r'^\| [\d,]+ \| 8 \| .*\(([\d,]+)\) \| (\d+) \|', done.stdout, re.MULTILINE))
   few, many = map(int, training)
-  assert many < min(1.1 * few, 1_000) and int(deciding[1]) < 500, done.stdout
+  # what JAX compiles differs by some 60 MB from run to run; ten bytes a document would be 100
+  assert many < min(few + 100, 1_000) and int(deciding[1]) < 500, done.stdout
 
 
 # As the TPU compiler writes a kernel: a step of its grid, which the last one jumps over, in it a part that begins a row

@@ -81,7 +81,8 @@ def write_corpus(folder: pathlib.Path, documents: int, tokens: int, sparse: bool
     count = min(per_shard, documents - number * per_shard)
     name = f'{number:032x}'
     write_shard(folder / 'cache/shards', name, count, tokens, sparse, draw)
-    counts = dict.fromkeys(('empty', 'replaced', 'skipped', 'filtered'), 0) | {'documents': count, 'bytes': 4 * count * tokens}
+    counts = dict.fromkeys(('empty', 'replaced', 'skipped', 'filtered'), 0)
+    counts |= {'documents': count, 'bytes': 4 * count * tokens}
     cache.write_json(f'read/{job.key(work)}.json', unit.Entry([name], counts)._asdict())
 
 
