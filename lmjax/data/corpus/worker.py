@@ -4,6 +4,7 @@ It reads a line of JSON for each work from standard input, and answers with one:
 making it), or what went wrong. It ends when its input does, so it does not outlive who started it by more than a work.
 """
 
+import contextlib
 import functools
 import json
 import os
@@ -52,7 +53,8 @@ class Worker:
     self._process.wait()
     for stream in (self._process.stdin, self._process.stdout):
       if stream is not None:
-        stream.close()
+        with contextlib.suppress(OSError):  # what was not sent to it yet
+          stream.close()
 
 
 @functools.cache
