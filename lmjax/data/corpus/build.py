@@ -1,7 +1,7 @@
 """Who makes the shards of a corpus: processes of this machine, tasks of a job, hosts of a run; in any company.
 
 Works are shared one by one: each is locked while it is made, and what is finished is never made again. So a build that
-was killed goes on where it was, and two at once share.
+was killed continues where it was, and two at once share.
 """
 
 import concurrent.futures

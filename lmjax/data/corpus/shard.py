@@ -54,7 +54,7 @@ class Shard(NamedTuple):
 
   @property
   def starts(self) -> np.ndarray:
-    """int64 [D], where each document begins in `tokens`; made anew at each call."""
+    """int64 [D], where each document begins in `tokens`; made again at each call."""
     return np.cumsum(self.lengths, dtype=np.int64) - self.lengths
 
 

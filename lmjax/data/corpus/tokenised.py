@@ -8,6 +8,7 @@ import numpy as np
 
 from lmjax.data.sources import documents, token_files
 from lmjax.data.sources.formats import check
+from lmjax.data.tokens import pieces
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.errors import DataError
 
@@ -35,18 +36,16 @@ def documents_of(work: documents.Work, tokenizer: Tokenizer, counts: collections
 
   Raises DataError: a broken file, or an id that is none of the tokenizer.
   """
-  chunk: list[np.ndarray] = []
-  size = 0
+  for chunk in pieces.parts(_without_ends(work, tokenizer), _CHUNK_DOCUMENTS, _CHUNK_TOKENS):
+    yield from _with_texts(chunk, tokenizer, counts)
+
+
+def _without_ends(work: documents.Work, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
   for where, raw in _raw(work, tokenizer):
     _check(where, raw, tokenizer)
     ids = raw[int(len(raw) > 0 and raw[0] == tokenizer.bos) :]
     ids = ids[: len(ids) - int(len(ids) > 0 and ids[-1] == tokenizer.eos)]
-    chunk.append(ids.astype(np.int32))
-    size += len(ids)
-    if size >= _CHUNK_TOKENS or len(chunk) >= _CHUNK_DOCUMENTS:
-      yield from _with_texts(chunk, tokenizer, counts)
-      chunk, size = [], 0
-  yield from _with_texts(chunk, tokenizer, counts)
+    yield ids.astype(np.int32)
 
 
 def _raw(work: documents.Work, tokenizer: Tokenizer) -> Iterator[tuple[str, np.ndarray]]:

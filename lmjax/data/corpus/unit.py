@@ -21,6 +21,7 @@ from lmjax.data.corpus.cache import Cache
 from lmjax.data.corpus.tokenised import Tokens
 from lmjax.data.digests import digest64, normalised_digest64
 from lmjax.data.sources import documents
+from lmjax.data.tokens import pieces
 from lmjax.data.tokens.tokenizer import Tokenizer
 from lmjax.workdir.files import json_digest
 
@@ -29,7 +30,6 @@ FORMAT = 2
 # Text of a shard, and how many documents; one is never parted.
 _SHARD_BYTES, _SHARD_DOCUMENTS = 32_000_000, 250_000
 # What is encoded at once.
-_CHUNK_BYTES, _CHUNK_DOCUMENTS = 4_000_000, 16_384
 _PIECE_CHARACTERS, _PIECES = 16_384, 512
 # A text of so many characters is long for a tokenizer that takes it whole.
 _LONG_WHOLE_TEXT = 100_000
@@ -102,7 +102,7 @@ def build(work: documents.Work, settings: Settings, tokenizer: Tokenizer, cache:
   found: Iterator[Document] = documents.texts_of(work, settings.bad_text, counts)
   if documents.holds_tokens(work):
     found = tokenised.documents_of(work, tokenizer, counts)
-  for part in _shards_of(found):
+  for part in pieces.parts(found, _SHARD_DOCUMENTS, _SHARD_BYTES, _characters):
     name = _name(part, settings)
     if not cache.has(f'shards/{name}{shard.ENDING}'):
       cache.write(f'shards/{name}{shard.ENDING}', shard.as_bytes(name, *_encoded(part, tokenizer)))
@@ -112,17 +112,8 @@ def build(work: documents.Work, settings: Settings, tokenizer: Tokenizer, cache:
   return Entry(names, {name: counts[name] for name in kept})
 
 
-def _shards_of(found: Iterator[Document]) -> Iterator[list[Document]]:
-  part: list[Document] = []
-  size = 0
-  for document in found:
-    part.append(document)
-    size += len(document if isinstance(document, str) else document.text)
-    if size >= _SHARD_BYTES or len(part) >= _SHARD_DOCUMENTS:
-      yield part
-      part, size = [], 0
-  if part:
-    yield part
+def _characters(document: Document) -> int:
+  return len(document if isinstance(document, str) else document.text)
 
 
 def _name(part: list[Document], settings: Settings) -> str:
@@ -159,28 +150,16 @@ def _encoded(part: list[Document], tokenizer: Tokenizer) -> tuple[dict[str, np.n
 def _as_tokens(part: list[Document], tokenizer: Tokenizer, dtype: np.dtype) -> Iterator[tuple[str, np.ndarray, int]]:
   """(text, ids, bytes that no known token stands for) of each document."""
   yield from ((document.text, document.ids.astype(dtype), 0) for document in part if isinstance(document, Tokens))
-  for chunk in _chunks([document for document in part if isinstance(document, str)]):
-    _estimate(chunk, tokenizer)
-    for text, (ids, unknown) in zip(chunk, _encode(chunk, tokenizer, dtype)):
+  texts = [document for document in part if isinstance(document, str)]
+  if texts:
+    _estimate(texts, tokenizer)
+    for text, (ids, unknown) in zip(texts, _encode(texts, tokenizer, dtype)):
       yield text, ids, unknown
-
-
-def _chunks(texts: list[str]) -> Iterator[list[str]]:
-  chunk: list[str] = []
-  size = 0
-  for text in texts:
-    chunk.append(text)
-    size += len(text)
-    if size >= _CHUNK_BYTES or len(chunk) >= _CHUNK_DOCUMENTS:
-      yield chunk
-      chunk, size = [], 0
-  if chunk:
-    yield chunk
 
 
 def _estimate(texts: list[str], tokenizer: Tokenizer) -> None:
   """Says how long the longest text will take a tokenizer that cannot be given it in pieces."""
-  longest = max(texts, key=len, default='')
+  longest = max(texts, key=len)
   if not tokenizer.takes_whole_texts or len(longest) < _LONG_WHOLE_TEXT:
     return
   began = time.monotonic()

@@ -1,8 +1,8 @@
 """Where texts may be cut for a tokenizer without changing a token, and what its normalizer keeps of them."""
 
 import re
-from collections.abc import Collection, Iterable, Iterator
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, Literal
 
 # How SentencePiece shows a space.
 SPACE = '\u2581'
@@ -54,14 +54,19 @@ def keeps_all(normalizer: dict | None) -> bool:
   return normalizer['type'] == 'Replace' and bool(normalizer['content'])
 
 
-def parts(texts: Iterable[str]) -> Iterator[list[str]]:
-  """Some texts at a time: enough to keep all cores busy."""
-  part: list[str] = []
+def parts(
+  texts: Iterable[Any],
+  most: int = _PART_TEXTS,
+  size_of_part: int = _PART_CHARACTERS,
+  size_of: Callable[[Any], int] = len,
+) -> Iterator[list]:
+  """Some texts, or what else has a size, at a time: as given, enough to keep all cores busy."""
+  part: list = []
   size = 0
   for text in texts:
     part.append(text)
-    size += len(text)
-    if len(part) == _PART_TEXTS or size >= _PART_CHARACTERS:
+    size += size_of(text)
+    if len(part) == most or size >= size_of_part:
       yield part
       part, size = [], 0
   if part:

@@ -81,12 +81,17 @@ def test_a_process_that_is_killed_costs_one_try(tmp_path, tokenizer, source, pro
   assert killed and store.counts['examples'] == 8 * len(DOCUMENTS)
 
 
-def test_what_cannot_be_read_is_tried_twice_and_named_and_the_rest_is_kept(tmp_path, tokenizer, source, processes):
+def test_what_cannot_be_read_is_tried_twice_and_named_and_the_rest_is_kept(
+  tmp_path, tokenizer, source, processes, monkeypatch
+):
+  started, begin = [], worker.Worker.__init__
+  monkeypatch.setattr(worker.Worker, '__init__', lambda self: started.append(self) or begin(self))
   broken = pathlib.Path(source.path) / '3.jsonl'
   right = broken.read_text()
   broken.write_text(right + '{')
   with pytest.raises(DataError, match=r'3\.jsonl, line .*: broken JSON'):
     build(tmp_path, tokenizer, source)
+  assert started and all(one._process.poll() is not None for one in started), 'none is left behind'
   made = content(tmp_path / 'cache')
   assert any(name.startswith('shards/') for name in made) and not any(name.startswith('corpora/') for name in made)
   broken.write_text(right)
