@@ -34,3 +34,25 @@ def test_a_long_text_is_normalised_as_its_parts(monkeypatch):
   whole = digests.normalised_digest64(text)
   monkeypatch.setattr(digests, '_PART', 100)
   assert digests.normalised_digest64(text) == whole == digests.normalised_digest64(text.upper().replace(' ', '\u2003'))
+
+
+def test_texts_that_are_normalised_together_have_the_digests_that_each_has_alone():
+  draw = random.Random(0)
+  kinds = [
+    '',
+    ' \n',
+    'The  Law\n',
+    '\xa0',
+    '\xff',
+    'caf\u00c9 ' * 20,
+    '\u0301',
+    '\u4e00\u4e8c',
+    '\x00',
+    'ab' * 10_000,
+    'x\u2019s ' * 300,
+  ]
+  for _ in range(500):
+    texts = [''.join(draw.choices(kinds, k=draw.randint(0, 4))) for _ in range(draw.randint(0, 9))]
+    data = [text.encode('utf-8') for text in texts]
+    expected = [(len(one), digests.digest64(one), digests.normalised_digest64(text)) for text, one in zip(texts, data)]
+    assert list(digests.digests64(texts)) == expected

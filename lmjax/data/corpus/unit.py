@@ -19,7 +19,7 @@ from lmjax.data.config import BadText
 from lmjax.data.corpus import shard, tokenised
 from lmjax.data.corpus.cache import Cache
 from lmjax.data.corpus.tokenised import Tokens
-from lmjax.data.digests import digest64, normalised_digest64
+from lmjax.data.digests import digests64
 from lmjax.data.sources import documents
 from lmjax.data.tokens import pieces
 from lmjax.data.tokens.tokenizer import Tokenizer
@@ -130,19 +130,18 @@ def _encoded(part: list[Document], tokenizer: Tokenizer) -> tuple[dict[str, np.n
   """(arrays, counts) of a shard; documents of which no character has a token are left out, and counted as empty."""
   dtype = np.dtype('<u2' if tokenizer.vocab_size <= 1 << 16 else '<u4')
   counts = dict.fromkeys(('empty', *UNKNOWN), 0)
-  tokens, table = [np.zeros(0, dtype)], []
+  texts, tokens = [], [np.zeros(0, dtype)]
   for text, ids, unknown in _as_tokens(part, tokenizer, dtype):
     counts['unknown_bytes'] += unknown
     counts['unknown_tokens'] += 0 if tokenizer.is_lossless else int((ids == tokenizer.unk).sum())
     if not len(ids):
       counts['empty'] += 1
       continue
+    texts.append(text)
     tokens.append(ids)
-    data = text.encode('utf-8')
-    table.append((len(ids), len(data), digest64(data), normalised_digest64(text)))
-  columns = zip(*table) if table else [()] * 4
-  arrays = {'tokens': np.concatenate(tokens)}
-  for name, column, kind in zip(shard.COLUMNS, columns, ('<u4', '<u4', '<u8', '<u8')):
+  rows = [row for some in pieces.parts(texts) for row in digests64(some)]
+  arrays = {'tokens': np.concatenate(tokens), 'lengths': np.array([len(ids) for ids in tokens[1:]], '<u4')}
+  for name, column, kind in zip(shard.COLUMNS[1:], zip(*rows) if rows else [()] * 3, ('<u4', '<u8', '<u8')):
     arrays[name] = np.array(column, kind)
   return arrays, counts
 
@@ -177,14 +176,14 @@ def _encode(texts: list[str], tokenizer: Tokenizer, dtype: np.dtype) -> Iterator
   """Of each text (ids, bytes that no known token stands for); of a long one some pieces at a time."""
   cut = ((number, piece) for number, text in enumerate(texts) for piece in tokenizer.pieces(text, _PIECE_CHARACTERS))
   ids: list[np.ndarray] = []
-  current = unknown = 0
+  current, unknown, most = 0, 0, np.iinfo(dtype).max
   while some := list(itertools.islice(cut, _PIECES)):
     for (number, _), (found, missing) in zip(some, tokenizer.encode_counted([piece for _, piece in some])):
       if number != current:
-        yield np.concatenate(ids), unknown
+        yield ids[0] if len(ids) == 1 else np.concatenate(ids), unknown
         ids, current, unknown = [], number, 0
       # a cast would wrap id 70000 to 4464 in silence
-      assert not len(found) or found.min() >= 0 and found.max() <= np.iinfo(dtype).max, (found.max(), dtype)
+      assert found.max(initial=0) <= most, (found.max(), dtype)
       ids.append(found.astype(dtype))
       unknown += missing
-  yield np.concatenate(ids), unknown
+  yield ids[0] if len(ids) == 1 else np.concatenate(ids), unknown

@@ -161,13 +161,15 @@ def clean(text: str | bytes, where: str, bad_text: BadText) -> tuple[str | None,
       problem = f'byte 0x{text[error.start]:02x} at offset {error.start} is not UTF-8'
       repaired = text.decode('utf-8', 'replace')
   else:
-    if text.isascii() or (match := _SURROGATE.search(text)) is None:
+    # tokenizers would raise TypeError on lone surrogates: JSON may carry half a pair, UTF-8 cannot
+    try:
+      text.encode('utf-8')
       return text, None
-    # tokenizers would raise TypeError on these: JSON may carry half a surrogate pair, UTF-8 cannot.
-    code = ord(match.group())
-    problem = f'character {match.start()} is the lone surrogate U+{code:04X}'
+    except UnicodeEncodeError as error:
+      place, code = error.start, ord(text[error.start])
+    problem = f'character {place} is the lone surrogate U+{code:04X}'
     if 0xDC80 <= code <= 0xDCFF:  # as which Python reads a byte that it cannot decode
-      problem = f'character {match.start()} is the byte 0x{code - 0xDC00:02x}, which is not UTF-8'
+      problem = f'character {place} is the byte 0x{code - 0xDC00:02x}, which is not UTF-8'
     repaired = _SURROGATE.sub('\ufffd', text)
   if bad_text == 'raise':
     raise DataError(f"{where}: {problem}; text must be UTF-8; fix it, or set data.bad_text to 'replace' or 'skip'")

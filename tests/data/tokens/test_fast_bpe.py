@@ -85,6 +85,16 @@ def test_ids_and_places_are_those_of_tokenizers(tokenizer):
     assert list(map(tuple, tokenizer.fast.places(text, ids).tolist())) == expected.offsets, ascii(text)
 
 
+@pytest.mark.parametrize(
+  'pattern', [r"'s|\w+|\W|\|\s+(?!\S)|\s+", r"(?i)'S|\w+|[^\s\w]+|\s+(?!\S)|\s+", r'\w+|\W|\s+(?!\S)|\s+']
+)
+def test_an_expression_means_the_same_with_its_words_in_a_group(pattern):
+  tokenizer = changed(pre_tokenizer=split(pattern))
+  assert isinstance(tokenizer.fast, FastBPE), tokenizer.fast
+  for text in [*texts(tokenizer, 500), "It's|x  IT'S\n\n y "]:
+    assert tokenizer.fast.encode(text).tolist() == by_tokenizers(tokenizer, text).ids, ascii(text)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', [None, 'llama_3_1'])  # the two regular expressions
 def test_every_character_is_split_as_by_tokenizers(name):
@@ -160,6 +170,7 @@ def added(text, special):
     ({'pre_tokenizer': split(r'\s+', invert=True)}, 'its pre-tokenizer is another'),
     ({'pre_tokenizer': split(r'\p{L}+')}, 'its regular expression splits'),  # tiktoken drops what does not match
     ({'added_tokens': added('Article', False)}, "its added token 'Article' is not special"),
+    ({'pre_tokenizer': split(r'(?x) \S+ # words |\s+(?!\S)|\s+')}, 'tiktoken cannot read its regular expression'),
     ({'model__vocab': lambda vocab: vocab | {'qqqq': len(vocab)}}, 'besides those of the 256 bytes'),
   ],
 )
