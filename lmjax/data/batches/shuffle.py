@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from lmjax.data.batches.order import key_of, permute
+from lmjax.data.batches.order import key_of, permutation, permute
 from lmjax.data.batches.packing import Kind, RowLayout, RowSpec, rows_of_documents, rows_of_stream
 from lmjax.data.corpus.store import TokenStore
 from lmjax.workdir.files import json_digest
@@ -66,7 +66,7 @@ class Windows:
   def __init__(self, store: TokenStore, kind: Kind, spec: RowSpec, seed: int, sources: int = 1):
     self._store, self._kind, self._spec, self._seed = store, kind, spec, seed
     shards = [number for number, row in enumerate(store.row.shards) if row.train[0]]
-    order = permute(np.arange(len(shards)), len(shards), key_of('shards', seed, store.name)) if shards else []
+    order = permutation(len(shards), key_of('shards', seed, store.name)).tolist()
     self._windows: list[list[int]] = [[]]
     documents, tokens, share = 0, 0, min(_SOURCES / sources, 1)
     for number in (shards[place] for place in order):
@@ -106,7 +106,7 @@ class Windows:
   def _ordered(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """(the windows as they come in an epoch, rows up to the end of each)."""
     n = len(self._windows)
-    order = permute(np.arange(n), n, key_of('windows', self._seed, self._store.name, epoch))
+    order = permutation(n, key_of('windows', self._seed, self._store.name, epoch))
     return order, np.cumsum(self._sizes[order])
 
   def _laid_out(self, epoch: int, window: int) -> RowLayout:
@@ -115,7 +115,7 @@ class Windows:
     self._store.touch()
     documents = self._store.train(self._windows[window])
     n = len(documents.lengths)
-    order = permute(np.arange(n), n, key_of('documents', self._seed, self._store.name, epoch, window))
+    order = permutation(n, key_of('documents', self._seed, self._store.name, epoch, window))
     return RowLayout(documents, order, self._kind, self._spec, keep_tail=False)
 
   def _rows_of(self, window: list[int]) -> int:

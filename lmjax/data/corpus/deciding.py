@@ -79,9 +79,9 @@ class HeldOut:
     tokens = np.empty(int(ends[-1]) if len(rows) else 0, self._dtype)
     order = np.argsort(rows['shard'], kind='stable')
     groups = np.split(order, np.flatnonzero(np.diff(rows['shard'][order])) + 1) if len(rows) else []
-    with concurrent.futures.ThreadPoolExecutor(standing.READERS) as pool:
-      for start in range(0, len(groups), standing.READERS):
-        some = groups[start : start + standing.READERS]
+    with concurrent.futures.ThreadPoolExecutor(shards.readers) as pool:
+      for start in range(0, len(groups), shards.readers):
+        some = groups[start : start + shards.readers]
         for group, found in zip(some, pool.map(lambda group: self._tokens(shards, rows[group]), some)):
           for end, ids in zip(ends[group].tolist(), found):
             tokens[end - len(ids) : end] = ids

@@ -54,8 +54,10 @@ class Shard(NamedTuple):
 
   @property
   def starts(self) -> np.ndarray:
-    """int64 [D], where each document begins in `tokens`; made again at each call."""
-    return np.cumsum(self.lengths, dtype=np.int64) - self.lengths
+    """uint32 [D], where each document begins in `tokens`; made again at each call."""
+    ends = np.cumsum(self.lengths, dtype=np.int64)
+    assert not len(ends) or ends[-1] < 1 << 32, 'a shard has some millions of tokens, or one document'
+    return (ends - self.lengths).astype(np.uint32)
 
 
 def as_bytes(name: str, arrays: Mapping[str, np.ndarray], counts: Mapping[str, int]) -> bytes:

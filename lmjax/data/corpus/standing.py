@@ -22,9 +22,9 @@ from lmjax.data.corpus.cache import Cache
 # What a document is: a byte in the file of a corpus.
 LEFT_OUT, TRAIN, HELD_OUT = range(3)
 # Documents that are compared at once, at about 60 bytes each; at most so many partitions, which are open files.
-_PARTITION, _MOST_PARTITIONS = 6_000_000, 512
-# Shards whose columns are read at once: at an address each takes a while.
-READERS = 16
+_PARTITION, _MOST_PARTITIONS = 3_000_000, 512
+# Shards of which something is read at once: at an address each takes a while, on a disk each takes memory.
+_READERS_OF_AN_ADDRESS, _READERS_OF_A_DISK = 16, 2
 _ROW = np.dtype([('digest', '<u8'), ('place', '<u8')])
 
 
@@ -35,12 +35,17 @@ class Shards(NamedTuple):
   names: list[str]
   folder: str = 'shards'  # of the cache
 
+  @property
+  def readers(self) -> int:
+    """How many of them are read at once."""
+    return _READERS_OF_AN_ADDRESS if self.cache.is_address else _READERS_OF_A_DISK
+
   def columns(self, first: int = 0, end: int | None = None) -> Iterator[shard.Columns]:
     """Those of each shard from `first` on, in order. Raises DataError: one is missing or damaged."""
     names = self.names[first:end]
-    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
-      for start in range(0, len(names), READERS):
-        yield from pool.map(self._columns, names[start : start + READERS])
+    with concurrent.futures.ThreadPoolExecutor(self.readers) as pool:
+      for start in range(0, len(names), self.readers):
+        yield from pool.map(self._columns, names[start : start + self.readers])
 
   def file(self, name: str) -> str:
     """Where a shard is in the cache."""

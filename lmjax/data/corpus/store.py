@@ -31,8 +31,8 @@ class Documents(NamedTuple):
 
   tokens: list[np.ndarray]  # of each shard, mapped
   shards: np.ndarray  # int32 [D], in which of them each lies
-  starts: np.ndarray  # int64 [D], where it begins there
-  lengths: np.ndarray  # int64 [D], tokens of it
+  starts: np.ndarray  # uint32 [D], where it begins there
+  lengths: np.ndarray  # uint32 [D], tokens of it
 
   def ids(self, index: int) -> np.ndarray:
     """The tokens of a document."""
@@ -136,21 +136,22 @@ class TokenStore:
 
   def train(self, numbers: list[int], check: bool = True) -> Documents:
     """The training documents of some shards, in their order; with `check` each shard is read against its checksums."""
-    tokens, tables = [], []
+    tokens, total = [], sum(self.row.shards[number].train[0] for number in numbers)
+    shards, starts, lengths = (np.empty(total, kind) for kind in (np.int32, np.uint32, np.uint32))
+    end = 0
     for place, number in enumerate(numbers):
       one, places = self.open(number, check), np.flatnonzero(self.roles(number) == TRAIN)
+      begin, end = end, end + len(places)
       tokens.append(one.tokens)
-      lengths = np.asarray(one.lengths)[places].astype(np.int64)
-      tables.append((np.full(len(places), place, np.int32), one.starts[places], lengths))
-    return Documents(tokens, *map(np.concatenate, zip(*tables)))
+      shards[begin:end], starts[begin:end], lengths[begin:end] = place, one.starts[places], one.lengths[places]
+    return Documents(tokens, shards, starts, lengths)
 
   @functools.cached_property
   def held_out(self) -> HeldOut:
     """Those that are kept for evaluations: all, or the first 64 MB of text and as much as `data.valid_bytes`."""
     name = f'{self._corpus}.{self.name}'
     one = shard.opened(self._cache.local(f'corpora/{name}{shard.ENDING}'), name)
-    lengths = one.lengths.astype(np.int64)
-    documents = Documents([one.tokens], np.zeros(len(lengths), np.int32), one.starts, lengths)
+    documents = Documents([one.tokens], np.zeros(len(one.lengths), np.int32), one.starts, np.array(one.lengths))
     return HeldOut(documents, one.n_bytes.astype(np.int64))
 
   def sample(self, size: int) -> np.ndarray:

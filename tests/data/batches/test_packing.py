@@ -8,9 +8,9 @@ from lmjax.data.corpus.store import Documents
 
 
 def stored(*documents):
-  lengths = np.array([len(document) for document in documents], np.int64)
+  lengths = np.array([len(document) for document in documents], np.uint32)
   tokens = np.concatenate([np.array(document, '<u2') for document in documents])
-  return Documents([tokens], np.zeros(len(documents), np.int32), np.cumsum(lengths) - lengths, lengths)
+  return Documents([tokens], np.zeros(len(documents), np.int32), np.cumsum(lengths, dtype=np.uint32) - lengths, lengths)
 
 
 def spec(size, stride, begin=(), end=(2,), prefix=(), suffix=(), pad=0):
