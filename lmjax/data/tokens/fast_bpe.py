@@ -24,8 +24,6 @@ import tiktoken
 _BYTE_LEVEL = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 # How it and most others end: white space, but for a last one before a word.
 _SPACES = r'|\s+(?!\S)|\s+'
-# Without surrogates, planes in which Unicode has nothing, and all but the ends of those for private use.
-_ASSIGNED = (*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE0200), *range(0xF0000, 0x110000, 0xFFFF))
 # Stands for nothing: it is text where it is in a text.
 _UNUSED = '<|lmjax unused|>'
 # Longer runs of white space are not for tiktoken, whose expression goes back over them.
@@ -207,7 +205,9 @@ def probe() -> str:
   Two libraries whose tables of Unicode differ, by their version or otherwise, split it in two ways.
   """
   found, last, before = [], '', ''
-  for code in _ASSIGNED:
+  # without surrogates, planes in which Unicode has nothing, and all but the ends of those for private use
+  ends = range(0xF0000, 0x110000, 0xFFFF)
+  for code in itertools.chain(range(0xD800), range(0xE000, 0x40000), range(0xE0000, 0xE0200), ends):
     char = chr(code)
     kind = unicodedata.category(char) + str(char.isspace())
     if kind != before:

@@ -5,13 +5,19 @@ import time
 import numpy as np
 import pytest
 
-from lmjax.data.batches.order import MixtureSchedule, as_fractions, below, draws, key_of, mix, permute
+from lmjax.data.batches.order import MixtureSchedule, as_fractions, below, draws, key_of, mix, permutation, permute
 
 
 @pytest.mark.parametrize('n', [*range(1, 70), 255, 256, 257, 1_000, 65_537])
 def test_every_row_comes_once(n):
   for key in (0, key_of(n), 2**64 - 1):
     assert np.array_equal(np.sort(permute(np.arange(n), n, key)), np.arange(n))
+
+
+@pytest.mark.parametrize('n', [0, 1, 1_000, 65_536, 200_001])
+def test_a_whole_permutation_is_made_some_at_a_time(n):
+  found = permutation(n, 7)
+  assert found.dtype == np.int32 and np.array_equal(found, permute(np.arange(n), n, 7) if n else [])
 
 
 def test_permutation_is_a_function_of_index_and_key_alone():
