@@ -1,6 +1,7 @@
 """The settings of what is read: text or labelled examples, tokenizer, rows, masks."""
 
 import math
+import os
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -147,6 +148,9 @@ class DataConfig:
       yield 'length', 'must leave room between [CLS] and [SEP]', 'set it to 3 or more'
     if not self.cache_dir:
       yield 'cache_dir', 'must name a folder', "set it to one, such as 'cache'"
+    for source in self.sources.values():
+      if _is_below(self.cache_dir, source.path):
+        yield 'cache_dir', f'must not lie in {source.path}, all of whose files are text to read', 'name another folder'
 
 
 @section
@@ -246,6 +250,18 @@ def default_field(path: str, field: str = 'text') -> str | None:
 
 def _has_fields(path: str) -> bool:
   return path != 'pydoc' and formats.has_fields(path)
+
+
+def _is_below(folder: str, source: str) -> bool:
+  """Whether what a folder holds would be read as a source that is a folder."""
+  is_folder = source != 'pydoc' and not source.startswith(('hf:', 'tfds:')) and not set(source) & set('*?[{')
+  if not is_folder or ('://' in source) != ('://' in folder):
+    return False
+  if '://' not in source:
+    folder, source = (os.path.abspath(os.path.expanduser(path)) for path in (folder, source))
+  begin, folder = (path.rstrip('/') + '/' for path in (source, folder))
+  inside = folder.removeprefix(begin)
+  return folder.startswith(begin) and not any(part.startswith('.') for part in inside.split('/'))  # those are not read
 
 
 def _what(path: str) -> str:

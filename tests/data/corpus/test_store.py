@@ -272,6 +272,33 @@ def test_an_error_in_the_source_leaves_nothing_behind(tmp_path, tokenizer):
   assert not [name for name in content(tmp_path / 'cache') if not name.startswith('tokenizers/')]
 
 
+@pytest.mark.parametrize(
+  'source, cache, is_refused',
+  [
+    ('text', 'text/cache', True),
+    ('text/', 'text', True),
+    ('.', 'cache', True),
+    ('~', '~/caches', True),
+    ('gs://b/text', 'gs://b/text/c', True),
+    ('gs://b/', 'gs://b', True),
+    ('text', 'texts/cache', False),
+    ('text', 'cache', False),
+    ('.', '.cache/lmjax', False),
+    ('~', '~/.cache/lmjax', False),
+    ('.', 'gs://b/cache', False),
+    ('gs://b/text', 'gs://b/cache', False),
+    ('text/*.txt', 'text/cache', False),
+    ('pydoc', 'pydoc/cache', False),
+    ('hf:a/b', 'hf:a/b/c', False),
+  ],
+)
+def test_a_cache_among_the_files_of_a_source_is_refused(source, cache, is_refused):
+  field = None if source in ('pydoc', 'text/*.txt') else 'text'
+  problems = list(config_of(cache, {'main': SourceConfig(source, field, 1.0)}).problems())
+  rule = f'must not lie in {source}, all of whose files are text to read'
+  assert problems == ([('cache_dir', rule, 'name another folder')] if is_refused else [])
+
+
 def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, tokenizer):
   (tmp_path / 'cache').write_text('a file')
   with pytest.raises(DataError, match='data.cache_dir'):
