@@ -254,8 +254,8 @@ def _has_fields(path: str) -> bool:
 
 def _is_below(folder: str, source: str) -> bool:
   """Whether what a folder holds would be read as a source that is a folder."""
-  is_folder = source != 'pydoc' and not source.startswith(('hf:', 'tfds:')) and not set(source) & set('*?[{')
-  if not is_folder or ('://' in source) != ('://' in folder):
+  is_other = source == 'pydoc' or source.startswith(('hf:', 'tfds:')) or set(source) & set('*?[{')
+  if is_other or formats.format_of(source) or ('://' in source) != ('://' in folder):
     return False
   if '://' not in source:
     folder, source = (os.path.abspath(os.path.expanduser(path)) for path in (folder, source))

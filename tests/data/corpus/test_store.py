@@ -288,6 +288,7 @@ def test_an_error_in_the_source_leaves_nothing_behind(tmp_path, tokenizer):
     ('.', 'gs://b/cache', False),
     ('gs://b/text', 'gs://b/cache', False),
     ('text/*.txt', 'text/cache', False),
+    ('text.jsonl', 'text.jsonl', False),
     ('pydoc', 'pydoc/cache', False),
     ('hf:a/b', 'hf:a/b/c', False),
   ],
