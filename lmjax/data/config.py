@@ -253,7 +253,7 @@ def _has_fields(path: str) -> bool:
 
 
 def _is_below(folder: str, source: str) -> bool:
-  """Whether what a folder holds would be read as a source that is a folder."""
+  """Whether what a folder holds would be read as text of a source that is a folder."""
   is_other = source == 'pydoc' or source.startswith(('hf:', 'tfds:')) or set(source) & set('*?[{')
   if is_other or formats.format_of(source) or ('://' in source) != ('://' in folder):
     return False
