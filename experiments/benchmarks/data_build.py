@@ -5,9 +5,9 @@
 Writes --megabytes=N (1,000 unless given) of documents of log-normal length, paragraphs in random order, in 8 files of
 JSON lines. The paragraphs are those of the sources that --text=PATHS names (field text), with commas between them, or
 of Python's documentation: that is small, so words come again more often than in a corpus, which tokenizers remembers.
-It trains a byte-level BPE of 32,000 on them; then both sides tokenise them from
-nothing, --rounds=N times (1 unless given), each as processes of its own, one a core. CPU seconds of all of these,
-start included, and the largest resident memory of one. The ids of both must be equal.
+It trains a byte-level BPE of 32,000 on them; then both sides tokenise them from nothing, --rounds=N times (1 unless
+given), each as processes of its own, one a core. CPU seconds of all of these, start included, and the largest resident
+memory of one. The ids of both must be equal.
 
   python experiments/benchmarks/data_build.py --megabytes=200 --tasks=1,2,4
 

@@ -1,5 +1,6 @@
 """The settings of what is read: text or labelled examples, tokenizer, rows, masks."""
 
+import glob
 import math
 import os
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Le
 
-from lmjax.data.sources import conditions, formats
+from lmjax.data.sources import conditions, formats, remote
 from lmjax.schema.types import Bool, Fraction, PositiveFloat, PositiveInt, Share, section
 
 SPECIAL_TOKENS = ('[PAD]', '[BOS]', '[EOS]', '[MASK]', '[CLS]', '[SEP]', '[UNK]')
@@ -254,10 +255,10 @@ def _has_fields(path: str) -> bool:
 
 def _is_below(folder: str, source: str) -> bool:
   """Whether what a folder holds would be read as text of a source that is a folder."""
-  is_other = source == 'pydoc' or source.startswith(('hf:', 'tfds:')) or set(source) & set('*?[{')
-  if is_other or formats.format_of(source) or ('://' in source) != ('://' in folder):
+  is_other = source == 'pydoc' or source.startswith(('hf:', 'tfds:')) or glob.has_magic(source)
+  if is_other or formats.format_of(source) or remote.is_url(source) != remote.is_url(folder):
     return False
-  if '://' not in source:
+  if not remote.is_url(source):
     folder, source = (os.path.abspath(os.path.expanduser(path)) for path in (folder, source))
   begin, folder = (path.rstrip('/') + '/' for path in (source, folder))
   inside = folder.removeprefix(begin)

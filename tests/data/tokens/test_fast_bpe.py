@@ -86,9 +86,15 @@ def test_ids_and_places_are_those_of_tokenizers(tokenizer):
 
 
 @pytest.mark.parametrize(
-  'pattern', [r"'s|\w+|\W|\|\s+(?!\S)|\s+", r"(?i)'S|\w+|[^\s\w]+|\s+(?!\S)|\s+", r'\w+|\W|\s+(?!\S)|\s+']
+  'pattern, grouped',
+  [
+    (r"'s|\w+|\W|\|\s+(?!\S)|\s+", None),  # an escaped | ends no alternative
+    (r"(?i)'S|\w+|[^\s\w]+|\s+(?!\S)|\s+", r"(?:(?i)'S|\w+|[^\s\w]+)|\s+(?!\S)|\s+"),
+    (r'\w+|\W|\s+(?!\S)|\s+', r'(?:\w+|\W)|\s+(?!\S)|\s+'),
+  ],
 )
-def test_an_expression_means_the_same_with_its_words_in_a_group(pattern):
+def test_an_expression_means_the_same_with_its_words_in_a_group(pattern, grouped):
+  assert fast_bpe._grouped(pattern) == (grouped or pattern)
   tokenizer = changed(pre_tokenizer=split(pattern))
   assert isinstance(tokenizer.fast, FastBPE), tokenizer.fast
   for text in [*texts(tokenizer, 500), "It's|x  IT'S\n\n y "]:
